@@ -1,0 +1,33 @@
+"""The tables of this layer: vectors of partitions and of users."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Integer, LargeBinary, Table, Text
+
+from interest.tables import metadata
+
+# One row per interest and encoder: the text encoder's view of the summary and of the shift.
+vectors = Table(
+    "vectors",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("prompt_version", Text, primary_key=True),
+    Column("encoder", Text, primary_key=True),  # encoder id: name and hash of its weights
+    Column("summary", LargeBinary, nullable=False),  # float16, little endian, (d,)
+    Column("shift", LargeBinary),  # the same; NULL for a user's first partition
+    sqlite_with_rowid=False,
+)
+
+# One row per user, partition and artifact: valid from that partition's closing until the next one's.
+representations = Table(
+    "representations",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("index", Integer, primary_key=True, autoincrement=False),  # the newest partition it has seen
+    Column("artifact", Text, primary_key=True),  # artifact id, or "pooled:<encoder id>" before anything is trained
+    Column("vector", LargeBinary, nullable=False),  # float32, little endian, (d,)
+    sqlite_with_rowid=False,
+)

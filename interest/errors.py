@@ -1,0 +1,40 @@
+"""Every error a user can meet, and nothing else: the command line prints these as one sentence, without a traceback.
+
+InterestreamError
+├── InputError       a file, an option or a message that cannot be used as it is
+├── StoreError       the store cannot be opened, is of another version, or belongs to another writer
+├── LlmError         the language model
+│   ├── Unavailable      not there now, worth trying again: connection refused, time-out, 5xx
+│   └── Refused          answered that it will not: 4xx, prompt too long
+└── ArtifactError    a trained artifact that is missing, incomplete or of another layout
+"""
+
+from __future__ import annotations
+
+
+class InterestreamError(Exception):
+    """Base of all; its text names the place and the remedy."""
+
+
+class InputError(InterestreamError):
+    pass
+
+
+class StoreError(InterestreamError):
+    pass
+
+
+class LlmError(InterestreamError):
+    pass
+
+
+class Unavailable(LlmError):
+    pass
+
+
+class Refused(LlmError):
+    pass
+
+
+class ArtifactError(InterestreamError):
+    pass

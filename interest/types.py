@@ -1,0 +1,133 @@
+"""The values that travel: parsed once at the edge, frozen, and never a dict further in.
+
+Decides what a behaviour, an item, a user, a partition and an interest are. Knows nothing of Kafka, SQL or models.
+Times are event times in UTC, as float seconds since the epoch (a double holds milliseconds exactly until the year 287396).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+import msgspec
+
+
+class Behavior(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing a user did to one item at one moment."""
+
+    user_id: str
+    item_id: str
+    action: str  # "rate", "play", "view", "purchase"...
+    at: float  # event time, UTC seconds
+    value: float | None = None  # rating, seconds played, price...
+    scene: str | None = None  # where it happened: a page, a placement
+    event_id: str | None = None  # the producer's own identity of the event, where it has one
+
+    def __post_init__(self) -> None:
+        if not self.user_id:
+            raise ValueError("user_id is empty")
+        if not self.item_id:
+            raise ValueError("item_id is empty")
+        if not math.isfinite(self.at):
+            raise ValueError(f"at is not a time: {self.at}")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"value is not a number: {self.value}")
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """What the catalogue says of one item. `attributes` holds further columns as text ("release_year": "1995")."""
+
+    item_id: str
+    title: str = ""
+    categories: tuple[str, ...] = ()
+    attributes: dict[str, str] = {}
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's profile: columns as text ("age": "24", "gender": "M", "occupation": "technician")."""
+
+    user_id: str
+    attributes: dict[str, str] = {}
+
+
+class Reason(enum.StrEnum):
+    """Why a partition was closed."""
+
+    COUNT = "count"
+    GAP = "gap"
+    SPAN = "span"
+    TOKENS = "tokens"
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
+    """The header of one closed partition (LIBER, UBSP): it names its behaviours by their sequence numbers.
+
+    The behaviours are the user's rows first_seq..last_seq (both included) of `behaviors`; no row is stored twice.
+    """
+
+    user_id: str
+    index: int  # 0, 1, 2... per user and generation
+    generation: int = 0
+    first_seq: int
+    last_seq: int
+    opened_at: float  # the least event time inside
+    closed_at: float  # the greatest event time inside
+    reason: Reason
+
+    @property
+    def id(self) -> str:
+        return f"{self.user_id}#{self.index}"
+
+    @property
+    def size(self) -> int:
+        return self.last_seq - self.first_seq + 1
+
+
+class Outcome(enum.StrEnum):
+    """How the LLM's work on one partition ended; every value is stored, none is dropped."""
+
+    OK = "ok"  # the text passed every check
+    TRIMMED = "trimmed"  # sentences with claims the partition does not support were cut; the rest passed
+    REJECTED = "rejected"  # no attempt passed the checks: `source` is statistics
+    TRUNCATED = "truncated"  # every attempt stopped at the token limit before a usable sentence ended
+    REFUSED = "refused"  # the server refused the request for good (a 4xx, a prompt too long)
+    SPARSE = "sparse"  # too little evidence: no call was made
+    STATISTICS = "statistics"  # no LLM was asked for, by choice
+
+
+class Source(enum.StrEnum):
+    """Who wrote a text."""
+
+    LLM = "llm"
+    STATISTICS = "statistics"
+
+
+class Interest(msgspec.Struct, frozen=True, kw_only=True):
+    """What one partition says about the user (summary) and how it differs from the one before (shift)."""
+
+    user_id: str
+    index: int
+    generation: int = 0
+    prompt_version: str
+    summary: str
+    summary_source: Source
+    summary_outcome: Outcome
+    shift: str  # empty for a user's first partition
+    shift_source: Source
+    shift_outcome: Outcome
+    evidence: tuple[int, ...]  # sequence numbers of the behaviours behind the summary
+    claims: int  # claims checked in the LLM's accepted attempts, before trimming
+    supported: int  # of these, how many the partition supports
+    model: str
+    at: float  # the partition's closed_at: event time, so that a replay gives the same row
+
+
+class Representation(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's dense vector as of one partition, by one artifact ("pooled:..." before anything is trained)."""
+
+    user_id: str
+    index: int  # the newest partition it has seen
+    generation: int = 0
+    artifact: str
+    vector: bytes  # float32, little endian
+

@@ -1,0 +1,1 @@
+"""The running system: behaviour partitioning, ingest, replay and the command line."""

@@ -1,0 +1,24 @@
+"""The command `interestream`. Commands import torch and transformers only when they run."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from interest.errors import InterestreamError
+
+app = typer.Typer(
+    help="Follow user behaviour: partitions, interests written by an LLM, representations and CTR scores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    try:
+        app()
+    except InterestreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,31 @@
+"""The tables of this layer: how far each source has been read, and the policy the store was partitioned by."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Float, Integer, Table, Text
+
+from interest.tables import metadata
+
+# Advanced by compare-and-set as the first statement of every ingest transaction: it fences a second writer.
+offsets = Table(
+    "offsets",
+    metadata,
+    Column("source", Text, primary_key=True),  # "log:<name>:<fingerprint>" or a topic
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, nullable=False),  # rows of the source consumed
+    Column("watermark", Float(53)),  # the greatest event time consumed
+    Column("accepted", Integer, nullable=False),
+    Column("late", Integer, nullable=False),  # of the accepted, older than the newest closed partition's end
+    Column("duplicates", Integer, nullable=False),  # dropped
+    Column("rejected", Integer, nullable=False),  # unreadable, written aside
+    sqlite_with_rowid=False,
+)
+
+# One row per generation: what policy made its partitions.
+policies = Table(
+    "policies",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("policy", Text, nullable=False),  # JSON
+    sqlite_with_rowid=False,
+)
