@@ -7,6 +7,7 @@ import sys
 import typer
 
 from interest.errors import InterestreamError
+from streams.commands.fetch import fetch
 
 app = typer.Typer(
     help="Follow user behaviour: partitions, interests written by an LLM, representations and CTR scores.",
@@ -14,6 +15,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command()(fetch)
 
 
 def main() -> None:

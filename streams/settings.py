@@ -31,3 +31,8 @@ def default_llm() -> Path:
 def default_encoder() -> Path:
     """The all-MiniLM-L6-v2 text encoder."""
     return cache_folder() / "all-minilm-l6-v2"
+
+
+def model_folder(name: str) -> Path:
+    """Where `interestream fetch --model NAME` puts a model of a hub: BAAI/bge-m3 in models/BAAI--bge-m3."""
+    return cache_folder() / "models" / name.replace("/", "--")
