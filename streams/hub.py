@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 
 from interest.errors import InputError
-from streams.fetch import Say, claimed, is_whole, settle
+from streams.fetch import claimed, is_whole, settle
+from streams.wheels import Say
 
 PATTERNS = (
     "*.safetensors",
@@ -58,8 +59,8 @@ def fetch_model(name: str, folder: Path, *, say: Say) -> bool:
             ) from None
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             raise InputError(
-                f"cannot download {name}: no model hub answers ({type(error).__name__}). Set HF_ENDPOINT to a mirror, or "
-                f"copy the model's folder to this machine and give its path; `interestream fetch` needs no hub"
+                f"cannot download {name}: no model hub answers ({type(error).__name__}). Set HF_ENDPOINT to a mirror, "
+                "or copy the model's folder to this machine and give its path; `interestream fetch` needs no hub"
             ) from error
         if not any(work.rglob("*.safetensors")):
             raise InputError(f"{name} has no safetensors weights; choose a model that has")

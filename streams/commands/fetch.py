@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,7 +41,7 @@ def fetch(
             fetch_source(source, folder, say=_say, advance=advance)
         print(folder)
     for name in model or []:
-        folder: Path = settings.model_folder(name)
+        folder = settings.model_folder(name)
         fetch_model(name, folder, say=_say)
         print(folder)
 
