@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Table, select
+from sqlalchemy import Connection, Engine, RowMapping, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from interest.tables import behaviors, items, partitions, users
-from interest.types import Behavior, Item, Partition, User
+from interest.types import Behavior, Item, Partition, Reason, User
 
-_INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+def _insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def writing(engine: Engine) -> AbstractContextManager[Connection]:
+    """One write transaction. On SQLite it takes the write lock at once: it waits instead of failing half-way."""
+    return engine.execution_options(writing=True).begin()
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert rows, leaving alone those whose primary key is there already."""
     if rows:
-        connection.execute(_INSERT[connection.dialect.name](table).on_conflict_do_nothing(), rows)
+        connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert rows, replacing those whose primary key is there already."""
     if not rows:
         return
-    statement = _INSERT[connection.dialect.name](table)
+    statement = _insert(connection, table)
     keys = [column.name for column in table.primary_key]
     changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
 
 
-def behaviors_between(connection: Connection, user_id: str, first_seq: int, last_seq: int) -> list[tuple[int, Behavior]]:
+def behaviors_between(
+    connection: Connection, user_id: str, first_seq: int, last_seq: int
+) -> list[tuple[int, Behavior]]:
     """A user's behaviours first_seq..last_seq (both included) in order of arrival, each with its sequence number."""
     query = (
         select(behaviors)
@@ -60,7 +70,20 @@ def partitions_of(connection: Connection, user_id: str, generation: int = 0) -> 
         .where(partitions.c.user_id == user_id, partitions.c.generation == generation)
         .order_by(partitions.c.index)
     )
-    return [msgspec.convert(dict(row), Partition) for row in connection.execute(query).mappings()]
+    return [partition_of(row) for row in connection.execute(query).mappings()]
+
+
+def partition_of(row: RowMapping) -> Partition:
+    return Partition(
+        user_id=row["user_id"],
+        index=row["index"],
+        generation=row["generation"],
+        first_seq=row["first_seq"],
+        last_seq=row["last_seq"],
+        opened_at=row["opened_at"],
+        closed_at=row["closed_at"],
+        reason=Reason(row["reason"]),
+    )
 
 
 def item_row(item: Item) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import typer
 
 from interest.errors import InterestreamError
 from streams.commands.fetch import fetch
+from streams.commands.replay import replay
 
 app = typer.Typer(
     help="Follow user behaviour: partitions, interests written by an LLM, representations and CTR scores.",
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 
 app.command()(fetch)
+app.command()(replay)
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ def progress(title: str, total: int | None, *, unit: str = "", done: int = 0) ->
     `done` counts what an earlier, interrupted run had finished; it is shown but not taken for speed.
     """
     if sys.stderr.isatty():
-        with _bar(title, total, unit, done) as advance:
-            yield advance
+        with _bar(title, total, unit, done) as advance_bar:
+            yield advance_bar
         return
     start = last = time.monotonic()
     fresh = 0
@@ -47,7 +47,14 @@ def progress(title: str, total: int | None, *, unit: str = "", done: int = 0) ->
 @contextmanager
 def _bar(title: str, total: int | None, unit: str, done: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

@@ -6,16 +6,15 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
-import fusion.tables
 import streams.tables  # noqa: F401  (both register their tables)
 from interest.errors import StoreError
-from interest.tables import metadata
+from interest.sql import writing
 
-REVISION = "0001"
+REVISION = "0001"  # the newest file of deploy/migrations/versions; a test compares them
 
 
 def open_store(url: str, *, create: bool = True) -> Engine:
@@ -27,16 +26,16 @@ def open_store(url: str, *, create: bool = True) -> Engine:
     if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
         file = Path(str(parsed.database))
         if not create and not file.exists():
-            raise StoreError(f"there is no store at {file}; run `interestream replay` first, or name another with --store")
+            raise StoreError(f"there is no store at {file}; run `interestream replay` first, or name one with --store")
         if not file.parent.is_dir():
             raise StoreError(f"the folder {file.parent} of the store {file.name} does not exist; create it first")
-    engine = create_engine(parsed, json_serializer=None)
+    engine = create_engine(parsed)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _tune_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
+        event.listen(engine, "begin", _begin)
     try:
         migrate(engine)
-    except OperationalError as error:
+    except DatabaseError as error:  # not a database, locked, unreachable
         raise StoreError(f"cannot open the store {parsed.render_as_string()}: {error.orig}") from error
     return engine
 
@@ -53,9 +52,35 @@ def _tune_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
         connection.execute(f"pragma {pragma}")
 
 
-def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("begin immediate")
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("begin immediate" if connection.get_execution_options().get("writing") else "begin")
 
 
 def migrate(engine: Engine) -> None:
-    metadata.create_all(engine)
+    """Bring the tables to this version's layout; a store that is there already costs one query."""
+    with engine.connect() as connection:
+        found = None
+        if inspect(connection).has_table("alembic_version"):
+            found = connection.exec_driver_sql("select version_num from alembic_version").scalar()
+    if found == REVISION:
+        return
+    if found is not None and found > REVISION:
+        raise StoreError(
+            f"the store {engine.url.render_as_string()} has layout {found}, this version knows {REVISION} at most; "
+            "install the newer interestream, or use another --store"
+        )
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
+    with writing(engine) as connection:  # a second process waits here, then finds nothing left to do
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _migrations() -> Path:
+    """Beside the package when installed from a wheel, under deploy/ in a checkout."""
+    here = Path(__file__).parent
+    packaged = here / "_migrations"
+    return packaged if packaged.is_dir() else here.parent / "deploy" / "migrations"

@@ -1,0 +1,16 @@
+"""Alembic's entry: migrates the connection it is handed (streams/store.py), or INTERESTREAM_STORE from the shell.
+
+From the shell: alembic -c deploy/alembic.ini current | upgrade head | revision --autogenerate -m "..."
+"""
+
+from alembic import context
+from sqlalchemy import create_engine
+
+import streams.tables  # noqa: F401  (both register their tables)
+from interest.tables import metadata
+from streams.settings import store_url
+
+connection = context.config.attributes.get("connection") or create_engine(store_url()).connect()
+context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,119 @@
+"""`interestream replay`: a historical log through the whole pipeline, without a server to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interest.errors import InputError
+from streams.commands.options import Store
+from streams.policy import Policy, Span, seconds
+from streams.settings import store_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from streams.replay import Replayed
+
+
+def replay(
+    log: Annotated[Path, typer.Argument(help="Events: CSV, TSV, JSONL, Parquet or RecBole .inter; .gz too.")],
+    items: Annotated[Path | None, typer.Option(help="The catalogue: item ids, titles, categories.")] = None,
+    users: Annotated[Path | None, typer.Option(help="User profiles; every column becomes an attribute.")] = None,
+    map_: Annotated[
+        str | None,
+        typer.Option("--map", metavar="FIELD=COLUMN,…", help="Columns by hand, e.g. user_id=userId,value=rating."),
+    ] = None,
+    store: Store = None,
+    partition: Annotated[int, typer.Option(help="Behaviours that fill a partition; 0: no limit.", min=0)] = 50,
+    gap: Annotated[str | None, typer.Option(help="Also close after this much inactivity, e.g. 12h or 30d.")] = None,
+    span: Annotated[Span | None, typer.Option(help="Also close when a calendar span (UTC) ends.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Also close before a prompt would hold more tokens.", min=1)] = None,
+    action: Annotated[str | None, typer.Option(help="The action of every row, where the log has no such column.")] = None,
+    users_limit: Annotated[
+        int | None,
+        typer.Option(help="Ask the LLM about the N users with the longest histories only; all are ingested.", min=1),
+    ] = None,
+    llm: Annotated[bool, typer.Option("--llm/--no-llm", help="Learn interests after the ingest.")] = True,
+    llm_from: Annotated[
+        str | None, typer.Option("--llm-from", metavar="PATH|URL", help="The LLM; default: the fetched SmolLM2.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on where an interrupted replay stopped; else refuse.")
+    ] = True,
+) -> None:
+    """Replay LOG: close partitions, learn interests, fuse them into representations.
+
+    Rows that cannot be used are written to LOG.rejected.jsonl with the reason. Interrupt it anywhere and run the same
+    command again: the store ends as if nothing had happened.
+    """
+    from streams.mapping import parse_map
+    from streams.rows import BehaviorLog
+    from streams.store import open_store
+
+    told = parse_map(map_)
+    try:
+        policy = Policy(count=partition or None, gap_s=seconds(gap) if gap else None, span=span, tokens=tokens)
+    except ValueError as error:
+        raise InputError(f"{error}; set --partition, --gap, --span or --tokens") from None
+    behaviors = BehaviorLog(log, told, action)
+    engine = open_store(store_url(store))
+    _load_catalogue(engine, items, users, told)
+    _ingest(engine, behaviors, policy, strict=strict, resume=resume)
+    if llm:
+        from streams.commands.fuse import fuse
+        from streams.commands.learn import learn
+
+        learn(store=store, users_limit=users_limit, llm=llm_from)
+        fuse(store=store)
+
+
+def _load_catalogue(engine: Engine, items: Path | None, users: Path | None, told: dict[str, str]) -> None:
+    from streams.catalogue import load_items, load_users
+
+    if items:
+        print(f"{load_items(engine, items, told):,} items from {items.name}")
+    if users:
+        print(f"{load_users(engine, users, told):,} user profiles from {users.name}")
+
+
+def _ingest(engine: Engine, log: object, policy: Policy, *, strict: bool, resume: bool) -> None:
+    from streams.replay import replay as run
+    from streams.rows import BehaviorLog
+
+    assert isinstance(log, BehaviorLog)
+    with ExitStack() as stack:
+
+        def started(rows: int, done: int, was_sorted: bool) -> Callable[[int], None]:
+            if done and not resume:
+                raise InputError(
+                    f"{log.path.name} was replayed into this store up to row {done:,}; "
+                    "leave --no-resume out to go on from there, or name another --store"
+                )
+            order = "in order of time" if was_sorted else "not in order of time: sorted first"
+            print(f"{log.path.name}: {rows:,} rows, {order}" + (f"; {done:,} done earlier" if done else ""))
+            return stack.enter_context(_progress(rows, done))
+
+        report(run(engine, log, policy, strict=strict, started=started))
+
+
+@contextmanager
+def _progress(rows: int, done: int) -> Iterator[Callable[[int], None]]:
+    from streams.progress import progress
+
+    with progress("Replaying", rows, unit="rows", done=done) as advance:
+        yield advance
+
+
+def report(replayed: Replayed) -> None:
+    position = replayed.position
+    late = f", {position.late:,} of them late" if position.late else ""
+    print(f"{position.accepted:,} behaviours{late}; {position.duplicates:,} duplicates; {position.rejected:,} rejected")
+    print(f"{replayed.partitions:,} closed partitions in the store")
+    if replayed.rejected_file:
+        print(f"rejected rows, each with line and reason: {replayed.rejected_file}")

@@ -1,0 +1,72 @@
+"""Which column of a file means what: found by the field's usual names, or told with --map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from interest.errors import InputError
+
+# The first name that a file has is taken; names are compared without case and underscores.
+BEHAVIOR_NAMES = {
+    "user_id": ("user_id", "user", "uid", "customer_id", "visitor_id", "reviewer_id"),
+    "item_id": ("item_id", "item", "iid", "movie_id", "product_id", "asin", "video_id", "article_id", "song_id"),
+    "at": ("at", "timestamp", "time", "event_time", "ts", "datetime", "date", "created_at", "unix_timestamp"),
+    "value": ("value", "rating", "score", "stars", "overall", "play_time", "watch_time", "price"),
+    "action": ("action", "event", "event_type", "behavior", "behavior_type", "action_type", "type"),
+    "scene": ("scene", "scenario", "page", "placement", "domain"),
+    "event_id": ("event_id", "message_id"),
+}
+ITEM_NAMES = {
+    "item_id": BEHAVIOR_NAMES["item_id"],
+    "title": ("title", "name", "movie_title", "item_name", "product_name"),
+    "categories": ("categories", "genres", "genre", "category", "class", "tags", "category_id"),
+}
+USER_NAMES = {"user_id": BEHAVIOR_NAMES["user_id"]}
+
+
+def parse_map(text: str | None) -> dict[str, str]:
+    """`user_id=userId,value=rating` as {"user_id": "userId", "value": "rating"}."""
+    pairs = {}
+    for part in filter(None, (text or "").split(",")):
+        field, sign, column = (piece.strip() for piece in part.partition("="))
+        if not sign or not field or not column:
+            raise InputError(f"--map {part!r} is not FIELD=COLUMN; write for example --map user_id=userId,value=rating")
+        if field not in {**BEHAVIOR_NAMES, **ITEM_NAMES}:
+            known = ", ".join(dict.fromkeys([*BEHAVIOR_NAMES, *ITEM_NAMES]))
+            raise InputError(f"--map {part!r}: there is no field {field!r}; the fields are {known}")
+        pairs[field] = column
+    return pairs
+
+
+def find_columns(
+    path: Path,
+    columns: Sequence[str],
+    names: Mapping[str, Sequence[str]],
+    required: Sequence[str],
+    told: Mapping[str, str],
+) -> dict[str, str]:
+    """The column of each field that the file has; `told` goes before the usual names.
+
+    A column told for a field that another file has too (user_id of a log and of a user file) may be absent here.
+    """
+    plain = {_plain(column): column for column in reversed(columns)}
+    found = {}
+    for field, usual in names.items():
+        if told.get(field) in columns:
+            found[field] = told[field]
+        elif column := next((plain[_plain(name)] for name in usual if _plain(name) in plain), None):
+            found[field] = column
+        elif field in told and field in required:
+            raise InputError(f"{path} has no column {told[field]!r} (--map {field}=…); it has: {', '.join(columns)}")
+    if missing := [field for field in required if field not in found]:
+        example = ",".join(f"{field}=COLUMN" for field in missing)
+        raise InputError(
+            f"{path}: no column found for {', '.join(missing)}. The file has: {', '.join(columns)}. "
+            f"Say which it is: --map {example}"
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
