@@ -9,6 +9,8 @@ import typer
 from interest.errors import InterestreamError
 from streams.commands.fetch import fetch
 from streams.commands.replay import replay
+from streams.commands.score import score
+from streams.commands.train import train
 
 app = typer.Typer(
     help="Follow user behaviour: partitions, interests written by an LLM, representations and CTR scores.",
@@ -19,6 +21,8 @@ app = typer.Typer(
 
 app.command()(fetch)
 app.command()(replay)
+app.command()(score)
+app.add_typer(train, name="train")
 
 
 def main() -> None:

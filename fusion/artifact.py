@@ -1,0 +1,134 @@
+"""A trained model as one directory: weights, what made them, what they read, what they scored. No pickle.
+
+model.safetensors     the weights
+statistics.safetensors  item statistics at the end of training, by place in spec.items
+config.json           model kind and its sizes, training settings, versions
+spec.json             the FeatureSpec
+metrics.json          the metrics of validation and test
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fusion.counts import ItemStatistics
+from fusion.din import Din, DinConfig
+from fusion.spec import FeatureSpec
+from fusion.train import TrainConfig
+from interest.errors import ArtifactError
+
+FILES = ("config.json", "metrics.json", "model.safetensors", "spec.json", "statistics.safetensors")
+Metrics = dict[str, dict[str, float]]  # part ("valid", "test") -> metric -> value
+
+
+class ArtifactConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: str  # "din"
+    model: DinConfig
+    training: TrainConfig
+    split: str
+    versions: dict[str, str]
+    layout: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A loaded model, ready to score; `id` is the hash of what the directory holds."""
+
+    id: str
+    model: nn.Module
+    spec: FeatureSpec
+    statistics: ItemStatistics
+    config: ArtifactConfig
+    metrics: Metrics
+
+
+def versions() -> dict[str, str]:
+    return {
+        "interestream": version("interestream"),
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "torch": str(torch.__version__),
+    }
+
+
+def save_artifact(
+    folder: Path,
+    model: nn.Module,
+    spec: FeatureSpec,
+    statistics: ItemStatistics,
+    config: ArtifactConfig,
+    metrics: Metrics,
+) -> str:
+    """Write the directory and return the artifact's id. Each file is replaced atomically, config.json last.
+
+    1. Remove config.json: a reader in between finds no artifact rather than a mixture.
+    2. Write every other file beside its place, flushed, and move it there.
+    3. Write config.json, which completes the artifact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / ".partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    save_file(
+        {name: value.detach().contiguous() for name, value in model.state_dict().items()}, scratch / "model.safetensors"
+    )
+    sums = {"total": statistics.total, "recent": statistics.recent, "first_at": statistics.first_at}
+    save_file({name: torch.from_numpy(array) for name, array in sums.items()}, scratch / "statistics.safetensors")
+    spec.save(scratch / "spec.json")
+    (scratch / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(metrics), indent=1))
+    (scratch / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
+    (folder / "config.json").unlink(missing_ok=True)  # 1
+    for name in sorted(FILES, key=lambda name: name == "config.json"):  # 2, 3
+        with (scratch / name).open("rb") as file:
+            os.fsync(file.fileno())
+        (scratch / name).replace(folder / name)
+    scratch.rmdir()
+    return artifact_id(folder)
+
+
+def artifact_id(folder: Path) -> str:
+    """The first 16 hex digits of the SHA-256 over the names and bytes of what decides a score."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        if name == "metrics.json":
+            continue
+        data = (folder / name).read_bytes()
+        digest.update(f"{name} {len(data)}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Raises ArtifactError, naming the file, where something is missing, broken or of another version."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ArtifactError(
+            f"{folder} is no complete artifact, it lacks {', '.join(missing)}; run `interestream train` into it"
+        )
+    spec = FeatureSpec.load(folder / "spec.json")
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=ArtifactConfig)
+        metrics = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=dict[str, dict[str, float | None]])
+        model = Din(spec, config.model)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        sums = {name: value.numpy() for name, value in load_file(folder / "statistics.safetensors").items()}
+        statistics = ItemStatistics(sums["total"], sums["recent"], sums["first_at"])
+    except (msgspec.MsgspecError, SafetensorError, RuntimeError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{folder} is a broken artifact ({reason}); train again into a new folder") from None
+    if len(statistics.total) != len(spec.items):
+        raise ArtifactError(f"{folder}: statistics.safetensors and spec.json do not belong together; train again")
+    held = {part: {k: float("nan") if v is None else v for k, v in own.items()} for part, own in metrics.items()}
+    model.eval()
+    return Artifact(artifact_id(folder), model, spec, statistics, config, held)

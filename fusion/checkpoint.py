@@ -1,0 +1,84 @@
+"""Where an interrupted training run goes on: one safetensors file, replaced atomically after every epoch. No pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from interest.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from fusion.train import Epoch
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A run between two epochs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+    best: dict[str, Tensor]
+    epochs: list[Epoch] = field(default_factory=list)
+
+
+def save_checkpoint(folder: Path, state: Checkpoint, fingerprint: str) -> None:
+    tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
+    tensors |= {f"average/{name}": value for name, value in state.average.items()}
+    tensors |= {f"best/{name}": value for name, value in state.best.items()}
+    for number, own in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in own.items()}
+    note = {"fingerprint": fingerprint, "epochs": msgspec.json.encode(state.epochs).decode()}
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / (NAME + ".partial")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=note)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(folder / NAME)
+
+
+def load_checkpoint(folder: Path, state: Checkpoint, fingerprint: str) -> None:
+    """Put `state` where the folder's checkpoint left it; leave it alone where there is none."""
+    from fusion.train import Epoch
+
+    path = folder / NAME
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); remove it to train from the start") from None
+    if note.get("fingerprint") != fingerprint:
+        raise ArtifactError(
+            f"{path} belongs to a run with other data or settings; remove it to start anew, or give another --out"
+        )
+    state.epochs = msgspec.json.decode(note["epochs"], type=list[Epoch])
+    state.model.load_state_dict(_part(tensors, "model/"))
+    state.average, state.best = _part(tensors, "average/"), _part(tensors, "best/")
+    saved: dict[int, dict[str, Any]] = {}
+    for name, value in _part(tensors, "optimizer/").items():
+        number, key = name.split("/", 1)
+        saved.setdefault(int(number), {})[key] = value
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": saved})
+
+
+def remove_checkpoint(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        (folder / NAME).unlink()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

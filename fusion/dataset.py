@@ -1,0 +1,123 @@
+"""From the store to samples: reads everything one training run needs and joins it, once, for any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from sqlalchemy import Connection
+
+from fusion.counts import ItemHistory, ItemStatistics, event_columns
+from fusion.encode import Samples, encode
+from fusion.knowledge import Knowledge, choose_vectors, read_knowledge
+from fusion.labels import UNLABELLED, LabelRule, check_classes
+from fusion.log import Array, Log, read_log
+from fusion.metrics import tail_items
+from fusion.moments import sample_moments
+from fusion.spec import FeatureSpec, fit_spec, with_dense
+from fusion.splits import TEST, TRAIN, VALID, Split, eligible, split
+from interest.errors import InputError
+from interest.sql import read_items, read_users
+
+LEAST_SAMPLES = 20  # under this a split has parts without rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetConfig:
+    label: LabelRule
+    split: Split = "global"
+    history: int = 50
+    min_history: int = 5
+    interest: bool = False
+    partitions: int = 16  # newest first; at 50 behaviours each, a user's last 800
+    generation: int = 0
+    prompt_version: str | None = None
+    encoder: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """n samples, in the log's order."""
+
+    spec: FeatureSpec
+    log: Log
+    samples: Samples
+    rows: Array  # (n,) int64, into the log
+    labels: Array  # (n,) int8, 0 or 1
+    part: Array  # (n,) int8: TRAIN, VALID, TEST
+    statistics: ItemStatistics  # of every item at the end of the log, by place in spec.items
+    slices: dict[str, Array]  # (n,) bool each: tail, bulk_tail, cold_users
+
+    def of(self, part: int) -> Array:
+        return np.flatnonzero(self.part == part)
+
+
+def read_dataset(
+    connection: Connection, config: DatasetConfig, advance: Callable[[int], None] | None = None
+) -> Dataset:
+    """Raises InputError where there is too little to learn from, or no interest vectors though they were asked."""
+    chosen = None
+    if config.interest:
+        chosen = choose_vectors(
+            connection, generation=config.generation, prompt_version=config.prompt_version, encoder=config.encoder
+        )
+    log = read_log(connection, advance=advance)
+    catalogue, profiles = read_items(connection), read_users(connection)
+    labels, part = config.label.labels(log), split(log, config.split)
+    rows = np.flatnonzero(eligible(log, config.min_history) & (labels != UNLABELLED))
+    _check(log, labels[rows], part[rows], config)
+    train = part == TRAIN
+    spec = fit_spec(
+        log, labels, train, catalogue, profiles,
+        rule=config.label, history=config.history, min_history=config.min_history,
+    )  # fmt: skip
+    knowledge: Knowledge | None = None
+    if chosen:
+        version, encoder = chosen
+        knowledge = read_knowledge(
+            connection, log.users, generation=config.generation, prompt_version=version, encoder=encoder
+        )
+        spec = msgspec.structs.replace(
+            spec, partitions=config.partitions, text_width=knowledge.width,
+            generation=config.generation, prompt_version=version, encoder=encoder,
+        )  # fmt: skip
+    moments, past = sample_moments(log, rows)
+    samples = encode(
+        spec, log, moments, past,
+        items=log.items, catalogue=catalogue, profiles=profiles, knowledge=knowledge, standardise=False,
+    )  # fmt: skip
+    spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
+    samples.standardise(spec)
+    number = {item: i for i, item in enumerate(log.items)}
+    places = np.array([number[item] for item in spec.items])
+    strict, bulk = tail_items(np.bincount(log.item[train], minlength=len(log.items)))
+    seen = np.zeros(len(log.users), bool)
+    seen[log.user[rows[part[rows] == TRAIN]]] = True
+    return Dataset(
+        spec=spec,
+        log=log,
+        samples=samples,
+        rows=rows,
+        labels=labels[rows],
+        part=part[rows],
+        statistics=ItemHistory(log, event_columns(log, labels, spec.scale)).snapshot().take(places),
+        slices={"tail": strict[log.item[rows]], "bulk_tail": bulk[log.item[rows]], "cold_users": ~seen[log.user[rows]]},
+    )
+
+
+def _check(log: Log, labels: Array, part: Array, config: DatasetConfig) -> None:
+    if not log.size:
+        raise InputError("the store holds no behaviours; run `interestream replay LOG` first")
+    check_classes(labels, config.label, log)
+    for which, name in ((TRAIN, "training"), (VALID, "validation"), (TEST, "test")):
+        own = labels[part == which]
+        if len(own) < LEAST_SAMPLES or own.min() == own.max():
+            kind = f"{len(own):,} samples" if len(own) < LEAST_SAMPLES else f"{len(own):,} samples, all of one class"
+            raise InputError(
+                f"too few behaviours to train on: {name} has {kind}, of {log.size:,} behaviours by "
+                f"{len(log.users):,} users "
+                f"(a sample needs {config.min_history} earlier events of its user); replay more of the log, "
+                "or try the other --split"
+            )

@@ -1,0 +1,66 @@
+"""One training run from samples to a saved artifact: fit, measure on validation and test, write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from fusion import metrics
+from fusion.artifact import ArtifactConfig, Metrics, save_artifact, versions
+from fusion.checkpoint import remove_checkpoint
+from fusion.dataset import Dataset
+from fusion.din import Din, DinConfig
+from fusion.splits import TEST, TRAIN, VALID
+from fusion.train import Epoch, TrainConfig, predict, train
+
+
+def run(
+    dataset: Dataset,
+    model_config: DinConfig,
+    config: TrainConfig,
+    *,
+    split: str,
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    report: Callable[[Epoch], None] = lambda _: None,
+) -> Metrics:
+    """Train DIN into `folder` (continuing there after an interruption) and return the metrics by part."""
+    torch.manual_seed(config.seed)
+    model = Din(dataset.spec, model_config)
+    training, validation = dataset.of(TRAIN), dataset.of(VALID)
+    train(
+        model,
+        dataset.samples,
+        dataset.labels,
+        (training, validation),
+        config,
+        folder=folder,
+        fingerprint=fingerprint(dataset, model_config, config),
+        advance=advance,
+        report=report,
+    )
+    measured = {"valid": measure(model, dataset, VALID), "test": measure(model, dataset, TEST)}
+    record = ArtifactConfig(kind="din", model=model_config, training=config, split=split, versions=versions())
+    save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured)
+    remove_checkpoint(folder)
+    return measured
+
+
+def measure(model: torch.nn.Module, dataset: Dataset, part: int) -> dict[str, float]:
+    """Every metric on one part of the samples."""
+    own = dataset.of(part)
+    scores = predict(model, dataset.samples, own)
+    slices = {name: chosen[own] for name, chosen in dataset.slices.items()}
+    return metrics.report(dataset.labels[own], scores, dataset.log.user[dataset.rows[own]], slices)
+
+
+def fingerprint(dataset: Dataset, *configs: msgspec.Struct) -> str:
+    """What a checkpoint must agree on to be continued: the data, the spec and the settings."""
+    digest = hashlib.sha256(msgspec.json.encode([dataset.spec, *configs]))
+    for array in (dataset.rows, dataset.labels, dataset.part, dataset.log.at, dataset.log.item):
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,192 @@
+"""Trains any model that maps a Batch to logits: AdamW, selection on validation AUC alone, exact resume after a kill.
+
+Every epoch seeds itself from (seed, epoch), so a run that was killed and resumed from its last checkpoint draws what
+the uninterrupted run drew and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion import metrics
+from fusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fusion.encode import Batch, Samples
+from fusion.log import Array
+from fusion.spec import UNKNOWN
+
+SCORE_AT_ONCE = 4096  # moments per scoring batch: 50 MB of activations
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
+    epochs: int = 4
+    batch_size: int = 1024
+    lr: float = 1e-3
+    floor: float = 0.1  # the rate decays along a cosine to this share of `lr`
+    embedding_decay: float = 1e-2  # AdamW's decoupled decay, of embeddings
+    decay: float = 1e-4  # of everything else
+    unknown: float = 0.02  # share of items that a batch shows as unknown, so that row learns what a stranger is like
+    average: float = 0.999  # weights of validation, test and artifact are an exponential average with this memory
+    patience: int = 2  # epochs without a better validation AUC
+    seed: int = 0
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """What one epoch came to."""
+
+    epoch: int
+    loss: float  # mean training loss
+    auc: float  # validation, of the averaged weights
+    best: bool
+
+
+def train(
+    model: nn.Module,
+    samples: Samples,
+    labels: Array,
+    parts: tuple[Array, Array],
+    config: TrainConfig,
+    *,
+    folder: Path | None = None,
+    fingerprint: str = "",
+    advance: Callable[[int], None] = lambda _: None,
+    report: Callable[[Epoch], None] = lambda _: None,
+) -> list[Epoch]:
+    """Fit in place; `model` ends with the averaged weights of the best epoch.
+
+    labels: (n,) 0/1 of all samples. parts: sample numbers of the training and of the validation part. folder: where
+    each epoch's checkpoint goes, and where an interrupted run with the same fingerprint is continued.
+    Raises ArtifactError where the folder holds the checkpoint of another run.
+    """
+    training, validation = parts
+    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr)
+    steps = -(-len(training) // config.batch_size)
+    state = Checkpoint(model=model, optimizer=optimizer, average=_copy(model), best=_copy(model))
+    if folder is not None:
+        load_checkpoint(folder, state, fingerprint)
+        advance(len(state.epochs) * len(training))
+    targets = torch.from_numpy(labels.astype(np.float32))
+    with fast_cpu():
+        while len(state.epochs) < config.epochs and not _stale(state.epochs, config.patience):
+            epoch = len(state.epochs)
+            torch.manual_seed(config.seed * 1_000_003 + epoch)
+            order = np.random.default_rng((config.seed, epoch)).permutation(training)
+            total = 0.0
+            model.train()
+            for step in range(steps):
+                chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+                _set_rate(optimizer, config, (epoch * steps + step) / (config.epochs * steps))
+                batch = _hide(samples.batch(chosen), config.unknown)
+                loss = F.binary_cross_entropy_with_logits(model(batch), targets[torch.from_numpy(chosen)])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                _follow(state.average, model, min(config.average, 1 - 1 / (1 + epoch * steps + step)))
+                total += float(loss.detach()) * len(chosen)
+                advance(len(chosen))
+            with weights(model, state.average):
+                auc = metrics.auc(labels[validation], predict(model, samples, validation))
+            better = not any(auc <= earlier.auc for earlier in state.epochs)
+            if better:
+                state.best = {name: value.clone() for name, value in state.average.items()}
+            state.epochs.append(Epoch(epoch, total / max(len(training), 1), auc, better))
+            if folder is not None:
+                save_checkpoint(folder, state, fingerprint)
+            report(state.epochs[-1])
+    _load(model, state.best)
+    return state.epochs
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, samples: Samples, chosen: Array, advance: Callable[[int], None] = lambda _: None
+) -> Array:
+    """Probabilities of the chosen moments: (n,) float64."""
+    was, out = model.training, np.empty(len(chosen))
+    model.eval()
+    for start in range(0, len(chosen), SCORE_AT_ONCE):
+        part = chosen[start : start + SCORE_AT_ONCE]
+        out[start : start + len(part)] = torch.sigmoid(model(samples.batch(part)).double()).numpy()
+        advance(len(part))
+    model.train(was)
+    return out
+
+
+@contextmanager
+def weights(model: nn.Module, others: dict[str, Tensor]) -> Iterator[None]:
+    """The model with other weights for a while."""
+    own = _copy(model)
+    _load(model, others)
+    yield
+    _load(model, own)
+
+
+@contextmanager
+def fast_cpu() -> Iterator[None]:
+    """Matrix products in bfloat16 where the processor has them, and freed memory kept for the next step.
+
+    glibc maps and unmaps every tensor above 128 KiB anew, two thirds of a training step; mallopt does what the MALLOC_*
+    environment variables do, without starting the process again. It stays set.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 29)):  # MMAP_, TRIM_THRESHOLD, TOP_PAD
+            libc.mallopt(option, value)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
+    """Embeddings and the rest decay differently; biases, norms and other vectors do not decay."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    owned = list(model.parameters())
+    return [
+        {"params": [p for p in owned if id(p) in embeddings], "weight_decay": config.embedding_decay},
+        {"params": [p for p in owned if id(p) not in embeddings and p.dim() > 1], "weight_decay": config.decay},
+        {"params": [p for p in owned if id(p) not in embeddings and p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, done: float) -> None:
+    share = config.floor + (1 - config.floor) * 0.5 * (1 + np.cos(np.pi * done))
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * share
+
+
+def _hide(batch: Batch, share: float) -> Batch:
+    """Shows a random share of the batch's items as unknown."""
+    if share:
+        hidden = (torch.rand(batch.item_row.shape) < share) & (batch.item_row > 0)
+        batch.item_row[hidden] = UNKNOWN
+    return batch
+
+
+def _stale(epochs: list[Epoch], patience: int) -> bool:
+    last = max((epoch.epoch for epoch in epochs if epoch.best), default=0)
+    return len(epochs) - 1 - last >= patience
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _load(model: nn.Module, others: dict[str, Tensor]) -> None:
+    model.load_state_dict(others)
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], model: nn.Module, memory: float) -> None:
+    own = model.state_dict()
+    torch._foreach_lerp_(list(average.values()), [own[name] for name in average], 1 - memory)

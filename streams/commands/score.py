@@ -1,0 +1,78 @@
+"""`interestream score`: probabilities for (user, item) pairs as of now, from an artifact and the store."""
+
+from __future__ import annotations
+
+import csv
+import json as jsons
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interest.errors import InputError
+from streams.commands.options import Json, Store
+from streams.progress import progress
+from streams.settings import store_url
+
+if TYPE_CHECKING:
+    from fusion.score import Pair
+
+AT_ONCE = 2000  # pairs read from the store and scored together
+
+
+def score(
+    artifact: Annotated[Path, typer.Argument(help="folder that `interestream train` wrote")],
+    store: Store = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV file with the columns user_id,item_id")] = None,
+    user: Annotated[str | None, typer.Option(help="one user, with --items")] = None,
+    items: Annotated[str | None, typer.Option(help="item ids, separated by commas")] = None,
+    at: Annotated[
+        float | None, typer.Option(help="event time of the request, epoch seconds; default: the newest stored")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score items for users: the probability of a positive, given everything the store knows of the user now."""
+    wanted = _wanted(pairs, user, items)
+    from fusion.artifact import load_artifact
+    from fusion.log import newest_time
+    from fusion.score import score as score_pairs
+    from streams.store import open_store
+
+    engine, model = open_store(store_url(store), create=False), load_artifact(artifact)
+    with engine.connect() as connection, progress("scoring", len(wanted), unit="pairs") as advance:
+        moment = newest_time(connection) if at is None else at
+        for start in range(0, len(wanted), AT_ONCE):
+            part = wanted[start : start + AT_ONCE]
+            scores = score_pairs(connection, model, part, moment)
+            ranked = zip(part, scores.tolist(), strict=True)
+            for (user_id, item_id), p in sorted(ranked, key=lambda row: -row[1]) if user else ranked:
+                line = {"user_id": user_id, "item_id": item_id, "score": round(p, 6)}
+                print(jsons.dumps(line) if json else f"{user_id}\t{item_id}\t{p:.4f}")
+            advance(len(part))
+
+
+def _wanted(pairs: Path | None, user: str | None, items: str | None) -> list[Pair]:
+    if pairs is not None and user is None and items is None:
+        return _read_pairs(pairs)
+    if pairs is None and user and items:
+        return [(user, item.strip()) for item in items.split(",") if item.strip()]
+    raise InputError("say what to score: either --pairs FILE, or --user U --items a,b,c")
+
+
+def _read_pairs(path: Path) -> list[Pair]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            if not {"user_id", "item_id"} <= set(columns):
+                raise InputError(
+                    f"{path} needs the columns user_id and item_id; it has: {', '.join(columns) or 'none'}"
+                )
+            out = []
+            for row in reader:
+                if not row["user_id"] or not row["item_id"]:
+                    raise InputError(f"{path}, line {reader.line_num}: user_id or item_id is empty")
+                out.append((row["user_id"], row["item_id"]))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    return out
