@@ -23,7 +23,7 @@ _SEPARATORS = ("|", ";", ",")
 def load_items(engine: Engine, path: Path, told: Mapping[str, str]) -> int:
     """Insert or replace the file's items; return how many."""
     file = LogFile(path)
-    found = find_columns(path, file.columns, ITEM_NAMES, ("item_id",), told)
+    found = find_columns(path, file.columns, ITEM_NAMES, ("item_id",), told, lenient=("item_id",))
     count = 0
     for rows in _rows(file, found["item_id"]):
         made = [_item(row, found, file.lists) for row in rows]
@@ -36,7 +36,7 @@ def load_items(engine: Engine, path: Path, told: Mapping[str, str]) -> int:
 def load_users(engine: Engine, path: Path, told: Mapping[str, str]) -> int:
     """Insert or replace the file's user profiles; return how many."""
     file = LogFile(path)
-    key = find_columns(path, file.columns, USER_NAMES, ("user_id",), told)["user_id"]
+    key = find_columns(path, file.columns, USER_NAMES, ("user_id",), told, lenient=("user_id",))["user_id"]
     count = 0
     for rows in _rows(file, key):
         made = [User(user_id=row.pop(key), attributes=_attributes(row)) for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from interest.errors import InputError
@@ -45,20 +45,23 @@ def find_columns(
     names: Mapping[str, Sequence[str]],
     required: Sequence[str],
     told: Mapping[str, str],
+    *,
+    lenient: Collection[str] = (),
 ) -> dict[str, str]:
-    """The column of each field that the file has; `told` goes before the usual names.
+    """The column of each field that the file has; `told` goes before the usual names and must be there.
 
-    A column told for a field that another file has too (user_id of a log and of a user file) may be absent here.
+    `lenient` fields may be told for another file (item_id of a log and of its catalogue): absent here, the usual names
+    are tried.
     """
     plain = {_plain(column): column for column in reversed(columns)}
     found = {}
     for field, usual in names.items():
-        if told.get(field) in columns:
+        if field in told and told[field] in columns:
             found[field] = told[field]
+        elif field in told and field not in lenient:
+            raise InputError(f"{path} has no column {told[field]!r} (--map {field}=…); it has: {', '.join(columns)}")
         elif column := next((plain[_plain(name)] for name in usual if _plain(name) in plain), None):
             found[field] = column
-        elif field in told and field in required:
-            raise InputError(f"{path} has no column {told[field]!r} (--map {field}=…); it has: {', '.join(columns)}")
     if missing := [field for field in required if field not in found]:
         example = ",".join(f"{field}=COLUMN" for field in missing)
         raise InputError(

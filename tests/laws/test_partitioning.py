@@ -1,0 +1,207 @@
+"""Laws of user behaviour streaming partition: whatever the chunks, the crashes and the restarts, the store is the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.pool import StaticPool
+
+from interest.tables import behaviors, metadata, partitions
+from interest.types import Behavior, Partition
+from streams.fold import Cache, Verdict, fold, restore, sweep
+from streams.ingest import Ingest, Position
+from streams.policy import Policy, Span
+from streams.store import _begin
+
+DAY = 86_400.0
+
+policies = st.builds(
+    Policy,
+    count=st.sampled_from([1, 2, 3, 5]),
+    gap_s=st.sampled_from([None, 5.0, 3 * DAY]),
+    span=st.sampled_from([None, *Span]),
+    tokens=st.sampled_from([None, 10, 25]),
+) | st.builds(Policy, count=st.none(), gap_s=st.sampled_from([5.0, DAY]), span=st.sampled_from([None, *Span]))
+
+events = st.lists(
+    st.builds(
+        Behavior,
+        user_id=st.sampled_from(["ann", "bob", "eve"]),
+        item_id=st.sampled_from(["1", "2", "3"]),
+        action=st.sampled_from(["rate", "play"]),
+        at=st.integers(0, 20).map(float) | st.integers(0, 40).map(lambda day: day * DAY),
+        value=st.none() | st.floats(0, 5),
+        event_id=st.none() | st.sampled_from(["a", "b", "c"]),
+    ),
+    max_size=40,
+)
+
+
+def memory() -> Engine:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", _begin)
+    metadata.create_all(engine)
+    return engine
+
+
+def content(engine: Engine) -> list[list[Any]]:
+    with engine.connect() as connection:
+        return [
+            [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
+            for table in (behaviors, partitions)
+        ]
+
+
+def run(engine: Engine, log: Sequence[Behavior], policy: Policy, ends: Sequence[int], *, hot: int) -> Position:
+    """Ingest `log` from the stored position on, in chunks that end at `ends`; a fresh Ingest stands for a restart."""
+    ingest = Ingest(engine, policy, hot=hot)
+    position = ingest.position("log")
+    for end in [*sorted(ends), len(log)]:
+        if end > position.offset:
+            folded = ingest.fold(log[position.offset : end])
+            position = ingest.commit(folded, "log", position, end, rejected=0)
+    return position
+
+
+@given(events, policies, st.lists(st.integers(0, 40), max_size=6), st.sampled_from([0, 5, 1000]))
+@settings(deadline=None)
+def test_any_chunking_gives_the_same_store(log: list[Behavior], policy: Policy, ends: list[int], hot: int) -> None:
+    whole, chunked = memory(), memory()
+    expected = run(whole, log, policy, [], hot=1000)
+    assert run(chunked, log, policy, [end for end in ends if end <= len(log)], hot=hot) == expected
+    assert content(chunked) == content(whole)
+
+
+class Crash(Exception):
+    """Scripted inside a transaction."""
+
+
+@given(events, policies, st.data())
+@settings(deadline=None)
+def test_any_crash_point_gives_the_same_store(log: list[Behavior], policy: Policy, data: st.DataObject) -> None:
+    whole, crashed = memory(), memory()
+    run(whole, log, policy, [], hot=1000)
+    statements = data.draw(st.lists(st.integers(0, 12), max_size=3), label="crash at statement")
+    for crash_at in statements:
+        seen = 0
+
+        def count(*_: object, crash_at: int = crash_at) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > crash_at:
+                raise Crash
+
+        event.listen(crashed, "before_cursor_execute", count)
+        try:
+            run(crashed, log, policy, [7, 14, 21], hot=5)
+        except Crash:
+            pass
+        finally:
+            event.remove(crashed, "before_cursor_execute", count)
+    run(crashed, log, policy, [], hot=1000)
+    assert content(crashed) == content(whole)
+
+
+def recompute(log: list[Behavior], policy: Policy) -> dict[str, list[list[Behavior]]]:
+    """Each user's partitions by a batch computation: all behaviours at hand, no cache, rules read off the definition."""
+    out: dict[str, list[list[Behavior]]] = {}
+    for user in {behavior.user_id for behavior in log}:
+        groups: list[list[Behavior]] = [[]]
+        for behavior in (one for one in log if one.user_id == user):
+            near = [*groups[-1], *(groups[-2] if len(groups) > 1 else [])]
+            if any(same(behavior, other) for other in near):
+                continue
+            clock = max((one.at for group in groups for one in group), default=-math.inf)
+            breaks_gap = policy.gap_s is not None and behavior.at - clock > policy.gap_s
+            breaks_span = (
+                policy.span is not None
+                and behavior.at > clock
+                and label(behavior.at, policy.span) != label(clock, policy.span)
+            )
+            if groups[-1] and (breaks_gap or breaks_span):
+                groups.append([])
+            groups[-1].append(behavior)
+            if policy.count is not None and len(groups[-1]) == policy.count:
+                groups.append([])
+        out[user] = groups[:-1]
+    return out
+
+
+def same(one: Behavior, other: Behavior) -> bool:
+    if one.event_id or other.event_id:
+        return one.event_id == other.event_id
+    return (one.item_id, one.action, one.at) == (other.item_id, other.action, other.at)
+
+
+def label(at: float, span: Span) -> object:
+    from datetime import UTC, datetime
+
+    if at == -math.inf:
+        return None
+    day = datetime.fromtimestamp(at, UTC)
+    return {
+        Span.DAY: day.date(),
+        Span.WEEK: day.isocalendar()[:2],
+        Span.MONTH: (day.year, day.month),
+        Span.YEAR: day.year,
+    }[span]
+
+
+@given(events, policies.filter(lambda policy: policy.tokens is None))
+@settings(deadline=None)
+def test_fold_equals_batch_recomputation(log: list[Behavior], policy: Policy) -> None:
+    engine = memory()
+    run(engine, log, policy, [], hot=1000)
+    rows, headers = content(engine)
+    found: dict[str, list[list[tuple[Any, ...]]]] = {user: [] for user in {behavior.user_id for behavior in log}}
+    for header in headers:
+        user, _, _, first, last, opened, closed, _ = header
+        inside = [row for row in rows if row[0] == user and first <= row[1] <= last]
+        assert (opened, closed) == (min(row[4] for row in inside), max(row[4] for row in inside))
+        found[user].append([row[2:] for row in inside])
+    expected = {
+        user: [
+            [(one.item_id, one.action, one.at, one.value, one.scene, one.event_id) for one in group] for group in groups
+        ]
+        for user, groups in recompute(log, policy).items()
+    }
+    assert found == expected
+
+
+@given(events, policies, st.integers(0, 60).map(lambda day: day * DAY))
+@settings(deadline=None)
+def test_a_restored_cache_folds_and_sweeps_like_the_one_in_memory(
+    log: list[Behavior], policy: Policy, watermark: float
+) -> None:
+    cache, kept, closed = Cache("ann"), [], []
+    for behavior in log:
+        cache, verdict, ended = fold(cache, behavior, policy, 3)
+        if verdict is not Verdict.DUPLICATE:
+            kept.append((behavior.event_id or (behavior.item_id, behavior.action, behavior.at), behavior.at, 3))
+        closed.extend(ended)
+    newest: Partition | None = closed[-1] if closed else None
+    end = max((partition.closed_at for partition in closed), default=-math.inf)
+    restored = restore("ann", newest, end, kept[newest.first_seq if newest else 0 :])
+    assert restored == cache
+    assert sweep(restored, watermark, policy) == sweep(cache, watermark, policy)
+
+
+@given(events, policies)
+@settings(deadline=None)
+def test_partitions_cover_the_past_without_gap_or_overlap(log: list[Behavior], policy: Policy) -> None:
+    engine = memory()
+    position = run(engine, log, policy, [], hot=1000)
+    rows, headers = content(engine)
+    assert position.accepted == len(rows)
+    assert position.accepted + position.duplicates == len(log)
+    expected: dict[str, tuple[int, int]] = {}
+    for user, _, index, first, last, *_ in headers:
+        assert (index, first) == expected.get(user, (0, 0))
+        assert last >= first
+        expected[user] = (index + 1, last + 1)

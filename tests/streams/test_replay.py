@@ -1,0 +1,174 @@
+"""Replay as a user meets it: the command on files, interrupted, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = Path(sys.executable).parent / "interestream"
+AT = 1_700_000_000
+
+
+def interestream(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def write_log(path: Path, rows: int, *, users: int = 40, shuffled: bool = True) -> None:
+    chosen = random.Random(1)
+    lines = [
+        f"u{chosen.randrange(users)},{chosen.randrange(500)},{chosen.randrange(1, 6)},{AT + number // 3}"
+        for number in range(rows)
+    ]
+    lines[10] = f"u1,7,five,{AT}"
+    if shuffled:
+        chosen.shuffle(lines)
+    path.write_text("\n".join(["user_id,item_id,rating,timestamp", *lines]) + "\n")
+
+
+def dump(folder: Path) -> dict[str, list[Any]]:
+    with sqlite3.connect(folder / "interestream.db") as connection:
+        return {
+            table: sorted(connection.execute(f"select * from {table}").fetchall(), key=repr)
+            for table in ("behaviors", "partitions", "offsets")
+        }
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_killed_anywhere_and_run_again_the_store_is_the_same(tmp_path: Path, shuffled: bool) -> None:
+    log = tmp_path / "log.csv"
+    write_log(log, 120_000, shuffled=shuffled)
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    calm.mkdir()
+    stormy.mkdir()
+    assert interestream(calm, "replay", log, "--no-llm", "--gap", "1h").returncode == 0
+
+    killed = 0
+    for attempt in range(8):
+        process = subprocess.Popen(
+            [COMMAND, "replay", log, "--no-llm", "--gap", "1h"],
+            cwd=stormy,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        wanted = attempt + 1  # let each life commit at least once more, then kill it in the middle of whatever it does
+        while process.poll() is None and time.monotonic() < deadline:
+            if commits(stormy / "interestream.db") >= wanted:
+                time.sleep(random.Random(attempt).random() * 0.05)
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        if process.wait(60) == -signal.SIGKILL:
+            killed += 1
+        else:
+            break
+    assert killed >= 3
+    last = interestream(stormy, "replay", log, "--no-llm", "--gap", "1h")
+    assert last.returncode == 0, last.stderr
+    assert dump(stormy) == dump(calm)
+    rejected = [json.loads(line) for line in (tmp_path / "log.csv.rejected.jsonl").read_text().splitlines()]
+    assert [(one["reason"], one["row"]["rating"]) for one in rejected] == [("rating is not a number: 'five'", "five")]
+
+
+def commits(database: Path) -> int:
+    """Transactions of 20,000 rows that the store holds."""
+    if not database.exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.1) as connection:
+            return int(connection.execute("select offset from offsets").fetchone()[0]) // 19_000
+    except (sqlite3.Error, TypeError):
+        return 0
+
+
+def test_a_second_replay_changes_nothing_and_appended_rows_go_on(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    write_log(log, 3000, shuffled=False)
+    first = interestream(tmp_path, "replay", log, "--no-llm")
+    assert "2,999 behaviours" in first.stdout or "duplicates" in first.stdout
+    before = dump(tmp_path)
+    again = interestream(tmp_path, "replay", log, "--no-llm")
+    assert "3,000 done earlier" in again.stdout
+    assert dump(tmp_path) == before
+
+    with log.open("a") as file:
+        file.write(f"u1,499,5,{AT + 5000}\n")
+    assert interestream(tmp_path, "replay", log, "--no-llm").returncode == 0
+    after = dump(tmp_path)
+    assert len(after["behaviors"]) == len(before["behaviors"]) + 1
+    assert len(after["offsets"]) == 1
+
+
+def test_a_log_that_changed_before_the_stored_offset_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    write_log(log, 3000, shuffled=False)
+    interestream(tmp_path, "replay", log, "--no-llm")
+    before = dump(tmp_path)
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:50], *lines[900:]]) + "\n")
+    refused = interestream(tmp_path, "replay", log, "--no-llm")
+    assert refused.returncode == 2
+    assert "is not what it was" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert dump(tmp_path) == before
+
+
+def test_another_policy_on_the_same_store_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    write_log(log, 300)
+    interestream(tmp_path, "replay", log, "--no-llm")
+    refused = interestream(tmp_path, "replay", log, "--no-llm", "--partition", 20)
+    assert refused.returncode == 2
+    assert '"count":50' in refused.stderr
+    assert '"count":20' in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.csv"], "there is no file nowhere.csv"),
+        (["log.csv", "--strict"], "rating is not a number: 'five'"),
+        (["log.csv", "--gap", "soon"], "'soon' is no duration; write for example 30m, 12h, 7d or 2w"),
+        (["log.csv", "--partition", "0"], "no rule is set"),
+        (["log.csv", "--map", "user_id"], "is not FIELD=COLUMN"),
+        (["log.csv", "--map", "users=user_id"], "there is no field 'users'"),
+        (["log.csv", "--map", "at=when"], "has no column 'when'"),
+        (["log.csv", "--store", "nonsense"], "is no store URL"),
+        (["log.csv", "--store", "sqlite:///no/such/folder/x.db"], "the folder no/such/folder of the store"),
+        (["log.csv", "--store", "sqlite:///log.csv"], "cannot open the store"),
+    ],
+)
+def test_errors_are_one_sentence_with_place_and_remedy(tmp_path: Path, arguments: list[str], message: str) -> None:
+    write_log(tmp_path / "log.csv", 300, shuffled=False)
+    failed = interestream(tmp_path, "replay", *arguments, "--no-llm")
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
+    assert message in failed.stderr
+
+
+def test_catalogue_with_an_empty_key_is_refused(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.csv", 30)
+    (tmp_path / "items.csv").write_text("item_id,title\n,Nameless\n")
+    failed = interestream(tmp_path, "replay", "log.csv", "--items", "items.csv", "--no-llm")
+    assert failed.returncode == 2
+    assert "items.csv, line 2: item_id is empty" in failed.stderr
+
+
+def test_help_is_quick_to_import_and_needs_no_torch() -> None:
+    code = (
+        "import sys, streams.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pyarrow')))"
+    )
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
