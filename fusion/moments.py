@@ -59,8 +59,8 @@ def now_moments(log: Log, user: Array, item: Array, at: float) -> tuple[Moments,
 
 def _runs(log: Log, user: Array, item: Array, at: Array, seq: Array, first: Array, stop: Array) -> tuple[Moments, Past]:
     first, stop = first.astype(np.int64), stop.astype(np.int64)
-    newest = known_since(log)
-    late = np.flatnonzero((stop > first) & (newest[np.maximum(stop - 1, 0)] > at))
+    newest = np.append(known_since(log), -np.inf)  # the last entry answers for users without a past
+    late = np.flatnonzero(newest[np.where(stop > first, stop - 1, log.size)] > at)
     rows, run, size = [np.arange(log.size)], [log.user.astype(np.int64)], log.size
     for number, i in enumerate(late):
         visible = np.arange(first[i], stop[i])

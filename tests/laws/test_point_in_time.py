@@ -1,0 +1,111 @@
+"""No sample sees its future: whatever happens later, or arrives later, the sample reads the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from ctr_world import DAY, knowledge_of, log_of, meaning, samples_of, spec_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusion.log import Log
+
+USERS, ITEMS = 4, 8
+# days apart, hours apart and equal times; arrival is not in order of time
+TIMES = st.one_of(st.integers(0, 30).map(lambda day: day * DAY), st.integers(0, 300).map(lambda hour: hour * 3600.0))
+ROWS = st.lists(
+    st.tuples(
+        st.integers(0, USERS - 1),
+        st.integers(0, ITEMS - 1),
+        TIMES,
+        st.one_of(st.none(), st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0])),
+    ),
+    min_size=2,
+    max_size=60,
+)
+
+
+def visible(log: Log, row: int) -> np.ndarray:
+    """The rows that the sample of `row` may see, by the definition."""
+    first = log.starts[log.user[row]]
+    earlier = np.arange(first, row)
+    return earlier[log.at[earlier] <= log.at[row]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=ROWS, pick=st.integers(0, 10**6), seed=st.integers(0, 10**6))
+def test_shifting_every_later_event_changes_nothing(rows: list, pick: int, seed: int) -> None:
+    log = log_of(rows, USERS, ITEMS)
+    spec = spec_of(log, history=5, partitions=3, text_width=32)
+    row = pick % log.size
+    rng = np.random.default_rng(seed)
+    own = log.user == log.user[row]
+    later = np.where(own, (log.seq > log.seq[row]) | (log.at > log.at[row]), log.at >= log.at[row])
+    later[row] = False
+    other_value = later.copy()
+    other_value[row] = True  # its own outcome is what is to be predicted
+    changed = dataclasses.replace(
+        log,
+        at=np.where(later, log.at + rng.integers(1, 50, log.size) * DAY, log.at),
+        item=np.where(later, rng.integers(0, ITEMS, log.size), log.item).astype(np.int32),
+        value=np.where(other_value, rng.integers(1, 6, log.size), log.value).astype(np.float32),
+    )
+    knowledge, other = knowledge_of(log), knowledge_of(changed)
+    told = (knowledge.last_seq < log.seq[row]) & (knowledge.closed_at <= log.at[row])  # the others may say anything
+    other.vectors[told] = knowledge.vectors[told]
+    other.vectors[~told] = rng.normal(size=other.vectors[~told].shape)
+    before = samples_of(spec, log, np.array([row]), knowledge).batch(np.array([0]))
+    after = samples_of(spec, changed, np.array([row]), other).batch(np.array([0]))
+    for left, right in zip(meaning(before), meaning(after), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=ROWS)
+def test_the_history_is_the_newest_visible_events_and_the_partitions_those_closed_before(rows: list) -> None:
+    log = log_of(rows, USERS, ITEMS)
+    spec = spec_of(log, history=5, partitions=2, text_width=32)
+    knowledge = knowledge_of(log, each=3)
+    batch = samples_of(spec, log, np.arange(log.size), knowledge).batch(np.arange(log.size))
+    item_row, history = batch.item_row.numpy(), batch.history.numpy()
+    book = samples_of(spec, log, np.arange(log.size))
+    offered = dict(
+        zip(log.item.tolist(), book.batch(np.arange(log.size)).item_row.numpy()[batch.target.numpy()], strict=True)
+    )
+    for row in range(log.size):
+        newest = visible(log, row)[::-1][:5]
+        assert item_row[history[row]].tolist()[: len(newest)] == [offered[log.item[i]] for i in newest]
+        assert not history[row][len(newest) :].any()
+        owner = np.repeat(np.arange(USERS), np.diff(knowledge.starts))
+        may = (owner == log.user[row]) & (knowledge.last_seq < log.seq[row])
+        window = np.flatnonzero(may)[::-1][:2]
+        seen = [q for q in window if knowledge.closed_at[q] <= log.at[row]]
+        held = [int(q) for q in batch.partitions[row] if q >= 0]
+        np.testing.assert_array_equal(batch.texts.numpy()[held], knowledge.vectors[seen].astype(np.float32))
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows=ROWS)
+def test_the_counts_are_those_of_a_slow_count(rows: list) -> None:
+    log = log_of(rows, USERS, ITEMS)
+    spec = spec_of(log)
+    dense = samples_of(spec, log, np.arange(log.size), standardise=False).dense
+    column = {name: dense[:, i] for i, name in enumerate(spec.dense)}
+    known = {
+        u: np.maximum.accumulate(log.at[log.starts[u] : log.starts[u + 1]])
+        for u in range(USERS)
+        if np.any(log.user == u)
+    }
+    for row in range(log.size):
+        seen = visible(log, row)
+        rated = seen[~np.isnan(log.value[seen])]
+        mean = (np.sum(log.value[rated] >= 4) + 5 * spec.scale.prior) / (len(rated) + 5)
+        assert np.isclose(column["user_mean"][row], np.log(mean / (1 - mean)), atol=1e-5)
+        assert np.isclose(column["user_count"][row], np.log1p(len(seen)), atol=1e-5)
+        others = [
+            i for i in range(log.size) if log.item[i] == log.item[row] and known[log.user[i]][log.seq[i]] < log.at[row]
+        ]
+        labelled = [i for i in others if not np.isnan(log.value[i])]
+        item = (sum(log.value[i] >= 4 for i in labelled) + 20 * spec.scale.prior) / (len(labelled) + 20)
+        assert np.isclose(column["item_mean"][row], np.log(item / (1 - item)), atol=1e-5)
