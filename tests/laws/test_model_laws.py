@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ctr_world import knowledge_of, log_of, random_rows, samples_of, spec_of
+from ctr_world import catalogue, knowledge_of, log_of, profiles, random_rows, samples_of, spec_of
 
 from fusion.din import Din, DinConfig
-from fusion.encode import Samples
+from fusion.encode import Samples, encode
 from fusion.moments import now_moments
 from fusion.train import predict
 
@@ -57,14 +57,17 @@ def test_more_padding_changes_nothing(trained: tuple[Din, Samples]) -> None:
 def test_the_order_of_candidates_only_permutes_their_scores(trained: tuple[Din, Samples]) -> None:
     model, samples = trained
     log = log_of(random_rows(1), 30, 40)
-    offered = np.arange(40, dtype=np.int32)
-    moments, past = now_moments(log, np.full(40, 3, np.int32), offered, float(log.at.max()) + 1)
-    assert len(moments) == 40
-    assert len(past.rows) == log.size
-    order = np.random.default_rng(0).permutation(len(samples))
-    np.testing.assert_allclose(
-        predict(model, samples, order), predict(model, samples, np.arange(len(samples)))[order], atol=CLOSE
-    )
+    book, people = catalogue(40), profiles(30)
+
+    def scores(offered: np.ndarray) -> np.ndarray:
+        moments, past = now_moments(log, np.full(len(offered), 3), offered, float(log.at.max()) + 1)
+        own = encode(samples.spec, log, moments, past, items=log.items, catalogue=book, profiles=people)
+        return predict(model, own, np.arange(len(offered)))
+
+    offered = np.arange(40)
+    order = np.random.default_rng(0).permutation(40)
+    assert len(np.unique(scores(offered))) > 30
+    np.testing.assert_allclose(scores(offered[order]), scores(offered)[order], atol=CLOSE)
 
 
 def test_unknown_items_users_and_values_score_finite(trained: tuple[Din, Samples]) -> None:
