@@ -9,6 +9,7 @@ import typer
 from interest.errors import InterestreamError
 from streams.commands.fetch import fetch
 from streams.commands.fuse import fuse
+from streams.commands.learn import learn
 from streams.commands.replay import replay
 from streams.commands.score import score
 from streams.commands.train import train
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 app.command()(fetch)
 app.command()(fuse)
+app.command()(learn)
 app.command()(replay)
 app.command()(score)
 app.add_typer(train, name="train")

@@ -1,0 +1,205 @@
+"""What one partition shows, counted: the only ground on which texts about it are written and checked.
+
+Decides what counts as liked, which titles tell most, and how a category stands against the rest of the partition.
+Pure: behaviours, catalogue and profile in, `Facts` out. Knows nothing of prompts, models or tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import fmean, pstdev
+
+from interest.types import Behavior, Item, User
+
+# Liked and disliked are relative to the user's own partition (half a standard deviation off its mean), because values
+# may be stars, seconds or prices, and because people use scales differently.
+FEELING_MARGIN = 0.5
+# A category's mean is called higher or lower than usual from a quarter of a standard deviation and 3 valued titles on.
+LIFT_MARGIN = 0.25
+LIFT_COUNT = 3
+
+_PAST = {
+    "rate": "rated",
+    "play": "played",
+    "view": "viewed",
+    "watch": "watched",
+    "purchase": "bought",
+    "buy": "bought",
+    "click": "clicked on",
+    "read": "read",
+    "listen": "listened to",
+    "like": "liked",
+    "save": "saved",
+}
+_UNKNOWN = {"", "unknown", "(no genres listed)", "none", "n/a"}
+_YEAR_AT_END = re.compile(r"\s*\((\d{4})\)$")
+_ARTICLE_AT_END = re.compile(r"^(?P<rest>.+), (?P<article>The|A|An|Les?|La|Los?|Il|El|Das|Die|Der)(?P<tail>$| \()")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Title:
+    """One behaviour's item as a person would name it."""
+
+    seq: int
+    name: str
+    year: int | None = None
+    categories: tuple[str, ...] = ()
+    value: float | None = None
+    feeling: int = 0  # 1 liked, -1 disliked, 0 neither or no value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Category:
+    """How one category stands in the partition."""
+
+    name: str
+    count: int
+    liked: int
+    disliked: int
+    mean: float | None  # of the values of its titles
+    lift: int  # 1 valued higher than this user's usual, -1 lower, 0 neither or too few to say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything a text about this partition may rest on."""
+
+    size: int  # behaviours
+    known: int  # of these, with a known category
+    verb: str  # "rated", "played"...
+    titles: tuple[Title, ...]  # in order of arrival; only those with a name
+    categories: tuple[Category, ...]  # most frequent first
+    mean: float | None  # of all values
+    spread: float  # their standard deviation
+    opened_at: float
+    closed_at: float
+    profile: Mapping[str, str] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()  # further words of the catalogue about these items: a director, a country
+
+    def category(self, name: str) -> Category | None:
+        return next((category for category in self.categories if category.name.lower() == name.lower()), None)
+
+    def share(self, name: str) -> float:
+        """The share of the behaviours in this category, 0 to 1."""
+        category = self.category(name)
+        return category.count / self.size if category and self.size else 0.0
+
+    @property
+    def years(self) -> tuple[int, ...]:
+        """The release years of the titles, sorted, with repetition."""
+        return tuple(sorted(title.year for title in self.titles if title.year is not None))
+
+    @property
+    def period(self) -> str:
+        """When: "March 1998" or "March 1998 to May 1998"."""
+        first, last = (f"{datetime.fromtimestamp(at, UTC):%B %Y}" for at in (self.opened_at, self.closed_at))
+        return first if first == last else f"{first} to {last}"
+
+    def top(self, count: int) -> list[Title]:
+        """The titles that tell most: best valued first, then those of the commonest categories, then the latest."""
+        weight = {category.name: category.count for category in self.categories}
+
+        def telling(title: Title) -> tuple[float, int, int]:
+            value = title.value if title.value is not None else (self.mean or 0.0)
+            return (-value, -max((weight[name] for name in title.categories), default=0), -title.seq)
+
+        return _first_of_each_name(sorted(self.titles, key=telling), count)
+
+    def bottom(self, count: int) -> list[Title]:
+        """The titles this user valued least, worst first; none where nothing was disliked."""
+        disliked = [title for title in self.titles if title.feeling < 0]
+        return _first_of_each_name(sorted(disliked, key=lambda title: (title.value or 0.0, -title.seq)), count)
+
+
+def facts_of(
+    behaviors: Sequence[tuple[int, Behavior]], catalogue: Mapping[str, Item], profile: User | None = None
+) -> Facts:
+    """Count one partition's behaviours, given with their sequence numbers. Items missing in the catalogue have no title."""
+    values = [behavior.value for _, behavior in behaviors if behavior.value is not None]
+    mean = fmean(values) if values else None
+    spread = pstdev(values) if len(values) > 1 else 0.0
+    seen: list[Title] = []
+    known = 0
+    names: set[str] = set()
+    for seq, behavior in behaviors:
+        item = catalogue.get(behavior.item_id)
+        if item is None:
+            continue
+        categories = tuple(name for name in item.categories if name.strip().lower() not in _UNKNOWN)
+        known += bool(categories)
+        names.update(item.attributes.values())
+        name, year = readable_title(item)
+        feeling = _feeling(behavior.value, mean, spread)
+        seen.append(Title(seq=seq, name=name, year=year, categories=categories, value=behavior.value, feeling=feeling))
+    actions = Counter(behavior.action for _, behavior in behaviors)
+    times = [behavior.at for _, behavior in behaviors] or [0.0]
+    return Facts(
+        size=len(behaviors),
+        known=known,
+        verb=_PAST.get(actions.most_common(1)[0][0], "chose") if actions else "chose",
+        titles=tuple(title for title in seen if title.name),
+        categories=_categories(seen, mean, spread),
+        mean=mean,
+        spread=spread,
+        opened_at=min(times),
+        closed_at=max(times),
+        profile={key: text for key, text in profile.attributes.items() if text} if profile else {},
+        names=frozenset(names),
+    )
+
+
+def readable_title(item: Item) -> tuple[str, int | None]:
+    """("The Usual Suspects", 1995) of "Usual Suspects, The" with a year column, or of "Usual Suspects, The (1995)"."""
+    name = item.title.strip()
+    year = next(
+        (int(text[:4]) for key, text in item.attributes.items() if "year" in key.lower() and text[:4].isdecimal()), None
+    )
+    if match := _YEAR_AT_END.search(name):
+        year = year or int(match[1])
+        name = name[: match.start()]
+    if match := _ARTICLE_AT_END.match(name):
+        name = f"{match['article']} {match['rest']}{name[match.end('article') :]}"
+    return name, year or None
+
+
+def _feeling(value: float | None, mean: float | None, spread: float) -> int:
+    if value is None or mean is None or spread == 0.0:
+        return 0
+    distance = (value - mean) / spread
+    return (distance >= FEELING_MARGIN) - (distance <= -FEELING_MARGIN)
+
+
+def _categories(titles: Iterable[Title], mean: float | None, spread: float) -> tuple[Category, ...]:
+    members: dict[str, list[Title]] = defaultdict(list)
+    for title in titles:
+        for name in title.categories:
+            members[name].append(title)
+    found = []
+    for name, inside in members.items():
+        values = [title.value for title in inside if title.value is not None]
+        own = fmean(values) if values else None
+        lift = 0
+        if own is not None and mean is not None and len(values) >= LIFT_COUNT and spread > 0.0:
+            lift = (own - mean >= LIFT_MARGIN * spread) - (mean - own >= LIFT_MARGIN * spread)
+        found.append(
+            Category(
+                name=name,
+                count=len(inside),
+                liked=sum(title.feeling > 0 for title in inside),
+                disliked=sum(title.feeling < 0 for title in inside),
+                mean=own,
+                lift=lift,
+            )
+        )
+    return tuple(sorted(found, key=lambda category: (-category.count, category.name)))
+
+
+def _first_of_each_name(titles: Iterable[Title], count: int) -> list[Title]:
+    first: dict[str, Title] = {}
+    for title in titles:
+        first.setdefault(title.name, title)
+    return list(first.values())[:count]

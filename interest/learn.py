@@ -1,0 +1,375 @@
+"""User interest learning over the store: every closed partition that has no interest yet gets its summary and its shift.
+
+Decides what is left to do, loads it in bounded chunks, runs the cascade, and writes each chunk in one transaction; with the
+answer cache a killed run loses at most the calls in flight. Takes the LLM as a callable; opens no store and no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
+
+from interest.answers import Answers, Usage, read_usage
+from interest.cascade import MIN_KNOWN, Written, plain_shift, plain_summary, write_shift, write_summary
+from interest.claims import Ground
+from interest.errors import InputError
+from interest.facts import Facts, facts_of
+from interest.llm import Complete
+from interest.prompts import PROMPTS, Prompt, Style
+from interest.sql import behaviors_between, partition_of, read_items, read_users, upsert, writing
+from interest.tables import interests, items, partitions
+from interest.types import Interest, Outcome, Partition, Source
+
+CHUNK = 128  # partitions in hand at once: 8 full batches of the in-process model, a few MB
+PROBE = 16  # partitions the estimate may ask for before the run; their answers are kept
+TYPICAL_CALLS = 1.5  # calls a text, retries included, where nothing has been measured yet
+
+Replaced = Callable[[Connection, Sequence[Interest]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to learn, and how."""
+
+    prompt_version: str = "plain-1"
+    chained: bool = False  # s_k also reads s_(k-1); then one user's partitions wait for each other
+    style: Style = field(default_factory=Style)
+    users: tuple[str, ...] = ()  # only these; empty: all
+    users_limit: int | None = None  # only the users with the longest histories
+
+    def prompt(self) -> Prompt:
+        if self.prompt_version not in PROMPTS:
+            known = ", ".join(sorted(PROMPTS))
+            raise InputError(f"there is no prompt version {self.prompt_version!r}; there are: {known}")
+        return PROMPTS[self.prompt_version]
+
+
+@dataclass(slots=True)
+class Learned:
+    """What a run did."""
+
+    partitions: int = 0
+    summaries: Counter[Outcome] = field(default_factory=Counter)
+    shifts: Counter[Outcome] = field(default_factory=Counter)
+    sources: Counter[Source] = field(default_factory=Counter)  # of the summaries
+    claims: int = 0
+    supported: int = 0
+    usage: dict[str, Usage] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take. `measured` is false where neither stored usage nor a probe stands behind it."""
+
+    partitions: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    measured: bool
+
+
+def count_open(engine: Engine, plan: Plan, *, llm: bool) -> int:
+    """How many closed partitions have no interest of this prompt version yet (with an LLM: none but a statistics one)."""
+    with engine.connect() as connection:
+        wanted = _wanted(connection, plan)
+        query = select(func.count()).select_from(_open_partitions(connection, plan, wanted, llm=llm).subquery())
+        return int(connection.execute(query).scalar_one())
+
+
+def estimate(engine: Engine, complete: Complete, model: str, plan: Plan) -> Estimate:
+    """Calls, tokens and seconds for what is left: from the counters of earlier runs, else by asking for a few partitions.
+
+    The probe's answers go into the cache, so the run that follows does not ask for them again.
+    """
+    left = count_open(engine, plan, llm=True)
+    with engine.connect() as connection:
+        spent = read_usage(connection, model, plan.prompt_version)
+        total = sum(spent.values(), Usage())
+    if total.calls == 0 and left:
+        answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version)
+        asyncio.run(_probe(engine, answers, plan))
+        total = sum(answers.spent.values(), Usage())
+    calls = round(2 * left * TYPICAL_CALLS)
+    if total.calls == 0:
+        return Estimate(left, calls, 0, 0, 0.0, measured=False)
+    per_call = calls / total.calls
+    return Estimate(
+        partitions=left,
+        calls=calls,
+        prompt_tokens=round(total.prompt_tokens * per_call),
+        completion_tokens=round(total.completion_tokens * per_call),
+        seconds=total.seconds * per_call,
+        measured=True,
+    )
+
+
+def learn(
+    engine: Engine,
+    complete: Complete | None,
+    *,
+    model: str = "statistics",
+    plan: Plan | None = None,
+    advance: Callable[[int], None] = lambda _count: None,
+    replaced: Replaced | None = None,
+) -> Learned:
+    """Write the interests of all closed partitions that lack one; without a `complete`, plain sentences from the counts.
+
+    Args:
+        complete: the LLM, or None for statistics alone. An LLM run replaces texts that a statistics run wrote.
+        model: the model's id, stored with each interest and part of the answers' key.
+        advance: called with the number of partitions newly done.
+        replaced: called inside the writing transaction with the interests about to be written, so that what was made of
+            texts they replace (vectors) can be removed with them.
+
+    Raises:
+        InputError: an unknown prompt version or user.
+        Unavailable: the LLM is not there; what is done is stored, and another run goes on from there.
+    """
+    plan = plan or Plan()
+    prompt = plan.prompt()
+    done = Learned()
+    start = time.monotonic()
+    answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version) if complete else None
+    try:
+        for chunk in _chunks(engine, plan, CHUNK, llm=complete is not None):
+            if answers is None:
+                found = [_plain(work, plan, model) for work in chunk]
+                advance(len(found))
+            else:
+                found = asyncio.run(_cascade(chunk, answers, prompt, plan, model, advance))
+            with writing(engine) as connection:
+                if replaced:
+                    replaced(connection, found)
+                upsert(connection, interests, [_row(interest) for interest in found])
+            _count(done, found)
+    finally:
+        if answers:
+            answers.flush()
+            done.usage = answers.spent
+        done.seconds = time.monotonic() - start
+    return done
+
+
+@dataclass(slots=True)
+class Work:
+    """One partition with everything its texts rest on."""
+
+    partition: Partition
+    ground: Ground
+    previous: str | None  # the stored summary of the partition before, where it is not of this chunk
+
+    @property
+    def user_id(self) -> str:
+        return self.partition.user_id
+
+
+async def _cascade(
+    chunk: Sequence[Work], answers: Answers, prompt: Prompt, plan: Plan, model: str, advance: Callable[[int], None]
+) -> list[Interest]:
+    """All partitions of a chunk at once. A shift waits for its two summaries; in chained mode a summary for the one before."""
+    summaries: dict[tuple[str, int], asyncio.Task[Written]] = {}
+
+    async def before(work: Work) -> str:
+        task = summaries.get((work.user_id, work.partition.index - 1))
+        return (await task).text if task else work.previous or "None"
+
+    async def summary(work: Work) -> Written:
+        previous = await before(work) if plan.chained else None
+        return await write_summary(
+            lambda request: answers.ask(request, user_id=work.user_id, kind="summary"),
+            prompt,
+            Ground(work.ground.facts, categories=work.ground.categories),
+            plan.style,
+            previous,
+        )
+
+    async def interest(work: Work) -> Interest:
+        s_now = await summaries[work.user_id, work.partition.index]
+        d_now = plain_shift(None, work.ground.facts, plan.style)
+        if work.ground.before is not None:
+            d_now = await write_shift(
+                lambda request: answers.ask(request, user_id=work.user_id, kind="shift"),
+                prompt,
+                work.ground,
+                plan.style,
+                await before(work),
+                s_now.text,
+            )
+        advance(1)
+        return _interest(work.partition, s_now, d_now, plan, model)
+
+    async with asyncio.TaskGroup() as group:
+        for work in chunk:
+            summaries[work.user_id, work.partition.index] = group.create_task(summary(work))
+        tasks = [group.create_task(interest(work)) for work in chunk]
+    return [task.result() for task in tasks]
+
+
+async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
+    chunk = next(_chunks(engine, plan, PROBE, llm=True), [])
+    prompt = plan.prompt()
+    async with asyncio.TaskGroup() as group:
+        for work in chunk:
+            if work.ground.facts.known >= MIN_KNOWN:
+                request = prompt.summary(work.ground.facts, "None" if plan.chained else None, 0, plan.style)
+                group.create_task(answers.ask(request, user_id=work.user_id, kind="summary"))
+    answers.flush()
+
+
+def _plain(work: Work, plan: Plan, model: str) -> Interest:
+    facts = work.ground.facts
+    return _interest(
+        work.partition,
+        plain_summary(facts, plan.style),
+        plain_shift(work.ground.before, facts, plan.style),
+        plan,
+        model,
+    )
+
+
+def _interest(partition: Partition, summary: Written, shift: Written, plan: Plan, model: str) -> Interest:
+    return Interest(
+        user_id=partition.user_id,
+        index=partition.index,
+        generation=partition.generation,
+        prompt_version=plan.prompt_version,
+        summary=summary.text,
+        summary_source=summary.source,
+        summary_outcome=summary.outcome,
+        shift=shift.text,
+        shift_source=shift.source,
+        shift_outcome=shift.outcome,
+        evidence=summary.evidence,
+        claims=summary.claims + shift.claims,
+        supported=summary.supported + shift.supported,
+        model=model,
+        at=partition.closed_at,
+    )
+
+
+def _row(interest: Interest) -> dict[str, object]:
+    row = msgspec.structs.asdict(interest)
+    return row | {"evidence": msgspec.json.encode(interest.evidence).decode()}
+
+
+def _count(done: Learned, found: Sequence[Interest]) -> None:
+    done.partitions += len(found)
+    for interest in found:
+        done.summaries[interest.summary_outcome] += 1
+        done.sources[interest.summary_source] += 1
+        if interest.shift:
+            done.shifts[interest.shift_outcome] += 1
+        done.claims += interest.claims
+        done.supported += interest.supported
+
+
+def _chunks(engine: Engine, plan: Plan, size: int, *, llm: bool) -> Iterator[list[Work]]:
+    """What is left to do, in order of user and partition, `size` at a time; every chunk is read when its turn comes."""
+    last: tuple[str, int] = ("", -1)
+    with engine.connect() as connection:
+        wanted = _wanted(connection, plan)
+        known = connection.execute(select(items.c.categories).distinct()).scalars()
+        categories = tuple(sorted({name for text in known for name in msgspec.json.decode(text)}))
+    while True:
+        with engine.connect() as connection:
+            query = _open_partitions(connection, plan, wanted, llm=llm).where(
+                or_(
+                    partitions.c.user_id > last[0],
+                    and_(partitions.c.user_id == last[0], partitions.c.index > last[1]),
+                )
+            )
+            query = query.order_by(partitions.c.user_id, partitions.c.index).limit(size)
+            heads = [partition_of(row) for row in connection.execute(query).mappings()]
+            if not heads:
+                return
+            chunk = _load(connection, plan, heads, categories)
+        last = (heads[-1].user_id, heads[-1].index)
+        yield chunk
+
+
+def _load(connection: Connection, plan: Plan, heads: Sequence[Partition], categories: tuple[str, ...]) -> list[Work]:
+    """The partitions' facts and those of the partitions before them."""
+    wanted = {(head.user_id, head.index): head for head in heads}
+    missing = [key for user, index in wanted if index > 0 and (key := (user, index - 1)) not in wanted]
+    for key in missing:
+        wanted[key] = _partition(connection, key, heads[0].generation)
+    behaviors = {
+        key: behaviors_between(connection, head.user_id, head.first_seq, head.last_seq) for key, head in wanted.items()
+    }
+    catalogue = read_items(connection, {b.item_id for rows in behaviors.values() for _, b in rows})
+    profiles = read_users(connection, {user for user, _ in wanted})
+    facts: Mapping[tuple[str, int], Facts] = {
+        key: facts_of(rows, catalogue, profiles.get(key[0])) for key, rows in behaviors.items()
+    }
+    stored = {key: _stored_summary(connection, key, heads[0].generation, plan.prompt_version) for key in missing}
+    return [
+        Work(
+            partition=head,
+            ground=Ground(facts[head.user_id, head.index], facts.get((head.user_id, head.index - 1)), categories),
+            previous=stored.get((head.user_id, head.index - 1)),
+        )
+        for head in heads
+    ]
+
+
+def _partition(connection: Connection, key: tuple[str, int], generation: int) -> Partition:
+    query = select(partitions).where(
+        partitions.c.user_id == key[0], partitions.c.index == key[1], partitions.c.generation == generation
+    )
+    return partition_of(connection.execute(query).mappings().one())
+
+
+def _stored_summary(connection: Connection, key: tuple[str, int], generation: int, version: str) -> str | None:
+    query = select(interests.c.summary).where(
+        interests.c.user_id == key[0],
+        interests.c.index == key[1],
+        interests.c.generation == generation,
+        interests.c.prompt_version == version,
+    )
+    return connection.execute(query).scalar()
+
+
+def _wanted(connection: Connection, plan: Plan) -> list[str] | None:
+    """The users to learn, or None for all."""
+    if plan.users:
+        query = select(partitions.c.user_id).where(partitions.c.user_id.in_(plan.users)).distinct()
+        there = set(connection.execute(query).scalars())
+        if absent := [user for user in plan.users if user not in there]:
+            raise InputError(
+                f"user {absent[0]!r} has no closed partition in this store; `interestream stats` shows what there is"
+            )
+        return sorted(there)
+    if plan.users_limit is not None:
+        longest = (
+            select(partitions.c.user_id)
+            .group_by(partitions.c.user_id)
+            .order_by(func.max(partitions.c.last_seq).desc(), partitions.c.user_id)
+            .limit(plan.users_limit)
+        )
+        return sorted(connection.execute(longest).scalars())
+    return None
+
+
+def _open_partitions(connection: Connection, plan: Plan, wanted: list[str] | None, *, llm: bool) -> Select[Any]:
+    """The closed partitions of the newest generation without an interest of this prompt version."""
+    generation = connection.execute(select(func.max(partitions.c.generation))).scalar() or 0
+    same = and_(
+        interests.c.user_id == partitions.c.user_id,
+        interests.c.generation == partitions.c.generation,
+        interests.c.index == partitions.c.index,
+        interests.c.prompt_version == plan.prompt_version,
+    )
+    if llm:  # a text that was written without an LLM by choice is still to be learnt
+        same = and_(same, interests.c.summary_outcome != Outcome.STATISTICS)
+    query = select(partitions).outerjoin(interests, same)
+    query = query.where(partitions.c.generation == generation, interests.c.user_id.is_(None))
+    return query if wanted is None else query.where(partitions.c.user_id.in_(wanted))

@@ -1,0 +1,39 @@
+"""The seam of the language model: one request, one reply, one callable. Everything that writes texts stands behind it.
+
+Implementations: `interest.llm_local` (a transformers model in this process), `interest.llm_http` (a server that speaks
+the OpenAI protocol, such as vLLM), `interest.scripted` (tests). All raise `Unavailable` and `Refused` (interest.errors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: str  # "system" or "user"
+    content: str
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can change the answer, besides the model."""
+
+    messages: tuple[Message, ...]
+    opening: str = ""  # the words the answer begins with; the model goes on from there
+    max_tokens: int = 64
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 0.9  # only where sampled
+    repetition_penalty: float = 1.05  # the value of LIBER's family
+    seed: int = 0  # only where sampled
+    schema: str | None = None  # a JSON schema (as JSON) the answer must follow
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    text: str  # with the opening
+    finish_reason: str  # "stop", or "length" where the token limit cut it
+    prompt_tokens: int
+    completion_tokens: int
+
+
+Complete = Callable[[Request], Awaitable[Reply]]

@@ -1,0 +1,132 @@
+"""`interestream learn`: the LLM writes the interests of closed partitions that have none yet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streams.commands.options import Store
+from streams.settings import store_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from interest.learn import Estimate, Learned, Plan
+    from interest.types import Interest
+    from streams.llm import OpenLlm
+
+
+def learn(
+    user: Annotated[list[str] | None, typer.Option(help="Only this user; may be given several times.")] = None,
+    users_limit: Annotated[int | None, typer.Option(help="Only the users with the longest histories.", min=1)] = None,
+    store: Store = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint's folder, the URL of an OpenAI-compatible server, or `statistics` for no LLM."),
+    ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
+    prompt_version: Annotated[str | None, typer.Option(help="plain-1 (small models) or json-1 (capable ones).")] = None,
+    chained: Annotated[bool, typer.Option(help="Each summary also reads the one before.")] = False,
+    batch: Annotated[int, typer.Option(help="Requests decoded together, in process.", min=1)] = 16,
+    noun: Annotated[str, typer.Option(help="What the items are called: singular,plural.")] = "title,titles",
+) -> None:
+    """Write a summary and a shift for every closed partition that has none yet; interrupt and resume at will."""
+    from interest.learn import Plan
+    from interest.prompts import Style
+    from streams.llm import open_llm
+    from streams.store import open_store
+
+    engine = open_store(store_url(store), create=False)
+    style = Style(noun=nouns(noun))
+    with open_llm(llm, model=llm_model, batch=batch) as opened:
+        plan = Plan(
+            prompt_version=prompt_version or opened.prompt_version,
+            chained=chained,
+            style=style,
+            users=tuple(user or ()),
+            users_limit=users_limit,
+        )
+        report(learn_with(engine, opened, plan))
+
+
+def nouns(text: str) -> tuple[str, str]:
+    """("film", "films") of "film,films" or of "film"."""
+    one, _, many = (part.strip() for part in text.partition(","))
+    return one, many or one + "s"
+
+
+def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
+    """Say what it will take, then do it with a progress bar."""
+    from interest.learn import count_open, estimate
+    from interest.learn import learn as learn_interests
+    from streams.progress import progress
+
+    plan.prompt()  # an unknown version is told before anything is asked
+    left = count_open(engine, plan, llm=opened.complete is not None)
+    if opened.complete is not None and left:
+        _say(_told(estimate(engine, opened.complete, opened.name, plan), opened.name))
+    with progress("learn", left, unit="partitions") as advance:
+        return learn_interests(
+            engine, opened.complete, model=opened.name, plan=plan, advance=advance, replaced=drop_made_from
+        )
+
+
+def drop_made_from(connection: Connection, found: Sequence[Interest]) -> None:
+    """Remove the vectors and representations made from texts that are about to be replaced."""
+    from sqlalchemy import and_, delete, or_
+
+    from fusion.tables import representations, vectors
+
+    for start in range(0, len(found), 100):
+        some = found[start : start + 100]
+        for interest in some:
+            same = and_(vectors.c.user_id == interest.user_id, vectors.c.generation == interest.generation)
+            connection.execute(
+                delete(vectors).where(
+                    same, vectors.c.index == interest.index, vectors.c.prompt_version == interest.prompt_version
+                )
+            )
+        firsts: dict[tuple[str, int], int] = {}
+        for interest in some:
+            key = (interest.user_id, interest.generation)
+            firsts[key] = min(firsts.get(key, interest.index), interest.index)
+        later = [
+            and_(
+                representations.c.user_id == user,
+                representations.c.generation == generation,
+                representations.c.index >= index,
+            )
+            for (user, generation), index in firsts.items()
+        ]
+        connection.execute(delete(representations).where(or_(*later)))
+
+
+def _told(expected: Estimate, name: str) -> str:
+    tokens = expected.prompt_tokens + expected.completion_tokens
+    cost = f"{tokens:,} tokens, {expected.seconds:,.0f} s" if expected.measured else "tokens and time not known yet"
+    return f"{expected.partitions:,} partitions with {name}: about {expected.calls:,} calls, {cost}"
+
+
+def report(done: Learned) -> None:
+    """Outcomes, supported share, calls, tokens and seconds, on standard error."""
+    from interest.answers import Usage
+
+    spent = sum(done.usage.values(), Usage())
+    _say(f"learnt {done.partitions:,} partitions in {done.seconds:,.1f} s")
+    for title, outcomes in (("summaries", done.summaries), ("shifts", done.shifts)):
+        if outcomes:
+            _say(f"  {title}: " + ", ".join(f"{outcome} {count:,}" for outcome, count in sorted(outcomes.items())))
+    if spent.calls or spent.cached:
+        share = f"{done.supported / done.claims:.1%} of {done.claims:,} claims" if done.claims else "no claims"
+        _say(f"  supported in the accepted replies, before trimming: {share}")
+        _say(
+            f"  {spent.calls:,} calls ({spent.cached:,} more from the cache), {spent.prompt_tokens:,} prompt and "
+            f"{spent.completion_tokens:,} completion tokens, {spent.seconds:,.1f} s"
+        )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

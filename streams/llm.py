@@ -1,0 +1,60 @@
+"""Opens the language model an option names: a folder, the URL of a server, or none. Light at import.
+
+Decides nothing about what is asked of it (`interest.prompts`). Used by `interestream learn` and `interestream replay`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from interest.errors import InputError
+from interest.llm import Complete
+from streams.settings import default_llm
+
+STATISTICS = "statistics"  # the option's value that asks for plain sentences from the counts
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLlm:
+    """A language model ready to be asked; `complete` is None where no LLM is wanted."""
+
+    complete: Complete | None
+    name: str  # what interests and counters are stored under: model and weights
+    prompt_version: str  # the one that suits it, unless another is asked for
+
+
+@contextmanager
+def open_llm(option: str | None = None, *, model: str | None = None, batch: int = 16) -> Iterator[OpenLlm]:
+    """The LLM that `--llm` names: "statistics", an http(s) URL of an OpenAI-compatible server, or a checkpoint's folder.
+
+    Args:
+        option: None means the fetched SmolLM2 (`interestream fetch`).
+        model: the model's name on a server; needed with a URL.
+        batch: requests decoded together, in process.
+
+    Raises:
+        InputError: no model there, or a server without a model name.
+    """
+    if option == STATISTICS:
+        yield OpenLlm(None, STATISTICS, "plain-1")
+    elif option and option.startswith(("http://", "https://")):
+        if not model:
+            raise InputError(f"name the model that {option} serves with --llm-model")
+        from interest.llm_http import HttpModel
+
+        http = HttpModel(option, model=model, key=os.environ.get("INTERESTREAM_LLM_KEY"))
+        yield OpenLlm(http, http.name, "json-1")
+    else:
+        folder = Path(option).expanduser() if option else default_llm()
+        if not folder.is_dir():
+            raise InputError(
+                f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm"
+            )
+        from interest.llm_local import LocalModel
+
+        local = LocalModel(folder, batch=batch)
+        yield OpenLlm(local, local.name, "plain-1")
