@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,6 +12,7 @@ from sqlalchemy import Connection
 COLUMNS = ("user_id", "seq", "item_id", "action", "at", "value", "scene", "event_id")
 _INSERT = f"insert into behaviors ({', '.join(COLUMNS)}) values "
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_KEY = itemgetter(0, 1)
 _ROWS_A_STATEMENT = 100  # one long statement lets other threads run meanwhile; more gains nothing
 _MANY = _INSERT + ", ".join([_ROW] * _ROWS_A_STATEMENT)
 
@@ -27,13 +29,9 @@ def append_behaviors(connection: Connection, rows: Sequence[tuple[Any, ...]]) ->
             for row in rows:
                 copy.write_row(row)
         return
-    ordered = sorted(rows, key=_by_key)  # neighbours in the tree together: fewer pages touched
+    ordered = sorted(rows, key=_KEY)  # neighbours in the tree together: fewer pages touched
     full = len(ordered) - len(ordered) % _ROWS_A_STATEMENT
     for start in range(0, full, _ROWS_A_STATEMENT):
         connection.exec_driver_sql(_MANY, tuple(chain.from_iterable(ordered[start : start + _ROWS_A_STATEMENT])))
     if ordered[full:]:
         connection.exec_driver_sql(_INSERT + _ROW, ordered[full:])
-
-
-def _by_key(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return row[:2]

@@ -1,4 +1,4 @@
-"""Laws of user behaviour streaming partition: whatever the chunks, the crashes and the restarts, the store is the same."""
+"""Laws of partitioning: whatever the chunks, the crashes and the restarts, the store is the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.pool import StaticPool
 
 from interest.tables import behaviors, metadata, partitions
 from interest.types import Behavior, Partition
-from streams.fold import Cache, Verdict, fold, restore, sweep
+from streams.fold import Cache, Verdict, fold, identity, restore, sweep
 from streams.ingest import Ingest, Position
 from streams.policy import Policy, Span
 from streams.store import _begin
@@ -78,7 +78,7 @@ def test_any_chunking_gives_the_same_store(log: list[Behavior], policy: Policy, 
     assert content(chunked) == content(whole)
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """Scripted inside a transaction."""
 
 
@@ -95,12 +95,12 @@ def test_any_crash_point_gives_the_same_store(log: list[Behavior], policy: Polic
             nonlocal seen
             seen += 1
             if seen > crash_at:
-                raise Crash
+                raise CrashError
 
         event.listen(crashed, "before_cursor_execute", count)
         try:
             run(crashed, log, policy, [7, 14, 21], hot=5)
-        except Crash:
+        except CrashError:
             pass
         finally:
             event.remove(crashed, "before_cursor_execute", count)
@@ -109,7 +109,7 @@ def test_any_crash_point_gives_the_same_store(log: list[Behavior], policy: Polic
 
 
 def recompute(log: list[Behavior], policy: Policy) -> dict[str, list[list[Behavior]]]:
-    """Each user's partitions by a batch computation: all behaviours at hand, no cache, rules read off the definition."""
+    """Each user's partitions by a batch computation: all behaviours at hand, no cache, rules as defined."""
     out: dict[str, list[list[Behavior]]] = {}
     for user in {behavior.user_id for behavior in log}:
         groups: list[list[Behavior]] = [[]]
@@ -183,7 +183,8 @@ def test_a_restored_cache_folds_and_sweeps_like_the_one_in_memory(
     for behavior in log:
         cache, verdict, ended = fold(cache, behavior, policy, 3)
         if verdict is not Verdict.DUPLICATE:
-            kept.append((behavior.event_id or (behavior.item_id, behavior.action, behavior.at), behavior.at, 3))
+            key = identity(behavior.item_id, behavior.action, behavior.at, behavior.event_id)
+            kept.append((key, behavior.at, 3))
         closed.extend(ended)
     newest: Partition | None = closed[-1] if closed else None
     end = max((partition.closed_at for partition in closed), default=-math.inf)
