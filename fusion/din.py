@@ -77,18 +77,16 @@ class Din(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         items = self.items(batch)  # (M, d)
         target = F.embedding(batch.target, items)  # (B, d)
-        a = self.config.attention
+        d, a = self.config.width, self.config.attention
         there = (batch.history > 0).unsqueeze(-1)  # (B, L, 1)
         seen = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
-        item, bare = seen[:, :, : items.shape[1]], seen[:, :, items.shape[1] :]
-        event = bare + self._made_of_it(batch)  # (B, L, a + d)
-        match, value = event[:, :, :a], event[:, :, a:]
+        item, bare = torch.split(seen, [d, a + d], dim=2)
+        match, value = torch.split(bare + self._made_of_it(batch), [a, d], dim=2)
         match = match + self.from_product(item * target[:, None]) + self.from_target(target)[:, None]
-        weights = self.weigh(F.silu(match)) * there  # (B, L, heads): no softmax, the intensity is kept (section 4.3)
-        value = F.silu(value) * there  # (B, L, d)
-        attended = weights.transpose(1, 2) @ value / self.history**0.5  # (B, heads, d)
-        mean = value.sum(dim=1) / there.sum(dim=1).clamp(min=1)  # (B, d)
-        inputs = [target, attended.flatten(1), mean, batch.dense]
+        weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
+        even = there / there.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
+        pooled = torch.cat([weights * there, even], dim=2).transpose(1, 2) @ F.silu(value)  # (B, heads + 1, d)
+        inputs = [target, pooled.flatten(1), batch.dense]
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         if self.fusion is not None:
             inputs.append(self.fusion(batch, target))
