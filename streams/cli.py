@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 import typer
 
 from interest.errors import InterestreamError
 from streams.commands.fetch import fetch
+from streams.commands.forget import forget
 from streams.commands.fuse import fuse
 from streams.commands.learn import learn
 from streams.commands.replay import replay
 from streams.commands.score import score
+from streams.commands.stats import stats
+from streams.commands.timeline import timeline
 from streams.commands.train import train
 
 app = typer.Typer(
@@ -19,19 +24,35 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich would take a third of the time of --help
 )
 
 app.command()(fetch)
+app.command()(forget)
 app.command()(fuse)
 app.command()(learn)
 app.command()(replay)
 app.command()(score)
+app.command()(stats)
+app.command()(timeline)
 app.add_typer(train, name="train")
 
 
+class _InterruptedError(BaseException):
+    """Ctrl-C; not KeyboardInterrupt, which typer would turn into a bare "Aborted!"."""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise _InterruptedError
+
+
 def main() -> None:
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except InterestreamError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except _InterruptedError:
+        print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

@@ -16,7 +16,7 @@ from interest.types import Behavior, Partition, Reason
 from streams.policy import Policy, period
 
 # An event_id, where the producer gives one, is an event's identity; else the user's (item, action, time). Kept as its
-# 64-bit hash of this process: a third of the memory, four times the speed, and one chance in 10^17 an event to be wrong.
+# 64-bit hash of this process: a third of the memory, four times the speed, wrong once in 10^17 events.
 Identity = int
 
 

@@ -1,0 +1,43 @@
+# make demo    everything once, on a real log with a real small LLM: fetch, replay, train, score, timeline, stats
+# make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
+# make lint    style, types and layering
+# make bench   the quick form of every benchmark, one JSON line each
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/interestream
+DEMO := demo
+export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install fetch demo test lint bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[models,postgres,bench,dev]'
+	@touch $@
+
+fetch: install
+	$(RUN) fetch
+
+demo: fetch
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh deploy/demo.sh $(DEMO)
+
+test: fetch
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: fetch
+	@for file in benchmarks/*.py; do $(BIN)/python $$file --quick || exit 1; done
+
+clean:
+	rm -rf $(VENV) $(DEMO)
