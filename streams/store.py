@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
-import streams.tables  # noqa: F401  (both register their tables)
+import fusion.tables  # noqa: F401  (both register their tables)
+import streams.tables  # noqa: F401
 from interest.errors import StoreError
 from interest.sql import writing
 

@@ -1,0 +1,49 @@
+"""The project as a whole: README tree, layers, migrations, pinned versions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine
+
+from interest.tables import metadata
+from streams.store import REVISION, _migrations
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_tree_is_true() -> None:
+    """Mend with: python deploy/readme_tree.py"""
+    assert subprocess.run([sys.executable, "deploy/readme_tree.py", "--check"], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_command_is_in_the_readme() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "streams", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    commands = re.findall(r"^  ([a-z]+) {2,}", shown.stdout.split("Commands:")[1], re.MULTILINE)
+    readme = (ROOT / "README.md").read_text()
+    assert len(commands) > 5
+    assert [name for name in commands if f"`interestream {name}" not in readme] == []
+
+
+def test_migrations_make_the_tables_the_code_knows(store: Engine) -> None:
+    with store.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    assert ScriptDirectory(str(_migrations())).get_current_head() == REVISION
+
+
+def test_lower_layers_import_no_torch_and_no_kafka() -> None:
+    code = (
+        "import sys, pkgutil, importlib, interest\n"
+        "for module in pkgutil.iter_modules(interest.__path__): importlib.import_module('interest.' + module.name)\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'kafka', 'aiokafka', 'faust')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
