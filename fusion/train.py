@@ -28,11 +28,11 @@ SCORE_AT_ONCE = 4096  # moments per scoring batch: 50 MB of activations
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
-    epochs: int = 4
+    epochs: int = 6  # validation AUC on ML-1M: .8068 after one, .8180 after six, no more after seven
     batch_size: int = 1024
-    lr: float = 1e-3
+    lr: float = 2e-3  # with four epochs at 1e-3 validation stopped at .8096
     floor: float = 0.1  # the rate decays along a cosine to this share of `lr`
-    embedding_decay: float = 1e-2  # AdamW's decoupled decay, of embeddings
+    embedding_decay: float = 5e-2  # AdamW's decoupled decay, of embeddings
     decay: float = 1e-4  # of everything else
     unknown: float = 0.02  # share of items that a batch shows as unknown, so that row learns what a stranger is like
     average: float = 0.999  # weights of validation, test and artifact are an exponential average with this memory
