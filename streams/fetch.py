@@ -2,7 +2,7 @@
 
 A fetched folder carries `manifest.json`, the sha256 of every file in it; a folder that does not agree with its manifest
 is made anew. Work happens in a hidden folder beside it and ends with one rename, so a kill at any moment leaves
-either the whole folder or none. A lock a folder lets one fetch work and the others wait for its result.
+either the whole folder or none. One lock a folder lets one fetch work and the others wait for its result.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def settle(result: Path, folder: Path, origin: str, origin_sha256: str, recipe: 
 
 @contextmanager
 def claimed(folder: Path, say: Say) -> Iterator[None]:
-    """Hold the folder's lock: a second fetch waits here, then finds the first one's result. Clears a killed run's rest."""
+    """Hold the folder's lock: a second fetch waits here, then finds its result. What a killed run left goes."""
     with _readable_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock")

@@ -102,8 +102,8 @@ def _pip_download(wheel: Wheel, work: Path, kept: Path, advance: Advance) -> Pat
         cause = _cause(log.read_text(encoding="utf-8", errors="replace")) or f"exit status {pip.returncode}"
         raise InputError(
             f"pip could not download {wheel.requirement}: {cause}\n"
-            "Check the network and pip's index (`pip config list`), then run the same command again; or, where there is "
-            f"a network, run `pip download --no-deps {wheel.requirement}` and copy {wheel.filename} into {kept}"
+            "Check the network and pip's index (`pip config list`), then run this again; or, where there "
+            f"is a network, run `pip download --no-deps {wheel.requirement}` and copy {wheel.filename} into {kept}"
         )
     advance(max(wheel.size // 1000 - done, 0))
     return file

@@ -1,0 +1,71 @@
+"""`interestream stats`: what is in the store, counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streams.commands.options import Json, Store
+from streams.settings import store_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streams.stats import Stats, Version
+
+
+def stats(json: Json = False, store: Store = None) -> None:
+    """Count what is in the store, and what it cost: behaviours, partitions, interests, LLM calls, representations."""
+    import msgspec
+
+    from streams.stats import read_stats
+    from streams.store import open_store
+
+    engine = open_store(store_url(store), create=False)
+    with engine.connect() as connection:
+        counted = read_stats(connection)
+    print(msgspec.json.encode(counted).decode() if json else "\n".join(page(counted)))
+
+
+def page(stats: Stats) -> Iterator[str]:
+    """The page to read: a label and a value a line."""
+    yield line("behaviours", f"{stats.behaviors:,}", f"of {stats.users:,} users")
+    yield line("  accepted", f"{stats.accepted:,}", "over all logs read")
+    yield line("  late", f"{stats.late:,}", "older than their newest closed partition; kept")
+    yield line("  duplicates", f"{stats.duplicates:,}", "dropped")
+    yield line("  rejected", f"{stats.rejected:,}", "written aside with the reason")
+    yield line("partitions", f"{stats.partitions:,}", "closed")
+    yield line("open caches", f"{stats.open_caches:,}", f"users, with {stats.open_behaviors:,} behaviours")
+    if not stats.versions:
+        yield line("interests", "0", "`interestream learn` writes them")
+    for version in stats.versions:
+        yield from _version(version)
+    llm = stats.llm
+    yield line("LLM calls", f"{llm.calls:,}", f"and {llm.cached:,} answered from the cache")
+    if llm.calls_per_1000_behaviors is not None:
+        yield line("  per 1,000", f"{llm.calls_per_1000_behaviors:,}", "behaviours of the partitions learned")
+    tokens = llm.prompt_tokens + llm.completion_tokens
+    yield line("  tokens", f"{tokens:,}", f"{llm.completion_tokens:,} of them written")
+    yield line("  seconds", f"{llm.seconds:,.1f}")
+    for encoder, count in stats.vectors.items():
+        yield line("vectors", f"{count:,}", f"partitions, by {encoder}")
+    for artifact, count in stats.representations.items():
+        yield line("represented", f"{count:,}", f"partitions, by {artifact}")
+    if stats.store_bytes is not None:
+        each = f"{stats.store_bytes_per_behavior:,} bytes a behaviour" if stats.store_bytes_per_behavior else ""
+        yield line("store", f"{stats.store_bytes / 1e6:,.1f} MB", each)
+
+
+def _version(version: Version) -> Iterator[str]:
+    yield line("interests", f"{version.interests:,}", f"by the prompts {version.prompt_version}")
+    for name, texts in (("summaries", version.summaries), ("shifts", version.shifts)):
+        for source, outcomes in texts.items():
+            ended = ", ".join(f"{outcome} {count:,}" for outcome, count in outcomes.items())
+            writer = "the LLM" if source == "llm" else source
+            yield line(f"  {name}", f"{sum(outcomes.values()):,}", f"by {writer}: {ended}")
+    if version.supported_share is not None:
+        share = f"{100 * version.supported_share:.1f} % supported by their partition"
+        yield line("  claims", f"{version.claims:,}", share)
+
+
+def line(label: str, value: str, note: str = "") -> str:
+    return f"{label:<14}{value:>14}  {note}".rstrip()
