@@ -16,16 +16,17 @@ from fusion.log import Array
 from fusion.tables import representations, vectors
 from fusion.uif import InterestFusion
 from interest.errors import ArtifactError
-from interest.sql import insert_new
+from interest.sql import upsert, writing
 
 USERS_PER_COMMIT = 500
 
 
 def represent(engine: Engine, artifact: Artifact, advance: Callable[[int], None] = lambda _: None) -> int:
-    """Insert the missing rows of `representations`; return how many partitions have one now.
+    """Write the artifact's rows of `representations`; return how many partitions have one now.
 
     The vector of partition k has seen the user's partitions up to k, as every moment between k and k + 1 does.
-    Idempotent, in transactions of a few hundred users. Raises ArtifactError for a model trained without interests.
+    Idempotent, in transactions of a few hundred users; where a text was replaced, so are the vectors that saw it.
+    Raises ArtifactError for a model trained without interests.
     """
     fusion = getattr(artifact.model, "fusion", None)
     if fusion is None:
@@ -40,7 +41,7 @@ def represent(engine: Engine, artifact: Artifact, advance: Callable[[int], None]
         users = sorted(connection.execute(select(vectors.c.user_id).where(*wanted).distinct()).scalars())
     for start in range(0, len(users), USERS_PER_COMMIT):
         own = users[start : start + USERS_PER_COMMIT]
-        with engine.begin() as connection:
+        with writing(engine) as connection:
             knowledge = read_knowledge(
                 connection, own, generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder
             )
@@ -56,7 +57,7 @@ def represent(engine: Engine, artifact: Artifact, advance: Callable[[int], None]
                 }
                 for user, index, vector in zip(owner, knowledge.index, fused, strict=True)
             ]
-            insert_new(connection, representations, rows)
+            upsert(connection, representations, rows)
         done += len(rows)
         advance(len(rows))
     return done

@@ -1,0 +1,24 @@
+"""A trained artifact for the tests of what is done with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ctr_world import RULE, fill, random_rows
+from sqlalchemy import Engine
+
+from fusion.dataset import DatasetConfig, read_dataset
+from fusion.din import DinConfig
+from fusion.experiment import run
+from fusion.train import TrainConfig
+
+
+@pytest.fixture
+def artifact(store: Engine, tmp_path: Path) -> Path:
+    """A DIN with interests, trained on a store of 30 users."""
+    fill(store, random_rows(6), interests=True)
+    with store.connect() as connection:
+        data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True))
+    run(data, DinConfig(interest=True), TrainConfig(epochs=2, batch_size=128), split="global", folder=tmp_path / "din")
+    return tmp_path / "din"

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
+from safetensors.torch import load_file
+from sqlalchemy import Engine
+
+from fusion import metrics
+from fusion.artifact import artifact_id, load_artifact
+from fusion.checkpoint import NAME as CHECKPOINT
+from fusion.dataset import DatasetConfig, read_dataset
+from fusion.din import Din, DinConfig
+from fusion.experiment import run
+from fusion.train import TrainConfig, predict, train
+from interest.errors import ArtifactError, InputError
+
+SMALL = DinConfig(width=8, attention=8, hidden=(16,))
+QUICK = TrainConfig(epochs=3, batch_size=128, patience=9)
+DATA = DatasetConfig(label=RULE, history=10)
+
+
+def test_a_tiny_set_can_be_learnt_by_heart() -> None:
+    log = log_of(random_rows(2, each=8), 30, 40)
+    spec = spec_of(log)
+    samples, labels = samples_of(spec, log, np.arange(log.size)), RULE.labels(log)
+    model, everything = Din(spec, DinConfig(dropout=0.0)), np.arange(log.size)
+    config = TrainConfig(epochs=40, batch_size=40, lr=5e-3, unknown=0.0, average=0.9, patience=40, embedding_decay=0.0)
+    train(model, samples, labels, (everything, everything), config)
+    assert metrics.auc(labels, predict(model, samples, everything)) > 0.99
+
+
+def test_the_same_seed_gives_the_same_weights_and_the_best_epoch_is_kept(store: Engine, tmp_path: Path) -> None:
+    fill(store, random_rows(3))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    for name in ("a", "b"):
+        run(data, SMALL, QUICK, split="global", folder=tmp_path / name)
+    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert artifact_id(tmp_path / "a") == artifact_id(tmp_path / "b")
+    model = Din(data.spec, SMALL)
+    epochs = train(model, data.samples, data.labels, (data.of(0), data.of(1)), QUICK)
+    kept = metrics.auc(data.labels[data.of(1)], predict(model, data.samples, data.of(1)))
+    assert kept == max(epoch.auc for epoch in epochs)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fusion.dataset import read_dataset
+from fusion.experiment import run
+from streams.store import open_store
+from test_train import DATA, QUICK, SMALL
+done = 0
+def advance(count):
+    global done
+    done += count
+    if done > int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+with open_store(sys.argv[1]).connect() as connection:
+    data = read_dataset(connection, DATA)
+run(data, SMALL, QUICK, split="global", folder=Path(sys.argv[2]), advance=advance)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, tmp_path: Path) -> None:
+    fill(store, random_rows(4))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    in_the_second_epoch = len(data.of(0)) + 130
+    url, path = (
+        store.url.render_as_string(hide_password=False),
+        os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, url, str(tmp_path / "killed"), str(in_the_second_epoch)],
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "killed" / CHECKPOINT).exists()
+    with pytest.raises(ArtifactError, match="no complete artifact"):
+        load_artifact(tmp_path / "killed")
+    again = run(data, SMALL, QUICK, split="global", folder=tmp_path / "killed")
+    straight = run(data, SMALL, QUICK, split="global", folder=tmp_path / "straight")
+    assert artifact_id(tmp_path / "killed") == artifact_id(tmp_path / "straight")
+    assert again["test"]["auc"] == straight["test"]["auc"]
+    assert not (tmp_path / "killed" / CHECKPOINT).exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(store: Engine, tmp_path: Path) -> None:
+    fill(store, random_rows(5))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    model, parts = Din(data.spec, SMALL), (data.of(0), data.of(1))
+    train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
+    with pytest.raises(ArtifactError, match="another --out"):
+        train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="two")
+    (tmp_path / CHECKPOINT).write_bytes(b"torn")
+    with pytest.raises(ArtifactError, match="remove it to train from the start"):
+        train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
+
+
+def test_too_small_a_log_and_missing_interests_are_told(store: Engine) -> None:
+    with store.connect() as connection, pytest.raises(InputError, match="interestream replay"):
+        read_dataset(connection, DATA)
+    fill(store, random_rows(7, user_count=3, each=8), 3)
+    with store.connect() as connection:
+        with pytest.raises(InputError, match="too few behaviours"):
+            read_dataset(connection, DATA)
+        with pytest.raises(InputError, match="interestream learn"):
+            read_dataset(connection, DatasetConfig(label=RULE, interest=True))
