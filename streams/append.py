@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 COLUMNS = ("user_id", "seq", "item_id", "action", "at", "value", "scene", "event_id")
 _INSERT = f"insert into behaviors ({', '.join(COLUMNS)}) values "
@@ -22,12 +23,7 @@ def append_behaviors(connection: Connection, rows: Sequence[tuple[Any, ...]]) ->
     if not rows:
         return
     if connection.dialect.name == "postgresql":
-        with (
-            connection.connection.driver_connection.cursor() as cursor,  # type: ignore[union-attr]
-            cursor.copy(f"copy behaviors ({', '.join(COLUMNS)}) from stdin") as copy,
-        ):
-            for row in rows:
-                copy.write_row(row)
+        _copy(connection, rows)
         return
     ordered = sorted(rows, key=_KEY)  # neighbours in the tree together: fewer pages touched
     full = len(ordered) - len(ordered) % _ROWS_A_STATEMENT
@@ -35,3 +31,17 @@ def append_behaviors(connection: Connection, rows: Sequence[tuple[Any, ...]]) ->
         connection.exec_driver_sql(_MANY, tuple(chain.from_iterable(ordered[start : start + _ROWS_A_STATEMENT])))
     if ordered[full:]:
         connection.exec_driver_sql(_INSERT + _ROW, ordered[full:])
+
+
+def _copy(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    import psycopg
+
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    statement = f"copy behaviors ({', '.join(COLUMNS)}) from stdin"
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.IntegrityError as error:  # as SQLAlchemy would have wrapped it
+        raise IntegrityError(statement, None, error) from error

@@ -120,7 +120,8 @@ def _whole(column: Column) -> Floats | None:
         if isinstance(column, pa.Array):
             if column.null_count:
                 return None
-            return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False).copy()
+            whole: Floats = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False).copy()
+            return whole
         return np.array(column, dtype=object).astype(np.float64) if None not in column else None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError):
         return None

@@ -36,7 +36,11 @@ def open_store(url: str, *, create: bool = True) -> Engine:
         event.listen(engine, "begin", _begin)
     try:
         migrate(engine)
+    except StoreError:
+        engine.dispose()
+        raise
     except DatabaseError as error:  # not a database, locked, unreachable
+        engine.dispose()
         raise StoreError(f"cannot open the store {parsed.render_as_string()}: {error.orig}") from error
     return engine
 
