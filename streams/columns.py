@@ -30,14 +30,17 @@ def as_text(column: Column, name: str, reasons: Reasons, *, required: bool) -> l
         values = _arrow_text(column)
     else:
         values = [value if type(value) is str else _text(value) for value in column]
-    if None in values or "" in values or not "".join(values).isascii():  # type: ignore[arg-type]
+    if None in values or "" in values or not _plain("".join(values)):  # type: ignore[arg-type]
         for row, value in enumerate(values):
             if value is None or value == "":
                 values[row] = None
                 if required:
                     reasons.setdefault(row, f"{name} is empty")
-            elif not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-                reasons.setdefault(row, f"{name} is not UTF-8")
+            elif not _plain(value):
+                if any("\ud800" <= char <= "\udfff" for char in value):
+                    reasons.setdefault(row, f"{name} is not UTF-8")
+                elif "\0" in value:
+                    reasons.setdefault(row, f"{name} has a NUL character")
     return values
 
 
@@ -149,3 +152,7 @@ def _text(value: Any) -> str | None:
 def _shown(value: Any) -> str:
     text = str(value)
     return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and "\0" not in text

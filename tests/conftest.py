@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine
 
 from streams import settings
 from streams.store import open_store
+
+hypothesis_settings.register_profile("shared-cores", deadline=None)  # a slow machine is not a failing test
+hypothesis_settings.load_profile("shared-cores")
 
 
 @pytest.fixture

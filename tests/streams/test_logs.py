@@ -107,6 +107,7 @@ BAD = [
     (b"a,1,4,-5", "no time between 1970 and 2100"),
     (b"a,1,4,99999999999", "no time between 1970 and 2100"),
     (b"a\xff\xfe,1,4,881250949", "user is not UTF-8"),
+    (b"a\0b,1,4,881250949", "user has a NUL character"),
     (b"a,1,4", "3 columns where the header has 4"),
     (b"a,1,4,881250949,9", "5 columns where the header has 4"),
 ]

@@ -1,0 +1,94 @@
+"""Every value that travels or is stored comes back as it went, as JSON and as MessagePack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import insert, select
+
+from interest.llm import Message, Reply, Request
+from interest.sql import behavior_of, item_row, read_items, read_users, upsert, user_row, writing
+from interest.tables import behaviors, items, users
+from interest.types import Behavior, Interest, Item, Outcome, Partition, Reason, Representation, Source, User
+from streams.fold import Verdict
+from streams.ingest import Position
+from streams.policy import Policy, Span
+from streams.store import open_store
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+name = text.filter(bool)
+number = st.floats(allow_nan=False, allow_infinity=False)
+count = st.integers(0, 2**53)
+texts = st.dictionaries(name, text, max_size=3)
+MADE: dict[type, st.SearchStrategy[Any]] = {
+    Behavior: st.builds(
+        Behavior, user_id=name, item_id=name, action=name, at=number, value=st.none() | number,
+        scene=st.none() | text, event_id=st.none() | name,
+    ),
+    Item: st.builds(Item, item_id=name, title=text, categories=st.lists(text, max_size=3).map(tuple), attributes=texts),
+    User: st.builds(User, user_id=name, attributes=texts),
+    Partition: st.builds(
+        Partition, user_id=name, index=count, generation=count, first_seq=count, last_seq=count,
+        opened_at=number, closed_at=number, reason=st.sampled_from(Reason),
+    ),
+    Interest: st.builds(
+        Interest, user_id=name, index=count, prompt_version=name, summary=text, shift=text, model=text, at=number,
+        summary_source=st.sampled_from(Source), shift_source=st.sampled_from(Source),
+        summary_outcome=st.sampled_from(Outcome), shift_outcome=st.sampled_from(Outcome),
+        evidence=st.lists(count, max_size=3).map(tuple), claims=count, supported=count,
+    ),
+    Representation: st.builds(Representation, user_id=name, index=count, artifact=name, vector=st.binary(max_size=16)),
+    Request: st.builds(
+        Request, opening=text,
+        messages=st.lists(st.builds(Message, role=st.just("user"), content=text), min_size=1, max_size=2).map(tuple),
+    ),
+    Reply: st.builds(Reply, text=text, finish_reason=name, prompt_tokens=count, completion_tokens=count),
+    Position: st.builds(Position, offset=count, watermark=st.none() | number, accepted=count),
+    Policy: st.builds(
+        Policy, count=st.none() | st.integers(1, 99), gap_s=st.just(5.0), span=st.none() | st.sampled_from(Span)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MADE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("codec", [msgspec.json, msgspec.msgpack], ids=["json", "msgpack"])
+@given(data=st.data())
+def test_a_value_comes_back_as_it_went(kind: type, codec: Any, data: st.DataObject) -> None:
+    value = data.draw(MADE[kind])
+    assert codec.decode(codec.encode(value), type=kind) == value
+
+
+@given(st.lists(MADE[Behavior], max_size=5), st.lists(MADE[Item], max_size=3), st.lists(MADE[User], max_size=3))
+def test_a_stored_value_comes_back_as_it_went(log: list[Behavior], catalogue: list[Item], people: list[User]) -> None:
+    engine = open_store("sqlite://")
+    wanted_items = {item.item_id: item for item in catalogue}
+    wanted_users = {user.user_id: user for user in people}
+    with writing(engine) as connection:
+        for seq, behavior in enumerate(log):
+            connection.execute(insert(behaviors).values(seq=seq, **msgspec.structs.asdict(behavior)))
+        upsert(connection, items, [item_row(item) for item in wanted_items.values()])
+        upsert(connection, users, [user_row(user) for user in wanted_users.values()])
+    with engine.connect() as connection:
+        rows = connection.execute(select(behaviors).order_by(behaviors.c.seq)).mappings()
+        assert [behavior_of(row) for row in rows] == log
+        assert read_items(connection) == wanted_items
+        assert read_users(connection) == wanted_users
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"user_id": ""}, {"item_id": ""}, {"at": float("nan")}, {"at": float("inf")}, {"value": float("nan")}],
+)
+def test_an_invalid_behaviour_cannot_be_built(broken: dict[str, Any]) -> None:
+    good = {"user_id": "u", "item_id": "i", "action": "a", "at": 1.0}
+    with pytest.raises(ValueError, match=r"empty|not a"):
+        Behavior(**{**good, **broken})
+
+
+def test_verdicts_are_what_the_offsets_table_counts() -> None:
+    assert {verdict.value for verdict in Verdict} == {"accepted", "late", "duplicate"}
