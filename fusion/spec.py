@@ -142,12 +142,10 @@ def fit_spec(
     rule: LabelRule,
     history: int,
     min_history: int,
-    min_count: int = 1,
 ) -> FeatureSpec:
     """Vocabularies and scales from the training events (`train`: (N,) bool). `with_dense` sets the counts' scale."""
     times = np.bincount(log.item[train], minlength=len(log.items))
-    trained = np.flatnonzero(times >= max(min_count, 1))
-    rest = np.flatnonzero(times < max(min_count, 1))
+    trained, rest = np.flatnonzero(times > 0), np.flatnonzero(times == 0)
     held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
     users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
     values = log.value[train]

@@ -132,10 +132,11 @@ def weights(model: nn.Module, others: dict[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def fast_cpu() -> Iterator[None]:
-    """Matrix products in bfloat16 where the processor has them, and freed memory kept for the next step.
+    """Freed memory is kept for the next step, and matrix products may use bfloat16 where the processor has them.
 
-    glibc maps and unmaps every tensor above 128 KiB anew, two thirds of a training step; mallopt does what the MALLOC_*
-    environment variables do, without starting the process again. It stays set.
+    glibc gives tensors above 32 MB back to the system at every step: keeping them saves 10 to 25 % of a step at batches
+    of 4,096 and nothing at 1,024, whose tensors are smaller. mallopt does what the MALLOC_* environment variables do,
+    without starting the process again; it stays set. bfloat16 gained nothing measurable on AVX512 without AMX.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 29)):  # MMAP_, TRIM_THRESHOLD, TOP_PAD

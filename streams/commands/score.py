@@ -41,8 +41,9 @@ def score(
     engine, model = open_store(store_url(store), create=False), load_artifact(artifact)
     with engine.connect() as connection, progress("scoring", len(wanted), unit="pairs") as advance:
         moment = newest_time(connection) if at is None else at
-        for start in range(0, len(wanted), AT_ONCE):
-            part = wanted[start : start + AT_ONCE]
+        together = len(wanted) if user else AT_ONCE  # one user's items are ranked among each other
+        for start in range(0, len(wanted), together):
+            part = wanted[start : start + together]
             scores = score_pairs(connection, model, part, moment)
             ranked = zip(part, scores.tolist(), strict=True)
             for (user_id, item_id), p in sorted(ranked, key=lambda row: -row[1]) if user else ranked:
@@ -54,8 +55,8 @@ def score(
 def _wanted(pairs: Path | None, user: str | None, items: str | None) -> list[Pair]:
     if pairs is not None and user is None and items is None:
         return _read_pairs(pairs)
-    if pairs is None and user and items:
-        return [(user, item.strip()) for item in items.split(",") if item.strip()]
+    if pairs is None and user and items and (listed := [item.strip() for item in items.split(",") if item.strip()]):
+        return [(user, item) for item in listed]
     raise InputError("say what to score: either --pairs FILE, or --user U --items a,b,c")
 
 

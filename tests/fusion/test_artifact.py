@@ -1,3 +1,5 @@
+"""Artifacts: they come back as they were, and a broken one says what is broken."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Label rules and splits: what is a sample, of which class, and in which part."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The log as arrays is the log of the store."""
+
 from __future__ import annotations
 
 import numpy as np

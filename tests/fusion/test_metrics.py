@@ -1,3 +1,5 @@
+"""Metrics against values known by hand, by definition and by scikit-learn."""
+
 from __future__ import annotations
 
 import math

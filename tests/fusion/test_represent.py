@@ -1,3 +1,5 @@
+"""User vectors in the store are those that the model sees."""
+
 from __future__ import annotations
 
 from pathlib import Path

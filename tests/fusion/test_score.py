@@ -1,3 +1,5 @@
+"""Scoring reads what training reads at the same moment, and scores strangers."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Training: it learns, repeats itself by seed, and survives a kill to the same weights."""
+
 from __future__ import annotations
 
 import os
