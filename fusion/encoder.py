@@ -1,7 +1,7 @@
 """Texts to vectors: any sentence encoder that transformers loads, pooled over tokens, length 1.
 
 A text's vector is the same to the last bit whatever it is encoded with: every batch has one fixed number of rows and
-a length rounded up to 16 tokens, so the matrix products keep their shape and with it their order of summation (on one
+a length rounded up to 8 tokens, so the matrix products keep their shape and with it their order of summation (on one
 machine with one number of threads). Without that, a store filled in two runs would differ from one filled in one.
 
 Does not know whose text it is. torch and transformers are imported when an encoder is opened.
@@ -24,7 +24,7 @@ from interest.errors import ArtifactError, InputError
 
 Precision = Literal["float32", "bfloat16"]
 Pooling = Literal["mean", "cls"]
-LENGTH_STEP = 16  # tokens; a batch is as long as its texts, rounded up to this
+LENGTH_STEP = 8  # tokens; a batch is as long as its texts, rounded up to this
 ROWS_CPU = 8  # rows a batch: on 1-2 cores more gain nothing, and a lone text is padded with empty rows up to this
 ROWS_CUDA = 128
 
@@ -103,8 +103,10 @@ def open_encoder(folder: Path, *, precision: Precision = "float32", device: str 
     try:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
     except ImportError as error:
         raise InputError(f"{error.name} is not installed: pip install 'interestream[models]'") from None
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model_of: Any = AutoModel.from_pretrained
     try:
         model = model_of(folder, dtype=getattr(torch, precision), local_files_only=True)

@@ -21,7 +21,7 @@ from fusion.tables import representations, vectors
 from interest.sql import insert_new, upsert, writing
 from interest.tables import interests
 
-CHUNK = 256  # interests a transaction: seconds of work, and 400 KB of vectors
+CHUNK = 64  # interests a transaction: a second or two of work on one core, and 100 KB of vectors
 USERS = 200  # users a transaction of the pool
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import text as sql
 
 from fusion.tables import representations, vectors
 from interest.tables import behaviors, interests, partitions, usage
+from interest.types import Outcome
 from streams.tables import offsets, policies
 
 
@@ -31,7 +32,7 @@ class Llm(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     seconds: float
-    calls_per_1000_behaviors: float | None  # of the behaviours in partitions that have an interest
+    calls_per_1000_behaviors: float | None  # of the behaviours in partitions that the LLM was asked about
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,9 +145,9 @@ def _llm(connection: Connection) -> Llm:
     ).one()
     key = ("user_id", "generation", "index")
     read = connection.scalar(
-        select(func.sum(partitions.c.last_seq - partitions.c.first_seq + 1)).select_from(
-            interests.join(partitions, and_(*(partitions.c[name] == interests.c[name] for name in key)))
-        )
+        select(func.sum(partitions.c.last_seq - partitions.c.first_seq + 1))
+        .select_from(interests.join(partitions, and_(*(partitions.c[name] == interests.c[name] for name in key))))
+        .where(interests.c.summary_outcome != Outcome.STATISTICS)
     )
     totals = dict(zip(_COUNTERS, map(int, counts), strict=True))
     return Llm(

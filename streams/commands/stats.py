@@ -42,7 +42,7 @@ def page(stats: Stats) -> Iterator[str]:
     llm = stats.llm
     yield line("LLM calls", f"{llm.calls:,}", f"and {llm.cached:,} answered from the cache")
     if llm.calls_per_1000_behaviors is not None:
-        yield line("  per 1,000", f"{llm.calls_per_1000_behaviors:,}", "behaviours of the partitions learned")
+        yield line("  per 1,000", f"{llm.calls_per_1000_behaviors:,}", "behaviours of the partitions it read")
     tokens = llm.prompt_tokens + llm.completion_tokens
     yield line("  tokens", f"{tokens:,}", f"{llm.completion_tokens:,} of them written")
     yield line("  seconds", f"{llm.seconds:,.1f}")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +161,36 @@ def test_stopped_in_any_chunk_and_run_again(store, monkeypatch, lives):
     second = Hashed()
     assert fuse(store, second).encoded == 10 - 2 * lives
     assert dump(store) == whole
+
+
+CHILD = """
+import os, signal, sys
+sys.path[:0] = sys.argv[2:]
+from test_fuse import Hashed
+from fusion import fuse as fusing
+from streams.store import open_store
+fusing.CHUNK = 2
+class Mortal(Hashed):
+    calls = 0
+    def __call__(self, texts):
+        self.calls += 1
+        if self.calls == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(texts)
+fusing.fuse(open_store(sys.argv[1]), Mortal())
+"""
+
+
+def test_killed_for_good_and_run_again(store):
+    write(store, *EVERY)
+    url, here = store.url.render_as_string(), str(Path(__file__).parent)
+    child = subprocess.run([sys.executable, "-c", CHILD, url, here], check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert waiting(store, "hashed") == 6
+    second = Hashed()
+    fused = fuse(store, second)
+    assert (fused.encoded, fused.pooled) == (6, 10)
+    assert not set(second.seen) & {f"ann likes {index}" for index in range(4)}
 
 
 def test_a_partition_without_an_interest_counts_as_time_only(store):

@@ -32,7 +32,7 @@ def test_every_count(store):
     assert (version.claims, version.supported, version.supported_share) == (4, 3, 0.75)
     assert (stats.llm.calls, stats.llm.cached, stats.llm.seconds) == (5, 2, 1.5)
     assert (stats.llm.prompt_tokens, stats.llm.completion_tokens) == (500, 70)
-    assert stats.llm.calls_per_1000_behaviors == 1000 * 5 / 8
+    assert stats.llm.calls_per_1000_behaviors == 1000 * 5 / 8  # two partitions of four
     assert stats.vectors == {"e": 2}
     assert stats.representations == {"pooled:e:plain-1": 2}
     assert stats.store_bytes is not None
