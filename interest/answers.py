@@ -1,7 +1,7 @@
 """The answer cache and the usage counters: what was asked is not asked again, and what it cost is counted.
 
-A reply is stored under everything that can change it (model, prompt version, the request with its schema and parameters)
-as soon as the requests in flight with it are answered, so that a crash costs at most those.
+A reply is stored under everything that can change it (model, prompt version, the request with its schema and
+parameters) as soon as the requests in flight with it are answered, so that a crash costs at most those.
 """
 
 from __future__ import annotations

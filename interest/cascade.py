@@ -1,8 +1,8 @@
-"""The cascade of one partition (LIBER, UIL): summary, then shift against the partition before; each asked, checked, tried
-again, and in the end kept, trimmed, or replaced by the plain sentence, with an outcome that says which.
+"""The cascade of one partition (LIBER, UIL): summary, then shift against the partition before; each asked, checked,
+tried again, and in the end kept, trimmed, or replaced by the plain sentence, with an outcome that says which.
 
-Pure orchestration: it asks through a callable, and knows no table and no model. `Unavailable` is passed on (the run stops
-and can be resumed); `Refused` is an outcome.
+Pure orchestration: it asks through a callable, and knows no table and no model. `Unavailable` is passed on (the run
+stops and can be resumed); `Refused` is an outcome.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from interest.check import Verdict, check
-from interest.claims import Ground
 from interest.errors import Refused
 from interest.facts import Facts
+from interest.ground import Ground
 from interest.llm import Reply, Request
 from interest.prompts import Answer, Prompt, Style
 from interest.sentence import shift_sentence, summary_sentence

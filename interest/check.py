@@ -1,7 +1,8 @@
 """From what the LLM wrote to what may be kept: cut sentences that fail, keep those that stand.
 
-Decides what makes a sentence unusable (unsupported claims, nothing checkable, a copied prompt, a list of titles, talk about
-itself, another language, repetition, no end) and whether enough remains. Pure; what counts as a claim is `interest.claims`.
+Decides what makes a sentence unusable (unsupported claims, nothing checkable, a copied prompt, a list of titles, talk
+about itself, another language, repetition, no end) and whether enough remains. Pure; what counts as a claim is
+`interest.claims`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from interest.claims import Claim, Ground, claims_in, title_spans
+from interest.claims import claims_in
+from interest.ground import Claim, Ground, title_spans
+from interest.words import DOWN, PAST, STEADY, UP
 
 COPIED_WORDS = 14  # a run this long that also stands in the prompt is a copy; fact phrases of the prompts are shorter
 MAX_TITLES = 3  # more in one sentence is a list
@@ -23,14 +26,17 @@ _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|etc|e\.g|i\.e)|\b[
 # A sentence may be cut before these: what stands before them is a sentence by itself.
 _TAIL = re.compile(
     r",? (?:which|who|with|but|while|whereas|although|though|despite|except|as well as|including|especially|such as)\b"
-    r"|, (?:particularly|followed by|and (?:they|is|are|has|have|the user|this user|also|tends?|rated|enjoy\w*|like[sd]?)|they|from|"
-    r"suggesting|indicating|showing|making|reflecting|giving|rating|resulting)\b|;| – | — | \("
+    r"|, (?:and (?:they|is|are|has|have|the user|this user|also|tends?|rated|enjoy\w*|like[sd]?)|they|from|"
+    r"particularly|followed by|suggesting|indicating|showing|making|reflecting|giving|rating|resulting)\b"
+    r"|;| – | — | \("
 )
 _VERB = re.compile(
-    r"\b(?:is|are|was|has|have|had|likes?|liked|enjoy(?:s|ed)?|love[sd]?|prefer(?:s|red)?|rate[sd]?|watch(?:es|ed)?|tends?|"
-    r"leans?|cho(?:oses?|se)|show(?:s|ed)?|favou?rs?|favou?red|includes?|included|care[sd]?|dislike[sd]?|avoid(?:s|ed)?|"
+    r"\b(?:is|are|was|has|have|had|likes?|liked|enjoy(?:s|ed)?|love[sd]?|prefer(?:s|red)?|rate[sd]?|watch(?:es|ed)?|"
+    r"tends?|leans?|cho(?:oses?|se)|show(?:s|ed)?|favou?rs?|favou?red|includes?|included|care[sd]?|dislike[sd]?|"
+    r"avoid(?:s|ed)?|"
     r"moved|turned|shifted|went|grew|rose|fell|became|stay(?:s|ed)|remain(?:s|ed)|gave|found|seems?|appears?|dropp?ed|"
-    r"increased|decreased|changed|kept|gravitates?|played|viewed|bought|read|listened|picks?|picked|saw|sees|were|focus(?:es|ed)?)\b",
+    r"increased|decreased|changed|kept|gravitates?|played|viewed|bought|read|listened|picks?|picked|saw|sees|were|"
+    r"focus(?:es|ed)?)\b",
     re.IGNORECASE,
 )
 _DANGLING = re.compile(
@@ -38,15 +44,27 @@ _DANGLING = re.compile(
     r"|(?:as well as|including|particularly|especially|and|with) (?:\w+ )?(?:films|movies|titles|genres|ones|others)\.$"
 )
 _META = re.compile(
-    r"\b(?:as an ai|language model|prompt|rewrit\w*|sentences?|paragraph|summar\w*|description|text|sure|certainly|here (?:is|are)|"
-    r"I|I'm|my|me|we|us|our|you|your|yours|please|note|example|answer|question|instructions?|assistant|given|provided|"
-    r"listed|respectively|dataset|data)\b|[#*_`|<>{}\[\]]|https?:",
+    r"\b(?:as an ai|language model|prompt|rewrit\w*|sentences?|paragraph|summar\w*|description|text|sure|certainly|"
+    r"here (?:is|are)|I|I'm|my|me|we|us|our|you|your|yours|please|note|example|answer|question|instructions?|assistant|"
+    r"given|provided|listed|respectively|dataset|data)\b|[#*_`|<>{}\[\]]|https?:",
     re.IGNORECASE,
 )
-_FUNCTION_WORDS = frozenset(
-    "the a an of and to in is are was were has have had this that they their them user with for as by on at more than less also "
-    "most both other but not from over some these which who it its be been likes enjoys".split(" ")
+_PART = re.compile(
+    r"\b(?:with|particularly|especially|but|also|while|over|"
+    r"and (?:was|were|enjoyed|loved|found|rated|had|has|is|are))\b"
 )
+_A_PLURAL = re.compile(
+    r"\ban? (?:dramas|comedies|thrillers|westerns|musicals|documentaries|romances|mysteries|"
+    r"films|movies|titles|genres)\b",
+    re.IGNORECASE,
+)
+_CHANGE = re.compile("|".join(pattern.pattern for pattern in (UP, DOWN, STEADY, PAST)), re.IGNORECASE)
+_NOUNS = frozenset({"film", "films", "movie", "movies", "title", "titles", "item", "items", "genre", "genres"})
+_FUNCTION = (
+    "the a an of and to in is are was were has have had this that they their them user with for as by on at more than "
+    "less also most both other but not from over some these which who it its be been likes enjoys"
+)
+_FUNCTION_WORDS = frozenset(_FUNCTION.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +78,7 @@ class Verdict:
 
 def check(text: str, ground: Ground, prompt: str = "", *, min_claims: int = MIN_CLAIMS) -> Verdict:
     """Hold a reply against the partition's facts and against the prompt it answers."""
-    clean = _plain(text)
+    clean = _with_titles_as_written(_plain(text), ground)
     claims: list[Claim] = []
     kept: list[tuple[str, list[Claim]]] = []
     faults: list[str] = []
@@ -83,8 +101,9 @@ def check(text: str, ground: Ground, prompt: str = "", *, min_claims: int = MIN_
     usable = " ".join(sentence for sentence, _ in kept)
     if trimmed:
         usable = re.sub(r"^They also\b", "They", usable)
-    distinct = {claim.text.lower() for claim in supported if claim.kind in ("category", "title", "comparison")}
-    if len(distinct) < min_claims or len(usable.split()) < MIN_WORDS:
+    distinct = {claim.about or claim.text for claim in supported if claim.kind in ("category", "title", "comparison")}
+    general = {claim.about for claim in supported if claim.about}
+    if len(distinct) < min_claims or not general or len(usable.split()) < MIN_WORDS:
         faults.append("too little is left" if usable else "nothing is left")
         usable = ""
     return Verdict(
@@ -101,10 +120,9 @@ def sentences(text: str, ground: Ground) -> Iterator[tuple[str, bool]]:
     inside = {at for start, end, _ in title_spans(text, ground) for at in range(start, end)}
     start = 0
     for match in _END.finditer(text):
-        if match.start() in inside or _ABBREVIATION.search(text[: match.start() + 1]):
-            # a title that itself ends the text ("... such as E.T.") ends the sentence too
-            if match.end() < len(text):
-                continue
+        no_end = match.start() in inside or _ABBREVIATION.search(text[: match.start() + 1])
+        if no_end and match.end() < len(text):  # at the end of the text even "... such as E.T." ends a sentence
+            continue
         yield text[start : match.end()].strip(), True
         start = match.end()
     if text[start:].strip():
@@ -131,7 +149,8 @@ def _fault(sentence: str, asserted: list[Claim], ground: Ground, copied: set[tup
     titles = [claim for claim in asserted if claim.kind == "title"]
     bare = _without_titles(sentence, ground)
     words = re.findall(r"[\w'’-]+", bare.lower())
-    content = [word for word in words if word not in _FUNCTION_WORDS]
+    content = [word for word in words if word not in _FUNCTION_WORDS and word not in _NOUNS]
+    about = Counter(claim.about for claim in asserted if claim.about)
     reasons = (
         (not asserted, "says nothing that can be checked"),
         (len(titles) > MAX_TITLES or (titles and len(words) < 2 * len(titles) + 2), "lists titles"),
@@ -140,6 +159,10 @@ def _fault(sentence: str, asserted: list[Claim], ground: Ground, copied: set[tup
         (not _VERB.search(bare), "is no sentence"),
         (not _english(words, bare), "is not English"),
         (any(count > 2 for count in Counter(content).values()), "repeats itself"),
+        (_lists_twice(sentence, ground), "lists the same twice"),
+        (bool(_A_PLURAL.search(bare)), "is not grammatical"),
+        (ground.before is not None and any(count > 1 for count in about.values()), "repeats itself"),
+        (ground.before is not None and not (about and _CHANGE.search(bare)), "tells no change"),
         (
             bool(set(_grams(words, 6)) & set(_grams(re.findall(r"[\w'’-]+", already.lower()), 6))),
             "repeats the sentence before",
@@ -150,11 +173,27 @@ def _fault(sentence: str, asserted: list[Claim], ground: Ground, copied: set[tup
     return next((reason for holds, reason in reasons if holds), "")
 
 
+def _lists_twice(sentence: str, ground: Ground) -> bool:
+    """ "dramas, comedies and dramas"; "dramas and comedies, with a preference for dramas" is none."""
+    for part in _PART.split(sentence):
+        about = Counter(claim.about for claim in claims_in(part, ground) if claim.about)
+        if any(count > 1 for count in about.values()):
+            return True
+    return False
+
+
 def _adds_nothing(asserted: list[Claim], already: str, ground: Ground) -> bool:
     if not already:
         return False
     said = {claim.text.lower() for claim in claims_in(already, ground)}
     return all(claim.text.lower() in said for claim in asserted)
+
+
+def _with_titles_as_written(text: str, ground: Ground) -> str:
+    """ "one fine day" becomes "One Fine Day" where that is a title of the partition."""
+    for start, end, title in reversed(title_spans(text, ground)):
+        text = text[:start] + title.name + text[end:]
+    return text
 
 
 def _without_titles(sentence: str, ground: Ground) -> str:

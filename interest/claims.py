@@ -9,56 +9,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from interest.categories import mentions
 from interest.facts import Category, Facts, Title
+from interest.ground import Claim, Ground, title_spans
+from interest.particulars import (
+    CATEGORY_MARK,
+    TITLE_MARK,
+    Named,
+    name_claims,
+    number_claims,
+    profile_claims,
+    year_claims,
+)
 from interest.words import (
     COMPARATIVE,
     DECADE,
     DOWN,
     FAVOURITE,
-    GENDER,
     LIKING,
     LOWER,
-    MONTHS,
     MOSTLY,
     NEGATION,
-    NUMBER,
-    NUMBER_WORDS,
     PAST,
     RARELY,
     SPLIT,
     STEADY,
     UP,
-    YEAR,
-    plain,
 )
-
-TITLE_MARK = "\x01"  # stands for a title that was found, so that its words are not read as further claims
-CATEGORY_MARK = "\x02"
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    kind: str  # category, title, year, decade, number, name, profile, detail, comparison
-    text: str
-    supported: bool
-    why: str = ""  # of an unsupported claim: what the partition says instead
-    seqs: tuple[int, ...] = ()  # the behaviours that support it
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What texts are held against: the partition, the one before it (for a shift), and the catalogue's categories."""
-
-    facts: Facts
-    before: Facts | None = None
-    categories: tuple[str, ...] = ()  # all the catalogue has, so that naming an absent one is noticed
-
-    def titles(self) -> list[Title]:
-        return [*self.facts.titles, *(self.before.titles if self.before else ())]
 
 
 def claims_in(sentence: str, ground: Ground) -> list[Claim]:
@@ -68,29 +48,11 @@ def claims_in(sentence: str, ground: Ground) -> list[Claim]:
     remaining = iter(titles)
     previous = ""
     for clause in _clauses(masked):
-        # a negation or comparison said once holds for the list that follows it ("except thrillers, mysteries and crime")
+        # a negation said once holds for the list that follows it ("except thrillers, mysteries and crime")
         own = [next(remaining) for _ in range(clause.count(TITLE_MARK))]
         found += _clause_claims(clause, own, ground, first=not previous, lead=previous)
         previous = clause
     return found
-
-
-def title_spans(text: str, ground: Ground) -> list[tuple[int, int, Title]]:
-    """Where the text names a title of the partition (of either, for a shift): start, end, title, in order."""
-    hits: list[tuple[int, int, Title]] = []
-    taken = [False] * len(text)
-    named = {title.name: title for title in reversed(ground.titles())}
-    low = text.lower()
-    for name, title in sorted(named.items(), key=lambda pair: (-len(pair[0]), pair[0])):
-        if name.lower() not in low:
-            continue
-        # one or two words are also ordinary words ("Fearless"): only with their capitals; more words in any case
-        flags = re.IGNORECASE if name.count(" ") > 1 else 0
-        for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, flags):
-            if not any(taken[match.start() : match.end()]):
-                taken[match.start() : match.end()] = [True] * len(match[0])
-                hits.append((match.start(), match.end(), title))
-    return sorted(hits, key=lambda hit: hit[0])
 
 
 def _mask_titles(sentence: str, ground: Ground) -> tuple[str, list[Title]]:
@@ -116,19 +78,23 @@ def _clause_claims(clause: str, titles: list[Title], ground: Ground, *, first: b
     pattern, meaning = mentions(tuple(sorted({*ground.categories, *(category.name for category in facts.categories)})))
     named = [(match, meaning[match[0].lower()]) for match in pattern.finditer(clause)]
     stance = Stance.of(clause, lead)
+    described, attached = _described(clause, titles, named)
     for match, names in named:
         move = _move_at(clause, match.start(), match.end()) if ground.before else 0
-        yield _category_claim(match[0], names, stance, move, ground)
-    yield from _comparison(clause, named, facts)
+        claim = _category_claim(match[0], names, stance, move, ground)
+        # said of one title ("the comedy Glory", "Glory as a war film") it tells nothing of the user's taste in general
+        yield replace(claim, about=()) if match.span() in attached else claim
+    if not ground.before:  # in a shift "more X than Y" speaks of change
+        yield from _comparison(clause, named, facts)
     for title in titles:
         yield _title_claim(title, stance, ground)
-    yield from _described(clause, titles, named)
+    yield from described
     yield from _combined(clause, named, ground)
     rest = pattern.sub(CATEGORY_MARK, clause)
-    yield from _years(rest, titles, ground)
-    yield from _numbers(clause, rest, named, ground)
-    yield from _profile(rest, facts)
-    yield from _names(DECADE.sub(" ", rest), ground, first=first)
+    yield from year_claims(rest, titles, ground)
+    yield from number_claims(clause, named, ground)
+    yield from profile_claims(rest, facts)
+    yield from name_claims(DECADE.sub(" ", rest), ground, first=first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +143,9 @@ def _move_at(clause: str, start: int, end: int) -> int:
     if before:
         return max(before)[1]
     after = [(word.start(), 1) for word in UP.finditer(clause, end)]
+    after += [(word.start(), 1) for word in COMPARATIVE.finditer(clause, end)]  # "dramas over thrillers": dramas grew
     after += [(word.start(), -1) for word in DOWN.finditer(clause, end)]
-    return min(after)[1] if after else 0
+    return max(after, key=lambda word: (-word[0], word[1]))[1] if after else 0
 
 
 def _category_claim(text: str, names: tuple[str, ...], stance: Stance, move: int, ground: Ground) -> Claim:
@@ -190,7 +157,7 @@ def _category_claim(text: str, names: tuple[str, ...], stance: Stance, move: int
         for title in sorted(ground.facts.titles, key=lambda title: -(title.value or 0.0))
         if set(title.categories) & set(names)
     ]
-    return Claim("category", text, supported=not best, why=best, seqs=() if best else tuple(seqs[:3]))
+    return Claim("category", text, supported=not best, why=best, seqs=() if best else tuple(seqs[:3]), about=names)
 
 
 def _category_verdict(name: str, stance: Stance, move: int, ground: Ground) -> str:
@@ -204,21 +171,24 @@ def _category_verdict(name: str, stance: Stance, move: int, ground: Ground) -> s
     category = facts.category(name)
     if category is None:
         return f"no {name} in the partition"
-    if stance.negative:
-        return "" if category.lift < 0 else f"{name} is not valued below this user's usual"
-    if stance.rarely:
-        return "" if category.count <= max(2, facts.size // 10) else f"{category.count} of {facts.size} are {name}"
-    if stance.favourite and category.lift <= 0 and category.name != facts.categories[0].name:
-        return f"{name} is neither the commonest nor valued above this user's usual"
-    if stance.mostly:
-        leading = {other.name for other in facts.categories[:3]} | {c.name for c in facts.categories if c.lift > 0}
-        if name not in leading:
-            return f"{name} is not among the leading categories"
-    if category.count < max(2, facts.size // 25):
-        return f"only {category.count} of {facts.size} are {name}"
-    if stance.liking and category.lift < 0:
-        return f"{name} is valued below this user's usual"
-    return ""
+    leading = {other.name for other in facts.categories if other.lift > 0}
+    first_three = {other.name for other in facts.categories[:3]}
+    if stance.negative or stance.rarely:
+        seldom = category.count <= max(2, facts.size // 10)
+        low = category.lift < 0 if stance.negative else seldom
+        return (
+            "" if low else f"{name} is {'not valued below' if stance.negative else 'not rare beside'} this user's usual"
+        )
+    against = (
+        (
+            stance.favourite and name not in leading | {facts.categories[0].name},
+            "is neither the commonest nor valued most",
+        ),
+        (stance.mostly and name not in leading | first_three, "is not among the leading categories"),
+        (category.count < max(2, facts.size // 25), f"is only {category.count} of {facts.size}"),
+        (stance.liking and category.lift < 0, "is valued below this user's usual"),
+    )
+    return next((f"{name} {why}" for holds, why in against if holds), "")
 
 
 def _move_verdict(name: str, move: int, now: Facts, before: Facts) -> str:
@@ -233,7 +203,7 @@ def _move_verdict(name: str, move: int, now: Facts, before: Facts) -> str:
     return "" if present and abs(moved) <= 0.15 else said
 
 
-def _comparison(clause: str, named: list[tuple[re.Match[str], tuple[str, ...]]], facts: Facts) -> Iterator[Claim]:
+def _comparison(clause: str, named: Named, facts: Facts) -> Iterator[Claim]:
     """ "more dramas than comedies", "prefers drama over comedy"."""
     for word in COMPARATIVE.finditer(clause):
         left = [names for match, names in named if match.end() <= word.start()]
@@ -265,18 +235,19 @@ def _title_claim(title: Title, stance: Stance, ground: Ground) -> Claim:
         why = "this title was not valued low"
     elif not stance.negative and title.feeling < 0:
         why = "this title was valued low"
-    elif (
-        stance.liking
-        and title.value is not None
-        and ground.facts.spread > 0
-        and title.feeling < 1
-        and not stance.negative
-    ):
+    elif stance.favourite and not stance.negative and ground.facts.spread > 0 and title.feeling < 1:
+        why = "this title is no favourite"
+    elif stance.liking and not stance.negative and (title.value or 0.0) < (ground.facts.mean or 0.0):
         why = "this title was not valued high"
     return Claim("title", title.name, supported=not why, why=why, seqs=() if why else (title.seq,))
 
 
-def _combined(clause: str, named: list[tuple[re.Match[str], tuple[str, ...]]], ground: Ground) -> Iterator[Claim]:
+_AFTER_TITLE = re.compile(
+    r"[\s,\"”’(-]*(?:(?:as|is|was|being|which|that|an?|the|one|of|their|favou?rites?)[\s,\"“]+)*[\s-]*$"
+)
+
+
+def _combined(clause: str, named: Named, ground: Ground) -> Iterator[Claim]:
     """ "romantic comedies", "comedy-drama": some title must be both."""
     for (first, left), (second, right) in pairwise(named):
         if clause[first.end() : second.start()] in (" ", "-"):
@@ -294,98 +265,30 @@ _BEFORE_TITLE = re.compile(
 )
 
 
-def _described(clause: str, titles: list[Title], named: list[tuple[re.Match[str], tuple[str, ...]]]) -> Iterator[Claim]:
-    """ "the romantic comedy Glory": a category put right before a title must be one of that title's."""
+def _described(clause: str, titles: list[Title], named: Named) -> tuple[list[Claim], set[tuple[int, int]]]:
+    """ "the romantic comedy Glory", "Glory as a war film": the categories must be that title's. Also where those
+    stand.
+    """
+    found: list[Claim] = []
+    attached: set[tuple[int, int]] = set()
     marks = [at for at, letter in enumerate(clause) if letter == TITLE_MARK]
     for at, title in zip(marks, titles, strict=True):
+        near = []
         end = at
         for match, names in reversed(named):
             if match.end() <= end and _BEFORE_TITLE.match(clause, match.end(), end):
+                near.append((match, names))
                 end = match.start()
-                holds = bool(set(names) & set(title.categories))
-                why = "" if holds else f"{title.name} is {', '.join(title.categories) or 'of no known category'}"
-                yield Claim("category", f"{match[0]} {title.name}", supported=holds, why=why)
+        start = at + 1
+        for match, names in named:
+            if match.start() >= start and _AFTER_TITLE.match(clause, start, match.start()):
+                near.append((match, names))
+                start = match.end()
+        for match, names in near:
+            attached.add(match.span())
+            holds = bool(set(names) & set(title.categories))
+            why = "" if holds else f"{title.name} is {', '.join(title.categories) or 'of no known category'}"
+            found.append(Claim("category", f"{match[0]} {title.name}", supported=holds, why=why))
         if re.search(r"\bgenres? (?:of |like |such as )?(?:the )?[\"“]?$", clause[:at]):
-            yield Claim("category", f"genre {title.name}", supported=False, why="a title is no genre")
-
-
-def _years(rest: str, titles: list[Title], ground: Ground) -> Iterator[Claim]:
-    """A year must be a named title's, else a release year of the partition or a year of its period."""
-    years = set(ground.facts.years)
-    period = {int(text) for text in re.findall(r"\d{4}", ground.facts.period)}
-    of_titles = {title.year for title in titles}
-    for match in YEAR.finditer(rest):
-        year = int(match[0])
-        holds = year in of_titles if titles else year in years | period
-        yield Claim("year", match[0], supported=holds, why="" if holds else "no such release year here")
-    for match in DECADE.finditer(rest):
-        start = _decade(match)
-        inside = sum(start <= year < start + 10 for year in years)
-        holds = sum(start <= year < start + 10 for year in ground.facts.years) >= 2 or (inside > 0 and bool(titles))
-        yield Claim("decade", match[0], supported=holds, why="" if holds else f"{inside} titles of that decade")
-
-
-_DECADE_WORDS = {"twenties": 20, "thirties": 30, "forties": 40, "fifties": 50, "sixties": 60, "seventies": 70, "eighties": 80, "nineties": 90}  # fmt: skip
-
-
-def _decade(match: re.Match[str]) -> int:
-    digits = match["digits"]
-    if digits is None:
-        return 1900 + _DECADE_WORDS[match["word"].lower()]
-    if len(digits) == 4:
-        return int(digits)
-    return (1900 if int(digits) >= 30 else 2000) + int(digits)
-
-
-def _numbers(
-    clause: str, rest: str, named: list[tuple[re.Match[str], tuple[str, ...]]], ground: Ground
-) -> Iterator[Claim]:
-    facts = ground.facts
-    without_years = DECADE.sub(" ", YEAR.sub(" ", clause))
-    counts = {facts.size, *(category.count for category in facts.categories)}
-    if ground.before:
-        counts |= {ground.before.size, *(category.count for category in ground.before.categories)}
-    for match in NUMBER.finditer(without_years):
-        spelled = match["word"]
-        number = float(NUMBER_WORDS[spelled.lower()]) if spelled else float(match["digits"].replace(",", ""))
-        following = without_years[match.end() :].lstrip(" -(")
-        about = [names for hit, names in named if following.lower().startswith(hit[0].lower())]
-        if about:
-            holds = any(
-                number == c.count for name in about[0] for f in (facts, ground.before) if f and (c := f.category(name))
-            )
-        elif spelled:
-            continue  # "two genres", "one of": no count of the partition
-        elif following.startswith("%"):
-            holds = any(abs(number - 100 * facts.share(c.name)) <= 1 for c in facts.categories)
-        else:
-            means = {round(facts.mean, places) for places in (0, 1, 2)} if facts.mean is not None else set()
-            holds = number in counts | means | {float(text) for text in facts.profile.values() if text.isdecimal()}
-        yield Claim("number", match[0], supported=holds, why="" if holds else "no such count here")
-
-
-def _profile(rest: str, facts: Facts) -> Iterator[Claim]:
-    texts = {text.lower() for text in facts.profile.values()}
-    for match in GENDER.finditer(rest):
-        said = {"f", "female", "woman"} if match["female"] else {"m", "male", "man"}
-        holds = bool(texts & said)
-        yield Claim("profile", match[0], supported=holds, why="" if holds else "the profile does not say so")
-
-
-_WORD = re.compile(r"[^\W\d_][\w'’-]*")
-
-
-def _names(rest: str, ground: Ground, *, first: bool) -> Iterator[Claim]:
-    """Words from nowhere: neither plain vocabulary nor the catalogue's, the profile's or the period's."""
-    texts = (*ground.facts.names, *ground.facts.profile.values())
-    known = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
-    for match in _WORD.finditer(rest):
-        word = match[0].rstrip("'’-")
-        capital = word[0].isupper() and (not first or bool(rest[: match.start()].strip(" \"“'‘")))
-        if word in MONTHS:
-            holds = word in ground.facts.period
-            yield Claim("name", word, supported=holds, why="" if holds else f"the period is {ground.facts.period}")
-        elif word.lower() in known or GENDER.fullmatch(word):
-            continue
-        elif not plain(word):
-            yield Claim("name" if capital else "detail", word, supported=False, why="nothing recorded says so")
+            found.append(Claim("category", f"genre {title.name}", supported=False, why="a title is no genre"))
+    return found, attached

@@ -1,7 +1,9 @@
-"""User interest learning over the store: every closed partition that has no interest yet gets its summary and its shift.
+"""User interest learning over the store: every closed partition that has no interest yet gets its summary and its
+shift.
 
-Decides what is left to do, loads it in bounded chunks, runs the cascade, and writes each chunk in one transaction; with the
-answer cache a killed run loses at most the calls in flight. Takes the LLM as a callable; opens no store and no model.
+Decides what is left to do, loads it in bounded chunks, runs the cascade, and writes each chunk in one transaction;
+with the answer cache a killed run loses at most the calls in flight. Takes the LLM as a callable; opens no store and
+no model.
 """
 
 from __future__ import annotations
@@ -9,22 +11,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
+from sqlalchemy import Connection, Engine
 
 from interest.answers import Answers, Usage, read_usage
+from interest.backlog import Plan, Work, chunks, count_open
 from interest.cascade import MIN_KNOWN, Written, plain_shift, plain_summary, write_shift, write_summary
-from interest.claims import Ground
-from interest.errors import InputError
-from interest.facts import Facts, facts_of
+from interest.ground import Ground
 from interest.llm import Complete
-from interest.prompts import PROMPTS, Prompt, Style
-from interest.sql import behaviors_between, partition_of, read_items, read_users, upsert, writing
-from interest.tables import interests, items, partitions
+from interest.prompts import Prompt
+from interest.sql import upsert, writing
+from interest.tables import interests
 from interest.types import Interest, Outcome, Partition, Source
 
 CHUNK = 128  # partitions in hand at once: 8 full batches of the in-process model, a few MB
@@ -32,23 +32,6 @@ PROBE = 16  # partitions the estimate may ask for before the run; their answers 
 TYPICAL_CALLS = 1.5  # calls a text, retries included, where nothing has been measured yet
 
 Replaced = Callable[[Connection, Sequence[Interest]], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to learn, and how."""
-
-    prompt_version: str = "plain-1"
-    chained: bool = False  # s_k also reads s_(k-1); then one user's partitions wait for each other
-    style: Style = field(default_factory=Style)
-    users: tuple[str, ...] = ()  # only these; empty: all
-    users_limit: int | None = None  # only the users with the longest histories
-
-    def prompt(self) -> Prompt:
-        if self.prompt_version not in PROMPTS:
-            known = ", ".join(sorted(PROMPTS))
-            raise InputError(f"there is no prompt version {self.prompt_version!r}; there are: {known}")
-        return PROMPTS[self.prompt_version]
 
 
 @dataclass(slots=True)
@@ -77,16 +60,9 @@ class Estimate:
     measured: bool
 
 
-def count_open(engine: Engine, plan: Plan, *, llm: bool) -> int:
-    """How many closed partitions have no interest of this prompt version yet (with an LLM: none but a statistics one)."""
-    with engine.connect() as connection:
-        wanted = _wanted(connection, plan)
-        query = select(func.count()).select_from(_open_partitions(connection, plan, wanted, llm=llm).subquery())
-        return int(connection.execute(query).scalar_one())
-
-
 def estimate(engine: Engine, complete: Complete, model: str, plan: Plan) -> Estimate:
-    """Calls, tokens and seconds for what is left: from the counters of earlier runs, else by asking for a few partitions.
+    """Calls, tokens and seconds for what is left: from the counters of earlier runs, else by asking for a few
+    partitions.
 
     The probe's answers go into the cache, so the run that follows does not ask for them again.
     """
@@ -121,7 +97,8 @@ def learn(
     advance: Callable[[int], None] = lambda _count: None,
     replaced: Replaced | None = None,
 ) -> Learned:
-    """Write the interests of all closed partitions that lack one; without a `complete`, plain sentences from the counts.
+    """Write the interests of all closed partitions that lack one; without a `complete`, plain sentences from the
+    counts.
 
     Args:
         complete: the LLM, or None for statistics alone. An LLM run replaces texts that a statistics run wrote.
@@ -140,7 +117,7 @@ def learn(
     start = time.monotonic()
     answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version) if complete else None
     try:
-        for chunk in _chunks(engine, plan, CHUNK, llm=complete is not None):
+        for chunk in chunks(engine, plan, CHUNK, llm=complete is not None):
             if answers is None:
                 found = [_plain(work, plan, model) for work in chunk]
                 advance(len(found))
@@ -159,23 +136,12 @@ def learn(
     return done
 
 
-@dataclass(slots=True)
-class Work:
-    """One partition with everything its texts rest on."""
-
-    partition: Partition
-    ground: Ground
-    previous: str | None  # the stored summary of the partition before, where it is not of this chunk
-
-    @property
-    def user_id(self) -> str:
-        return self.partition.user_id
-
-
 async def _cascade(
     chunk: Sequence[Work], answers: Answers, prompt: Prompt, plan: Plan, model: str, advance: Callable[[int], None]
 ) -> list[Interest]:
-    """All partitions of a chunk at once. A shift waits for its two summaries; in chained mode a summary for the one before."""
+    """All partitions of a chunk at once. A shift waits for its two summaries; in chained mode a summary for the one
+    before.
+    """
     summaries: dict[tuple[str, int], asyncio.Task[Written]] = {}
 
     async def before(work: Work) -> str:
@@ -215,7 +181,7 @@ async def _cascade(
 
 
 async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
-    chunk = next(_chunks(engine, plan, PROBE, llm=True), [])
+    chunk = next(chunks(engine, plan, PROBE, llm=True), [])
     prompt = plan.prompt()
     async with asyncio.TaskGroup() as group:
         for work in chunk:
@@ -270,106 +236,3 @@ def _count(done: Learned, found: Sequence[Interest]) -> None:
             done.shifts[interest.shift_outcome] += 1
         done.claims += interest.claims
         done.supported += interest.supported
-
-
-def _chunks(engine: Engine, plan: Plan, size: int, *, llm: bool) -> Iterator[list[Work]]:
-    """What is left to do, in order of user and partition, `size` at a time; every chunk is read when its turn comes."""
-    last: tuple[str, int] = ("", -1)
-    with engine.connect() as connection:
-        wanted = _wanted(connection, plan)
-        known = connection.execute(select(items.c.categories).distinct()).scalars()
-        categories = tuple(sorted({name for text in known for name in msgspec.json.decode(text)}))
-    while True:
-        with engine.connect() as connection:
-            query = _open_partitions(connection, plan, wanted, llm=llm).where(
-                or_(
-                    partitions.c.user_id > last[0],
-                    and_(partitions.c.user_id == last[0], partitions.c.index > last[1]),
-                )
-            )
-            query = query.order_by(partitions.c.user_id, partitions.c.index).limit(size)
-            heads = [partition_of(row) for row in connection.execute(query).mappings()]
-            if not heads:
-                return
-            chunk = _load(connection, plan, heads, categories)
-        last = (heads[-1].user_id, heads[-1].index)
-        yield chunk
-
-
-def _load(connection: Connection, plan: Plan, heads: Sequence[Partition], categories: tuple[str, ...]) -> list[Work]:
-    """The partitions' facts and those of the partitions before them."""
-    wanted = {(head.user_id, head.index): head for head in heads}
-    missing = [key for user, index in wanted if index > 0 and (key := (user, index - 1)) not in wanted]
-    for key in missing:
-        wanted[key] = _partition(connection, key, heads[0].generation)
-    behaviors = {
-        key: behaviors_between(connection, head.user_id, head.first_seq, head.last_seq) for key, head in wanted.items()
-    }
-    catalogue = read_items(connection, {b.item_id for rows in behaviors.values() for _, b in rows})
-    profiles = read_users(connection, {user for user, _ in wanted})
-    facts: Mapping[tuple[str, int], Facts] = {
-        key: facts_of(rows, catalogue, profiles.get(key[0])) for key, rows in behaviors.items()
-    }
-    stored = {key: _stored_summary(connection, key, heads[0].generation, plan.prompt_version) for key in missing}
-    return [
-        Work(
-            partition=head,
-            ground=Ground(facts[head.user_id, head.index], facts.get((head.user_id, head.index - 1)), categories),
-            previous=stored.get((head.user_id, head.index - 1)),
-        )
-        for head in heads
-    ]
-
-
-def _partition(connection: Connection, key: tuple[str, int], generation: int) -> Partition:
-    query = select(partitions).where(
-        partitions.c.user_id == key[0], partitions.c.index == key[1], partitions.c.generation == generation
-    )
-    return partition_of(connection.execute(query).mappings().one())
-
-
-def _stored_summary(connection: Connection, key: tuple[str, int], generation: int, version: str) -> str | None:
-    query = select(interests.c.summary).where(
-        interests.c.user_id == key[0],
-        interests.c.index == key[1],
-        interests.c.generation == generation,
-        interests.c.prompt_version == version,
-    )
-    return connection.execute(query).scalar()
-
-
-def _wanted(connection: Connection, plan: Plan) -> list[str] | None:
-    """The users to learn, or None for all."""
-    if plan.users:
-        query = select(partitions.c.user_id).where(partitions.c.user_id.in_(plan.users)).distinct()
-        there = set(connection.execute(query).scalars())
-        if absent := [user for user in plan.users if user not in there]:
-            raise InputError(
-                f"user {absent[0]!r} has no closed partition in this store; `interestream stats` shows what there is"
-            )
-        return sorted(there)
-    if plan.users_limit is not None:
-        longest = (
-            select(partitions.c.user_id)
-            .group_by(partitions.c.user_id)
-            .order_by(func.max(partitions.c.last_seq).desc(), partitions.c.user_id)
-            .limit(plan.users_limit)
-        )
-        return sorted(connection.execute(longest).scalars())
-    return None
-
-
-def _open_partitions(connection: Connection, plan: Plan, wanted: list[str] | None, *, llm: bool) -> Select[Any]:
-    """The closed partitions of the newest generation without an interest of this prompt version."""
-    generation = connection.execute(select(func.max(partitions.c.generation))).scalar() or 0
-    same = and_(
-        interests.c.user_id == partitions.c.user_id,
-        interests.c.generation == partitions.c.generation,
-        interests.c.index == partitions.c.index,
-        interests.c.prompt_version == plan.prompt_version,
-    )
-    if llm:  # a text that was written without an LLM by choice is still to be learnt
-        same = and_(same, interests.c.summary_outcome != Outcome.STATISTICS)
-    query = select(partitions).outerjoin(interests, same)
-    query = query.where(partitions.c.generation == generation, interests.c.user_id.is_(None))
-    return query if wanted is None else query.where(partitions.c.user_id.in_(wanted))

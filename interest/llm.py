@@ -1,7 +1,8 @@
 """The seam of the language model: one request, one reply, one callable. Everything that writes texts stands behind it.
 
-Implementations: `interest.llm_local` (a transformers model in this process), `interest.llm_http` (a server that speaks
-the OpenAI protocol, such as vLLM), `interest.scripted` (tests). All raise `Unavailable` and `Refused` (interest.errors).
+Implementations: `interest.llm_local` (a transformers model in this process), `interest.llm_http` (a server that
+speaks the OpenAI protocol, such as vLLM), `interest.scripted` (tests). All raise `Unavailable` and `Refused`
+(interest.errors).
 """
 
 from __future__ import annotations

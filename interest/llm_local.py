@@ -1,14 +1,17 @@
-"""The language model in this process: any causal chat model that transformers loads, generating for many requests at once.
+"""The language model in this process: any causal chat model that transformers loads, generating for many requests at
+once.
 
-Requests that are awaited together gather into batches, sorted by length and padded on the left, and one thread decodes them;
-rows that have ended leave the batch. Each row has its own temperature, penalty and seed, so an answer never depends on which
-request it was sampled beside (rounding aside). torch and transformers are imported when the model is loaded.
+Requests that are awaited together gather into batches, sorted by length and padded on the left, and one thread
+decodes them; rows that have ended leave the batch. Each row has its own temperature, penalty and seed, so an answer
+never depends on which request it was sampled beside (rounding aside). torch and transformers are imported when the
+model is loaded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +31,8 @@ class LocalModel:
     Args:
         folder: config, safetensors and a tokenizer with a chat template.
         batch: the most requests decoded together.
-        dtype: "bfloat16" (half the memory traffic, which is what bounds decoding) or "float32".
+        dtype: "float32" or "bfloat16"; None takes what is faster here: bfloat16 with AMX, else float32 (without AMX
+            bfloat16 took twice as long to read a prompt and no less to write; benchmarks/llm.py).
         gather_s: how long the first request of a batch waits for company.
 
     Raises:
@@ -36,7 +40,9 @@ class LocalModel:
         Refused: a prompt longer than the model's context (at a call).
     """
 
-    def __init__(self, folder: Path, *, batch: int = BATCH, dtype: str = "bfloat16", gather_s: float = 0.005) -> None:
+    def __init__(self, folder: Path, *, batch: int = BATCH, dtype: str | None = None, gather_s: float = 0.005) -> None:
+        # read when torch is first loaded: threads that spin while they wait slow a step 15-fold on a shared machine
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -44,6 +50,7 @@ class LocalModel:
             raise InputError(
                 f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm"
             )
+        dtype = dtype or ("bfloat16" if torch.cpu._is_amx_tile_supported() else "float32")
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
@@ -107,13 +114,18 @@ class LocalModel:
         """Write every row to its end or its token limit. Sizes: B rows still writing, T tokens so far, V words."""
         import torch
 
-        longest = max(len(row.prompt) for row in rows)
-        padded = [[0] * (longest - len(row.prompt)) + row.prompt for row in rows]
+        shared = _shared_prefix([row.prompt for row in rows])
+        rests = [row.prompt[shared:] for row in rows]
+        longest = max(map(len, rests))
         with torch.inference_mode():
-            inputs = torch.tensor(padded)  # (B, T)
-            mask = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])  # (B, T)
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
             cache: Any = None
+            if shared:  # what all prompts begin with (system message, question) is read once
+                prefix = torch.tensor([rows[0].prompt[:shared]])
+                cache = self._model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+                cache.batch_repeat_interleave(len(rows))
+            inputs = torch.tensor([[0] * (longest - len(rest)) + rest for rest in rests])  # (B, T)
+            mask = torch.tensor([[1] * shared + [0] * (longest - len(rest)) + [1] * len(rest) for rest in rests])
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
             writing = list(rows)
             while writing:
                 out = self._model(
@@ -159,7 +171,9 @@ class _Row:
 
 
 def _choose(logits: torch.Tensor, row: _Row) -> int:
-    """The next token of one row from its logits (V,): penalised for repetition (CTRL, section 4.1), greedy or nucleus."""
+    """The next token of one row from its logits (V,): penalised for repetition (CTRL, section 4.1), greedy or
+    nucleus.
+    """
     import torch
 
     request = row.request
@@ -174,6 +188,15 @@ def _choose(logits: torch.Tensor, row: _Row) -> int:
     probabilities, order = torch.softmax(logits / request.temperature, dim=-1).topk(64)  # the nucleus is far smaller
     kept = probabilities * (probabilities.cumsum(-1) - probabilities < request.top_p)
     return int(order[torch.multinomial(kept, 1, generator=row.noise)])
+
+
+def _shared_prefix(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts begin with, leaving each at least one of its own."""
+    if len(prompts) == 1:
+        return 0
+    first, last = min(prompts), max(prompts)
+    most = min(map(len, prompts)) - 1
+    return next((at for at in range(most) if first[at] != last[at]), most)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

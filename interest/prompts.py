@@ -4,7 +4,8 @@ Pure: facts in, requests out. A change of any word here is a new version, becaus
 Prompts are short (about 100 tokens): on a CPU the reading of a prompt costs as much as the writing of the answer.
 
 plain-1  for small models. It tells only what may be repeated (a 135M model turns "likes comedies less" into "also likes
-         comedies"), asks one question, and begins the answer. Attempts escalate: with a favourite title, without, sampled.
+         comedies"), asks one question, and begins the answer. Attempts escalate: greedy with a favourite title,
+         greedy without, then sampled.
 json-1   for capable models behind a server. All the facts, and an answer in a flat JSON schema with evidence numbers.
 """
 
@@ -26,6 +27,7 @@ class Style:
     """What a prompt may be told besides the facts."""
 
     noun: tuple[str, str] = ("title", "titles")  # what the items are called: ("film", "films"), ("song", "songs")
+    groups: str = "genres"  # what its categories are called
     titles: int = 10  # the most telling titles shown by json-1; plain-1 shows one
     attempts: int = 4  # greedy first, then sampled
 
@@ -45,7 +47,8 @@ ShiftPrompt = Callable[[Facts, Facts, str, str, int, Style], Request]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One version. `summary(facts, previous summary | None, attempt, style)`, `shift(before, now, s_(k-1), s_k, attempt, style)`.
+    """One version. `summary(facts, previous summary | None, attempt, style)`, `shift(before, now, s_(k-1), s_k,
+    attempt, style)`.
 
     The previous summary is given in chained mode only ("None" at first).
     """
@@ -63,39 +66,50 @@ def _plain_summary(facts: Facts, previous: str | None, attempt: int, style: Styl
     many = style.noun[1]
     kept = [category.name for category in facts.categories if category.lift >= 0 and category.count >= 2][:3]
     best = [category.name for category in facts.categories if category.lift > 0][:2]
-    lines = [f"What kind of {many} does this user like? Answer in two short sentences.\n"]
+    lines = [f"What kind of {many} does this user like? Name the {style.groups}. Answer in two short sentences.\n"]
     if previous is not None:
         lines.append(f"Before: {previous}")
     shown = listed(plural(name, many) for name in kept or [facts.categories[0].name])
     told = f"The user {facts.verb} {facts.size} {many}, many of them {shown}."
     if best:
         told += f" The user gave {listed(plural(name, many) for name in best)} higher ratings than other {many}."
-    if attempt % 2 == 0 and (favourites := [title for title in facts.top(1) if title.feeling > 0]):
+    if attempt == 0 and (favourites := [title for title in facts.top(1) if title.feeling > 0]):
         told += f" One of the favourites was {_described(favourites[0], style)}."
     return _request("\n".join([*lines, told]), "This user enjoyed", attempt)
 
 
-def _plain_shift(before: Facts, now: Facts, s_before: str, s_now: str, attempt: int, style: Style) -> Request:
+def _plain_shift(before: Facts, now: Facts, _s_before: str, _s_now: str, attempt: int, style: Style) -> Request:
+    """From the counts behind s_(k-1) and s_k, not from the texts: given those, the model copied them (3 of 16
+    usable).
+    """
     many = style.noun[1]
-    grew, fell = moves(before, now)
-    told = ""
-    if grew:
-        told += f" The user now chooses more {listed(plural(name, many) for name in grew)} than before."
-    if fell:
-        told += f" The user now chooses fewer {listed(plural(name, many) for name in fell)} than before."
-    if not told:
-        told = f" The user still chooses {listed(plural(category.name, many) for category in now.categories[:2])}."
+    grew, fell = (listed(plural(name, many) for name in names) if names else "" for names in moves(before, now))
+    turn = attempt % 2
+    if grew or fell:
+        change = " and fewer ".join(part for part in (f"more {grew}" if grew else "", fell) if part)
+        change = change if grew else f"fewer {fell}"
+        told = (f"Lately the user has been choosing {change}.", f"There are {change} than in the period before.")[turn]
+        opening = f"This user now chooses {'more' if grew else 'fewer'}"
+    else:
+        told = (
+            f"The user's taste is the same: {listed(plural(category.name, many) for category in now.categories[:2])}."
+        )
+        opening = "This user still chooses"
     question = f"How did this user's taste in {many} change? Answer in one or two short sentences.\n"
-    opening = "This user now chooses" if grew or fell else "This user still"
-    return _request(f"{question}\nBefore: {s_before}\nNow: {s_now}\nChange:{told}", opening, attempt)
+    return _request(f"{question}\n{told}", opening, attempt)
 
 
 def _request(content: str, opening: str, attempt: int) -> Request:
-    """Two greedy attempts (the prompts differ), then sampled ones with their own seeds."""
+    """Two greedy attempts (the prompts differ), then sampled ones with their own seeds.
+
+    No repetition penalty: the answer is to repeat what it was told, and with 1.05 half as many greedy answers were
+    usable.
+    """
     return Request(
-        messages=(Message("user", content),),
+        messages=(Message("system", "You write plain, factual English."), Message("user", content)),
         opening=opening,
         max_tokens=MAX_TOKENS,
+        repetition_penalty=1.0,
         temperature=0.0 if attempt < 2 else SAMPLED,
         seed=attempt,
     )
@@ -108,9 +122,9 @@ def _described(title: Title, style: Style) -> str:
 
 
 _RULES = (
-    "You describe what a user of a catalogue likes, from a table of facts. Two or three plain sentences in English, in the "
-    "third person. Say only what the facts show: categories, how often, how valued, a title or two. No people, no places, no "
-    "plot, no guesses. In `evidence` give the numbers of the titles that show it best."
+    "You describe what a user of a catalogue likes, from a table of facts. Two or three plain sentences in English, in "
+    "the third person. Say only what the facts show: categories, how often, how valued, a title or two. No people, no "
+    "places, no plot, no guesses. In `evidence` give the numbers of the titles that show it best."
 )
 
 

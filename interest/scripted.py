@@ -1,4 +1,6 @@
-"""A scripted language model for tests: it answers from a list, raises what the list holds, and remembers what it saw."""
+"""A scripted language model for tests: it answers from a list, raises what the list holds, and remembers what it
+saw.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ def reply(text: str, finish_reason: str = "stop") -> Reply:
 
 
 class Scripted:
-    """Answers in turn: a text, a reply, an exception to raise, or a function of the request. The last one is repeated."""
+    """Answers in turn: a text, a reply, an exception to raise, or a function of the request. The last one is
+    repeated.
+    """
 
     def __init__(self, *answers: str | Reply | BaseException | Callable[[Request], str | Reply]) -> None:
         self.answers = list(answers)

@@ -1,4 +1,5 @@
-"""The plain sentence that stands in where no LLM text may be kept: made from the counts alone, marked Source.STATISTICS.
+"""The plain sentence that stands in where no LLM text may be kept: made from the counts alone, marked
+Source.STATISTICS.
 
 Pure. Every word follows from `Facts`, so it passes `interest.check` by construction.
 """

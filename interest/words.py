@@ -1,7 +1,8 @@
 """The words by which the claim check reads a sentence: polarity, amount, change, and the plain vocabulary of reporting.
 
-A behaviour log records who did what to which item, when, and how it was valued. A word outside PLAIN that is no category,
-title, number or name of the catalogue therefore says something that nobody recorded ("acclaimed", "with friends", "plot").
+A behaviour log records who did what to which item, when, and how it was valued. A word outside PLAIN that is no
+category, title, number or name of the catalogue therefore says something that nobody recorded ("acclaimed", "with
+friends", "plot").
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ def _any(words: str) -> re.Pattern[str]:
 
 # Where one stance may end and another begin.
 SPLIT = re.compile(
-    r";| – | — |,? (?:but|while|whereas|although|though|yet|however|except(?:ing)?|rather than|instead of|as opposed to)\b"
+    r";| – | — |,? (?:but|while|whereas|although|though|yet|however|except(?:ing)?)\b"
+    r"|,? (?:rather than|instead of|as opposed to)\b"
     r"|,? with (?:a |an |the |one |some )?(?:\w+ )?exceptions?\b"
     r"|,? (?:which|who|where)\b|, (?:and )?(?:they|the user|he|she)\b"
     r"|,? (?:and )?(?:rarely|seldom|less|fewer|more|not)\b(?! than)",
@@ -30,24 +32,25 @@ NEGATION = _any(
     r"disappoint\w*, weak\w*, without, little interest"
 )
 LOWER = _any("lower, lowest, below, least, lesser, low, less favou?rably, less well, less highly, less")
-RARELY = _any("rarely, seldom, few, hardly, occasional, occasionally, a handful, a couple")
+RARELY = _any("rarely, seldom, (?<!a )few, hardly, occasional, occasionally, a handful, a couple")
 LIKING = _any(
-    r"likes?, liked, liking, enjoy\w*, lov(?:e|es|ed|ing), prefer\w*, fond\w*, fans?, favou?r\w*, higher, highest, highly, "
-    r"best, top, appreciat\w*, passion\w*, keen, tastes?, appeal\w*, enthusias\w*, admir\w*, drawn, attract\w*, "
-    r"interest(?:s|ed)? in, well, leans?, affinity"
+    r"likes?, liked, liking, enjoy\w*, lov(?:e|es|ed|ing), prefer\w*, fond\w*, fans?, favou?r\w*, higher, highest, "
+    r"highly,  best, top, appreciat\w*, passion\w*, keen, tastes?, appeal\w*, enthusias\w*, admir\w*, drawn, "
+    r"attract\w*,  interest(?:s|ed)? in, well, leans?, affinity"
 )
 MOSTLY = _any(
-    r"most, mostly, mainly, primarily, predominantly, particularly, especially, majority, dominat\w*, above all, largely, "
-    r"chiefly, strong\w*, heavily, frequently, main, top, notabl\w*, significant\w*"
+    r"most, mostly, mainly, primarily, predominantly, particularly, especially, majority, dominat\w*, above all, "
+    r"largely,  chiefly, strong\w*, heavily, frequently, main, top, notabl\w*, significant\w*"
 )
 FAVOURITE = _any(r"favou?rites?, best, highest, top choices?, above all")
 UP = _any(
-    r"more(?! than before$), increas\w*, grew, grow\w*, ris(?:e|es|en|ing), rose, new, newly, turned to, towards?, gain\w*, "
-    r"expand\w*, up, began, started, added, emerg\w*, higher, into, greater, stronger"
+    r"more(?! than before$), increas\w*, grew, grow\w*, ris(?:e|es|en|ing), rose, new, newly, turned to, towards?, "
+    r"gain\w*,  expand\w*, up, began, started, added, emerg\w*, higher, into, greater, stronger"
 )
 DOWN = _any(
     r"less, fewer, decreas\w*, declin\w*, fell, fall\w*, drop\w*, away from, no longer, reduc\w*, down, lost, "
-    r"los(?:e|es|ing), shr[aiu]nk\w*, stopped, left, lower, faded, instead of, rather than, smaller, weaker"
+    r"los(?:e|es|ing), shr[aiu]nk\w*, stopped, left, lower, faded, instead of, rather than, smaller, weaker, over, "
+    r"lessen\w*"
 )
 PAST = _any(r"before, previous(?:ly)?, earlier, used to, past, formerly")
 STEADY = _any(r"still, remain\w*, continu\w*, same, steady, unchanged, consistent\w*, stay\w*, stable, both")
@@ -71,46 +74,48 @@ NUMBER = re.compile(
 _MONTHS = "January February March April May June July August September October November December"
 MONTHS = frozenset(_MONTHS.split())
 
+# Only of the user: "a female lead" says something else, and is a detail nobody recorded.
 GENDER = re.compile(
-    r"\b(?:(?P<female>she|her|hers|herself|woman|women|female|girl|lady|mother|wife)"
-    r"|(?P<male>he|him|his|himself|man|men|male|boy|gentleman|father|husband|guy))\b",
+    r"\b(?:(?P<female>she|her|hers|herself|female(?= (?:user|viewer))|woman(?= who))"
+    r"|(?P<male>he|him|his|himself|male(?= (?:user|viewer))|man(?= who)))\b",
     FLAGS,
 )
 
 # The vocabulary of reporting. Verb and noun endings are taken off before a word is looked up (`plain`).
 _PLAIN = """
-a about above across after again all almost along also although always among an and another any apart are around as aside at
-away be became because been before began behind being below beside besides best better between both broad broadly but by came
-can clear clearly close common compared comparison consistent consistently did different diverse do does down drawn during each
-earlier either else elsewhere equal equally especially even evenly ever every except few fewer first followed for former found
-frequent frequently from fully further furthermore gave general generally give given gone good great greater greatest group half
-had hardly has have having here high higher highest highly how however if in increasing increasingly instead into is it its
-itself just keen kind large largely larger largest last lately later latest lead leading least left less lesser like likely
-little long longer lot low lower lowest main mainly majority many may mean meanwhile might mix mixed mixture moderate
-moderately more moreover most mostly moving much narrow near nearly neither never new newly next no nor not notable notably
-nothing now number occasional occasionally of off often on once one only onto or other otherwise out over overall own part
-particular particularly past per perhaps period place plenty plus point positive possibly previous previously primarily primary
-quite range rare rarely rather realm rest same second seem sense set several share shift show significant significantly similar
-similarly since single slight slightly small smaller so solid some somewhat sort spread steady still strong stronger strongest
-strongly such tend than that the their theirs them themselves then there these they thing third this those though through
-throughout thus time times to together too top total toward towards turn type typical typically under unlike until up usual
-usually variety varied various very was way well went were what when whenever where whereas whether which while who whole whom
-whose wide widely wider will with within without work would yet above-average below-average
-action activity affinity appeal appreciate appreciation attract attracted attraction average avoid avoided balance care
-category catch centre center choice choose chose chosen click clicked combination combine consider consist continue decline
-decrease describe devote dislike disliked disinterest draw drop dropped eager eclectic elements emphasis enjoy enjoyable
-enjoyment enthusiasm enthusiast enthusiastic enthusiastically entire exception expand explore fall familiar fan fascination
-fascinated favor favorable favorably favorite favour favourable favourably favourite feature fell felt film focus fond fondness
-form genre get gone gravitate grew grow growing growth habit handful hate held hold include inclination inclined increase
-interest interested item keep kept lean leaning likelihood liking lighter list listen listened lose lost love loved lover
-month movie name named note number open opt order passion passionate pattern pick picked play played played
-population preference prefer preferred product proportion purchase purchased bought put rank rate rated rating read receive
-received record reduce regard relative relatively remain replace respond rise rose save saved score seek select selection shown
-side split star stay taste tendency their title titled told took track trend try try unchanged used user value valued view viewed
-viewer viewing watch watched watching weight year genres series-free called
-month week day year
+a about above above-average across action activity affinity after again all almost along also although always among an
+and another any apart appeal appreciate appreciation are around as aside at attract attracted attraction average avoid
+avoided away balance be became because been before began behind being below below-average beside besides best better
+between both bought broad broadly but by called came can care catch category center centre choice choose chose chosen
+clear clearly click clicked close combination combine common compare compared comparison consider consist consistent
+consistently continue decline decrease describe devote did different disinterest dislike disliked diverse do does down
+draw drawn drop dropped during each eager earlier eclectic either elements else elsewhere emphasis enjoy enjoyable
+enjoyment enthusiasm enthusiast enthusiastic enthusiastically entire equal equally especially even evenly ever every
+except exception expand fall familiar fan fascinated fascination favor favorable favorably favorite favour favourable
+favourably favourite feature fell felt few fewer film first focus followed fond fondness for form former found
+frequent frequently from fully further furthermore gave general generally genre genres get give given gone good
+gravitate great greater greatest grew group grow growing growth habit had half handful hardly has hate have having
+held here high higher highest highly hold how however if in inclination inclined include increase increasing
+increasingly instead interest interested into is it item its itself just keen keep kept kind large largely larger
+largest last lately later latest lean leaning least left less lessen lesser lighter like likelihood likely liking list
+listen listened little long longer lose lost lot love loved lover low lower lowest main mainly majority many may mean
+meanwhile might mix mixed mixture moderate moderately more moreover most mostly move movie moving much name named
+narrow near nearly neither never new newly next no nor not notable notably note nothing now number occasional
+occasionally of off often on once one only onto open opt or order other otherwise out over overall own part particular
+particularly passion passionate past pattern per perhaps period pick picked place play played plenty plus point
+population positive possibly prefer preference preferred previous previously primarily primary product proportion
+purchase purchased put quite range rank rare rarely rate rated rather rating read realm receive received record reduce
+regard relative relatively release remain replace respond rest rise rose same save saved score second seek seem select
+selection sense series-free set several share shift show shown side significant significantly similar similarly since
+single slight slightly small smaller so solid some somewhat sort split spread star stay steady still strong stronger
+strongest strongly such taste tend tendency than that the their theirs them themselves then there these they thing
+third this those though through throughout thus time times title titled to together told too took top total toward
+towards track trend try turn type typical typically unchanged under unlike until up used user usual usually value
+valued varied variety various very view viewed viewer viewing was watch watched watching way weight well went were
+what when whenever where whereas whether which while who whole whom whose wide widely wider will with within without
+work would yet
 """
-PLAIN = frozenset(_PLAIN.split())
+PLAIN = frozenset(_PLAIN.split()) | NUMBER_WORDS.keys()
 _ENDINGS = ("", "s", "es", "ed", "d", "ing", "ly", "'s", "’s", "n't")
 
 

@@ -29,7 +29,8 @@ class OpenLlm:
 
 @contextmanager
 def open_llm(option: str | None = None, *, model: str | None = None, batch: int = 16) -> Iterator[OpenLlm]:
-    """The LLM that `--llm` names: "statistics", an http(s) URL of an OpenAI-compatible server, or a checkpoint's folder.
+    """The LLM that `--llm` names: "statistics", an http(s) URL of an OpenAI-compatible server, or a checkpoint's
+    folder.
 
     Args:
         option: None means the fetched SmolLM2 (`interestream fetch`).

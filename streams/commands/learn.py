@@ -14,7 +14,8 @@ from streams.settings import store_url
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from interest.learn import Estimate, Learned, Plan
+    from interest.backlog import Plan
+    from interest.learn import Estimate, Learned
     from interest.types import Interest
     from streams.llm import OpenLlm
 
@@ -34,7 +35,7 @@ def learn(
     noun: Annotated[str, typer.Option(help="What the items are called: singular,plural.")] = "title,titles",
 ) -> None:
     """Write a summary and a shift for every closed partition that has none yet; interrupt and resume at will."""
-    from interest.learn import Plan
+    from interest.backlog import Plan
     from interest.prompts import Style
     from streams.llm import open_llm
     from streams.store import open_store
@@ -60,7 +61,8 @@ def nouns(text: str) -> tuple[str, str]:
 
 def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
     """Say what it will take, then do it with a progress bar."""
-    from interest.learn import count_open, estimate
+    from interest.backlog import count_open
+    from interest.learn import estimate
     from interest.learn import learn as learn_interests
     from streams.progress import progress
 
