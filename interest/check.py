@@ -19,7 +19,7 @@ from interest.words import DOWN, PAST, STEADY, UP
 COPIED_WORDS = 14  # a run this long that also stands in the prompt is a copy; fact phrases of the prompts are shorter
 MAX_TITLES = 3  # more in one sentence is a list
 MIN_CLAIMS = 2  # fewer say too little about a user to be worth storing
-MIN_WORDS = 7
+MIN_WORDS = 6
 
 _END = re.compile(r"[.!?][\"”’']?(?=\s|$)")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|etc|e\.g|i\.e)|\b[A-Z])\.$")
@@ -135,7 +135,7 @@ def _heads(
     """What stands of a sentence when its tail is cut, longest first."""
     for match in reversed(list(_TAIL.finditer(sentence))):
         head = sentence[: match.start()].rstrip(" ,;") + "."
-        if len(head.split()) >= MIN_WORDS - 2 and _VERB.search(head):
+        if len(head.split()) >= MIN_WORDS - 1 and _VERB.search(head):
             asserted = claims_in(head, ground)
             if not _DANGLING.search(head) and not _fault(head, asserted, ground, copied, already):
                 yield head, asserted

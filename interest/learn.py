@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Engine
@@ -31,6 +32,7 @@ CHUNK = 128  # partitions in hand at once: 8 full batches of the in-process mode
 PROBE = 16  # partitions the estimate may ask for before the run; their answers are kept
 TYPICAL_CALLS = 1.5  # calls a text, retries included, where nothing has been measured yet
 
+T = TypeVar("T")
 Replaced = Callable[[Connection, Sequence[Interest]], None]
 
 
@@ -72,7 +74,7 @@ def estimate(engine: Engine, complete: Complete, model: str, plan: Plan) -> Esti
         total = sum(spent.values(), Usage())
     if total.calls == 0 and left:
         answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version)
-        asyncio.run(_probe(engine, answers, plan))
+        _run(_probe(engine, answers, plan))
         total = sum(answers.spent.values(), Usage())
     calls = round(2 * left * TYPICAL_CALLS)
     if total.calls == 0:
@@ -122,7 +124,7 @@ def learn(
                 found = [_plain(work, plan, model) for work in chunk]
                 advance(len(found))
             else:
-                found = asyncio.run(_cascade(chunk, answers, prompt, plan, model, advance))
+                found = _run(_cascade(chunk, answers, prompt, plan, model, advance))
             with writing(engine) as connection:
                 if replaced:
                     replaced(connection, found)
@@ -134,6 +136,14 @@ def learn(
             done.usage = answers.spent
         done.seconds = time.monotonic() - start
     return done
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; of tasks that failed together, the first one's error is the caller's."""
+    try:
+        return asyncio.run(work)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 async def _cascade(
