@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from interest.categories import mentions
 from interest.claims import claims_in
 from interest.ground import Claim, Ground, title_spans
 from interest.words import DOWN, PAST, STEADY, UP
@@ -26,7 +27,7 @@ _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|etc|e\.g|i\.e)|\b[
 # A sentence may be cut before these: what stands before them is a sentence by itself.
 _TAIL = re.compile(
     r",? (?:which|who|with|but|while|whereas|although|though|despite|except|as well as|including|especially|such as)\b"
-    r"|, (?:and (?:they|is|are|has|have|the user|this user|also|tends?|rated|enjoy\w*|like[sd]?)|they|from|"
+    r"|, (?:and (?:they|is|are|has|have|the user|this user|their|also|tends?|rated|enjoy\w*|like[sd]?)|they|from|"
     r"particularly|followed by|suggesting|indicating|showing|making|reflecting|giving|rating|resulting)\b"
     r"|;| – | — | \("
 )
@@ -53,9 +54,10 @@ _PART = re.compile(
     r"\b(?:with|particularly|especially|but|also|while|over|"
     r"and (?:was|were|enjoyed|loved|found|rated|had|has|is|are))\b"
 )
-_A_PLURAL = re.compile(
+_CLUMSY = re.compile(
     r"\ban? (?:dramas|comedies|thrillers|westerns|musicals|documentaries|romances|mysteries|"
-    r"films|movies|titles|genres)\b",
+    r"films|movies|titles|genres)\b"
+    r"|\benjoyed (?:\S+ )+(?:higher|lower) ratings\b|\bwhile (?:less|fewer|more) (?:[\w'’-]+ )*[\w'’-]+\.$",
     re.IGNORECASE,
 )
 _CHANGE = re.compile("|".join(pattern.pattern for pattern in (UP, DOWN, STEADY, PAST)), re.IGNORECASE)
@@ -88,6 +90,9 @@ def check(text: str, ground: Ground, prompt: str = "", *, min_claims: int = MIN_
         asserted = claims_in(sentence, ground)
         claims += asserted
         already = " ".join(text for text, _ in kept)
+        if whole and (bare := _without_empty_tail(sentence, ground)) != sentence:
+            faults.append(f"says nothing at its end: {sentence[len(bare) - 1 :]!r}")
+            sentence, trimmed = bare, True  # noqa: PLW2901
         fault = "the sentence does not end" if not whole else _fault(sentence, asserted, ground, copied, already)
         if fault:
             trimmed = True
@@ -129,6 +134,15 @@ def sentences(text: str, ground: Ground) -> Iterator[tuple[str, bool]]:
         yield text[start:].strip(), False
 
 
+def _without_empty_tail(sentence: str, ground: Ground) -> str:
+    """Cut a last clause that says nothing that can be checked ("..., and enjoyed a variety of genres")."""
+    tails = list(_TAIL.finditer(sentence))
+    if not tails or claims_in(sentence[tails[-1].start() :], ground):
+        return sentence
+    head = sentence[: tails[-1].start()].rstrip(" ,;") + "."
+    return head if claims_in(head, ground) and not _DANGLING.search(head) else sentence
+
+
 def _heads(
     sentence: str, ground: Ground, copied: set[tuple[str, ...]], already: str
 ) -> Iterator[tuple[str, list[Claim]]]:
@@ -160,7 +174,8 @@ def _fault(sentence: str, asserted: list[Claim], ground: Ground, copied: set[tup
         (not _english(words, bare), "is not English"),
         (any(count > 2 for count in Counter(content).values()), "repeats itself"),
         (_lists_twice(sentence, ground), "lists the same twice"),
-        (bool(_A_PLURAL.search(bare)), "is not grammatical"),
+        (bool(_CLUMSY.search(bare)), "is not grammatical"),
+        (_speaks_of_one(sentence, ground), "speaks of one title as of a taste"),
         (ground.before is not None and any(count > 1 for count in about.values()), "repeats itself"),
         (ground.before is not None and not (about and _CHANGE.search(bare)), "tells no change"),
         (
@@ -180,6 +195,15 @@ def _lists_twice(sentence: str, ground: Ground) -> bool:
         if any(count > 1 for count in about.values()):
             return True
     return False
+
+
+def _speaks_of_one(sentence: str, ground: Ground) -> bool:
+    """ "including a comedy, a drama and a war film": no taste can be read from that."""
+    if title_spans(sentence, ground):
+        return False
+    pattern, _ = mentions(tuple(sorted({*ground.categories, *(c.name for c in ground.facts.categories)})))
+    one = rf"\ban? (?:(?:{pattern.pattern})[ -]?)+(?:films?|movies?|titles?)?(?=[,.]| and\b)"
+    return bool(re.search(one, sentence, re.IGNORECASE))
 
 
 def _adds_nothing(asserted: list[Claim], already: str, ground: Ground) -> bool:

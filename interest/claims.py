@@ -82,6 +82,8 @@ def _clause_claims(clause: str, titles: list[Title], ground: Ground, *, first: b
     for match, names in named:
         move = _move_at(clause, match.start(), match.end()) if ground.before else 0
         claim = _category_claim(match[0], names, stance, move, ground)
+        if clause[: match.start()].lower().endswith("a few ") and max(map(facts.share, names)) > A_FEW:
+            claim = replace(claim, supported=False, why="these are more than a few")
         # said of one title ("the comedy Glory", "Glory as a war film") it tells nothing of the user's taste in general
         yield replace(claim, about=()) if match.span() in attached else claim
     if not ground.before:  # in a shift "more X than Y" speaks of change
@@ -95,6 +97,10 @@ def _clause_claims(clause: str, titles: list[Title], ground: Ground, *, first: b
     yield from number_claims(clause, named, ground)
     yield from profile_claims(rest, facts)
     yield from name_claims(DECADE.sub(" ", rest), ground, first=first)
+
+
+LEAST = 0.06  # 3 of 50: what a user did less often is no part of what a text may call their taste
+A_FEW = 0.2  # 10 of 50: more is no longer "a few"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +191,7 @@ def _category_verdict(name: str, stance: Stance, move: int, ground: Ground) -> s
             "is neither the commonest nor valued most",
         ),
         (stance.mostly and name not in leading | first_three, "is not among the leading categories"),
-        (category.count < max(2, facts.size // 25), f"is only {category.count} of {facts.size}"),
+        (category.count < max(2, LEAST * facts.size), f"is only {category.count} of {facts.size}"),
         (stance.liking and category.lift < 0, "is valued below this user's usual"),
     )
     return next((f"{name} {why}" for holds, why in against if holds), "")

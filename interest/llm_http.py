@@ -74,32 +74,34 @@ class HttpModel:
         self._attempts = attempts
         self._backoff_s = backoff_s
         self._transport = transport
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_flight = 0
         self.name = model
 
     async def __call__(self, request: Request) -> Reply:
-        client, slots = self._of_this_loop()
-        async with slots:
-            for attempt in range(self._attempts):
-                try:
-                    return await self._ask(client, request)
-                except Unavailable:
-                    if attempt + 1 == self._attempts:
-                        raise
-                # full jitter, so that 64 requests do not come back together
-                await asyncio.sleep(self._backoff_s * 2**attempt * (0.5 + random.random() / 2))
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def _of_this_loop(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:
-        """Connections belong to an event loop; a run of `learn` uses one loop after another."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
+        """Connections live while requests are in flight: nothing to close, whatever event loop comes next."""
+        if self._in_flight == 0:
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             limits = httpx.Limits(max_connections=self._concurrent, max_keepalive_connections=self._concurrent)
             self._client = httpx.AsyncClient(headers=headers, timeout=TIMEOUT, limits=limits, transport=self._transport)
             self._slots = asyncio.Semaphore(self._concurrent)
-            self._loop = loop
-        return self._client, self._slots
+        client, slots = self._client, self._slots
+        self._in_flight += 1
+        try:
+            async with slots:
+                return await self._ask_again(client, request)
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                await client.aclose()
+
+    async def _ask_again(self, client: httpx.AsyncClient, request: Request) -> Reply:
+        for attempt in range(self._attempts - 1):
+            try:
+                return await self._ask(client, request)
+            except Unavailable:
+                # with jitter, so that 64 requests do not come back together
+                await asyncio.sleep(self._backoff_s * 2**attempt * (0.5 + random.random() / 2))
+        return await self._ask(client, request)
 
     async def _ask(self, client: httpx.AsyncClient, request: Request) -> Reply:
         try:

@@ -103,4 +103,3 @@ usage = Table(
     Column("seconds", Float(53), nullable=False),  # seconds the model worked, summed over batches
     sqlite_with_rowid=False,
 )
-

@@ -130,4 +130,3 @@ class Representation(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     artifact: str
     vector: bytes  # float32, little endian
-

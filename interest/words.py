@@ -40,7 +40,8 @@ LIKING = _any(
 )
 MOSTLY = _any(
     r"most, mostly, mainly, primarily, predominantly, particularly, especially, majority, dominat\w*, above all, "
-    r"largely,  chiefly, strong\w*, heavily, frequently, main, top, notabl\w*, significant\w*"
+    r"largely, chiefly, strong\w*, heavily, frequently, main, top, notabl\w*, significant\w*, prefer\w*, fond\w*, "
+    r"focus\w*, emphasis"
 )
 FAVOURITE = _any(r"favou?rites?, best, highest, top choices?, above all")
 UP = _any(

@@ -34,6 +34,11 @@ def test_a_true_text_is_kept_as_it_is(ground: Ground) -> None:
             'This user enjoyed comedies and dramas, but particularly loved "Babe" which was praised for its plot.',
             'This user enjoyed comedies and dramas, but particularly loved "Babe".',
         ),
+        # a tail that says nothing goes
+        (
+            "This user enjoyed dramas and comedies, and enjoyed a variety of genres.",
+            "This user enjoyed dramas and comedies.",
+        ),
         # cut by the token limit
         ("This user enjoyed dramas and comedies. They also found that", "This user enjoyed dramas and comedies."),
         # the same again
@@ -69,6 +74,9 @@ def test_what_fails_is_cut(written: str, kept: str, ground: Ground) -> None:
         "This user enjoyed dramas, comedies and dramas.",
         "This user enjoyed a dramas and a comedies.",
         "This user enjoyed dramas and comedies",  # no end
+        "This user enjoyed a wide range of films, including a comedy, a drama, and a thriller.",
+        "This user enjoyed a few dramas and a few comedies.",  # most of what they rated
+        "This user enjoyed dramas and comedies higher ratings than other films.",
         "- dramas\n- comedies",
     ],
 )

@@ -35,6 +35,7 @@ BAD = [
     ("They rated 9 dramas.", "9"),
     ("They rated 40 films.", "40"),
     ("80% of them are dramas.", "80"),
+    ("They have a preference for war films.", "war"),  # 2 of 11, not valued more than others
     # years, decades, months
     ("They watched dramas from the 1950s.", "1950s"),
     ("They like eighties dramas.", "eighties"),

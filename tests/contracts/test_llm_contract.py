@@ -1,0 +1,115 @@
+"""What every language model behind the seam must do: the fake, the in-process SmolLM2, and a server over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chat_server import ChatServer
+
+from interest.errors import Refused
+from interest.llm import Complete, Message, Reply, Request
+from interest.llm_http import HttpModel
+from interest.llm_local import LocalModel
+from interest.scripted import Scripted
+
+QUESTION = (Message("system", "You write plain English."), Message("user", "Name three colours in one short sentence."))
+
+
+def request(**changes: object) -> Request:
+    values: dict[str, object] = {"messages": QUESTION, "opening": "Three colours are", "max_tokens": 24}
+    return Request(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def smollm(llm_folder: Path) -> LocalModel:
+    import torch
+
+    torch.set_num_threads(1)
+    return LocalModel(llm_folder, batch=4)
+
+
+def _continued(asked: Request) -> str:
+    return f"{asked.opening} red, green and blue."
+
+
+@pytest.fixture(
+    params=[
+        "scripted",
+        "http",
+        pytest.param("smollm", marks=pytest.mark.model),
+        pytest.param("http-smollm", marks=pytest.mark.model),
+    ]
+)
+def complete(request: pytest.FixtureRequest) -> Iterator[Complete]:
+    """Each implementation; the HTTP one against a real server on a socket, with scripted answers and with SmolLM2's."""
+    if request.param == "scripted":
+        yield Scripted(_continued)
+    elif request.param == "smollm":
+        yield request.getfixturevalue("smollm")
+    else:
+        behind = Scripted(_continued) if request.param == "http" else request.getfixturevalue("smollm")
+        with ChatServer(behind) as server:
+            yield HttpModel(server.url, model="m", key="secret")
+
+
+def ask(complete: Complete, *requests: Request) -> list[Reply]:
+    async def together() -> list[Reply]:
+        return await asyncio.gather(*(complete(one) for one in requests))
+
+    return asyncio.run(together())
+
+
+def test_the_answer_goes_on_from_the_opening(complete: Complete) -> None:
+    (reply,) = ask(complete, request())
+    assert reply.text.startswith("Three colours are")
+    assert len(reply.text) > len("Three colours are ")
+    assert "<|" not in reply.text
+
+
+def test_it_says_how_it_ended_and_what_it_cost(complete: Complete) -> None:
+    (reply,) = ask(complete, request())
+    assert reply.finish_reason in ("stop", "length")
+    assert reply.prompt_tokens > 0
+    assert 0 < reply.completion_tokens <= 24
+
+
+def test_greedy_answers_repeat(complete: Complete) -> None:
+    first, second = (ask(complete, request())[0].text for _ in range(2))
+    assert first == second
+
+
+def test_sampled_answers_repeat_under_their_seed(complete: Complete) -> None:
+    first, second = (ask(complete, request(temperature=0.8, seed=3))[0].text for _ in range(2))
+    assert first == second
+
+
+def test_many_at_once_answer_each_its_own_question(complete: Complete) -> None:
+    openings = [f"Colour {number} is" for number in range(6)]
+    replies = ask(complete, *(request(opening=opening) for opening in openings))
+    assert [reply.text[: len(opening)] for reply, opening in zip(replies, openings, strict=True)] == openings
+
+
+@pytest.mark.model
+def test_a_batch_changes_no_answer(smollm: LocalModel) -> None:
+    """Greedy rows decoded together say what each says alone (float32: rounding far below any choice here)."""
+    requests = [
+        request(opening=opening) for opening in ("Three colours are", "I", "The colours of the flag of France are")
+    ]
+    requests.append(request(temperature=0.8, seed=5))
+    together = [reply.text for reply in ask(smollm, *requests)]
+    assert together == [ask(smollm, one)[0].text for one in requests]
+
+
+@pytest.mark.model
+def test_the_token_limit_is_told(smollm: LocalModel) -> None:
+    (reply,) = ask(smollm, request(max_tokens=2))
+    assert (reply.finish_reason, reply.completion_tokens) == ("length", 2)
+
+
+@pytest.mark.model
+def test_a_prompt_longer_than_the_context_is_refused(smollm: LocalModel) -> None:
+    with pytest.raises(Refused, match="context"):
+        ask(smollm, request(messages=(Message("user", "red " * 9000),)))
