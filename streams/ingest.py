@@ -7,6 +7,7 @@ drops them all, so memory never runs ahead of the store for longer than the batc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from streams.policy import Policy, token_cost
 from streams.restore import restore_caches
 from streams.tables import offsets, policies
 
+_AT = attrgetter("at")
 HOT_BEHAVIORS = 1_000_000  # identities in each of two generations: about 40 bytes each, and 300 a user
 
 
@@ -40,7 +42,8 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
 class Folded(msgspec.Struct, kw_only=True):
     """A batch after folding: what its transaction will write."""
 
-    rows: list[tuple[Any, ...]]  # in the order of behaviors' columns
+    rows: list[Any]  # one flat list of values, in the order of streams.append.COLUMNS: no tuple a row to collect
+    accepted: int
     closed: list[Partition]
     late: int
     duplicates: int
@@ -76,30 +79,30 @@ class Ingest:
         self._bring({behavior.user_id for behavior in batch})
         caches, policy, items = self._young, self.policy, self._items
         costs = policy.tokens is not None
-        rows: list[tuple[Any, ...]] = []
+        rows: list[Any] = []
         closed: list[Partition] = []
-        late = duplicates = tokens = 0
+        count = late = duplicates = tokens = 0
         for behavior in batch:
             user_id = behavior.user_id
-            cache = caches[user_id]
+            before = caches[user_id]
             if costs:
                 tokens = token_cost(behavior, items.get(behavior.item_id))
-            seq = cache.next_seq
-            caches[user_id], verdict, ended = fold(cache, behavior, policy, tokens)
+            caches[user_id], verdict, ended = fold(before, behavior, policy, tokens)
             if verdict is DUPLICATE:
                 duplicates += 1
                 continue
             if verdict is LATE:
                 late += 1
-            rows.append(
-                (user_id, seq, behavior.item_id, behavior.action, behavior.at)  # noqa: RUF005  (the quickest form)
-                + (behavior.value, behavior.scene, behavior.event_id)
-            )
+            count += 1
+            rows += (
+                user_id, before.first_seq + len(before.open), behavior.item_id, behavior.action, behavior.at,
+                behavior.value, behavior.scene, behavior.event_id,
+            )  # fmt: skip
             if ended:
-                closed.extend(ended)
-        self._held += len(rows)
-        watermark = max((behavior.at for behavior in batch), default=None)
-        return Folded(rows=rows, closed=closed, late=late, duplicates=duplicates, watermark=watermark)
+                closed += ended
+        self._held += count
+        watermark = max(map(_AT, batch), default=None)
+        return Folded(rows=rows, accepted=count, closed=closed, late=late, duplicates=duplicates, watermark=watermark)
 
     def commit(
         self, folded: Folded, source: str, before: Position, offset: int, *, rejected: int, partition: int = 0
@@ -114,7 +117,7 @@ class Ingest:
         after = Position(
             offset=offset,
             watermark=max((mark for mark in (before.watermark, folded.watermark) if mark is not None), default=None),
-            accepted=before.accepted + len(folded.rows),
+            accepted=before.accepted + folded.accepted,
             late=before.late + folded.late,
             duplicates=before.duplicates + folded.duplicates,
             rejected=rejected,

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from streams.rows import BehaviorLog, Rejected, Rows
 
-RUN = 1_000_000  # rows sorted in memory at a time: about 100 MB
+RUN = 1_250_000  # rows sorted in memory at a time: about 100 MB
 BLOCK = 20_000  # rows handed on at a time
 _SCHEMA = pa.schema(
     [

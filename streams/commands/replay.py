@@ -32,8 +32,8 @@ def replay(
     partition: Annotated[int, typer.Option(help="Behaviours that fill a partition; 0: no limit.", min=0)] = 50,
     gap: Annotated[str | None, typer.Option(help="Also close after this much inactivity, e.g. 12h or 30d.")] = None,
     span: Annotated[Span | None, typer.Option(help="Also close when a calendar span (UTC) ends.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Also close before a prompt would hold more tokens.", min=1)] = None,
-    action: Annotated[str | None, typer.Option(help="The action of every row, where the log has no such column.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Also close before a prompt would exceed it.", min=1)] = None,
+    action: Annotated[str | None, typer.Option(help="The action of every row, if no column says it.")] = None,
     users_limit: Annotated[
         int | None,
         typer.Option(help="Ask the LLM about the N users with the longest histories only; all are ingested.", min=1),
