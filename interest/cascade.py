@@ -1,5 +1,7 @@
-"""The cascade of one partition (LIBER, UIL): summary, then shift against the partition before; each asked, checked,
-tried again, and in the end kept, trimmed, or replaced by the plain sentence, with an outcome that says which.
+"""The cascade of one partition (LIBER, UIL): its summary, then its shift against the partition before.
+
+Each is asked for, checked, tried again, and in the end kept, trimmed, or replaced by the plain sentence, with an
+outcome that says which.
 
 Pure orchestration: it asks through a callable, and knows no table and no model. `Unavailable` is passed on (the run
 stops and can be resumed); `Refused` is an outcome.

@@ -42,7 +42,8 @@ _VERB = re.compile(
 )
 _DANGLING = re.compile(
     r"\b(?:those|that|and|or|of|like|called|titled|the|a|an|in|for|to|as)\.$"
-    r"|(?:as well as|including|particularly|especially|and|with) (?:\w+ )?(?:films|movies|titles|genres|ones|others)\.$"
+    r"|(?:as well as|including|particularly|especially|and|with) (?:(?:other|more|some|many|various) )?"
+    r"(?:films|movies|titles|genres|ones|others)\.$"
 )
 _META = re.compile(
     r"\b(?:as an ai|language model|prompt|rewrit\w*|sentences?|paragraph|summar\w*|description|text|sure|certainly|"

@@ -120,7 +120,7 @@ def facts_of(
 ) -> Facts:
     """Count one partition's behaviours, given with their sequence numbers. Items missing in the catalogue have no
     title.
-"""
+    """
     values = [behavior.value for _, behavior in behaviors if behavior.value is not None]
     mean = fmean(values) if values else None
     spread = pstdev(values) if len(values) > 1 else 0.0

@@ -28,7 +28,7 @@ from interest.sql import upsert, writing
 from interest.tables import interests
 from interest.types import Interest, Outcome, Partition, Source
 
-CHUNK = 128  # partitions in hand at once: 8 full batches of the in-process model, a few MB
+CHUNK = 128  # partitions in hand at once: 4 full batches of the in-process model, a few MB
 PROBE = 16  # partitions the estimate may ask for before the run; their answers are kept
 TYPICAL_CALLS = 1.5  # calls a text, retries included, where nothing has been measured yet
 

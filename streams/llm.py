@@ -28,7 +28,7 @@ class OpenLlm:
 
 
 @contextmanager
-def open_llm(option: str | None = None, *, model: str | None = None, batch: int = 16) -> Iterator[OpenLlm]:
+def open_llm(option: str | None = None, *, model: str | None = None, batch: int = 32) -> Iterator[OpenLlm]:
     """The LLM that `--llm` names: "statistics", an http(s) URL of an OpenAI-compatible server, or a checkpoint's
     folder.
 

@@ -31,7 +31,7 @@ def learn(
     llm_model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
     prompt_version: Annotated[str | None, typer.Option(help="plain-1 (small models) or json-1 (capable ones).")] = None,
     chained: Annotated[bool, typer.Option(help="Each summary also reads the one before.")] = False,
-    batch: Annotated[int, typer.Option(help="Requests decoded together, in process.", min=1)] = 16,
+    batch: Annotated[int, typer.Option(help="Requests decoded together, in process.", min=1)] = 32,
     noun: Annotated[str, typer.Option(help="What the items are called: singular,plural.")] = "title,titles",
 ) -> None:
     """Write a summary and a shift for every closed partition that has none yet; interrupt and resume at will."""

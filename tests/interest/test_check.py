@@ -39,6 +39,10 @@ def test_a_true_text_is_kept_as_it_is(ground: Ground) -> None:
             "This user enjoyed dramas and comedies, and enjoyed a variety of genres.",
             "This user enjoyed dramas and comedies.",
         ),
+        (
+            "This user enjoyed comedies and dramas, including action films, and enjoyed a variety of genres.",
+            "This user enjoyed comedies and dramas, including action films.",
+        ),
         # cut by the token limit
         ("This user enjoyed dramas and comedies. They also found that", "This user enjoyed dramas and comedies."),
         # the same again
