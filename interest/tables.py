@@ -1,7 +1,7 @@
 """The tables of this layer, as SQLAlchemy Core. Rows are the truth; `deploy/migrations` creates them.
 
-Layout B of the measured designs: behaviours are append-only rows keyed (user_id, seq), partitions are headers over them,
-so every event is written once, late events just append, and one user is forgotten with one DELETE a table.
+Behaviours are append-only rows keyed (user_id, seq) and partitions are headers over them: every event is written once,
+late events just append, and one user is forgotten with one DELETE a table.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ interests = Table(
     sqlite_with_rowid=False,
 )
 
-# What the LLM answered, under everything that can change the answer; a crash in the middle of a cascade costs no call twice.
+# What the LLM answered, under everything that can change the answer; a crash in a cascade costs no call twice.
 answers = Table(
     "answers",
     metadata,

@@ -1,7 +1,7 @@
 """The values that travel: parsed once at the edge, frozen, and never a dict further in.
 
 Decides what a behaviour, an item, a user, a partition and an interest are. Knows nothing of Kafka, SQL or models.
-Times are event times in UTC, as float seconds since the epoch (a double holds milliseconds exactly until the year 287396).
+Times are event times in UTC, as float seconds since the epoch (a double holds milliseconds exactly for 285,000 years).
 """
 
 from __future__ import annotations
