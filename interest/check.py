@@ -58,6 +58,7 @@ _PART = re.compile(
 _CLUMSY = re.compile(
     r"\ban? (?:dramas|comedies|thrillers|westerns|musicals|documentaries|romances|mysteries|"
     r"films|movies|titles|genres)\b"
+    r"|\brated as\b(?! (?:one of|highly|high\b))"
     r"|\benjoyed (?:\S+ )+(?:higher|lower) ratings\b|\bwhile (?:less|fewer|more) (?:[\w'’-]+ )*[\w'’-]+\.$",
     re.IGNORECASE,
 )

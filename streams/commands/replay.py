@@ -42,6 +42,7 @@ def replay(
     llm_from: Annotated[
         str | None, typer.Option("--llm-from", metavar="PATH|URL", help="The LLM; default: the fetched SmolLM2.")
     ] = None,
+    noun: Annotated[str, typer.Option(help="What the items are called in texts: singular,plural.")] = "title,titles",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where an interrupted replay stopped; else refuse.")
@@ -69,7 +70,7 @@ def replay(
         from streams.commands.fuse import fuse
         from streams.commands.learn import learn
 
-        learn(store=store, users_limit=users_limit, llm=llm_from)
+        learn(store=store, users_limit=users_limit, llm=llm_from, noun=noun)
         fuse(store=store)
 
 

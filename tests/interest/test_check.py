@@ -80,6 +80,7 @@ def test_what_fails_is_cut(written: str, kept: str, ground: Ground) -> None:
         "This user enjoyed dramas and comedies",  # no end
         "This user enjoyed a wide range of films, including a comedy, a drama, and a thriller.",
         "This user enjoyed a few dramas and a few comedies.",  # most of what they rated
+        'This user enjoyed dramas, comedies, and horror which they rated as "Babe", a drama.',
         "This user enjoyed dramas and comedies higher ratings than other films.",
         "- dramas\n- comedies",
     ],
