@@ -193,6 +193,7 @@ def _category_verdict(name: str, stance: Stance, move: int, ground: Ground) -> s
         (stance.mostly and name not in leading | first_three, "is not among the leading categories"),
         (category.count < max(2, LEAST * facts.size), f"is only {category.count} of {facts.size}"),
         (stance.liking and category.lift < 0, "is valued below this user's usual"),
+        (stance.liking and facts.spread > 0 and not category.liked, "has no title valued above this user's usual"),
     )
     return next((f"{name} {why}" for holds, why in against if holds), "")
 

@@ -47,7 +47,12 @@ class LocalModel:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a second bar below ours
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # loading takes a second; the bar would stand in logs
         if not (folder / "config.json").is_file():
             raise InputError(
                 f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm"
@@ -105,7 +110,7 @@ class LocalModel:
         return ids
 
     def _reply(self, row: _Row) -> Reply:
-        text = self._tokenizer.decode(row.written, skip_special_tokens=True)
+        text = self._tokenizer.decode(row.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Reply(
             text=row.request.opening + text,
             finish_reason="stop" if row.ended else "length",

@@ -64,7 +64,8 @@ MAX_TOKENS = 64  # two sentences are 20 to 50 tokens
 
 def _plain_summary(facts: Facts, previous: str | None, attempt: int, style: Style) -> Request:
     many = style.noun[1]
-    kept = [category.name for category in facts.categories if category.lift >= 0 and category.count >= 2][:3]
+    liked = [category for category in facts.categories if category.liked or not facts.spread]
+    kept = [category.name for category in liked if category.lift >= 0 and category.count >= 2][:3]
     best = [category.name for category in facts.categories if category.lift > 0][:2]
     lines = [f"What kind of {many} does this user like? Name the {style.groups}. Answer in two short sentences.\n"]
     if previous is not None:

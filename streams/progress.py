@@ -27,8 +27,9 @@ def progress(title: str, total: int | None, *, unit: str = "", done: int = 0) ->
         rate = fresh / max(now - start, 1e-9)
         share = f"/{total:,} ({100 * (done + fresh) / total:.0f} %)" if total else ""
         left = f", {max(total - done - fresh, 0) / rate:,.0f} s left" if total and rate else ""
+        shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
         unit_text = f" {unit}" if unit else ""
-        print(f"{title}: {done + fresh:,}{share}{unit_text}, {rate:,.0f}/s{left}", file=sys.stderr, flush=True)
+        print(f"{title}: {done + fresh:,}{share}{unit_text}, {shown}/s{left}", file=sys.stderr, flush=True)
 
     def advance(count: int) -> None:
         nonlocal fresh, last

@@ -70,7 +70,7 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
     left = count_open(engine, plan, llm=opened.complete is not None)
     if opened.complete is not None and left:
         _say(_told(estimate(engine, opened.complete, opened.name, plan), opened.name))
-    with progress("learn", left, unit="partitions") as advance:
+    with progress("Learning interests", left, unit="partitions") as advance:
         return learn_interests(
             engine, opened.complete, model=opened.name, plan=plan, advance=advance, replaced=drop_made_from
         )

@@ -26,6 +26,7 @@ BAD = [
     ("This user loves westerns.", "westerns"),
     ("This user likes anime and animated films.", "animated"),
     ("This user loves thrillers.", "thrillers"),  # watched, but valued low
+    ("This user enjoyed action films.", "action"),  # none was valued above this user's usual
     ("This user dislikes comedies.", "comedies"),
     ("This user is mostly into romance.", "romance"),
     ("Their favourite genre is horror.", "horror"),
