@@ -47,12 +47,9 @@ class LocalModel:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a second bar below ours
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # loading takes a second; the bar would stand in logs
+        disable_progress_bar()  # type: ignore[no-untyped-call]   # loading takes a second; the bar would stand in logs
         if not (folder / "config.json").is_file():
             raise InputError(
                 f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm"
