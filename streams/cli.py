@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import os
 import signal
 import sys
 from types import FrameType
@@ -52,8 +51,6 @@ def main() -> None:
     # torch reads it when it is loaded: threads that spin while they wait slow it 15-fold on a machine that is shared
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGINT, _interrupt)
-    # torch's threads must not spin while they wait: on a shared machine that slows them down many times
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except InterestreamError as error:
