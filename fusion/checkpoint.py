@@ -6,7 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import torch
@@ -16,10 +16,16 @@ from torch import Tensor, nn
 
 from interest.errors import ArtifactError
 
-if TYPE_CHECKING:
-    from fusion.train import Epoch
-
 NAME = "checkpoint.safetensors"
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """What one epoch came to."""
+
+    epoch: int
+    loss: float  # mean training loss
+    auc: float  # validation, of the averaged weights
+    best: bool
 
 
 @dataclass(slots=True)
@@ -50,7 +56,6 @@ def save_checkpoint(folder: Path, state: Checkpoint, fingerprint: str) -> None:
 
 def load_checkpoint(folder: Path, state: Checkpoint, fingerprint: str) -> None:
     """Put `state` where the folder's checkpoint left it; leave it alone where there is none."""
-    from fusion.train import Epoch
 
     path = folder / NAME
     if not path.exists():

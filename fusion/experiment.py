@@ -11,11 +11,11 @@ import torch
 
 from fusion import metrics
 from fusion.artifact import ArtifactConfig, Metrics, save_artifact, versions
-from fusion.checkpoint import remove_checkpoint
+from fusion.checkpoint import Epoch, remove_checkpoint
 from fusion.dataset import Dataset
 from fusion.din import Din, DinConfig
 from fusion.splits import TEST, TRAIN, VALID
-from fusion.train import Epoch, TrainConfig, predict, train
+from fusion.train import TrainConfig, predict, train
 
 
 def run(

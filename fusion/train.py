@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion import metrics
-from fusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fusion.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
 from fusion.encode import Batch, Samples
 from fusion.log import Array
 from fusion.spec import UNKNOWN
@@ -38,15 +38,6 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     average: float = 0.999  # weights of validation, test and artifact are an exponential average with this memory
     patience: int = 2  # epochs without a better validation AUC
     seed: int = 0
-
-
-class Epoch(msgspec.Struct, frozen=True):
-    """What one epoch came to."""
-
-    epoch: int
-    loss: float  # mean training loss
-    auc: float  # validation, of the averaged weights
-    best: bool
 
 
 def train(

@@ -36,19 +36,22 @@ def score(
     from fusion.artifact import load_artifact
     from fusion.log import newest_time
     from fusion.score import score as score_pairs
+    from interest.sql import read_items
     from streams.store import open_store
 
     engine, model = open_store(store_url(store), create=False), load_artifact(artifact)
-    with engine.connect() as connection, progress("scoring", len(wanted), unit="pairs") as advance:
+    with engine.connect() as connection, progress("Scoring", len(wanted), unit="pairs") as advance:
         moment = newest_time(connection) if at is None else at
         together = len(wanted) if user else AT_ONCE  # one user's items are ranked among each other
         for start in range(0, len(wanted), together):
             part = wanted[start : start + together]
             scores = score_pairs(connection, model, part, moment)
             ranked = zip(part, scores.tolist(), strict=True)
+            catalogue = {} if json else read_items(connection, {item_id for _, item_id in part})
             for (user_id, item_id), p in sorted(ranked, key=lambda row: -row[1]) if user else ranked:
                 line = {"user_id": user_id, "item_id": item_id, "score": round(p, 6)}
-                print(jsons.dumps(line) if json else f"{user_id}\t{item_id}\t{p:.4f}")
+                title = catalogue[item_id].title if item_id in catalogue else ""
+                print(jsons.dumps(line) if json else f"{user_id}\t{item_id}\t{p:.4f}\t{title}".rstrip())
             advance(len(part))
 
 

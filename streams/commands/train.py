@@ -14,7 +14,7 @@ from streams.settings import store_url
 
 if TYPE_CHECKING:
     from fusion.artifact import Metrics
-    from fusion.train import Epoch
+    from fusion.checkpoint import Epoch
 
 train = typer.Typer(help="Train a CTR model on the store; one sub-command per model.", no_args_is_help=True)
 
@@ -66,10 +66,10 @@ def din(
     )
     settings = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, lr=lr)
     engine = open_store(store_url(store), create=False)
-    with progress("reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
+    with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
         dataset = read_dataset(connection, data, advance)
     began, rows = time.monotonic(), len(dataset.of(TRAIN))
-    with progress("training", epochs * rows, unit="samples") as advance:
+    with progress("Training", epochs * rows, unit="samples") as advance:
         metrics = experiment.run(
             dataset,
             DinConfig(interest=interest),
@@ -83,7 +83,7 @@ def din(
     _print_metrics(metrics)
     print(f"artifact {artifact.id} in {out} ({time.monotonic() - began:.0f} s)")
     if interest:
-        with progress("user vectors", None, unit="partitions") as advance:
+        with progress("Representing users", None, unit="partitions") as advance:
             stored = represent(engine, artifact, advance)
         print(f"{stored:,} representations under {artifact.id}")
 
