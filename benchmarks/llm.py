@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import tempfile
 import time
@@ -21,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from sqlalchemy import Engine
 
 from interest.answers import Usage, read_usage
@@ -48,6 +48,9 @@ def main() -> None:
     options.add_argument("--save", type=Path)
     chosen = options.parse_args()
     model = LocalModel(chosen.llm)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
+    import torch
+
     torch.set_num_threads(chosen.threads)
 
     history = longest(2000)
