@@ -27,9 +27,9 @@ _MILLISECONDS_FROM, _MICROSECONDS_FROM = 1e11, 1e14  # as seconds these would be
 def as_text(column: Column, name: str, reasons: Reasons, *, required: bool) -> list[str | None]:
     """Text of every row; empty and null become None, which is a reason where the column is required."""
     if isinstance(column, pa.Array):
-        values = _arrow_text(column)
+        values = _arrow_text(column, name, reasons)
     else:
-        values = [value if type(value) is str else _text(value) for value in column]
+        values = [value if type(value) is str else _text(value, name, row, reasons) for row, value in enumerate(column)]
     if None in values or "" in values or not _plain("".join(values)):  # type: ignore[arg-type]
         for row, value in enumerate(values):
             if value is None or value == "":
@@ -57,7 +57,7 @@ def as_numbers(column: Column, name: str, reasons: Reasons) -> list[float | None
         if value is not None and value != "":
             try:
                 number = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 reasons.setdefault(row, f"{name} is not a number: {_shown(value)}")
             else:
                 if not math.isfinite(number):
@@ -98,7 +98,7 @@ def _each_time(column: Column, name: str, reasons: Reasons) -> Floats:
             continue
         try:
             out[row] = _scaled(np.array([float(value)]))[0]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             try:
                 moment = datetime.fromisoformat(str(value).strip())
             except ValueError:
@@ -126,14 +126,16 @@ def _whole(column: Column) -> Floats | None:
             whole: Floats = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False).copy()
             return whole
         return np.array(column, dtype=object).astype(np.float64) if None not in column else None
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError):
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError, OverflowError):
         return None
 
 
-def _arrow_text(column: pa.Array) -> list[str | None]:
-    if pa.types.is_floating(column.type):  # ids of a column with gaps: 12.0 is item 12
-        return [None if value is None or math.isnan(value) else _text(value) for value in column.to_pylist()]
-    if not pa.types.is_dictionary(column.type):
+def _arrow_text(column: pa.Array, name: str, reasons: Reasons) -> list[str | None]:
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_dictionary(kind)):
+        # bytes that may not be UTF-8; floats, where a column of ids has gaps: 12.0 is item 12; lists, which are no id
+        return [_text(value, name, row, reasons) for row, value in enumerate(column.to_pylist())]
+    if not pa.types.is_dictionary(kind):
         column = column.cast(pa.string()).dictionary_encode()
     names: Sequence[str | None] = column.dictionary.cast(pa.string()).to_pylist()
     if column.null_count:
@@ -141,8 +143,13 @@ def _arrow_text(column: pa.Array) -> list[str | None]:
     return [names[index] for index in column.indices.to_pylist()]  # one object a name: less memory, faster comparisons
 
 
-def _text(value: Any) -> str | None:
+def _text(value: Any, name: str, row: int, reasons: Reasons) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
+    if isinstance(value, bool | list | dict):
+        reasons.setdefault(row, f"{name} is neither text nor a number: {_shown(value)}")
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

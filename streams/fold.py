@@ -149,10 +149,14 @@ def restore(
 
 def _ends_before(cache: Cache, at: float, policy: Policy, tokens: int) -> Reason | None:
     clock = cache.last_at if cache.last_at > cache.end else cache.end  # the greatest event time seen of this user
-    if policy.gap_s is not None and at - clock > policy.gap_s:
+    # where both have passed, the one that passed first is the reason: a sweep in between would have named that one
+    gone = policy.gap_s is not None and at - clock > policy.gap_s
+    if policy.span is not None and at > clock:
+        now = period(clock, policy.span)
+        if period(at, policy.span) > now and not (gone and period(clock + (policy.gap_s or 0.0), policy.span) == now):
+            return Reason.SPAN
+    if gone:
         return Reason.GAP
-    if policy.span is not None and at > clock and period(at, policy.span) > period(clock, policy.span):
-        return Reason.SPAN
     if policy.tokens is not None and cache.tokens + tokens > policy.tokens:
         return Reason.TOKENS
     return None

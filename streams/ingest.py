@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from interest.errors import StoreError
-from interest.sql import insert_new, writing
+from interest.sql import insert_new, upsert, writing
 from interest.tables import behaviors, partitions
 from interest.types import Behavior, Item, Partition
 from streams.append import append_behaviors
@@ -32,6 +32,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     """How far one source has been read, and what became of its rows."""
 
     offset: int = 0  # rows consumed, rejected ones included
+    digest: str = ""  # of the consumed rows, where the source is a file
     watermark: float | None = None  # the greatest event time consumed
     accepted: int = 0
     late: int = 0
@@ -105,7 +106,15 @@ class Ingest:
         return Folded(rows=rows, accepted=count, closed=closed, late=late, duplicates=duplicates, watermark=watermark)
 
     def commit(
-        self, folded: Folded, source: str, before: Position, offset: int, *, rejected: int, partition: int = 0
+        self,
+        folded: Folded,
+        source: str,
+        before: Position,
+        offset: int,
+        *,
+        rejected: int,
+        digest: str = "",
+        partition: int = 0,
     ) -> Position:
         """Write one batch; return the source's new position. `rejected` counts the source's rejected rows so far.
 
@@ -116,6 +125,7 @@ class Ingest:
         """
         after = Position(
             offset=offset,
+            digest=digest,
             watermark=max((mark for mark in (before.watermark, folded.watermark) if mark is not None), default=None),
             accepted=before.accepted + folded.accepted,
             late=before.late + folded.late,
@@ -214,8 +224,9 @@ def _check_policy(connection: Connection, policy: Policy) -> None:
     """A store is partitioned by one policy; another would make partitions that no single policy explains."""
     stored = connection.execute(select(policies.c.policy).where(policies.c.generation == 0)).scalar()
     wanted = msgspec.json.encode(policy).decode()
-    if stored is None:
-        connection.execute(insert(policies).values(generation=0, policy=wanted))
+    empty = connection.execute(select(behaviors.c.user_id).limit(1)).first() is None
+    if stored is None or empty:
+        upsert(connection, policies, [{"generation": 0, "policy": wanted}])
     elif msgspec.json.decode(stored, type=Policy) != policy:
         raise StoreError(
             f"this store is partitioned by {stored}, not by {wanted}; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from streams.columns import Column
 CHUNK = 20_000  # rows a chunk; also the rows of one store transaction
 RECBOLE = {".inter", ".item", ".user"}
 _DELIMITED = {".csv": ",", ".tsv": "\t", ".txt": "\t", **dict.fromkeys(RECBOLE, "\t")}
+csv.field_size_limit(16 << 20)  # characters: what a quote that is never closed may swallow before it is an error
 _JSON_LINES = {".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
 
@@ -64,7 +66,7 @@ class LogFile:
         self.lists: set[str] = set()  # RecBole's token_seq columns: lists separated by blanks
         try:
             self.columns = self._read_columns()
-        except (OSError, pa.ArrowInvalid) as error:
+        except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:
             raise InputError(f"{path} cannot be read: {error}") from error
         if not self.columns:
             raise InputError(f"{path} is empty: it has no header line" if self._is_text else f"{path} has no columns")
@@ -72,9 +74,14 @@ class LogFile:
     def chunks(self, columns: Sequence[str] | None = None, size: int = CHUNK) -> Iterator[Chunk]:
         """The file's rows in file order; `columns` limits what is decoded (all of them by default)."""
         wanted = list(columns if columns is not None else self.columns)
-        if self.kind in _PARQUET:
-            return self._parquet(wanted, size)
-        return self._json_lines(wanted, size) if self.kind in _JSON_LINES else self._delimited(wanted, size)
+        read = self._parquet if self.kind in _PARQUET else self._delimited
+        last = 0
+        try:
+            for chunk in (self._json_lines if self.kind in _JSON_LINES else read)(wanted, size):
+                last = chunk.lines[-1] if chunk.lines else last
+                yield chunk
+        except (EOFError, OSError, zlib.error, pa.ArrowException) as error:
+            raise InputError(f"{self.path} is damaged after line {last:,}: {error}; copy it anew") from error
 
     @property
     def _is_text(self) -> bool:
@@ -137,15 +144,34 @@ class LogFile:
                     broken.append(Broken(reader.line_num, f"not readable as {self.kind[1:]}: {error}", ""))
                 lines = _line_numbers(read, line, reader.line_num - len(broken))
                 line = reader.line_num
+                rescued: list[tuple[int, list[str]]] = []
                 if set(map(len, read)) != {width}:
                     for row, number in zip(read, lines, strict=True):
                         if row and len(row) != width:  # a blank line is no row
-                            reason = f"{len(row)} columns where the header has {width}"
-                            broken.append(Broken(number, reason, _DELIMITED[self.kind].join(row)))
-                    good = [at for at, row in enumerate(read) if len(row) == width]
-                    read, lines = [read[at] for at in good], [lines[at] for at in good]
+                            found, wrong = self._split_again(row, number, width)
+                            rescued += found
+                            broken += wrong
+                    good = [(number, row) for row, number in zip(read, lines, strict=True) if len(row) == width]
+                    good = sorted(good + rescued, key=lambda pair: pair[0])
+                    read, lines = [row for _, row in good], [number for number, _ in good]
                 turned = list(zip(*read, strict=True)) or [()] * width
                 yield Chunk({name: list(turned[at]) for name, at in zip(wanted, places, strict=True)}, lines, broken)
+
+    def _split_again(self, row: list[str], last: int, width: int) -> tuple[list[tuple[int, list[str]]], list[Broken]]:
+        """A row of the wrong width. A quote that was never closed has swallowed lines: those are read one by one."""
+        lines = _DELIMITED[self.kind].join(row).split("\n")
+        first = last - len(lines) + 1
+        reason = f"{len(row)} columns where the header has {width}"
+        if len(lines) > 1:
+            reason = "a quote is opened and not closed on this line"
+        found, broken = [], [Broken(first, reason, lines[0])]
+        for number, line in enumerate(lines[1:], first + 1):
+            cells = line.rstrip("\r").split(_DELIMITED[self.kind])
+            if len(cells) == width:
+                found.append((number, cells))
+            elif line.strip():
+                broken.append(Broken(number, f"{len(cells)} columns where the header has {width}", line))
+        return found, broken
 
     def _json_lines(self, wanted: list[str], size: int) -> Iterator[Chunk]:
         decoder = msgspec.json.Decoder(dict[str, Any])

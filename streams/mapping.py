@@ -63,6 +63,8 @@ def find_columns(
         elif column := next((plain[_plain(name)] for name in usual if _plain(name) in plain), None):
             found[field] = column
     if missing := [field for field in required if field not in found]:
+        if len(columns) == 1 and ";" in columns[0]:
+            raise InputError(f"{path} is separated by semicolons; write it with commas, or as .tsv with tabs")
         example = ",".join(f"{field}=COLUMN" for field in missing)
         raise InputError(
             f"{path}: no column found for {', '.join(missing)}. The file has: {', '.join(columns)}. "

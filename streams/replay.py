@@ -18,7 +18,7 @@ from interest.tables import partitions
 from streams.ingest import Folded, Ingest, Position
 from streams.order import in_order
 from streams.policy import Policy
-from streams.rows import BehaviorLog, Rejected, Rows, refuse
+from streams.rows import BehaviorLog, Digest, Rejected, Rows, refuse
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +33,8 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def source_name(log: BehaviorLog) -> str:
-    """The log's name in `offsets`: its file name, columns and first row, which stay when rows are appended."""
-    return f"log:{log.path.name}:{hashlib.blake2b(log.first_row().encode(errors='replace'), digest_size=6).hexdigest()}"
+    """The log's name in `offsets`, from its first usable row: it stays when the file is renamed or grows."""
+    return f"log:{hashlib.blake2b(log.first_row().encode(errors='replace'), digest_size=8).hexdigest()}"
 
 
 def replay(
@@ -59,7 +59,8 @@ def replay(
     was_sorted, rows = in_order(log)
     advance = started(log.rows, before.offset + before.rejected, was_sorted)
     with Rejects(log.path, strict=strict) as rejects:
-        after = _drive(ingest, source, before, _from(rows, before, log), rejects, advance)
+        digest = Digest()
+        after = _drive(ingest, source, before, _from(rows, before, log, digest), rejects, advance, digest)
     if after.watermark is not None:
         ingest.sweep(after.watermark)
     with engine.connect() as connection:
@@ -81,6 +82,7 @@ def _drive(
     chunks: Iterator[tuple[Rows, int]],
     rejects: Rejects,
     advance: Callable[[int], None],
+    digest: Digest,
 ) -> Position:
     """Fold the next chunk while the last one is written: one thread each, never more than one batch ahead."""
     with _fewer_collections(), ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
@@ -89,11 +91,14 @@ def _drive(
         for rows, start in chunks:
             folded = ingest.fold(rows.behaviors(start))
             offset += len(rows) - start
+            digest.add(rows, start, len(rows))
             rejects.add(rows.rejected)
             if pending is not None:
                 position = pending.result()
             if _changes(folded, offset, rejects.count, position):
-                pending = writer.submit(ingest.commit, folded, source, position, offset, rejected=rejects.count)
+                pending = writer.submit(
+                    ingest.commit, folded, source, position, offset, rejected=rejects.count, digest=digest.text()
+                )
             advance(len(rows) - start + len(rows.rejected))
         return pending.result() if pending is not None else position
 
@@ -113,21 +118,23 @@ def _changes(folded: Folded, offset: int, rejected: int, position: Position) -> 
     return bool(folded.rows) or offset != position.offset or rejected > position.rejected
 
 
-def _from(rows: Iterator[Rows], position: Position, log: BehaviorLog) -> Iterator[tuple[Rows, int]]:
+def _from(rows: Iterator[Rows], position: Position, log: BehaviorLog, digest: Digest) -> Iterator[tuple[Rows, int]]:
     """The chunks with the place in each from which its rows are new; a log that is not what it was is refused."""
-    done, left = position.offset, position.offset
+    left = position.offset
     for chunk in rows:
         start = min(left, len(chunk))
         left -= start
-        if start and not left and chunk.at[start - 1] != position.watermark:
+        digest.add(chunk, 0, start)
+        if start and not left and digest.text() != position.digest:
             break
         yield chunk, start
     else:
         if not left:
             return
     raise InputError(
-        f"{log.path} is not what it was: its first {done:,} rows in order of time have been replayed into this store, "
-        "and they have changed since. Put the old file back, or replay the new one into another --store"
+        f"{log.path} is not what it was: its first {position.offset:,} rows in order of time have been replayed into "
+        "this store, and they have changed since. Rows may be appended if they are no older than the last one; for "
+        "anything else put the old file back, or replay the new one into another --store"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,23 @@ class Rows(msgspec.Struct):
         ]
 
 
+class Digest:
+    """Of the rows consumed so far, whatever the chunks: a log whose past changed has another."""
+
+    def __init__(self) -> None:
+        self._columns = [hashlib.blake2b(digest_size=16) for _ in range(3)]
+
+    def add(self, rows: Rows, start: int, stop: int) -> None:
+        users, items, times = self._columns
+        if start < stop:
+            users.update(("\0".join(rows.user_id[start:stop]) + "\0").encode())
+            items.update(("\0".join(rows.item_id[start:stop]) + "\0").encode())
+            times.update(np.ascontiguousarray(rows.at[start:stop]).tobytes())
+
+    def text(self) -> str:
+        return hashlib.blake2b(b"".join(column.digest() for column in self._columns), digest_size=16).hexdigest()
+
+
 class BehaviorLog:
     """A log whose columns have been found."""
 
@@ -64,17 +82,18 @@ class BehaviorLog:
         return self.file.path
 
     def first_row(self) -> str:
-        """Columns and first row, as text: what tells one log from another, also after rows were appended."""
-        for chunk in self.file.chunks(size=1):
-            return str([self.file.columns, chunk.row(0) if chunk.lines else [one.raw for one in chunk.broken]])
-        return str(self.file.columns)
+        """The first usable row, as text: what tells one log from another, whatever its file's name and format."""
+        for rows in self.chunks():
+            if len(rows):
+                return str((rows.user_id[0], rows.item_id[0], rows.action[0], float(rows.at[0])))
+        return ""
 
     def times(self) -> Iterator[Floats]:
         """The usable times of each chunk, in file order; decodes that column only."""
         self.rows = 0
         for chunk in self.file.chunks([self.found["at"]]):
             times = as_times(chunk.columns[self.found["at"]], "at", {})
-            self.rows += len(times)
+            self.rows += len(times) + len(chunk.broken)
             yield times[~np.isnan(times)]
 
     def chunks(self) -> Iterator[Rows]:
@@ -123,4 +142,7 @@ class BehaviorLog:
 
 def refuse(rejected: Rejected) -> InputError:
     """What --strict says of the first bad row."""
-    return InputError(f"{rejected.file}, line {rejected.line}: {rejected.reason} (--strict stops at the first bad row)")
+    return InputError(
+        f"{rejected.file}, line {rejected.line}: {rejected.reason} (--strict stops at the first bad row; "
+        "what came before it may be in the store already, the same command goes on from there)"
+    )

@@ -114,7 +114,12 @@ def _progress(rows: int, done: int) -> Iterator[Callable[[int], None]]:
 def report(replayed: Replayed) -> None:
     position = replayed.position
     late = f", {position.late:,} of them late" if position.late else ""
-    print(f"{position.accepted:,} behaviours{late}; {position.duplicates:,} duplicates; {position.rejected:,} rejected")
+    if replayed.resumed_at == position.offset and position.offset:
+        print("nothing new: this log was replayed before, and other options do not change what it left")
+    print(
+        f"of this log {position.accepted:,} behaviours{late}; "
+        f"{position.duplicates:,} duplicates; {position.rejected:,} rejected"
+    )
     print(f"{replayed.partitions:,} closed partitions in the store")
     if replayed.rejected_file:
         print(f"rejected rows, each with line and reason: {replayed.rejected_file}")
