@@ -17,6 +17,8 @@ from interest.sql import behaviors_between, partition_of, read_items, read_users
 from interest.tables import interests, items, partitions
 from interest.types import Outcome, Partition
 
+CHAINED = "+chained"  # what a chained run adds to the prompt version: its texts are other texts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -29,10 +31,11 @@ class Plan:
     users_limit: int | None = None  # only the users with the longest histories
 
     def prompt(self) -> Prompt:
-        if self.prompt_version not in PROMPTS:
+        version = self.prompt_version.removesuffix(CHAINED)
+        if version not in PROMPTS:
             known = ", ".join(sorted(PROMPTS))
             raise InputError(f"there is no prompt version {self.prompt_version!r}; there are: {known}")
-        return PROMPTS[self.prompt_version]
+        return PROMPTS[version]
 
 
 @dataclass(slots=True)

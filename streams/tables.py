@@ -13,7 +13,7 @@ offsets = Table(
     Column("source", Text, primary_key=True),  # "log:<name>:<fingerprint>" or a topic
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("offset", BigInteger, nullable=False),  # rows of the source consumed
-    Column("digest", Text, nullable=False),  # of a log's consumed rows; empty for a topic
+    Column("digest", Text, nullable=False, server_default=""),  # of a log's consumed rows; empty for a topic
     Column("watermark", Float(53)),  # the greatest event time consumed
     Column("accepted", Integer, nullable=False),
     Column("late", Integer, nullable=False),  # of the accepted, older than the newest closed partition's end

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interest.errors import InputError
-from streams.commands.options import Json, Store
+from streams.commands.options import Store
 from streams.progress import progress
 from streams.settings import store_url
 
 if TYPE_CHECKING:
     from fusion.score import Pair
 
+LATEST = 4_102_444_800.0  # 2100-01-01
 AT_ONCE = 2000  # pairs read from the store and scored together
 
 
@@ -29,10 +30,12 @@ def score(
     at: Annotated[
         float | None, typer.Option(help="event time of the request, epoch seconds; default: the newest stored")
     ] = None,
-    json: Json = False,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
 ) -> None:
     """Score items for users: the probability of a positive, given everything the store knows of the user now."""
     wanted = _wanted(pairs, user, items)
+    if at is not None and not 0 <= at < LATEST:
+        raise InputError(f"--at {at:g} is no time between 1970 and 2100 in epoch seconds")
     from fusion.artifact import load_artifact
     from fusion.log import newest_time
     from fusion.score import score as score_pairs

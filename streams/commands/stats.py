@@ -63,7 +63,7 @@ def _version(version: Version) -> Iterator[str]:
             writer = "the LLM" if source == "llm" else source
             yield line(f"  {name}", f"{sum(outcomes.values()):,}", f"by {writer}: {ended}")
     if version.supported_share is not None:
-        share = f"{100 * version.supported_share:.1f} % supported by their partition"
+        share = f"{100 * version.supported_share:.1f} % supported; the others were cut out"
         yield line("  claims", f"{version.claims:,}", share)
 
 

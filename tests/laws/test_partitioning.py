@@ -193,6 +193,19 @@ def test_a_restored_cache_folds_and_sweeps_like_the_one_in_memory(
     assert sweep(restored, watermark, policy) == sweep(cache, watermark, policy)
 
 
+@given(events, policies.filter(lambda policy: policy.tokens is None), st.integers(0, 40))
+@settings(deadline=None)
+def test_a_sweep_in_between_changes_nothing(log: list[Behavior], policy: Policy, cut: int) -> None:
+    log = sorted(log, key=lambda behavior: behavior.at)
+    whole, twice = memory(), memory()
+    run(whole, log, policy, [], hot=1000)
+    for part in (log[:cut], log):
+        run(twice, part, policy, [], hot=1000)
+        Ingest(twice, policy).sweep(max((behavior.at for behavior in part), default=0.0))
+    Ingest(whole, policy).sweep(max((behavior.at for behavior in log), default=0.0))
+    assert content(twice) == content(whole)
+
+
 @given(events, policies)
 @settings(deadline=None)
 def test_partitions_cover_the_past_without_gap_or_overlap(log: list[Behavior], policy: Policy) -> None:

@@ -142,6 +142,56 @@ def test_quoted_line_breaks_keep_line_numbers(tmp_path: Path) -> None:
     assert [one.line for one in bad] == [4]
 
 
+def test_a_quote_that_is_never_closed_costs_its_own_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    lines = [f"u,{number},4,{AT + number:.0f}" for number in range(50)]
+    lines[7] = f'u,"7,4,{AT:.0f}'
+    path.write_text("\n".join(["user,item,rating,time", *lines]) + "\n")
+    good, bad = read(path)
+    assert [behavior.item_id for behavior in good] == [str(number) for number in range(50) if number != 7]
+    assert [(one.line, one.reason) for one in bad] == [(9, "a quote is opened and not closed on this line")]
+
+
+def test_ids_that_are_no_ids_are_set_aside(tmp_path: Path) -> None:
+    lines = [
+        {"user_id": value, "item_id": 1, "ts": at}
+        for value, at in [({"a": 1}, AT), ([1], AT), (True, AT), ("u", 10**400), ("u", AT)]
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    good, bad = read(tmp_path / "log.jsonl")
+    assert len(good) == 1
+    assert [one.line for one in bad] == [1, 2, 3, 4]
+
+
+def test_parquet_ids_of_other_types(tmp_path: Path) -> None:
+    for number, (ids, wanted) in enumerate(
+        [
+            (pa.array([b"u\xe9", b"ok"]), ["ok"]),
+            (pa.array([[1], [2]]), []),
+            (pa.array([12.0, None]), ["12"]),
+            (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+        ]
+    ):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(pa.table({"user_id": ids, "item_id": [1, 2], "ts": [AT, AT]}), path)
+        good, bad = read(path)
+        assert [behavior.user_id for behavior in good] == wanted
+        assert len(good) + len(bad) == 2
+
+
+def test_a_damaged_file_is_told_in_a_sentence(tmp_path: Path) -> None:
+    whole = gzip.compress(b"user,item,time\n" + b"".join(b"u,%d,881250949\n" % n for n in range(99_000)))
+    (tmp_path / "log.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="is damaged after line"):
+        read(tmp_path / "log.csv.gz")
+
+
+def test_semicolons_are_named(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id;item_id;timestamp\n1;2;3\n")
+    with pytest.raises(InputError, match="separated by semicolons"):
+        BehaviorLog(tmp_path / "log.csv", {})
+
+
 def test_missing_columns_list_what_there_is_and_the_map_to_write(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("who,what,moment\na,1,881250949\n")

@@ -125,6 +125,38 @@ def test_a_log_that_changed_before_the_stored_offset_is_refused(tmp_path: Path) 
     assert dump(tmp_path) == before
 
 
+def test_a_log_is_the_same_log_under_another_name_or_format(tmp_path: Path) -> None:
+    rows = [{"user_id": f"u{n % 3}", "item_id": str(n), "timestamp": AT + n} for n in range(100)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    interestream(tmp_path, "replay", "a.jsonl", "--no-llm", "--action", "rate")
+    before = dump(tmp_path)
+    rows.append({"user_id": "u1", "item_id": "new", "timestamp": AT + 100, "scene": "home"})
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = interestream(tmp_path, "replay", "b.jsonl", "--no-llm", "--action", "rate")
+    assert "100 done earlier" in again.stdout
+    assert len(dump(tmp_path)["behaviors"]) == len(before["behaviors"]) + 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["u,a,1000000000", "w,c,1000000005", "w,d,1000000009"],  # another log that begins like the first
+        ["u,a,1000000000", "u,b,1000000005", "w,c,900000000"],  # a row appended that is older than the last
+        ["u,a,1000000000"],  # rows taken away
+    ],
+)
+def test_a_log_that_only_begins_like_another_is_refused(tmp_path: Path, other: list[str]) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user,item,time\nu,a,1000000000\nu,b,1000000005\n")
+    interestream(tmp_path, "replay", log, "--no-llm")
+    before = dump(tmp_path)
+    log.write_text("\n".join(["user,item,time", *other]) + "\n")
+    refused = interestream(tmp_path, "replay", log, "--no-llm")
+    assert refused.returncode == 2
+    assert "is not what it was" in refused.stderr
+    assert dump(tmp_path) == before
+
+
 def test_another_policy_on_the_same_store_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     write_log(log, 300)

@@ -67,7 +67,7 @@ def upgrade() -> None:
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("partition", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("offset", sa.BigInteger(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False, server_default=""),
         sa.Column("watermark", sa.Float(precision=53), nullable=True),
         sa.Column("accepted", sa.Integer(), nullable=False),
         sa.Column("late", sa.Integer(), nullable=False),
