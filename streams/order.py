@@ -44,7 +44,6 @@ def _sorted(chunks: Iterable[Rows], run: int, block: int) -> Iterator[Rows]:
         held: list[pa.RecordBatch] = []
         rejected: list[Rejected] = []
         count = first = 0
-        table: pa.Table | None = None
         for rows in chunks:
             rejected.extend(rows.rejected)
             held.append(_to_arrow(rows, first))

@@ -28,7 +28,7 @@ class Span(enum.StrEnum):
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Any of these closes a partition; None leaves a rule out.
 
-    `count` and closes with the behaviour that fills it; the others close before the behaviour that would break them.
+    `count` closes with the behaviour that fills it; the others close before the behaviour that would break them.
     """
 
     count: int | None = 50  # LIBER's family uses 20 to 200; at 50 a prompt holds the titles of one partition

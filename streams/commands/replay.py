@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from streams.replay import Replayed
+    from streams.rows import BehaviorLog
 
 
 def replay(
@@ -83,11 +84,9 @@ def _load_catalogue(engine: Engine, items: Path | None, users: Path | None, told
         print(f"{load_users(engine, users, told):,} user profiles from {users.name}")
 
 
-def _ingest(engine: Engine, log: object, policy: Policy, *, strict: bool, resume: bool) -> None:
+def _ingest(engine: Engine, log: BehaviorLog, policy: Policy, *, strict: bool, resume: bool) -> None:
     from streams.replay import replay as run
-    from streams.rows import BehaviorLog
 
-    assert isinstance(log, BehaviorLog)
     with ExitStack() as stack:
 
         def started(rows: int, done: int, was_sorted: bool) -> Callable[[int], None]:
