@@ -1,6 +1,7 @@
 # make demo    everything once, on a real log with a real small LLM: fetch, replay, train, score, timeline, stats
 # make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
 # make lint    style, types and layering
+# make kafka   a one-node Apache Kafka on port 9092 (Java 17 and Maven); make kafka-stop ends it
 # make bench   the quick form of every benchmark, one JSON line each
 
 PYTHON ?= python3
@@ -11,14 +12,14 @@ DEMO := demo
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install fetch demo test lint bench clean
+.PHONY: install fetch demo test lint bench clean kafka kafka-stop
 
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[models,postgres,bench,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[models,kafka,postgres,bench,dev]'
 	@touch $@
 
 fetch: install
@@ -27,7 +28,14 @@ fetch: install
 demo: fetch
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh deploy/demo.sh $(DEMO)
 
+kafka: install
+	$(BIN)/python deploy/kafka/node.py start
+
+kafka-stop: install
+	$(BIN)/python deploy/kafka/node.py stop
+
 test: fetch
+	$(BIN)/python deploy/kafka/node.py fetch
 	$(BIN)/python -m pytest
 
 lint: install

