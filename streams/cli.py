@@ -10,6 +10,7 @@ from types import FrameType
 import typer
 
 from interest.errors import InterestreamError
+from streams.commands.agent import agent
 from streams.commands.fetch import fetch
 from streams.commands.forget import forget
 from streams.commands.fuse import fuse
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich would take a third of the time of --help
 )
 
+app.command()(agent)
 app.command()(fetch)
 app.command()(forget)
 app.command()(fuse)
@@ -55,7 +57,7 @@ def main() -> None:
         app()
     except InterestreamError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
     except _InterruptedError:
         print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)

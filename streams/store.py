@@ -30,7 +30,7 @@ def open_store(url: str, *, create: bool = True) -> Engine:
             raise StoreError(f"there is no store at {file}; run `interestream replay` first, or name one with --store")
         if not file.parent.is_dir():
             raise StoreError(f"the folder {file.parent} of the store {file.name} does not exist; create it first")
-    engine = create_engine(parsed)
+    engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")  # a server may have restarted
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _tune_sqlite)
         event.listen(engine, "begin", _begin)

@@ -1,0 +1,64 @@
+"""`interestream agent`: the stream agent, one worker or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interest.errors import InputError
+from streams.commands.options import Store
+from streams.kafka import STAGES
+
+
+def agent(
+    stages: Annotated[str, typer.Option(help="Which of ingest, interest, fusion this process runs.")] = ",".join(
+        STAGES
+    ),
+    workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
+    store: Store = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Settings as TOML; the environment comes after it. Default: INTERESTREAM_CONFIG."),
+    ] = None,
+    number: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Consume behaviours from Kafka for ever: close partitions, learn interests, publish representations.
+
+    Every stage is a consumer group of its own: run them in one process, in several, or on many machines. SIGTERM and
+    Ctrl-C end it within agent.drain_s and two seconds; nothing is redone after it. Settings are in INTERESTREAM_*:
+    `interestream settings` lists them.
+    """
+    import os
+
+    import msgspec
+
+    from streams.crew import run_crew
+    from streams.events import set_up_logs
+    from streams.settings import load_settings
+
+    chosen = [name.strip() for name in stages.split(",") if name.strip()]
+    if not chosen or any(name not in STAGES for name in chosen):
+        raise InputError(f"--stages {stages!r}: there are {', '.join(STAGES)}; name one or more of them")
+    settings = load_settings(config)
+    if store:
+        settings = msgspec.structs.replace(settings, store=store)
+    set_up_logs(settings.agent.log, **({} if number is None else {"worker": number}))
+    if workers > 1:
+        os.environ["INTERESTREAM_STORE"] = settings.store
+        if config:
+            os.environ["INTERESTREAM_CONFIG"] = str(config.absolute())
+        code = run_crew(workers, chosen, settings.agent.port, settings.agent.drain_s)
+        if code:
+            raise typer.Exit(code)
+        return
+    from streams.store import open_store
+    from streams.topics import check_topics
+
+    check_topics(settings.kafka)
+    engine = open_store(settings.store)
+
+    from streams.app import Worker
+
+    Worker(settings, engine, chosen).run()

@@ -1,0 +1,82 @@
+"""Several workers on one machine: each a process of its own, started again if it dies, ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+import structlog
+
+REFUSED = 2  # the exit code of an error that another start would meet again
+BACKOFF_S, BACKOFF_MAX_S = 1.0, 30.0
+STEADY_S = 60.0  # a worker that lived so long starts anew without delay
+GRACE_S = 5.0  # beyond agent.drain_s: the time that closing takes
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Member:
+    number: int
+    process: subprocess.Popen[bytes]
+    started: float
+    wait_s: float = BACKOFF_S
+    restart_at: float | None = field(default=None)
+
+
+def run_crew(count: int, stages: Sequence[str], port: int, drain_s: float) -> int:
+    """Run `count` workers until SIGTERM or SIGINT; return the exit code.
+
+    A worker that is killed or fails is started again, with back-off. One that refuses to go on (a setting, a topic that
+    is not as it must be) ends all: the others would refuse too.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        own = {"INTERESTREAM_AGENT_PORT": str(port + number if port else 0)}
+        command = [sys.executable, "-m", "streams", "agent", "--stages", ",".join(stages), "--number", str(number)]
+        return subprocess.Popen(command, env=os.environ | own, start_new_session=True)
+
+    members = [_Member(number, start(number), time.monotonic()) for number in range(count)]
+    code = 0
+    while not asked and not code:
+        time.sleep(0.2)
+        now = time.monotonic()
+        for member in members:
+            if member.restart_at is not None:
+                if now >= member.restart_at:
+                    member.process, member.started, member.restart_at = start(member.number), now, None
+            elif (ended := member.process.poll()) is not None:
+                if ended == REFUSED:
+                    code = REFUSED
+                    break
+                member.wait_s = BACKOFF_S if now - member.started > STEADY_S else min(member.wait_s * 2, BACKOFF_MAX_S)
+                member.restart_at = now + member.wait_s
+                log.warning("worker died", number=member.number, code=ended, again_in_s=member.wait_s)
+    _end(members, drain_s + GRACE_S)
+    return code or max((member.process.returncode or 0 for member in members if member.restart_at is None), default=0)
+
+
+def _end(members: Sequence[_Member], patience_s: float) -> None:
+    for member in members:
+        if member.process.poll() is None:
+            member.process.terminate()
+    deadline = time.monotonic() + patience_s
+    for member in members:
+        try:
+            member.process.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            log.warning("worker killed", number=member.number, after_s=patience_s)
+            member.process.kill()
+            member.process.wait()
