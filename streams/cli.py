@@ -19,6 +19,7 @@ from streams.commands.replay import replay
 from streams.commands.score import score
 from streams.commands.stats import stats
 from streams.commands.timeline import timeline
+from streams.commands.topics import topics
 from streams.commands.train import train
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command()(replay)
 app.command()(score)
 app.command()(stats)
 app.command()(timeline)
+app.add_typer(topics, name="topics")
 app.add_typer(train, name="train")
 
 

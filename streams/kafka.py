@@ -6,6 +6,7 @@ they are made: commands without Kafka start without them.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,18 +116,35 @@ def make_producer(settings: KafkaSettings, **options: Any) -> AIOKafkaProducer:
 
 @contextmanager
 def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
-    """kafka-python's admin client, closed at the end. Raises KafkaError where no broker answers."""
+    """kafka-python's admin client, closed at the end. Raises KafkaError where no broker answers, or one refuses."""
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError as ClientError
 
+    reach(settings)
     try:
         client = KafkaAdminClient(**python_options(settings), request_timeout_ms=20_000)
     except (ClientError, OSError) as error:
         raise unreachable(settings, error) from error
     try:
         yield client
+    except ClientError as error:
+        raise KafkaError(f"Kafka at {settings.brokers} said {type(error).__name__}: {error}") from error
     finally:
         client.close()
+
+
+def reach(settings: KafkaSettings) -> None:
+    """Raise KafkaError at once where no broker's port is open: kafka-python would try for seconds, and leak sockets."""
+    failure: OSError | None = None
+    for broker in settings.brokers.replace(" ", "").split(","):
+        host, _, port = broker.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+        except OSError as error:
+            failure = error
+        else:
+            return
+    raise unreachable(settings, failure or OSError("no broker is named"))
 
 
 def unreachable(settings: KafkaSettings, error: BaseException) -> KafkaError:
@@ -140,6 +158,7 @@ def python_options(settings: KafkaSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "bootstrap_servers": settings.brokers.replace(" ", "").split(","),
         "security_protocol": settings.security,
+        "bootstrap_timeout_ms": 10_000,  # a broker that is there answers in one; its default is 30
     }
     if settings.security.startswith("SASL"):
         options |= _sasl(settings)

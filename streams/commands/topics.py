@@ -1,0 +1,76 @@
+"""`interestream topics`: make the topics, look at them, and go on after a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streams.commands.options import Json
+
+if TYPE_CHECKING:
+    from streams.topics import Row
+
+topics = typer.Typer(help="Kafka's topics: create them, show them, accept one that changed.", no_args_is_help=True)
+
+
+@topics.command("create")
+def create(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be created.")] = False,
+) -> None:
+    """Create the topics that are missing, as the settings say.
+
+    Partitions, replication and retention are INTERESTREAM_KAFKA_PARTITIONS, _REPLICATION and _RETENTION_DAYS. Topics
+    that are there are left as they are; if one of them does not fit, nothing is created and every misfit is named.
+    """
+    from streams.settings import load_settings
+    from streams.topics import create_topics
+
+    settings = load_settings().kafka
+    created, there = create_topics(settings, dry_run=dry_run)
+    for plan in created:
+        says = "would be created" if dry_run else "created"
+        shape = f"{plan.partitions} partitions, {','.join(plan.cleanup)}"
+        print(f"{plan.name:<{_width([plan.name for plan in created])}}  {says}: {shape}")
+    if there:
+        print(f"{len(there)} topics are there and fit")
+
+
+@topics.command("show")
+def show(json: Json = False) -> None:
+    """Show every topic: partitions, replication, messages, cleanup, retention, and what is wrong with it.
+
+    Exits with 1 if a topic is not as it must be.
+    """
+    import msgspec
+
+    from streams.settings import load_settings
+    from streams.topics import show_topics
+
+    rows = show_topics(load_settings().kafka)
+    print(msgspec.json.encode({"topics": rows}).decode() if json else "\n".join(page(rows)))
+    if any(row.wrong for row in rows):
+        raise typer.Exit(1)
+
+
+def page(rows: Sequence[Row]) -> Iterator[str]:
+    """The table to read, and below it what is wrong or differs."""
+    width = _width([row.topic for row in rows])
+    yield f"{'topic':<{width}}  partitions  replication    messages  {'cleanup':<14}  retention"
+    for row in rows:
+        if row.partitions is None:
+            yield f"{row.topic:<{width}}  missing"
+            continue
+        kept = "for ever" if row.retention_days is None else f"{row.retention_days:g} days"
+        counts = f"{row.partitions:>10}  {row.replication:>11}  {row.messages:>10,}"
+        yield f"{row.topic:<{width}}  {counts}  {row.cleanup or '':<14}  {kept}"
+    for row in rows:
+        yield from (
+            f"wrong: {fault if fault.startswith(row.topic) else f'{row.topic}: {fault}'}" for fault in row.wrong
+        )
+        yield from (f"note: {row.topic}: {said}" for said in row.differs)
+
+
+def _width(names: Sequence[str]) -> int:
+    return max(map(len, names), default=0)
