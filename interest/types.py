@@ -12,7 +12,7 @@ import math
 import msgspec
 
 
-class Behavior(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Behavior(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One thing a user did to one item at one moment."""
 
     user_id: str

@@ -22,11 +22,8 @@ _SEPARATORS = ("|", ";", ",")
 
 def load_items(engine: Engine, path: Path, told: Mapping[str, str]) -> int:
     """Insert or replace the file's items; return how many."""
-    file = LogFile(path)
-    found = find_columns(path, file.columns, ITEM_NAMES, ("item_id",), told, lenient=("item_id",))
     count = 0
-    for rows in _rows(file, found["item_id"]):
-        made = [_item(row, found, file.lists) for row in rows]
+    for made in items_of(path, told):
         with writing(engine) as connection:
             upsert(connection, items, [item_row(item) for item in made])
         count += len(made)
@@ -35,15 +32,28 @@ def load_items(engine: Engine, path: Path, told: Mapping[str, str]) -> int:
 
 def load_users(engine: Engine, path: Path, told: Mapping[str, str]) -> int:
     """Insert or replace the file's user profiles; return how many."""
-    file = LogFile(path)
-    key = find_columns(path, file.columns, USER_NAMES, ("user_id",), told, lenient=("user_id",))["user_id"]
     count = 0
-    for rows in _rows(file, key):
-        made = [User(user_id=row.pop(key), attributes=_attributes(row)) for row in rows]
+    for made in users_of(path, told):
         with writing(engine) as connection:
             upsert(connection, users, [user_row(user) for user in made])
         count += len(made)
     return count
+
+
+def items_of(path: Path, told: Mapping[str, str]) -> Iterator[list[Item]]:
+    """The file's items, a chunk at a time."""
+    file = LogFile(path)
+    found = find_columns(path, file.columns, ITEM_NAMES, ("item_id",), told, lenient=("item_id",))
+    for rows in _rows(file, found["item_id"]):
+        yield [_item(row, found, file.lists) for row in rows]
+
+
+def users_of(path: Path, told: Mapping[str, str]) -> Iterator[list[User]]:
+    """The file's user profiles, a chunk at a time."""
+    file = LogFile(path)
+    key = find_columns(path, file.columns, USER_NAMES, ("user_id",), told, lenient=("user_id",))["user_id"]
+    for rows in _rows(file, key):
+        yield [User(user_id=row.pop(key), attributes=_attributes(row)) for row in rows]
 
 
 def _rows(file: LogFile, key: str) -> Iterator[list[dict[str, Any]]]:
