@@ -18,7 +18,7 @@ from streams.settings import KafkaSettings
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-    from kafka import KafkaAdminClient
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 STAGES = ("ingest", "interest", "fusion")
 DEAD = ".dead"
@@ -116,7 +116,10 @@ def make_producer(settings: KafkaSettings, **options: Any) -> AIOKafkaProducer:
 
 @contextmanager
 def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
-    """kafka-python's admin client, closed at the end. Raises KafkaError where no broker answers, or one refuses."""
+    """kafka-python's admin client, closed at the end. Raises KafkaError where no broker answers.
+
+    What a broker then says is kafka-python's own error, for callers that try again; `asking` is for commands.
+    """
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError as ClientError
 
@@ -127,10 +130,56 @@ def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
         raise unreachable(settings, error) from error
     try:
         yield client
-    except ClientError as error:
-        raise KafkaError(f"Kafka at {settings.brokers} said {type(error).__name__}: {error}") from error
     finally:
         client.close()
+
+
+@contextmanager
+def asking(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
+    """`admin` for a command: what a broker refuses is a KafkaError too, and ends it."""
+    with _said(settings), admin(settings) as client:
+        yield client
+
+
+@contextmanager
+def reading(settings: KafkaSettings) -> Iterator[KafkaConsumer]:
+    """kafka-python's consumer without a group, for commands that read a topic through; closed at the end."""
+    from kafka import KafkaConsumer
+
+    with _said(settings):
+        reach(settings)
+        options = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "allow_auto_create_topics": False}
+        client = KafkaConsumer(**python_options(settings), **options)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextmanager
+def sending(settings: KafkaSettings) -> Iterator[KafkaProducer]:
+    """kafka-python's producer, for commands: idempotent, acknowledged by all replicas, closed at the end."""
+    from kafka import KafkaProducer
+
+    with _said(settings):
+        reach(settings)
+        options = {"max_request_size": MAX_DEAD + 65_536, "linger_ms": 5, "allow_auto_create_topics": False}
+        client = KafkaProducer(**python_options(settings), **options)
+        try:
+            yield client
+        finally:
+            client.close(timeout=10.0)
+
+
+@contextmanager
+def _said(settings: KafkaSettings) -> Iterator[None]:
+    """What kafka-python raises becomes a KafkaError."""
+    from kafka.errors import KafkaError as ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise KafkaError(f"Kafka at {settings.brokers} said {type(error).__name__}: {error}") from error
 
 
 def reach(settings: KafkaSettings) -> None:

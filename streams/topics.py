@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from streams.kafka import MAX_DEAD, MAX_MESSAGE, KafkaError, Topics, admin, dead_of
+from streams.kafka import MAX_DEAD, MAX_MESSAGE, KafkaError, Topics, asking, dead_of
 from streams.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def create_topics(settings: KafkaSettings, *, dry_run: bool = False) -> tuple[li
     Raises KafkaError, and creates nothing, if one that is there does not fit.
     """
     plans = planned(settings)
-    with admin(settings) as client:
+    with asking(settings) as client:
         found = read_topics(client, [plan.name for plan in plans])
         _refuse([fault for plan in plans if plan.name in found for fault in wrong(plan, found[plan.name])])
         missing = [plan for plan in plans if plan.name not in found]
@@ -179,7 +179,7 @@ def _create(client: KafkaAdminClient, plans: Sequence[Plan], retention_ms: int, 
 def check_topics(settings: KafkaSettings) -> None:
     """Raise KafkaError, which names every topic that is missing or does not fit and what to do, unless all do."""
     plans = planned(settings)
-    with admin(settings) as client:
+    with asking(settings) as client:
         found = read_topics(client, [plan.name for plan in plans])
     missing = [plan.name for plan in plans if plan.name not in found]
     faults = [fault for plan in plans if plan.name in found for fault in wrong(plan, found[plan.name])]
@@ -198,7 +198,7 @@ def _refuse(faults: Sequence[str]) -> None:
 def show_topics(settings: KafkaSettings) -> list[Row]:
     """Every topic of the installation as it is, and what is wrong with it."""
     plans = planned(settings)
-    with admin(settings) as client:
+    with asking(settings) as client:
         found = read_topics(client, [plan.name for plan in plans])
         ranges = offset_ranges(client, found.values())
     return [_row(plan, found.get(plan.name), ranges) for plan in plans]
