@@ -1,0 +1,243 @@
+"""Claim: a worker's ingest stage, down to the durable commit, does at least 8 times the events/s of a plain Faust agent
+that decodes the same topic and does nothing, and at least 0.3 of bare aiokafka `getmany` and decoding.
+
+    python benchmarks/ingest.py [--quick] [--save benchmarks/results/ingest.json]
+
+In one run, on one Kafka, one process each, topics of JSON behaviours of about 170 bytes, users Zipf and uniform over
+100,000: `getmany` (the fastest a consumer in Python can be), Faust (an agent that decodes and drops), Quix Streams (a
+count per user, with its changelog), and `interestream agent --stages ingest` on SQLite and on PostgreSQL, where rates
+count from the first commit that the store shows to the last. Ratios are against the slowest of our four cases. All is
+measured in turn `--repeats` times, the best of each taken: other processes on the machine can only slow a run down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import create_engine, text
+
+from benchmarks.rig.behaviors import preload
+from benchmarks.rig.servers import fresh_store, installation, kafka, postgres
+from benchmarks.rig.worker import rate, worker
+from streams.settings import KafkaSettings
+
+BATCH = 5_000  # messages of one getmany; more is no faster
+WARM = 2_000  # events after which Faust and Quix are in their steady state
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="400,000 behaviours instead of 2,000,000, once")
+    options.add_argument("--repeats", type=int, help="default: 3, and 1 with --quick")
+    options.add_argument("--save", type=Path)
+    options.add_argument("--peer", nargs=3, metavar=("NAME", "BROKERS", "TOPIC"), help=argparse.SUPPRESS)
+    options.add_argument("--rows", type=int, help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.peer:
+        name, brokers, topic = chosen.peer
+        PEERS[name](brokers, topic, chosen.rows)
+        return
+    rows = 400_000 if chosen.quick else 2_000_000
+    line = {"benchmark": "ingest", "quick": chosen.quick, **measure(rows, chosen.repeats or (1 if chosen.quick else 3))}
+    print(json.dumps(line))
+    if chosen.save:
+        chosen.save.write_text(json.dumps(line, indent=1) + "\n")
+
+
+def measure(rows: int, repeats: int) -> dict[str, Any]:
+    """Every peer and every case of ours in turn; the figures of the run."""
+    limits = {"getmany": rows, "faust": min(rows, 150_000), "quix": min(rows, 150_000)}
+    found: dict[str, list[float]] = {}
+    sizes, closed = [], {}
+    with tempfile.TemporaryDirectory() as made, kafka(Path(made)) as node, postgres() as server:
+        folder = Path(made)
+        topics = {users: installation(node, f"{users}.") for users in ("zipf", "uniform")}
+        for users in topics:
+            say(f"producing {rows:,} behaviours of {users} users")
+            sizes.append(preload(node.bootstrap, f"{users}.behaviors", users, rows))
+        for turn in range(repeats):
+            for users, settings in topics.items():
+                topic = f"{users}.behaviors"
+                for name, limit in limits.items():
+                    found.setdefault(f"{name}_{users}", []).append(peer(name, settings.brokers, topic, limit, folder))
+                    say(f"{turn + 1}/{repeats} {name}, {users}: {found[f'{name}_{users}'][-1]:,.0f}/s")
+                for kind in ("sqlite", "postgresql"):
+                    speed, partitions = ours(settings, topic, fresh_store(kind, folder, server), rows, folder)
+                    found.setdefault(f"{kind}_{users}", []).append(speed)
+                    closed[users] = partitions
+                    say(f"{turn + 1}/{repeats} ingest, {kind}, {users}: {speed:,.0f}/s")
+    best = {name: round(max(values)) for name, values in found.items()}
+    cases = [f"{kind}_{users}" for kind in ("sqlite", "postgresql") for users in topics]
+    against = {name: max(best[f"{name}_{users}"] for users in topics) for name in limits}
+    worst = min(best[case] for case in cases)
+    return {
+        "events_per_s": worst,
+        **{f"vs_{name}": round(worst / speed, 2) for name, speed in against.items()},
+        "cases": {case: best[case] for case in cases},
+        "peers": {name: best[name] for name in best if name not in cases},
+        "rows": rows,
+        "bytes_per_event": round(max(sizes)),
+        "partitions_closed": closed,
+        "repeats": repeats,
+        "cpus": os.cpu_count(),
+    }
+
+
+def ours(settings: KafkaSettings, topic: str, store: str, rows: int, folder: Path) -> tuple[float, int]:
+    """Events/s of one worker from its first commit to its last, and the partitions it closed."""
+    log = folder / "worker.log"
+    with worker(settings, store, log) as process:
+        engine = waited_for(store, log, process)
+        speed = rate(process, engine, topic, rows, log)
+    with engine.connect() as connection:
+        partitions = int(connection.execute(text("select count(*) from partitions")).scalar_one())
+        kept, lost = connection.execute(text("select sum(accepted), sum(rejected) from offsets")).one()
+    engine.dispose()
+    if (kept, lost) != (rows, 0):
+        raise RuntimeError(f"the worker kept {kept} behaviours of {rows} and rejected {lost}")
+    return speed, partitions
+
+
+def waited_for(store: str, log: Path, process: subprocess.Popen[bytes]) -> Any:
+    """The store's engine, once the worker has made its tables."""
+    engine = create_engine(store)
+    for _ in range(600):
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("select 1 from offsets")).first()
+        except Exception:  # no such table, locked: the worker is at it
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+        else:
+            return engine
+    raise RuntimeError(f"the worker made no store:\n{log.read_text()[-4000:]}")
+
+
+def peer(name: str, brokers: str, topic: str, rows: int, folder: Path) -> float:
+    """Events/s of a peer in a process of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, "--peer", name, brokers, topic, "--rows", str(rows)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    said = re.search(r'\{"events_per_s": .*?\}', done.stdout)  # Faust writes terminal codes around it
+    if not said:
+        raise RuntimeError(f"{name} said nothing:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return float(json.loads(said[0])["events_per_s"])
+
+
+def told(rows: int, seconds: float) -> None:
+    print(json.dumps({"events_per_s": rows / seconds}), flush=True)
+
+
+class Event(msgspec.Struct):
+    """What a consumer that checks its messages decodes them to."""
+
+    user_id: str
+    item_id: str
+    action: str
+    at: float
+    value: float | None = None
+    scene: str | None = None
+    event_id: str | None = None
+
+
+def peer_getmany(brokers: str, topic: str, rows: int) -> None:
+    """aiokafka's getmany and msgspec, nothing else."""
+    from aiokafka import AIOKafkaConsumer
+
+    async def run() -> None:
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=brokers, auto_offset_reset="earliest")
+        decode, count, begun = msgspec.json.Decoder(Event).decode, 0, 0.0
+        await consumer.start()
+        try:
+            while count < rows:
+                for messages in (await consumer.getmany(timeout_ms=1000, max_records=BATCH)).values():
+                    begun = begun or time.perf_counter()
+                    for message in messages:
+                        decode(message.value)
+                    count += len(messages)
+            told(count, time.perf_counter() - begun)
+        finally:
+            await consumer.stop()
+
+    asyncio.run(run())
+
+
+def peer_faust(brokers: str, topic: str, rows: int) -> None:
+    """A Faust agent that gets the raw bytes, the cheapest Faust has, decodes them with msgspec, and drops them."""
+    import faust
+
+    app = faust.App(
+        f"bench-{os.getpid()}",
+        broker=f"kafka://{brokers}",
+        store="memory://",
+        topic_disable_leader=True,
+        web_enabled=False,
+        value_serializer="raw",
+    )
+    decode = msgspec.json.Decoder(Event).decode
+
+    @app.agent(app.topic(topic, value_type=bytes, key_type=bytes, key_serializer="raw"))
+    async def nothing(stream: Any) -> None:
+        count, begun = 0, 0.0
+        async for value in stream:
+            decode(value)
+            count += 1
+            if count == WARM:
+                begun = time.perf_counter()
+            elif count == rows:
+                told(rows - WARM, time.perf_counter() - begun)
+                os._exit(0)
+
+    faust.Worker(app, loglevel="WARN", quiet=True, redirect_stdouts=False).execute_from_commandline()
+
+
+def peer_quix(brokers: str, topic: str, rows: int) -> None:
+    """Quix Streams counts each user's events in its state, backed by a changelog topic as it is by default."""
+    from quixstreams import Application, State
+
+    seen = [0, 0.0]
+
+    def count(value: dict[str, Any], state: State) -> dict[str, Any]:
+        state.set("count", state.get("count", 0) + 1)
+        seen[0] += 1
+        if seen[0] == WARM:
+            seen[1] = time.perf_counter()
+        elif seen[0] == rows:
+            told(rows - WARM, time.perf_counter() - seen[1])
+            sys.stdout.flush()
+            os._exit(0)
+        return value
+
+    with tempfile.TemporaryDirectory() as state:
+        app = Application(
+            broker_address=brokers,
+            consumer_group=f"bench-{os.getpid()}",
+            auto_offset_reset="earliest",
+            state_dir=state,
+            loglevel="WARNING",
+        )
+        behaviors = app.topic(topic, key_deserializer="str", value_deserializer="json")
+        app.dataframe(behaviors).apply(count, stateful=True)
+        app.run()
+
+
+PEERS = {"getmany": peer_getmany, "faust": peer_faust, "quix": peer_quix}
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""One worker of the stream agent as a process, started as a deployment starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from benchmarks.rig.servers import consumed
+from deploy.kafka.node import free_port
+from streams.settings import KafkaSettings
+
+START_S = 60.0
+
+
+@contextmanager
+def worker(kafka: KafkaSettings, store: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`interestream agent --stages ingest`, told everything by its environment."""
+    told = {
+        "INTERESTREAM_KAFKA": kafka.brokers,
+        "INTERESTREAM_KAFKA_PREFIX": kafka.prefix,
+        "INTERESTREAM_KAFKA_PARTITIONS": str(kafka.partitions),
+        "INTERESTREAM_STORE": store,
+        "INTERESTREAM_AGENT_PORT": str(free_port()),
+    }
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streams", "agent", "--stages", "ingest"],
+            env=os.environ | told,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def rate(process: subprocess.Popen[bytes], engine: Engine, topic: str, rows: int, log: Path) -> float:
+    """Messages a second between the first commit the store shows and the last."""
+    first: tuple[float, int] | None = None
+    begun = time.perf_counter()
+    while True:
+        done, now = consumed(engine, topic), time.perf_counter()
+        if first is None and done:
+            first = (now, done)
+        if done >= rows:
+            break
+        if process.poll() is not None or (first is None and now > begun + START_S):
+            raise RuntimeError(f"the worker did not work:\n{log.read_text()[-4000:]}")
+        time.sleep(0.02)
+    assert first is not None
+    return (done - first[1]) / (now - first[0]) if done > first[1] else float("nan")
+
+
+def resident_mb(process: int) -> float:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise ProcessLookupError(process)

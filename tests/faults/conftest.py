@@ -1,0 +1,45 @@
+"""What the tests of faults share. SOAK=1 makes them long; `make soak` sets it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from harness import Postgres, Site
+
+from deploy.kafka.node import Node
+from streams.settings import KafkaSettings
+
+SOAK = bool(os.environ.get("SOAK"))
+
+
+@pytest.fixture
+def site(kafka: KafkaSettings, url: str, tmp_path: Path) -> Iterator[Site]:
+    """An installation on the shared broker, its topics made."""
+    site = Site(msgspec.structs.replace(kafka, partitions=4, session_timeout_s=2.0), url, tmp_path)
+    site.command("topics", "create")
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def own_node() -> Iterator[Node]:
+    """A broker that the test may kill."""
+    with tempfile.TemporaryDirectory(prefix="interestream-kafka-", ignore_cleanup_errors=True) as folder:
+        node = Node(Path(folder))
+        node.start()
+        yield node
+        node.kill()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that the test may kill."""
+    with tempfile.TemporaryDirectory(prefix="interestream-pg-", ignore_cleanup_errors=True) as folder:
+        server = Postgres(Path(folder))
+        yield server
+        server.stop()

@@ -1,0 +1,72 @@
+"""Workers come and go under load, and one that was thought dead comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness import Site, assert_as_undisturbed, log_of, messages_of, until
+from sqlalchemy import text
+
+ROWS = 24_000
+
+
+def test_one_worker_three_and_one_again(site: Site) -> None:
+    log = log_of(ROWS)
+    messages = messages_of(log)
+    first = site.start()
+    site.produce(messages[:6_000])
+    others = [site.start(), site.start()]
+    for start in range(6_000, 18_000, 2_000):
+        site.produce(messages[start : start + 2_000])
+    for worker in (first, *others):
+        until(
+            lambda worker=worker: worker.metric("interestream_messages_total", stage="ingest") > 0,
+            "every worker has a share of the work",
+        )
+    site.produce(messages[18_000:20_000])
+    for worker in (first, others[0]):
+        worker.end()
+    site.produce(messages[20_000:])
+    site.wait_for(ROWS)
+    assert_as_undisturbed(site, log)
+    others[1].end()
+
+
+@contextmanager
+def held(site: Site) -> Iterator[None]:
+    """Nobody else can write offsets meanwhile."""
+    with site.engine.connect() as connection:
+        if site.engine.dialect.name == "sqlite":
+            driver = connection.connection.driver_connection
+            driver.isolation_level = None
+            driver.execute("begin immediate")
+            yield
+            driver.execute("rollback")
+        else:
+            connection.execute(text("lock table offsets in exclusive mode"))
+            yield
+            connection.rollback()
+
+
+def test_a_worker_frozen_in_its_write_is_fenced_when_it_wakes(site: Site) -> None:
+    """It stops while its transaction waits for the store, past its session; another has gone on in the meantime."""
+    log = log_of(ROWS)
+    messages = messages_of(log)
+    frozen = site.start()
+    site.produce(messages[:4_000])
+    site.wait_for(4_000)
+    with held(site):
+        site.produce(messages[4_000:8_000])
+        time.sleep(1.5)  # fetched, folded, and its first statement waits
+        frozen.freeze()
+    other = site.start()
+    site.produce(messages[8_000:])
+    until(lambda: site.consumed() == ROWS, "the other worker takes over")
+    frozen.wake()
+    until(lambda: frozen.metric("interestream_fenced_total") > 0, "the write of the frozen worker is refused")
+    site.wait_for(ROWS)
+    assert_as_undisturbed(site, log)
+    frozen.end()
+    other.end()
