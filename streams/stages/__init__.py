@@ -1,0 +1,1 @@
+"""The stages of the stream agent: ingest, interest, fusion."""
