@@ -1,5 +1,6 @@
 # make demo    everything once, on a real log with a real small LLM: fetch, replay, train, score, timeline, stats
 # make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
+# make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours
 # make lint    style, types and layering
 # make kafka   a one-node Apache Kafka on port 9092 (Java 17 and Maven); make kafka-stop ends it
 # make bench   the quick form of every benchmark, one JSON line each
@@ -12,7 +13,7 @@ DEMO := demo
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install fetch demo test lint bench clean kafka kafka-stop
+.PHONY: install fetch demo test soak lint bench clean kafka kafka-stop
 
 install: $(VENV)/installed
 
@@ -37,6 +38,10 @@ kafka-stop: install
 test: fetch
 	$(BIN)/python deploy/kafka/node.py fetch
 	$(BIN)/python -m pytest
+
+soak: fetch
+	$(BIN)/python deploy/kafka/node.py fetch
+	SOAK=1 $(BIN)/python -m pytest tests/faults
 
 lint: install
 	$(BIN)/ruff check .

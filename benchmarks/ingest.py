@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from benchmarks.rig.behaviors import preload
 from benchmarks.rig.servers import fresh_store, installation, kafka, postgres
-from benchmarks.rig.worker import rate, worker
+from benchmarks.rig.worker import rate, waited_for, worker
 from streams.settings import KafkaSettings
 
 BATCH = 5_000  # messages of one getmany; more is no faster
@@ -107,22 +107,6 @@ def ours(settings: KafkaSettings, topic: str, store: str, rows: int, folder: Pat
     if (kept, lost) != (rows, 0):
         raise RuntimeError(f"the worker kept {kept} behaviours of {rows} and rejected {lost}")
     return speed, partitions
-
-
-def waited_for(store: str, log: Path, process: subprocess.Popen[bytes]) -> Any:
-    """The store's engine, once the worker has made its tables."""
-    engine = create_engine(store)
-    for _ in range(600):
-        try:
-            with engine.connect() as connection:
-                connection.execute(text("select 1 from offsets")).first()
-        except Exception:  # no such table, locked: the worker is at it
-            if process.poll() is not None:
-                break
-            time.sleep(0.1)
-        else:
-            return engine
-    raise RuntimeError(f"the worker made no store:\n{log.read_text()[-4000:]}")
 
 
 def peer(name: str, brokers: str, topic: str, rows: int, folder: Path) -> float:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from benchmarks.rig.servers import consumed
 from deploy.kafka.node import free_port
@@ -46,6 +47,22 @@ def worker(kafka: KafkaSettings, store: str, log: Path) -> Iterator[subprocess.P
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def waited_for(store: str, log: Path, process: subprocess.Popen[bytes]) -> Engine:
+    """The store's engine, once the worker has made its tables."""
+    engine = create_engine(store)
+    for _ in range(600):
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("select 1 from offsets")).first()
+        except DBAPIError:  # no such table, locked: the worker is at it
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+        else:
+            return engine
+    raise RuntimeError(f"the worker made no store:\n{log.read_text()[-4000:]}")
 
 
 def rate(process: subprocess.Popen[bytes], engine: Engine, topic: str, rows: int, log: Path) -> float:

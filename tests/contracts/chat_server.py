@@ -14,12 +14,13 @@ from interest.llm import Complete, Message, Request
 class ChatServer:
     """`with ChatServer(complete) as server: ... server.url`. It remembers what it was sent, and who asked at once."""
 
-    def __init__(self, complete: Complete, *, fail_first: int = 0, status: int = 503) -> None:
+    def __init__(self, complete: Complete, *, fail_first: int = 0, status: int = 503, port: int = 0) -> None:
         self.complete = complete
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.failures = fail_first
         self.status = status
+        self.port = port  # 0: a free one
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -46,7 +47,7 @@ class ChatServer:
             daemon_threads = True
             request_queue_size = 128
 
-        self._http = Server(("127.0.0.1", 0), Handler)
+        self._http = Server(("127.0.0.1", self.port), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         self._threads = [threading.Thread(target=run) for run in (self._loop.run_forever, self._http.serve_forever)]
         for thread in self._threads:

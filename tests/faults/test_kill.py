@@ -5,9 +5,18 @@ from __future__ import annotations
 import random
 import time
 
+import msgspec
 import pytest
 from conftest import SOAK
-from harness import Site, assert_as_undisturbed, log_of, messages_of, until
+from harness import Site, assert_as_undisturbed, log_of, messages_of, read_topic, rows_of, undisturbed, until
+from llm_world import MODEL, Moods, answer, catalogue
+
+from interest.backlog import Plan
+from interest.learn import learn
+from interest.scripted import Scripted
+from streams.store import open_store
+from streams.wire import InterestUpdate
+from tests.contracts.chat_server import ChatServer
 
 KILLS, ROWS = (30, 200_000) if SOAK else (6, 60_000)
 
@@ -36,3 +45,40 @@ def test_the_store_is_that_of_an_undisturbed_run_whenever_a_worker_was_killed(si
     assert_as_undisturbed(site, log)
     assert in_hand  # else no kill has fallen between two transactions, and this has tested little
     worker.end()
+
+
+def test_every_interest_is_there_once_whenever_a_worker_was_killed(site: Site) -> None:
+    """The language model takes its time, so that a kill finds calls in flight."""
+    engine = open_store(site.store)
+    catalogue(engine)
+    engine.dispose()
+    log = log_of(4_000, users=40)
+    messages = messages_of(log)
+    kills = 12 if SOAK else 3
+    share = len(log) // (kills + 1)
+    chosen = random.Random()
+    with ChatServer(Moods(wait_s=0.05)) as server:
+        site.extra |= {"INTERESTREAM_LLM_URL": f"{server.url}/v1", "INTERESTREAM_LLM_MODEL": MODEL}
+        site.extra |= {"INTERESTREAM_LLM_CONCURRENT": "8"}
+        worker = site.start("ingest,interest")
+        for kill in range(kills):
+            asked = len(server.bodies)
+            site.produce(messages[kill * share : (kill + 1) * share])
+            until(lambda asked=asked: len(server.bodies) > asked + 5, "the model is asked")
+            time.sleep(chosen.uniform(0, 1))
+            worker.kill()
+            worker = site.start("ingest,interest")
+        site.produce(messages[kills * share :])
+        site.wait_for(len(log))
+        with undisturbed(site.folder, log) as whole:
+            catalogue(whole)
+            learn(whole, Scripted(answer), model=MODEL, plan=Plan(prompt_version="json-1"))
+            expected = rows_of(whole, "interests")
+        until(lambda: len(rows_of(site.engine, "interests")) >= len(expected), "every partition has its interest")
+        until(lambda: site.unsent() == 0, "all are announced")
+        worker.end()
+    assert rows_of(site.engine, "interests") == expected
+    said = [msgspec.json.decode(one.value, type=InterestUpdate) for one in read_topic(site.kafka, site.topics.updates)]
+    assert {(one.user_id, one.generation, one.index, one.prompt_version) for one in said} == {
+        row[:4] for row in expected
+    }

@@ -1,0 +1,170 @@
+"""Claim: from the moment a behaviour is produced until the partition that it closes can be read in the store, 99 of 100
+take under a second, at half the greatest rate of one worker.
+
+    python benchmarks/latency.py [--quick] [--rate EVENTS_PER_S] [--save benchmarks/results/latency.json]
+
+One Kafka, one worker (`interestream agent --stages ingest`), on SQLite and on PostgreSQL. The greatest rate of each is
+measured first, over a topic filled beforehand (or told: `--rate`); then behaviours of 20,000 users are produced at half
+of it. Some of those that close a partition are watched: the time runs from when the producer has the message in hand
+until another connection, which looks every 5 ms, finds the partition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine, select, tuple_
+
+from benchmarks.rig.behaviors import START, Paced, preload
+from benchmarks.rig.servers import consumed, fresh_store, installation, kafka, postgres
+from benchmarks.rig.worker import rate, waited_for, worker
+from deploy.kafka.node import Node
+from interest.tables import partitions
+
+USERS, COUNT = 20_000, 50
+WATCHED_PER_S = 100  # closing behaviours looked for in a second: enough for a p99, too few to burden the store
+WARM_S = 5.0  # not counted: the worker imports, joins its group, and meets its users for the first time
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="15 seconds on each store instead of 60")
+    options.add_argument("--rate", type=float, help="the greatest rate, where it is known")
+    options.add_argument("--save", type=Path)
+    chosen = options.parse_args()
+    stores: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as made, kafka(Path(made)) as node, postgres() as server:
+        for kind in ("sqlite", "postgresql"):
+            greatest = chosen.rate or ceiling(node, kind, server, Path(made))
+            store = fresh_store(kind, Path(made), server)
+            waits = watched(node, kind, store, greatest / 2, 15.0 if chosen.quick else 60.0, Path(made))
+            stores[kind] = {
+                "p50_ms": round(1000 * float(np.quantile(waits, 0.5))),
+                "p99_ms": round(1000 * float(np.quantile(waits, 0.99))),
+                "most_ms": round(1000 * max(waits)),
+                "watched": len(waits),
+                "greatest_rate": round(greatest),
+                "events_per_s": round(greatest / 2),
+            }
+            say(f"{kind}: {stores[kind]}")
+    worst = max(stores.values(), key=lambda one: one["p99_ms"])
+    line = {"benchmark": "latency", "quick": chosen.quick, "p50_ms": worst["p50_ms"], "p99_ms": worst["p99_ms"]}
+    line |= {"stores": stores, "cpus": os.cpu_count()}
+    print(json.dumps(line))
+    if chosen.save:
+        chosen.save.write_text(json.dumps(line, indent=1) + "\n")
+
+
+def ceiling(node: Node, kind: str, server: str, folder: Path, rows: int = 400_000) -> float:
+    """The greatest rate of one worker, over a topic that was filled beforehand."""
+    settings = installation(node, f"ceiling-{kind}.")
+    topic = f"{settings.prefix}behaviors"
+    preload(node.bootstrap, topic, "uniform", rows)
+    store, log = fresh_store(kind, folder, server), folder / f"ceiling-{kind}.log"
+    with worker(settings, store, log) as process:
+        engine = waited_for(store, log, process)
+        greatest = rate(process, engine, topic, rows, log)
+        engine.dispose()
+    say(f"{kind}: {greatest:,.0f}/s at most")
+    return greatest
+
+
+def watched(node: Node, kind: str, store: str, per_s: float, seconds: float, folder: Path) -> list[float]:
+    """Produce at a rate; return the waits of the watched partitions, in seconds."""
+    settings = installation(node, f"latency-{kind}.")
+    topic, log = f"{settings.prefix}behaviors", folder / f"latency-{kind}.log"
+    with worker(settings, store, log) as process:
+        engine = waited_for(store, log, process)
+        watch = Watch(engine)
+        watch.start()
+        paced = Paced(node.bootstrap, topic, per_s)
+        rows = int(per_s * (seconds + WARM_S))
+        counts: Counter[int] = Counter()
+        chosen = np.random.default_rng(1).integers(0, USERS, rows).tolist()
+        last = begun = time.time()
+        for user, now in zip(chosen, paced.send(_behaviors(chosen)), strict=True):
+            counts[user] += 1
+            closes = counts[user] % COUNT == 0
+            if closes and now > begun + WARM_S and now > last + 1 / WATCHED_PER_S:
+                watch.add(f"user-{user:08d}", counts[user] // COUNT - 1, now)
+                last = now
+        behind = time.time() - begun - rows / per_s
+        if behind > 1.0:
+            raise RuntimeError(f"the producer was {behind:.1f} s late: it cannot do {per_s:,.0f}/s on this machine")
+        waits = watch.finish()
+        assert consumed(engine, topic) <= rows
+        engine.dispose()
+    return waits
+
+
+def _behaviors(users: list[int]) -> Iterator[tuple[str, str]]:
+    for row, user in enumerate(users):
+        key = f"user-{user:08d}"
+        yield (
+            key,
+            f'{{"user_id":"{key}","item_id":"item-{row % 50_000:08d}","action":"play","at":{START + row / 100:.3f},'
+            f'"value":{row % 300}.5,"scene":"home/shelf-3","event_id":"0001-{row:012d}-8f2c41d0"}}',
+        )
+
+
+class Watch(threading.Thread):
+    """Looks for partitions until they are there."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(daemon=True)
+        self._engine = engine
+        self._open: dict[tuple[str, int], float] = {}
+        self._lock = threading.Lock()
+        self._ended = False
+        self._waits: list[float] = []
+
+    def add(self, user_id: str, index: int, produced: float) -> None:
+        with self._lock:
+            self._open[user_id, index] = produced
+
+    def finish(self, patience_s: float = 30.0) -> list[float]:
+        """The waits, once all are found."""
+        deadline = time.time() + patience_s
+        while self._open and time.time() < deadline:
+            time.sleep(0.05)
+        self._ended = True
+        self.join()
+        if self._open:
+            raise RuntimeError(f"{len(self._open)} partitions were not in the store after {patience_s:.0f} s")
+        return self._waits
+
+    def run(self) -> None:
+        key = tuple_(partitions.c.user_id, partitions.c.index)
+        while not self._ended:
+            with self._lock:
+                asked = list(itertools.islice(self._open, 500))
+            if asked:
+                query = select(partitions.c.user_id, partitions.c.index).where(
+                    partitions.c.generation == 0, key.in_(asked)
+                )
+                with self._engine.connect() as connection:
+                    found = [(row[0], row[1]) for row in connection.execute(query)]
+                now = time.time()
+                with self._lock:
+                    self._waits += [now - self._open.pop(one) for one in found]
+            time.sleep(0.005)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
