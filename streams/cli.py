@@ -11,6 +11,7 @@ import typer
 
 from interest.errors import InterestreamError
 from streams.commands.agent import agent
+from streams.commands.dead import dead
 from streams.commands.fetch import fetch
 from streams.commands.forget import forget
 from streams.commands.fuse import fuse
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 
 app.command()(agent)
+app.add_typer(dead, name="dead")
 app.command()(fetch)
 app.command()(forget)
 app.command()(fuse)

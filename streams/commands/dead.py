@@ -1,0 +1,212 @@
+"""`interestream dead`: messages that could not be used; read them, send them again after a fix, or drop them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interest.errors import InputError
+from streams.commands.options import Json
+
+if TYPE_CHECKING:
+    from streams.dead import DeadLetter
+    from streams.dead_letters import Listed, Replayed
+
+SHOWN_BYTES = 4_096  # of a message, on a screen; --raw writes all
+
+dead = typer.Typer(help="Messages that could not be used: list, show, replay, discard.", no_args_is_help=True)
+
+Topic = Annotated[str | None, typer.Argument(help="Only this topic's: behaviors, items, users...", show_default=False)]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Only those whose reason has the text.")]
+Ids = Annotated[
+    list[str] | None,
+    typer.Option("--id", metavar="TOPIC/PARTITION/OFFSET", help="Only this one; give it again for more."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dead.command("list")
+def list_letters(
+    topic: Topic = None,
+    reason: Reason = None,
+    limit: Annotated[int, typer.Option(min=0, help="Letters shown; the counts are of all.")] = 50,
+    json: Json = False,
+) -> None:
+    """List the dead letters that are open: neither replayed nor discarded, and within their retention."""
+    import msgspec
+
+    from streams.dead_letters import open_letters
+    from streams.settings import load_settings
+
+    letters = open_letters(load_settings().kafka, topic, reason)
+    if json:
+        shown = [
+            {
+                "id": one.id, "timestamp_ms": one.timestamp_ms, "reason": one.reason, "bytes": one.size,
+                "key": None if one.key is None else printable(one.key), "truncated": one.truncated,
+            }
+            for one in letters[:limit]
+        ]  # fmt: skip
+        print(msgspec.json.encode({"total": len(letters), "letters": shown}).decode())
+    else:
+        print("\n".join(page(letters, limit)))
+
+
+def page(letters: Sequence[Listed], limit: int) -> Iterator[str]:
+    """How many there are of each reason, then the letters."""
+    if not letters:
+        yield "no dead letters"
+        return
+    for (topic, reason), count in Counter((one.topic, one.reason) for one in letters).most_common(20):
+        yield f"{count:>9,}  {topic}: {printable(reason.encode(), 160)}"
+    if not limit:
+        return
+    yield ""
+    width = max(len(one.id) for one in letters[:limit])
+    for one in letters[:limit]:
+        at = datetime.fromtimestamp(one.timestamp_ms / 1000, UTC)
+        size = "null" if one.size is None else f"{one.size:,}"
+        yield f"{one.id:<{width}}  {at:%Y-%m-%d %H:%M:%S}  {size:>10}  {printable(one.reason.encode(), 100)}"
+    if len(letters) > limit:
+        yield f"and {len(letters) - limit:,} more: --limit"
+
+
+@dead.command("show")
+def show(
+    place: Annotated[str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="As `dead list` prints it.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Write only the message's bytes.")] = False,
+) -> None:
+    """Show one dead letter: why it is one, its key, and its bytes with everything escaped that is no plain text."""
+    from streams.dead_letters import open_letters, read_whole
+    from streams.settings import load_settings
+
+    settings = load_settings().kafka
+    letter = read_whole(settings, open_letters(settings, ids=[place])[0])
+    if raw:
+        if letter.truncated:
+            print(_shortened(letter), file=sys.stderr)
+        sys.stdout.buffer.write(letter.value or b"")
+        sys.stdout.buffer.flush()
+        return
+    at = datetime.fromtimestamp(letter.timestamp_ms / 1000, UTC)
+    print(f"topic      {letter.topic}\npartition  {letter.partition}\noffset     {letter.offset}")
+    print(f"time       {at:%Y-%m-%d %H:%M:%S} UTC\nreason     {printable(letter.reason.encode())}")
+    print(f"key        {'null' if letter.key is None else printable(letter.key)}")
+    if letter.truncated:
+        print(_shortened(letter))
+    print("value      " + ("null" if letter.value is None else f"{len(letter.value):,} bytes"))
+    print(printable(letter.value or b"", SHOWN_BYTES))
+
+
+def _shortened(letter: DeadLetter) -> str:
+    return (
+        f"only the first {len(letter.value or b''):,} of {letter.truncated:,} bytes are kept here; while retention "
+        f"lasts, the whole message is in {letter.topic}, partition {letter.partition}, offset {letter.offset}"
+    )
+
+
+@dead.command("replay")
+def replay(
+    topic: Topic = None,
+    reason: Reason = None,
+    ids: Ids = None,
+    value: Annotated[
+        Path | None, typer.Option("--value", metavar="FILE", help="With one --id: send this file's bytes instead.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="TEXT", help="With one --id: send it with this key instead.")
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Send messages back into their topic, after a fix; those that are still unusable become dead letters again.
+
+    A message goes with its key to its own Kafka partition; its letter is closed once the broker has it. Interrupted at
+    any point nothing is lost: the same command goes on, and a message that was sent twice is dropped as a duplicate.
+    To mend one message: `dead show ID --raw > FILE`, edit FILE, `dead replay --id ID --value FILE`.
+    """
+    from streams.dead_letters import open_letters
+    from streams.dead_letters import replay as replay_letters
+    from streams.progress import progress
+    from streams.settings import load_settings
+
+    if (value is not None or key is not None) and len(ids or ()) != 1:
+        raise InputError("--value and --key mend one message: name it with one --id")
+    mended = _read(value) if value else None
+    new_key = None if key is None else key.encode(errors="surrogateescape")
+    settings = load_settings().kafka
+    letters = open_letters(settings, topic, reason, ids or ())
+    if not letters:
+        print("no dead letters to replay")
+        return
+    _ask(letters, "Send", "into their topics again", yes=yes)
+    with progress("replaying", len(letters)) as bar:
+        outcome = replay_letters(settings, letters, value=mended, key=new_key, done=bar)
+    print("\n".join(said(outcome)))
+    if outcome.truncated or outcome.refused:
+        raise typer.Exit(1)
+
+
+def said(outcome: Replayed) -> Iterator[str]:
+    """What became of a replay."""
+    yield f"{outcome.sent:,} messages sent again, their letters closed"
+    if outcome.null_key:
+        yield (
+            f"{outcome.null_key:,} of them have a null key: unchanged they are refused again, as new dead letters; "
+            "give such a one its key with --id ID --key TEXT"
+        )
+    for place in outcome.truncated:
+        topic, partition, offset = place.rsplit("/", 2)
+        yield (
+            f"not sent: {place} is cut off here; while retention lasts it is whole in {topic}, partition {partition}, "
+            f"offset {offset}; send a corrected one with --id {place} --value FILE"
+        )
+    for place, why in outcome.refused:
+        yield f"not sent: {place}: {why}"
+
+
+@dead.command("discard")
+def discard(topic: Topic = None, reason: Reason = None, ids: Ids = None, yes: Yes = False) -> None:
+    """Close dead letters without sending their messages: they are listed no more, and go from the disk."""
+    from streams.dead_letters import discard as discard_letters
+    from streams.dead_letters import open_letters
+    from streams.settings import load_settings
+
+    settings = load_settings().kafka
+    letters = open_letters(settings, topic, reason, ids or ())
+    if not letters:
+        print("no dead letters to discard")
+        return
+    _ask(letters, "Discard", "for good", yes=yes)
+    discard_letters(settings, letters)
+    print(f"{len(letters):,} dead letters discarded")
+
+
+def _ask(letters: Sequence[Listed], verb: str, where: str, *, yes: bool) -> None:
+    if yes:
+        return
+    print("\n".join(page(letters, 0)))
+    if not typer.confirm(f"{verb} {len(letters):,} messages {where}?"):
+        raise typer.Exit(1)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"--value {file} cannot be read: {error.strerror}") from error
+
+
+def printable(raw: bytes, most: int | None = None) -> str:
+    """Bytes as text that no terminal acts upon: what is not UTF-8, or not printable, is escaped."""
+    cut = raw if most is None else raw[:most]
+    text = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in cut.decode(errors="backslashreplace")
+    )
+    return text if len(cut) == len(raw) else f"{text}... ({len(raw) - len(cut):,} bytes more)"
