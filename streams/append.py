@@ -6,7 +6,7 @@ import sqlite3
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError
 
 COLUMNS = ("user_id", "seq", "item_id", "action", "at", "value", "scene", "event_id")
 _INSERT = f"insert into behaviors ({', '.join(COLUMNS)}) values "
@@ -16,6 +16,8 @@ _ROWS_A_STATEMENT = 4000  # SQLite binds 32,766 values at most; a long statement
 
 def append_behaviors(connection: Connection, values: list[Any]) -> None:
     """Append rows, given as one flat list of values in the order of COLUMNS, inside the caller's transaction."""
+    if not values:
+        return
     if connection.dialect.name == "postgresql":
         _copy(connection, values)
         return
@@ -26,8 +28,8 @@ def append_behaviors(connection: Connection, values: list[Any]) -> None:
         for start in range(0, len(values), step):
             part = values[start : start + step]
             cursor.execute(_INSERT + ", ".join([_ROW] * (len(part) // len(COLUMNS))), part)
-    except sqlite3.IntegrityError as error:  # as SQLAlchemy would have wrapped it
-        raise IntegrityError(_INSERT, None, error) from error
+    except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+        raise _wrapped(connection, error) from error
     finally:
         cursor.close()
 
@@ -54,5 +56,23 @@ def _copy(connection: Connection, values: list[Any]) -> None:
         with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
             for row in zip(*[iter(values)] * len(COLUMNS), strict=True):
                 copy.write_row(row)
-    except psycopg.IntegrityError as error:  # as SQLAlchemy would have wrapped it
-        raise IntegrityError(statement, None, error) from error
+    except (psycopg.Error, UnicodeEncodeError) as error:
+        raise _wrapped(connection, error) from error
+
+
+def _wrapped(connection: Connection, error: Exception) -> BaseException:
+    """The error as SQLAlchemy would have wrapped it, without the values."""
+    base = connection.dialect.loaded_dbapi.Error
+    if not isinstance(error, base):  # the driver could not even encode a value
+        return DataError(_INSERT, None, error)
+    return DBAPIError.instance(_INSERT, None, error, base, hide_parameters=True, dialect=connection.dialect)
+
+
+def refused_content(error: BaseException) -> str | None:
+    """Why the database refuses these rows and always will, if that is what the error says: a value out of range, text
+    it cannot hold, an index entry too large (SQLSTATE classes 22 and 54)."""
+    if isinstance(error, DBAPIError):
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if isinstance(error, DataError) or state[:2] in ("22", "54"):
+            return str(error.orig).strip().splitlines()[0]
+    return None

@@ -13,7 +13,7 @@ import msgspec
 from interest.errors import InputError
 from streams.kafka import MAX_DEAD
 
-KEPT = 1_024  # bytes kept of a message that is larger than a dead letter may be: enough to see what it was
+KEPT = 1_024  # bytes kept of a message that is larger than a dead letter may be, and of a reason: enough to see
 Header = tuple[str, bytes]
 
 
@@ -35,7 +35,7 @@ def dead_letter(
 ) -> tuple[bytes, bytes | None, list[Header]]:
     """Key, value and headers of the letter about one message."""
     headers: list[Header] = [
-        ("reason", reason.encode(errors="backslashreplace")),
+        ("reason", reason.encode(errors="backslashreplace")[:KEPT]),
         ("topic", topic.encode()),
         ("partition", b"%d" % partition),
         ("offset", b"%d" % offset),
@@ -70,4 +70,4 @@ def read_letter(value: bytes | None, headers: Iterable[Header]) -> DeadLetter:
             truncated=int(found["truncated"]) if "truncated" in found else None,
         )
     except (KeyError, ValueError) as error:
-        raise InputError(f"this message is no dead letter of interestream: its headers have no usable {error}") from None
+        raise InputError(f"this is no dead letter of interestream: its headers have no usable {error}") from None

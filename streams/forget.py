@@ -8,6 +8,7 @@ from sqlalchemy import Engine, delete
 
 from interest.errors import StoreError
 from interest.sql import writing
+from streams import counters
 from streams.users import check_user, user_tables
 
 
@@ -19,6 +20,8 @@ def forget(engine: Engine, user_id: str) -> dict[str, int]:
     replaying it again does not bring the user back; a log under another name would.
     """
     with writing(engine) as connection:
+        # waits for the ingest transactions that run; the ones after them drop what they remember of the user
+        counters.increment(connection, counters.FORGETS)
         check_user(connection, user_id)
         deleted = {
             table.name: connection.execute(delete(table).where(table.c.user_id == user_id)).rowcount

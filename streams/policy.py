@@ -43,6 +43,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.count is None and self.gap_s is None and self.span is None and self.tokens is None:
             raise ValueError("no rule is set: a partition would never close")
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether time alone can close a partition."""
+        return self.gap_s is not None or self.span is not None
+
 
 def seconds(text: str) -> float:
     """A duration such as 30m, 12h, 7d or 2w, in seconds."""
