@@ -3,6 +3,7 @@
 # make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours
 # make lint    style, types and layering
 # make kafka   a one-node Apache Kafka on port 9092 (Java 17 and Maven); make kafka-stop ends it
+# make vllm    a real vLLM server on this machine's CPU with the fetched model, port 8000; make vllm-stop ends it
 # make bench   the quick form of every benchmark, one JSON line each
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ DEMO := demo
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install fetch demo test soak lint bench clean kafka kafka-stop
+.PHONY: install fetch demo test soak lint bench clean kafka kafka-stop vllm vllm-install vllm-stop
 
 install: $(VENV)/installed
 
@@ -35,7 +36,16 @@ kafka: install
 kafka-stop: install
 	$(BIN)/python deploy/kafka/node.py stop
 
-test: fetch
+vllm-install: install
+	$(BIN)/python deploy/vllm/server.py install
+
+vllm: fetch vllm-install
+	$(BIN)/python deploy/vllm/server.py start
+
+vllm-stop: install
+	$(BIN)/python deploy/vllm/server.py stop
+
+test: fetch vllm-install
 	$(BIN)/python deploy/kafka/node.py fetch
 	$(BIN)/python -m pytest
 
@@ -49,8 +59,8 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: fetch
+bench: fetch vllm-install
 	@for file in benchmarks/*.py; do $(BIN)/python $$file --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) .venv-vllm $(DEMO)
