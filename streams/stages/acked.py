@@ -22,7 +22,7 @@ from streams.kafka import dead_of, group_of, make_consumer
 from streams.stage import Context
 from streams.stages.marks import Marks
 from streams.stages.patience import Patience, connected
-from streams.stages.positions import begin_at, read_standings
+from streams.stages.positions import begin_at, known_id, read_standings
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -258,7 +258,12 @@ class Acked(Generic[T]):
         standings = await self._patience.kafka(read, "cannot read the group's offsets")  # 1
         if epoch != self._epoch:
             return
-        begin = begin_at(standings, expected=settings.partitions, remedy=self._remedy)  # 2
+        known = await self._patience.store(
+            lambda: known_id(self._context.engine, self._topic, standings.topic_id), "cannot read the topic's id"
+        )
+        begin = begin_at(standings, expected=settings.partitions, remedy=self._remedy, known=known)  # 2
+        if epoch != self._epoch:
+            return
         await self._assigned(partitions)  # 3
         if epoch != self._epoch or self._consumer is None:
             return

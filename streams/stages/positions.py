@@ -1,7 +1,8 @@
 """Where a consumer group goes on in a topic, and the cases in which it must not: messages gone by retention, a topic
 that was deleted and made again, another number of partitions.
 
-A group's commit carries the id of the topic it was made in, in Kafka's metadata text of the commit.
+A group's commit carries the id of the topic it was made in, in Kafka's metadata text of the commit. Kafka drops the
+commits of a topic that is deleted, so the store remembers the id too, among its counters.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import msgspec
+from sqlalchemy import Connection, Engine, delete, select
 
+from interest.sql import insert_new, writing
 from streams.kafka import KafkaError, admin
 from streams.settings import KafkaSettings
+from streams.tables import counters
 from streams.topics import offset_ranges, read_topics
 
 
@@ -61,12 +65,36 @@ def read_standings(settings: KafkaSettings, group: str, topic: str, partitions: 
     return Standings(topic=topic, topic_id=found.id, partitions=found.partitions, by_partition=standings)
 
 
-def begin_at(standings: Standings, *, expected: int, remedy: str) -> dict[int, int]:
+def known_id(engine: Engine, topic: str, topic_id: str) -> str:
+    """The id by which the store knows the topic; the first one it is told is the one it remembers."""
+    with writing(engine) as connection:
+        known = [
+            name for name in connection.execute(select(counters.c.name)).scalars() if name.startswith(_mark(topic))
+        ]
+        if not known:
+            insert_new(connection, counters, [{"name": _mark(topic) + topic_id, "value": 1}])
+        return known[0].removeprefix(_mark(topic)) if known else topic_id
+
+
+def accept_id(connection: Connection, topic: str, topic_id: str) -> None:
+    """Let the store know the topic by this id from now on."""
+    for name in connection.execute(select(counters.c.name)).scalars().all():
+        if name.startswith(_mark(topic)):
+            connection.execute(delete(counters).where(counters.c.name == name))
+    insert_new(connection, counters, [{"name": _mark(topic) + topic_id, "value": 1}])
+
+
+def _mark(topic: str) -> str:
+    return f"topic {topic} "
+
+
+def begin_at(standings: Standings, *, expected: int, remedy: str, known: str = "") -> dict[int, int]:
     """The offset to begin at, by partition: the committed one, else the oldest there is.
 
     Args:
         expected: the number of partitions the settings name.
         remedy: what repairs the loss of messages, as a clause: "run ... and then ...".
+        known: the id by which the store knows the topic.
 
     Raises:
         KafkaError: going on would pass over messages, or take another topic's messages for this one's.
@@ -76,6 +104,11 @@ def begin_at(standings: Standings, *, expected: int, remedy: str) -> dict[int, i
         raise KafkaError(
             f"{topic} has {standings.partitions} partitions, the settings say {expected}: a user's messages would lie "
             "in two of them, out of order. `interestream topics show` says what to do"
+        )
+    if known and known != standings.topic_id:
+        raise KafkaError(
+            f"{topic} was deleted and made again since this store read it (its id was {known}, now it is "
+            f"{standings.topic_id}); messages that were in it and not worked on are gone: {remedy}"
         )
     return {
         partition: _begin(topic, standings.topic_id, partition, one, remedy)
@@ -90,7 +123,8 @@ def _begin(topic: str, topic_id: str, partition: int, one: Standing, remedy: str
     if one.commit_id and one.commit_id != topic_id:
         raise KafkaError(
             f"{topic} was deleted and made again since this group stood at offset {one.committed} of {place} "
-            f"(its id was {one.commit_id}, now it is {topic_id}): {remedy}"
+            f"(its id was {one.commit_id}, now it is {topic_id}); messages that were in it and not worked on are gone: "
+            f"{remedy}"
         )
     if one.committed < one.start:
         raise KafkaError(

@@ -1,4 +1,4 @@
-"""A group's messages on a real broker: order of acknowledgement, what is committed, hand-over, refusals, dead letters."""
+"""A group's messages on a real broker: what is committed, hand-over, refusals, dead letters, lag."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from streams.kafka import KafkaError, Topics, admin, dead_of, group_of, make_con
 from streams.metrics import Metrics
 from streams.settings import KafkaSettings, Settings
 from streams.stage import Context
+from streams.stages.accept import accept_group
 from streams.stages.acked import Acked, Message
 from streams.stages.marks import Marks
 from streams.stages.positions import read_standings
@@ -311,20 +312,27 @@ def test_messages_gone_by_retention_are_refused_with_their_number(context: Conte
     assert f"7 messages of {topic_of(context)}[0] are gone" in said
     assert "mend it" in said
     assert committed(context)[0] == 5  # nothing was reset
+    (change,) = accept_group(context.engine, context.settings.kafka, "interest", topic_of(context))
+    assert (change.partition, change.before, change.after, change.gone) == (0, 5, 12, 7)
+    asyncio.run(_reads(context, list(range(7, 20))))
 
 
 def test_messages_gone_while_the_worker_waits_are_refused_too(context: Context, client: KafkaAdminClient) -> None:
     async def go() -> None:
-        await produce(context, {0: numbers(2000)})
+        await produce(context, {0: [b"%5000d" % n for n in range(2000)]})  # 10 MB: more than is read ahead
         async with reading(context, window=3) as acked:
             found = await taken(acked, 3)
             client.delete_records({TopicPartition(topic_of(context), 0): 2000})
             await produce(context, {0: numbers(5)})
             acked.acknowledge(found)
-            with pytest.raises(KafkaError, match="gone by retention"):
+
+            async def read_on() -> None:
                 while True:  # what was read ahead is still good
                     acked.acknowledge(found := await acked.take())
                     assert all(one.offset < 2000 for one in found)
+
+            with pytest.raises(KafkaError, match="gone by retention"):
+                await read_on()
 
     asyncio.run(go())
 
@@ -333,8 +341,16 @@ def test_a_topic_made_again_is_refused(context: Context, client: KafkaAdminClien
     _work_off(context, 5)
     _make_again(context, client)
     asyncio.run(produce(context, {0: numbers(20)}))
-    assert "deleted and made again" in _refused(context)
-    assert committed(context)[0] == 5
+    said = _refused(context)
+    assert "deleted and made again" in said
+    assert "mend it" in said
+    assert accept_group(context.engine, context.settings.kafka, "interest", topic_of(context)) == []
+    asyncio.run(_reads(context, list(range(20))))
+
+
+async def _reads(context: Context, values: list[int]) -> None:
+    async with reading(context) as acked:
+        assert [one.value for one in await taken(acked, len(values))] == values
 
 
 def _make_again(context: Context, client: KafkaAdminClient) -> None:
@@ -343,9 +359,10 @@ def _make_again(context: Context, client: KafkaAdminClient) -> None:
     while time.monotonic() < end:
         try:
             create_topics(context.settings.kafka)
-            return
         except KafkaError:  # it is being deleted
             time.sleep(0.2)
+        else:
+            return
     raise AssertionError("the topic did not go")
 
 
