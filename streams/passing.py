@@ -50,4 +50,6 @@ def reached(settings: KafkaSettings) -> None:
 def said(error: BaseException) -> str:
     """An error in one line; clients' own texts may be empty."""
     text = str(error)
-    return text if isinstance(error, KafkaError) else f"Kafka says {type(error).__name__}" + (f": {text}" if text else "")
+    return (
+        text if isinstance(error, KafkaError) else f"Kafka says {type(error).__name__}" + (f": {text}" if text else "")
+    )

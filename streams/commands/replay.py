@@ -21,7 +21,22 @@ if TYPE_CHECKING:
     from streams.rows import BehaviorLog
 
 
+# what the workers' settings decide when the log goes to them through Kafka, and where
+_OF_THE_AGENT = {
+    "partition": "INTERESTREAM_INGEST_COUNT",
+    "gap": "INTERESTREAM_INGEST_GAP",
+    "span": "INTERESTREAM_INGEST_SPAN",
+    "tokens": "INTERESTREAM_INGEST_TOKENS",
+    "llm_from": "INTERESTREAM_LLM_URL",
+    "noun": "INTERESTREAM_LLM_NOUN",
+    "store": "INTERESTREAM_STORE",
+    "llm": "the agent's --stages",
+    "users_limit": None,
+}
+
+
 def replay(
+    context: typer.Context,
     log: Annotated[Path, typer.Argument(help="Events: CSV, TSV, JSONL, Parquet or RecBole .inter; .gz too.")],
     items: Annotated[Path | None, typer.Option(help="The catalogue: item ids, titles, categories.")] = None,
     users: Annotated[Path | None, typer.Option(help="User profiles; every column becomes an attribute.")] = None,
@@ -48,17 +63,35 @@ def replay(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where an interrupted replay stopped; else refuse.")
     ] = True,
+    kafka: Annotated[
+        bool, typer.Option("--kafka", help="Produce LOG to the topic of behaviours; the agent does the rest.")
+    ] = False,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE", help="With --kafka: max (default), 10x (ten event-seconds a second; 1x: live), or 5000/s."
+        ),
+    ] = None,
 ) -> None:
     """Replay LOG: close partitions, learn interests, fuse them into representations.
 
     Rows that cannot be used are written to LOG.rejected.jsonl with the reason. Interrupt it anywhere and run the same
-    command again: the store ends as if nothing had happened.
+    command again: the store ends as if nothing had happened. With --kafka the rows go to Kafka, for running agents
+    (`interestream agent`); their settings then decide about partitions, the LLM and the store.
     """
     from streams.mapping import parse_map
     from streams.rows import BehaviorLog
     from streams.store import open_store
 
     told = parse_map(map_)
+    if kafka:
+        from streams.commands.produce import produce
+
+        _refuse_options_of_the_agent(context)
+        produce(BehaviorLog(log, told, action), items, users, told, rate=rate or "max", strict=strict, resume=resume)
+        return
+    if rate is not None:
+        raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
     try:
         policy = Policy(count=partition or None, gap_s=seconds(gap) if gap else None, span=span, tokens=tokens)
     except ValueError as error:
@@ -73,6 +106,15 @@ def replay(
 
         learn(store=store, users_limit=users_limit, llm=llm_from, noun=noun)
         fuse(store=store)
+
+
+def _refuse_options_of_the_agent(context: typer.Context) -> None:
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "")
+        if option.name in _OF_THE_AGENT and given is not None and given.name == "COMMANDLINE":
+            setting = _OF_THE_AGENT[option.name]
+            held = f"the agent's settings hold it ({setting})" if setting else "the agent follows every user"
+            raise InputError(f"{option.opts[0]} makes no sense with --kafka: {held}; leave it out")
 
 
 def _load_catalogue(engine: Engine, items: Path | None, users: Path | None, told: dict[str, str]) -> None:

@@ -1,0 +1,108 @@
+"""`interestream replay --kafka`: the log goes to the topic of behaviours, the agents do the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interest.errors import InputError
+
+if TYPE_CHECKING:
+    from interest.types import Item, User
+    from streams.produce import Produced, Producing
+    from streams.rows import BehaviorLog
+
+
+def produce(
+    log: BehaviorLog,
+    items: Path | None,
+    users: Path | None,
+    told: dict[str, str],
+    *,
+    rate: str,
+    strict: bool,
+    resume: bool,
+) -> None:
+    """Produce the catalogue, then the log; print what was done. Ctrl-C ends it where it can be gone on from."""
+    from streams.pace import parse_rate
+    from streams.produce import Producing
+    from streams.progress import progress
+    from streams.settings import load_settings
+
+    pace = parse_rate(rate)
+    settings = load_settings().kafka
+    for library in ("aiokafka", "kafka"):  # what they would say of a broker that is away is said below, once
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+
+        def started(rows: int, done: int, was_sorted: bool) -> Callable[[int], None]:
+            if done and not resume:
+                raise InputError(
+                    f"{log.path.name} was produced to this Kafka up to row {done:,}; leave --no-resume out to go on "
+                    "from there, or make the topic again"
+                )
+            order = "in order of time" if was_sorted else "not in order of time: sorted first"
+            print(f"{log.path.name}: {rows:,} rows, {order}" + (f"; {done:,} done earlier" if done else ""), flush=True)
+            return stack.enter_context(progress("Producing", rows, unit="rows", done=done))
+
+        producing = Producing(settings=settings, log=log, rate=pace, strict=strict, started=started, warn=_warn)
+        produced = asyncio.run(_until_interrupted(producing, list(_catalogue(items, users, told))))
+    _report(produced)
+    if not produced.ended:
+        signal.raise_signal(signal.SIGINT)  # the command line's own way to end: its text and its exit code
+
+
+async def _until_interrupted(
+    producing: Producing, catalogue: list[tuple[str, Iterator[Sequence[Item | User]]]]
+) -> Produced:
+    """Run it; the first Ctrl-C asks it to stop, a second one ends it as any command ends."""
+    from streams.produce_catalogue import produce_catalogue
+
+    loop, ended_before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
+
+    def asked() -> None:
+        producing.stop.set()
+        restore()
+
+    def restore() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, ended_before)
+
+    for name, chunks in catalogue:
+        print(f"{await produce_catalogue(producing.settings, chunks):,} {name}")
+    loop.add_signal_handler(signal.SIGINT, asked)
+    try:
+        return await producing.run()
+    finally:
+        restore()
+
+
+def _catalogue(
+    items: Path | None, users: Path | None, told: dict[str, str]
+) -> Iterator[tuple[str, Iterator[Sequence[Item | User]]]]:
+    from streams.catalogue import items_of, users_of
+
+    if items:
+        yield f"items from {items.name}", items_of(items, told)
+    if users:
+        yield f"user profiles from {users.name}", users_of(users, told)
+
+
+def _report(produced: Produced) -> None:
+    rejected = f"; {produced.rejected:,} rejected" if produced.rejected else ""
+    if produced.ended and not produced.new:
+        print(f"nothing new: the topic has all {produced.rows:,} behaviours of this log{rejected}")
+    else:
+        print(f"{produced.new:,} behaviours produced{rejected}")
+    if produced.rejected_file:
+        print(f"rejected rows, each with line and reason: {produced.rejected_file}")
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
