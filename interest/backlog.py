@@ -30,6 +30,10 @@ class Plan:
     users: tuple[str, ...] = ()  # only these; empty: all
     users_limit: int | None = None  # only the users with the longest histories
 
+    def __post_init__(self) -> None:
+        if self.chained and not self.prompt_version.endswith(CHAINED):
+            object.__setattr__(self, "prompt_version", self.prompt_version + CHAINED)
+
     def prompt(self) -> Prompt:
         version = self.prompt_version.removesuffix(CHAINED)
         if version not in PROMPTS:
@@ -66,8 +70,7 @@ def chunks(engine: Engine, plan: Plan, size: int, *, llm: bool) -> Iterator[list
     last: tuple[str, int] = ("", -1)
     with engine.connect() as connection:
         wanted = _wanted(connection, plan)
-        known = connection.execute(select(items.c.categories).distinct()).scalars()
-        categories = tuple(sorted({name for text in known for name in msgspec.json.decode(text)}))
+        categories = read_categories(connection)
     while True:
         with engine.connect() as connection:
             query = _open_partitions(connection, plan, wanted, llm=llm).where(
@@ -80,17 +83,24 @@ def chunks(engine: Engine, plan: Plan, size: int, *, llm: bool) -> Iterator[list
             heads = [partition_of(row) for row in connection.execute(query).mappings()]
             if not heads:
                 return
-            chunk = _load(connection, plan, heads, categories)
+            chunk = load(connection, plan, heads, categories)
         last = (heads[-1].user_id, heads[-1].index)
         yield chunk
 
 
-def _load(connection: Connection, plan: Plan, heads: Sequence[Partition], categories: tuple[str, ...]) -> list[Work]:
-    """The partitions' facts and those of the partitions before them."""
+def read_categories(connection: Connection) -> tuple[str, ...]:
+    """All categories of the catalogue, in order."""
+    known = connection.execute(select(items.c.categories).distinct()).scalars()
+    return tuple(sorted({name for text in known for name in msgspec.json.decode(text)}))
+
+
+def load(connection: Connection, plan: Plan, heads: Sequence[Partition], categories: tuple[str, ...]) -> list[Work]:
+    """The partitions' facts and those of the partitions before them. All are of one generation."""
     wanted = {(head.user_id, head.index): head for head in heads}
     missing = [key for user, index in wanted if index > 0 and (key := (user, index - 1)) not in wanted]
     for key in missing:
-        wanted[key] = _partition(connection, key, heads[0].generation)
+        if (before := _partition(connection, key, heads[0].generation)) is not None:
+            wanted[key] = before
     behaviors = {
         key: behaviors_between(connection, head.user_id, head.first_seq, head.last_seq) for key, head in wanted.items()
     }
@@ -110,11 +120,12 @@ def _load(connection: Connection, plan: Plan, heads: Sequence[Partition], catego
     ]
 
 
-def _partition(connection: Connection, key: tuple[str, int], generation: int) -> Partition:
+def _partition(connection: Connection, key: tuple[str, int], generation: int) -> Partition | None:
     query = select(partitions).where(
         partitions.c.user_id == key[0], partitions.c.index == key[1], partitions.c.generation == generation
     )
-    return partition_of(connection.execute(query).mappings().one())
+    row = connection.execute(query).mappings().one_or_none()  # none: the user is being forgotten
+    return None if row is None else partition_of(row)
 
 
 def _stored_summary(connection: Connection, key: tuple[str, int], generation: int, version: str) -> str | None:

@@ -3,8 +3,8 @@
 Each is asked for, checked, tried again, and in the end kept, trimmed, or replaced by the plain sentence, with an
 outcome that says which.
 
-Pure orchestration: it asks through a callable, and knows no table and no model. `Unavailable` is passed on (the run
-stops and can be resumed); `Refused` is an outcome.
+Pure orchestration: it asks through a callable, and knows no table and no model. `Unavailable` and `Denied` are passed
+on (the run stops and can be resumed); any other `Refused` is an outcome.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from interest.check import Verdict, check
-from interest.errors import Refused
+from interest.errors import Denied, Refused
 from interest.facts import Facts
 from interest.ground import Ground
 from interest.llm import Reply, Request
@@ -91,6 +91,8 @@ async def _attempts(
         request = request_of(attempt)
         try:
             reply = await ask(request)
+        except Denied:  # it would refuse every text: that is for a person to mend, and no outcome of this one
+            raise
         except Refused:
             return replace(stand_in, outcome=Outcome.REFUSED)
         text, evidence = _parsed(reply, request, ground)

@@ -6,6 +6,7 @@ InterestreamError
 ├── LlmError         the language model
 │   ├── Unavailable      not there now, worth trying again: connection refused, time-out, 5xx
 │   └── Refused          answered that it will not: 4xx, prompt too long
+│       └── Denied           whatever is asked: a wrong key, model or address
 └── ArtifactError    a trained artifact that is missing, incomplete or of another layout
 """
 
@@ -33,6 +34,10 @@ class Unavailable(LlmError):
 
 
 class Refused(LlmError):
+    pass
+
+
+class Denied(Refused):
     pass
 
 

@@ -15,18 +15,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import msgspec
 from sqlalchemy import Connection, Engine
 
 from interest.answers import Answers, Usage, read_usage
 from interest.backlog import Plan, Work, chunks, count_open
-from interest.cascade import MIN_KNOWN, Written, plain_shift, plain_summary, write_shift, write_summary
-from interest.ground import Ground
+from interest.cascade import MIN_KNOWN, Written
 from interest.llm import Complete
-from interest.prompts import Prompt
 from interest.sql import upsert, writing
 from interest.tables import interests
-from interest.types import Interest, Outcome, Partition, Source
+from interest.texts import Texts, interest_row, plain
+from interest.types import Interest, Outcome, Source
 
 CHUNK = 128  # partitions in hand at once: 4 full batches of the in-process model, a few MB
 PROBE = 16  # partitions the estimate may ask for before the run; their answers are kept
@@ -114,21 +112,21 @@ def learn(
         Unavailable: the LLM is not there; what is done is stored, and another run goes on from there.
     """
     plan = plan or Plan()
-    prompt = plan.prompt()
+    plan.prompt()  # an unknown version is told before anything is read
     done = Learned()
     start = time.monotonic()
     answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version) if complete else None
     try:
         for chunk in chunks(engine, plan, CHUNK, llm=complete is not None):
             if answers is None:
-                found = [_plain(work, plan, model) for work in chunk]
+                found = [plain(work, plan, model) for work in chunk]
                 advance(len(found))
             else:
-                found = _run(_cascade(chunk, answers, prompt, plan, model, advance))
+                found = _run(_cascade(chunk, answers, plan, model, advance))
             with writing(engine) as connection:
                 if replaced:
                     replaced(connection, found)
-                upsert(connection, interests, [_row(interest) for interest in found])
+                upsert(connection, interests, [interest_row(interest) for interest in found])
             _count(done, found)
     finally:
         if answers:
@@ -147,46 +145,25 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _cascade(
-    chunk: Sequence[Work], answers: Answers, prompt: Prompt, plan: Plan, model: str, advance: Callable[[int], None]
+    chunk: Sequence[Work], answers: Answers, plan: Plan, model: str, advance: Callable[[int], None]
 ) -> list[Interest]:
     """All partitions of a chunk at once. A shift waits for its two summaries; in chained mode a summary for the one
     before.
     """
     summaries: dict[tuple[str, int], asyncio.Task[Written]] = {}
+    texts = Texts(answers.ask, plan, model)
 
-    async def before(work: Work) -> str:
-        task = summaries.get((work.user_id, work.partition.index - 1))
-        return (await task).text if task else work.previous or "None"
-
-    async def summary(work: Work) -> Written:
-        previous = await before(work) if plan.chained else None
-        return await write_summary(
-            lambda request: answers.ask(request, user_id=work.user_id, kind="summary"),
-            prompt,
-            Ground(work.ground.facts, categories=work.ground.categories),
-            plan.style,
-            previous,
-        )
-
-    async def interest(work: Work) -> Interest:
-        s_now = await summaries[work.user_id, work.partition.index]
-        d_now = plain_shift(None, work.ground.facts, plan.style)
-        if work.ground.before is not None:
-            d_now = await write_shift(
-                lambda request: answers.ask(request, user_id=work.user_id, kind="shift"),
-                prompt,
-                work.ground,
-                plan.style,
-                await before(work),
-                s_now.text,
-            )
+    async def one(work: Work, before: asyncio.Task[Written] | None) -> Interest:
+        interest = await texts.interest(work, summaries[work.user_id, work.partition.index], before)
         advance(1)
-        return _interest(work.partition, s_now, d_now, plan, model)
+        return interest
 
     async with asyncio.TaskGroup() as group:
+        tasks = []
         for work in chunk:
-            summaries[work.user_id, work.partition.index] = group.create_task(summary(work))
-        tasks = [group.create_task(interest(work)) for work in chunk]
+            before = summaries.get((work.user_id, work.partition.index - 1))
+            summaries[work.user_id, work.partition.index] = group.create_task(texts.summary(work, before))
+            tasks.append(group.create_task(one(work, before)))
     return [task.result() for task in tasks]
 
 
@@ -199,42 +176,6 @@ async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
                 request = prompt.summary(work.ground.facts, "None" if plan.chained else None, 0, plan.style)
                 group.create_task(answers.ask(request, user_id=work.user_id, kind="summary"))
     answers.flush()
-
-
-def _plain(work: Work, plan: Plan, model: str) -> Interest:
-    facts = work.ground.facts
-    return _interest(
-        work.partition,
-        plain_summary(facts, plan.style),
-        plain_shift(work.ground.before, facts, plan.style),
-        plan,
-        model,
-    )
-
-
-def _interest(partition: Partition, summary: Written, shift: Written, plan: Plan, model: str) -> Interest:
-    return Interest(
-        user_id=partition.user_id,
-        index=partition.index,
-        generation=partition.generation,
-        prompt_version=plan.prompt_version,
-        summary=summary.text,
-        summary_source=summary.source,
-        summary_outcome=summary.outcome,
-        shift=shift.text,
-        shift_source=shift.source,
-        shift_outcome=shift.outcome,
-        evidence=summary.evidence,
-        claims=summary.claims + shift.claims,
-        supported=summary.supported + shift.supported,
-        model=model,
-        at=partition.closed_at,
-    )
-
-
-def _row(interest: Interest) -> dict[str, object]:
-    row = msgspec.structs.asdict(interest)
-    return row | {"evidence": msgspec.json.encode(interest.evidence).decode()}
 
 
 def _count(done: Learned, found: Sequence[Interest]) -> None:

@@ -13,13 +13,16 @@ from typing import Any
 import httpx
 import msgspec
 
-from interest.errors import Refused, Unavailable
+from interest.errors import Denied, Refused, Unavailable
 from interest.llm import Reply, Request
 
 CONCURRENT = 64  # requests in flight; vLLM batches what is there together
 ATTEMPTS = 5  # with back-off 0.5, 1, 2, 4 s: rides out a restart behind a load balancer, not an outage
-TIMEOUT = httpx.Timeout(120.0, connect=10.0)  # a long queue on the server is no failure
+TIMEOUT_S = 120.0  # of one call: a long queue on the server is no failure
+CONNECT_S = 10.0
+PROBE_S = 5.0  # a server at work answers /models in milliseconds
 _AGAIN = {408, 409, 425, 429}
+_DENIED = {401, 403, 404, 405}
 
 
 class _Message(msgspec.Struct):
@@ -52,7 +55,12 @@ class HttpModel:
 
     Raises (at a call):
         Unavailable: connection refused, time-outs, 429 and 5xx, after all retries.
-        Refused: any other 4xx, or an answer off the protocol.
+        Denied: 3xx, 401, 403, 404, 405, or a body that is no chat completion at all: the address, the model's name or
+            the key is wrong.
+        Refused: any other 4xx, or a completion without an answer.
+
+    Connections live while requests are in flight, so that there is nothing to close whatever event loop comes next; in
+    `async with model:` they live until its end.
     """
 
     def __init__(
@@ -64,35 +72,69 @@ class HttpModel:
         concurrent: int = CONCURRENT,
         attempts: int = ATTEMPTS,
         backoff_s: float = 0.5,
+        timeout_s: float = TIMEOUT_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         root = url.rstrip("/")
-        self._url = f"{root if root.endswith('/v1') else root + '/v1'}/chat/completions"
+        self._root = root if root.endswith("/v1") else root + "/v1"
+        self._url = f"{self._root}/chat/completions"
         self._model = model
         self._key = key
         self._concurrent = concurrent
         self._attempts = attempts
         self._backoff_s = backoff_s
+        self._timeout_s = timeout_s
         self._transport = transport
-        self._in_flight = 0
+        self._users = 0  # requests in flight, and `async with` once
         self.name = model
 
+    async def __aenter__(self) -> HttpModel:
+        self._open()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._close()
+
     async def __call__(self, request: Request) -> Reply:
-        """Connections live while requests are in flight: nothing to close, whatever event loop comes next."""
-        if self._in_flight == 0:
-            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-            limits = httpx.Limits(max_connections=self._concurrent, max_keepalive_connections=self._concurrent)
-            self._client = httpx.AsyncClient(headers=headers, timeout=TIMEOUT, limits=limits, transport=self._transport)
-            self._slots = asyncio.Semaphore(self._concurrent)
-        client, slots = self._client, self._slots
-        self._in_flight += 1
+        client, slots = self._open()
         try:
             async with slots:
                 return await self._ask_again(client, request)
         finally:
-            self._in_flight -= 1
-            if self._in_flight == 0:
-                await client.aclose()
+            await self._close()
+
+    async def probe(self) -> None:
+        """Ask whether the server is there (GET /models). Raises Unavailable, or Denied for a wrong key."""
+        client, _ = self._open()
+        try:
+            response = await client.get(f"{self._root}/models", timeout=PROBE_S)
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+        finally:
+            await self._close()
+        if response.status_code >= 500 or response.status_code in _AGAIN:
+            raise Unavailable(f"the language model at {self._root} answers {response.status_code}: {_said(response)}")
+        if response.status_code in (401, 403):
+            raise Denied(f"the language model at {self._root} refuses, {response.status_code}: {_said(response)}")
+
+    def _open(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:
+        if self._users == 0:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            # one more connection than there are calls: the probe does not queue behind them
+            limits = httpx.Limits(max_connections=self._concurrent + 1, max_keepalive_connections=self._concurrent + 1)
+            timeout = httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s))
+            self._client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, transport=self._transport)
+            self._slots = asyncio.Semaphore(self._concurrent)
+        self._users += 1
+        return self._client, self._slots
+
+    async def _close(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            await self._client.aclose()
+
+    def _silent(self, error: Exception) -> Unavailable:
+        return Unavailable(f"the language model at {self._root} does not answer: {type(error).__name__} {error}")
 
     async def _ask_again(self, client: httpx.AsyncClient, request: Request) -> Reply:
         for attempt in range(self._attempts - 1):
@@ -105,28 +147,37 @@ class HttpModel:
 
     async def _ask(self, client: httpx.AsyncClient, request: Request) -> Reply:
         try:
-            response = await client.post(self._url, json=self._body(request))
+            async with asyncio.timeout(self._timeout_s):  # httpx alone bounds each read, not the whole
+                response = await client.post(self._url, json=self._body(request))
+        except TimeoutError as error:
+            raise Unavailable(f"the language model at {self._url} gave no answer in {self._timeout_s:g} s") from error
         except httpx.TransportError as error:
-            raise Unavailable(
-                f"the language model at {self._url} does not answer: {type(error).__name__} {error}"
-            ) from error
+            raise self._silent(error) from error
         if response.status_code in _AGAIN or response.status_code >= 500:
             raise Unavailable(f"the language model at {self._url} answers {response.status_code}: {_said(response)}")
-        if response.status_code >= 300:
+        if response.status_code in _DENIED or 300 <= response.status_code < 400:
+            raise Denied(
+                f"the language model at {self._url} refuses, {response.status_code}: {_said(response)}; "
+                f"check the address, the key, and that it serves a model named {self._model!r}"
+            )
+        if response.status_code >= 400:
             raise Refused(f"the language model at {self._url} refuses, {response.status_code}: {_said(response)}")
-        try:
-            completion = msgspec.json.decode(response.content, type=_Completion)
-            choice = completion.choices[0]
-        except (msgspec.DecodeError, IndexError) as error:
-            raise Refused(f"{self._url} does not speak the OpenAI protocol ({error}); check --llm") from error
-        text = choice.message.content or ""
-        tokens = completion.usage or _Tokens()
+        choice, tokens = self._choice(response)
+        text = (choice.message.content or "").replace("\0", "")  # which no store can hold
         return Reply(
             text=text if not request.opening or text.startswith(request.opening) else request.opening + text,
             finish_reason=choice.finish_reason or "stop",
             prompt_tokens=tokens.prompt_tokens,
             completion_tokens=tokens.completion_tokens,
         )
+
+    def _choice(self, response: httpx.Response) -> tuple[_Choice, _Tokens]:
+        try:
+            completion = msgspec.json.decode(response.content, type=_Completion)
+            return completion.choices[0], completion.usage or _Tokens()
+        except (msgspec.DecodeError, IndexError) as error:
+            kind = Refused if b'"choices"' in response.content else Denied
+            raise kind(f"{self._url} does not speak the OpenAI protocol ({error}); check --llm") from error
 
     def _body(self, request: Request) -> dict[str, Any]:
         messages = [{"role": message.role, "content": message.content} for message in request.messages]

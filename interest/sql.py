@@ -39,6 +39,16 @@ def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]])
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
 
 
+def add_up(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows of counters, adding to those whose primary key is there already; two writers at once both count."""
+    if not rows:
+        return
+    statement = _insert(connection, table)
+    keys = [column.name for column in table.primary_key]
+    sums = {name: table.c[name] + statement.excluded[name] for name in rows[0] if name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=sums), rows)
+
+
 def behaviors_between(
     connection: Connection, user_id: str, first_seq: int, last_seq: int
 ) -> list[tuple[int, Behavior]]:
