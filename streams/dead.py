@@ -31,9 +31,16 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def dead_letter(
-    topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, timestamp_ms: int, reason: str
+    topic: str,
+    partition: int,
+    offset: int,
+    key: bytes | None,
+    value: bytes | None,
+    timestamp_ms: int,
+    reason: str,
+    most: int = MAX_DEAD,
 ) -> tuple[bytes, bytes | None, list[Header]]:
-    """Key, value and headers of the letter about one message."""
+    """Key, value and headers of the letter about one message; a value of more than `most` bytes is cut."""
     headers: list[Header] = [
         ("reason", reason.encode(errors="backslashreplace")[:KEPT]),
         ("topic", topic.encode()),
@@ -44,7 +51,7 @@ def dead_letter(
     size = len(value or b"")
     if key is not None:
         headers.append(("key", key))
-    if size + len(key or b"") > MAX_DEAD and value is not None:
+    if size + len(key or b"") > most and value is not None:
         headers.append(("truncated", b"%d" % size))
         value = value[:KEPT]
     return place(topic, partition, offset), value, headers

@@ -11,6 +11,7 @@ import msgspec
 
 from interest.errors import InputError
 from interest.types import Behavior, Item
+from streams.settings import IngestSettings
 
 DAY_S = 86_400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S, "w": 7 * DAY_S}
@@ -47,6 +48,19 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def sweeps(self) -> bool:
         """Whether time alone can close a partition."""
         return self.gap_s is not None or self.span is not None
+
+
+def policy_of(settings: IngestSettings) -> Policy:
+    """The policy that the settings name. Raises InputError for one that cannot be."""
+    try:
+        return Policy(
+            count=settings.count or None,  # 0 is how the environment says none
+            gap_s=seconds(settings.gap) if settings.gap else None,
+            span=Span(settings.span) if settings.span else None,
+            tokens=settings.tokens,
+        )
+    except ValueError as error:
+        raise InputError(f"the settings of ingest make no policy: {error}") from error
 
 
 def seconds(text: str) -> float:

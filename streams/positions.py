@@ -1,6 +1,6 @@
 """A topic's stored offsets against the topic as it is: where to go on, and when not to.
 
-Nothing is ever reset silently: what cannot be continued is refused, with the number of messages at stake and what to do.
+Nothing is ever reset silently: what cannot be continued is refused, with what is at stake and what to do.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def check(topic: Standing, stored: Mapping[int, Position]) -> None:
     if digests != {topic.id}:
         raise RefusedError(
             f"{topic.name} is not the topic that the store has read: its id is {topic.id}, the store knows "
-            f"{', '.join(sorted(digests))}; it was deleted and created again. To read the new one from its start, {remedy}"
+            f"{', '.join(sorted(digests))}; it was deleted and created again. To read the new one from its start, "
+            f"{remedy}"
         )
     if stored.keys() != topic.ranges.keys():
         raise RefusedError(
@@ -71,8 +72,9 @@ def check(topic: Standing, stored: Mapping[int, Position]) -> None:
             )
         if offset > end:
             raise RefusedError(
-                f"{topic.name}[{partition}] ends at offset {end}, the store has read up to {offset}: the topic has lost "
-                f"messages (a broker without its replicas, or a topic put back from a copy). To go on at its end, {remedy}"
+                f"{topic.name}[{partition}] ends at offset {end}, the store has read up to {offset}: the topic has "
+                "lost messages (a broker without its replicas, or a topic put back from a copy). To go on at its end, "
+                f"{remedy}"
             )
 
 

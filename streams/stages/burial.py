@@ -1,0 +1,51 @@
+"""Sends unusable messages to the topics of dead letters, and returns once the broker has them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from streams.dead import dead_letter
+from streams.kafka import MAX_DEAD, dead_of
+from streams.stage import Context
+from streams.stages.decode import Message, Refused
+from streams.stages.patience import Patience
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaProducer
+
+AT_ONCE = 1_000  # letters under way: a batch of nothing but large ones does not fill memory twice
+log = structlog.get_logger()
+
+
+async def bury(context: Context, patience: Patience, producer: AIOKafkaProducer, refused: Iterable[Refused]) -> None:
+    """Return when every letter is acknowledged; waits for the broker as long as it takes."""
+    waiting = list(refused)
+    for start in range(0, len(waiting), AT_ONCE):
+        await asyncio.gather(*(_one(context, patience, producer, *one) for one in waiting[start : start + AT_ONCE]))
+
+
+async def _one(context: Context, patience: Patience, producer: AIOKafkaProducer, message: Message, reason: str) -> None:
+    from aiokafka.errors import MessageSizeTooLargeError
+
+    async def send() -> None:
+        try:
+            await write(MAX_DEAD)
+        except MessageSizeTooLargeError:  # the topic takes less than ours do
+            await write(0)
+
+    async def write(most: int) -> None:
+        topic, partition, offset = message.topic, message.partition, message.offset
+        key, value, headers = dead_letter(
+            topic, partition, offset, message.key, message.value, message.timestamp, reason, most
+        )
+        await producer.send_and_wait(dead_of(topic), value, key=key, headers=headers)
+
+    await patience.kafka(send, "cannot write a dead letter")
+    log.warning(
+        "dead letter", topic=message.topic, partition=message.partition, offset=message.offset, reason=reason[:200]
+    )
+    context.metrics.dead.labels(message.topic).inc()
