@@ -1,4 +1,5 @@
 # make demo    everything once, on a real log with a real small LLM: fetch, replay, train, score, timeline, stats
+# make demo-stream   the same log through a real Kafka and the stream agent (Java 17 and Maven)
 # make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
 # make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours
 # make lint    style, types and layering
@@ -14,7 +15,7 @@ DEMO := demo
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install fetch demo test soak lint bench clean kafka kafka-stop vllm vllm-install vllm-stop
+.PHONY: install fetch demo demo-stream test soak lint bench clean kafka kafka-stop vllm vllm-install vllm-stop
 
 install: $(VENV)/installed
 

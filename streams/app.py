@@ -26,7 +26,7 @@ from streams.settings import Settings
 from streams.stage import Context, Stage
 
 CHECK_S = 5.0  # how often the store is asked and a worker that is stuck is looked for
-log = structlog.get_logger()
+log = structlog.get_logger("agent")  # "streams.app" is what mode calls the services of this file
 
 
 class StuckError(InterestreamError):
@@ -76,6 +76,7 @@ class Worker:
     def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises what a stage raised, once all others have drained."""
         worker = faust.Worker(self.app, loglevel="WARN", override_logging=False, redirect_stdouts=False, quiet=True)
+        worker.spinner = None  # it would write to the terminal
         try:
             worker.execute_from_commandline()
         except SystemExit as ended:
@@ -152,7 +153,6 @@ def _service(
                 task.cancel()
                 await asyncio.wait([task], timeout=1.0)
 
-    StageService.__name__ = StageService.__qualname__ = f"{label.capitalize()}Service"
     return StageService
 
 

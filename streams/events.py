@@ -8,7 +8,8 @@ from typing import Any
 
 import structlog
 
-QUIET = {"aiokafka": logging.WARNING, "faust": logging.WARNING, "mode": logging.WARNING, "httpx": logging.WARNING}
+# what these say of their own lives is of no use to whoever runs a worker
+QUIET = dict.fromkeys(("aiokafka", "alembic", "faust", "httpx", "kafka", "mode", "streams.app"), logging.WARNING)
 
 
 def set_up_logs(form: str, **always: Any) -> None:
