@@ -1,4 +1,4 @@
-"""Where an interrupted training run goes on: one safetensors file, replaced atomically after every epoch. No pickle."""
+"""Where an interrupted training or pre-training run goes on: one safetensors file, replaced after every epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import torch
@@ -28,18 +28,21 @@ class Epoch(msgspec.Struct, frozen=True):
     best: bool
 
 
+E = TypeVar("E", bound=msgspec.Struct)
+
+
 @dataclass(slots=True)
-class Checkpoint:
-    """A run between two epochs."""
+class Checkpoint(Generic[E]):
+    """A run between two epochs, each of which came to an E."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     best: dict[str, Tensor]
-    epochs: list[Epoch] = field(default_factory=list)
+    epochs: list[E] = field(default_factory=list)
 
 
-def save_checkpoint(folder: Path, state: Checkpoint, fingerprint: str) -> None:
+def save_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str) -> None:
     tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {f"average/{name}": value for name, value in state.average.items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
@@ -54,9 +57,8 @@ def save_checkpoint(folder: Path, state: Checkpoint, fingerprint: str) -> None:
     partial.replace(folder / NAME)
 
 
-def load_checkpoint(folder: Path, state: Checkpoint, fingerprint: str) -> None:
+def load_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str, kind: type[E]) -> None:
     """Put `state` where the folder's checkpoint left it; leave it alone where there is none."""
-
     path = folder / NAME
     if not path.exists():
         return
@@ -70,7 +72,7 @@ def load_checkpoint(folder: Path, state: Checkpoint, fingerprint: str) -> None:
         raise ArtifactError(
             f"{path} belongs to a run with other data or settings; remove it to start anew, or give another --out"
         )
-    state.epochs = msgspec.json.decode(note["epochs"], type=list[Epoch])
+    state.epochs = msgspec.json.decode(note["epochs"], type=list[kind])  # type: ignore[valid-type]
     state.model.load_state_dict(_part(tensors, "model/"))
     state.average, state.best = _part(tensors, "average/"), _part(tensors, "best/")
     saved: dict[int, dict[str, Any]] = {}

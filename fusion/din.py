@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.encode import GAP_ROWS, LABEL_ROWS, Batch
+from fusion.encode import Batch
+from fusion.events import GAP_ROWS, LABEL_ROWS
 from fusion.spec import FeatureSpec
 from fusion.uif import InterestFusion
 

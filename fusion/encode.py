@@ -13,16 +13,13 @@ import numpy as np
 import torch
 
 from fusion.counts import DAY, ItemHistory, ItemStatistics, UserHistory, event_columns
+from fusion.events import Events, buckets
 from fusion.knowledge import Knowledge
-from fusion.labels import UNLABELLED
 from fusion.log import Array, Log
 from fusion.moments import Moments, Past
-from fusion.spec import FIRST, GAP_DAYS, UNKNOWN, FeatureSpec, item_table, profile_table
+from fusion.spec import FeatureSpec, ItemTable, item_table, profile_table
 from interest.types import Item, User
 
-LABEL_ROWS = 4  # padding, unlabelled, negative, positive
-GAP_ROWS = len(GAP_DAYS) + 2  # padding, then one per gap
-LONGEST = GAP_DAYS[-1] + 1
 AT_ONCE = 100_000  # moments whose counts are made together: 200 MB of work space for 1M samples otherwise
 
 
@@ -52,27 +49,12 @@ class Samples:
     """n moments ready to be gathered into batches. Made by `encode`."""
 
     def __init__(
-        self, spec: FeatureSpec, log: Log, moments: Moments, past: Past, items: tuple[Array, Array, Array, Array],
-        profiles: Array, labels: Array, dense: Array, knowledge: Knowledge | None,
+        self, spec: FeatureSpec, moments: Moments, events: Events, items: ItemTable, profiles: Array, dense: Array,
+        knowledge: Knowledge | None,
     ) -> None:  # fmt: skip
-        self.moments, self.spec, self._past = moments, spec, past
-        self._row, self._number, self._categories, self._attributes = items
-        self._profiles, self.dense = profiles, dense  # (n, F) float32
+        self.moments, self.spec, self.events, self.items = moments, spec, events, items
+        self.profiles, self.dense = profiles, dense  # (U, A') int32; (n, F) float32
         self._knowledge = knowledge
-        actions = spec.actions.rows()
-        action = np.array([actions.get(text, UNKNOWN) for text in log.actions], np.int32)
-        value = np.searchsorted(np.array(spec.value_edges), log.value.astype(np.float64), side="right") + FIRST
-        value = np.where(np.isnan(log.value), UNKNOWN, value)
-        # one more entry at the end of each: the padding event
-        self._events = {
-            "item": _padded(log.item + 1),
-            "value": _padded(value),
-            "label": _padded(labels.astype(np.int32) - UNLABELLED + 1),
-            "action": _padded(action[log.action]),
-        }
-        self._day = np.append(log.at // DAY, 0).astype(np.int32)
-        self._rows = np.append(past.rows, log.size)
-        self._gap = np.append(np.searchsorted(GAP_DAYS, np.arange(LONGEST), side="right") + 1, 0).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -87,33 +69,42 @@ class Samples:
         """Gather the moments `chosen` (B,)."""
         own = self.moments.take(chosen)
         longest = int(np.clip((own.stop - own.first).max(initial=1), 1, self.spec.history))
+        events = self.events
         entry = own.stop[:, None] - 1 - np.arange(longest)
-        row = self._rows[np.where(entry >= own.first[:, None], entry, len(self._rows) - 1)]
-        history, target = self._events["item"][row], own.item + 1
-        seen = np.zeros(len(self._row), bool)
-        seen[0] = seen[history.ravel()] = seen[target] = True
-        distinct = np.flatnonzero(seen)
-        place = np.zeros(len(self._row), np.int32)
-        place[distinct] = np.arange(len(distinct), dtype=np.int32)
-        days = np.clip((own.at // DAY).astype(np.int32)[:, None] - self._day[row], 0, LONGEST - 1)
-        texts, partitions = self._texts(own)
+        row = events.rows[np.where(entry >= own.first[:, None], entry, events.nothing)]
+        history, target = events.item[row], own.item + 1
+        distinct, place = self.distinct(history, target)
+        gap = buckets((own.at // DAY).astype(np.int32)[:, None] - events.day[row])
+        texts, partitions = self.texts(own)
         return Batch(
-            item_row=_tensor(self._row[distinct]),
-            item_categories=_tensor(self._categories[distinct]),
-            item_attributes=_tensor(self._attributes[distinct]),
-            target=_tensor(place[target]),
-            history=_tensor(place[history]),
-            value=_tensor(self._events["value"][row]),
-            label=_tensor(self._events["label"][row]),
-            action=_tensor(self._events["action"][row]),
-            gap=_tensor(self._gap[np.where(history > 0, days, LONGEST)]),
-            profile=_tensor(self._profiles[own.user]),
-            dense=_tensor(self.dense[chosen]),
-            texts=_tensor(texts),
-            partitions=_tensor(partitions),
+            item_row=tensor(self.items.row[distinct]),
+            item_categories=tensor(self.items.categories[distinct]),
+            item_attributes=tensor(self.items.attributes[distinct]),
+            target=tensor(place[target]),
+            history=tensor(place[history]),
+            value=tensor(events.value[row]),
+            label=tensor(events.label[row]),
+            action=tensor(events.action[row]),
+            gap=tensor(np.where(history > 0, gap, 0)),
+            profile=tensor(self.profiles[own.user]),
+            dense=tensor(self.dense[chosen]),
+            texts=tensor(texts),
+            partitions=tensor(partitions),
         )
 
-    def _texts(self, own: Moments) -> tuple[Array, Array]:
+    def distinct(self, *items: Array) -> tuple[Array, Array]:
+        """The item-table rows named in `items`, padding first, and every table row's place among them."""
+        seen = np.zeros(len(self.items.row), bool)
+        seen[0] = True
+        for rows in items:
+            seen[rows.ravel()] = True
+        distinct = np.flatnonzero(seen)
+        place = np.zeros(len(seen), np.int32)
+        place[distinct] = np.arange(len(distinct), dtype=np.int32)
+        return distinct, place
+
+    def texts(self, own: Moments) -> tuple[Array, Array]:
+        """Vectors of the partitions that n moments see (Q, W), and which each sees: (n, P) into the Q, or -1."""
         if self._knowledge is None or not self.spec.partitions:
             return np.zeros((0, self.spec.text_width), np.float32), np.zeros((len(own), 0), np.int32)
         visible = self._knowledge.visible(own, self.spec.partitions)
@@ -155,18 +146,15 @@ def encode(
             assert snapshot is not None
             statistics = snapshot.take(table.number[own.item + 1])
         dense[part] = users.counts(own, statistics)
-    rows = (table.row, table.number, table.categories, table.attributes)
     samples = Samples(
-        spec, log, moments, past, rows, profile_table(spec, log.users, profiles), labels, dense, knowledge
-    )
+        spec, moments, Events(spec, log, labels, past), table, profile_table(spec, log.users, profiles), dense,
+        knowledge,
+    )  # fmt: skip
     if standardise:
         samples.standardise(spec)
     return samples
 
 
-def _padded(column: Array) -> Array:
-    return np.append(column, 0).astype(np.int32)
-
-
-def _tensor(array: Array) -> torch.Tensor:
+def tensor(array: Array) -> torch.Tensor:
+    """The array as a tensor, sharing its memory where it can."""
     return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,4 +1,4 @@
-"""Trains any model that maps a Batch to logits: AdamW, selection on validation AUC alone, exact resume after a kill.
+"""Trains any model that maps batches to logits: AdamW, selection on validation AUC alone, exact resume after a kill.
 
 Every epoch seeds itself from (seed, epoch), so a run that was killed and resumed from its last checkpoint draws what
 the uninterrupted run drew and ends with the same weights.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -20,11 +21,11 @@ from torch.nn import functional as F
 
 from fusion import metrics
 from fusion.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
-from fusion.encode import Batch, Samples
+from fusion.encode import Samples
 from fusion.log import Array
+from fusion.parallel import ALONE, Processes
+from fusion.readers import Chosen, HasItems, Reader, Rows, on
 from fusion.spec import UNKNOWN
-
-SCORE_AT_ONCE = 4096  # moments per scoring batch: 50 MB of activations
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     average: float = 0.999  # weights of validation, test and artifact are an exponential average with this memory
     patience: int = 2  # epochs without a better validation AUC
     seed: int = 0
+    pretrained_rate: float = 1.0  # of a pre-trained encoder's learning rate; 0 freezes it
 
 
 def train(
@@ -51,46 +53,56 @@ def train(
     fingerprint: str = "",
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[Epoch], None] = lambda _: None,
+    together: Processes = ALONE,
 ) -> list[Epoch]:
     """Fit in place; `model` ends with the averaged weights of the best epoch.
 
     labels: (n,) 0/1 of all samples. parts: sample numbers of the training and of the validation part. folder: where
-    each epoch's checkpoint goes, and where an interrupted run with the same fingerprint is continued.
+    each epoch's checkpoint goes, and where an interrupted run with the same fingerprint is continued. Each process of
+    `together` learns from its share of every batch; `advance` counts the whole batch.
     Raises ArtifactError where the folder holds the checkpoint of another run.
     """
     training, validation = parts
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr)
-    steps = -(-len(training) // config.batch_size)
-    state = Checkpoint(model=model, optimizer=optimizer, average=_copy(model), best=_copy(model))
+    state = Checkpoint[Epoch](model=model, optimizer=optimizer, average=_copy(model), best=_copy(model))
     if folder is not None:
-        load_checkpoint(folder, state, fingerprint)
+        load_checkpoint(folder, state, fingerprint, Epoch)
         advance(len(state.epochs) * len(training))
     targets = torch.from_numpy(labels.astype(np.float32))
+    reader, place = reader_of(model), device_of(model)
+    steps = -(-len(training) // config.batch_size)
     with fast_cpu():
         while len(state.epochs) < config.epochs and not _stale(state.epochs, config.patience):
             epoch = len(state.epochs)
-            torch.manual_seed(config.seed * 1_000_003 + epoch)
-            order = np.random.default_rng((config.seed, epoch)).permutation(training)
-            total = 0.0
+            torch.manual_seed(config.seed * 1_000_003 + epoch + together.rank * 7919)
+            rng = np.random.default_rng((config.seed, epoch))
+            total = torch.zeros((), dtype=torch.float64)
             model.train()
-            for step in range(steps):
-                chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
-                _set_rate(optimizer, config, (epoch * steps + step) / (config.epochs * steps))
-                batch = _hide(samples.batch(chosen), config.unknown)
-                loss = F.binary_cross_entropy_with_logits(model(batch), targets[torch.from_numpy(chosen)])
+            seen = 0
+            for shares in reader.plan(samples, training, config.batch_size, rng, together.count):
+                chosen, rows = shares[together.rank], sum(len(share) for share in shares)
+                _set_rate(optimizer, config, (epoch * steps + seen / config.batch_size) / (config.epochs * steps))
+                batch = _hide(on(reader.gather(samples, chosen), place), config.unknown)
+                wanted = targets[torch.from_numpy(chosen.rows)].to(place)
+                loss = F.binary_cross_entropy_with_logits(model(batch), wanted, reduction="sum") / rows
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
+                together.sum_gradients(model)
                 optimizer.step()
-                _follow(state.average, model, min(config.average, 1 - 1 / (1 + epoch * steps + step)))
-                total += float(loss.detach()) * len(chosen)
-                advance(len(chosen))
+                _follow(
+                    state.average, model, min(config.average, 1 - 1 / (1 + epoch * steps + seen / config.batch_size))
+                )
+                total += loss.detach().cpu().double() * rows
+                seen += rows
+                advance(rows)
+            together.sum_(total)
             with weights(model, state.average):
-                auc = metrics.auc(labels[validation], predict(model, samples, validation))
+                auc = metrics.auc(labels[validation], predict(model, samples, validation, together=together))
             better = not any(auc <= earlier.auc for earlier in state.epochs)
             if better:
                 state.best = {name: value.clone() for name, value in state.average.items()}
-            state.epochs.append(Epoch(epoch, total / max(len(training), 1), auc, better))
-            if folder is not None:
+            state.epochs.append(Epoch(epoch, float(total) / max(len(training), 1), auc, better))
+            if folder is not None and together.first:
                 save_checkpoint(folder, state, fingerprint)
             report(state.epochs[-1])
     _load(model, state.best)
@@ -99,17 +111,34 @@ def train(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, samples: Samples, chosen: Array, advance: Callable[[int], None] = lambda _: None
+    model: nn.Module,
+    samples: Samples,
+    chosen: Array,
+    advance: Callable[[int], None] = lambda _: None,
+    together: Processes = ALONE,
 ) -> Array:
-    """Probabilities of the chosen moments: (n,) float64."""
-    was, out = model.training, np.empty(len(chosen))
+    """Probabilities of the chosen moments: (n,) float64. Processes share the work and all return the whole."""
+    was, out = model.training, torch.zeros(len(chosen), dtype=torch.float64)
+    reader, place = reader_of(model), device_of(model)
     model.eval()
-    for start in range(0, len(chosen), SCORE_AT_ONCE):
-        part = chosen[start : start + SCORE_AT_ONCE]
-        out[start : start + len(part)] = torch.sigmoid(model(samples.batch(part)).double()).numpy()
+    for number, part in enumerate(reader.parts(samples, chosen)):
+        if number % together.count != together.rank:
+            continue
+        batch = on(reader.gather(samples, Chosen(chosen[part.rows], part.sizes)), place)
+        out[torch.from_numpy(part.rows)] = torch.sigmoid(model(batch).double()).cpu()
         advance(len(part))
     model.train(was)
-    return out
+    together.sum_(out)
+    return out.numpy()
+
+
+def reader_of(model: nn.Module) -> Reader:
+    """How the model reads samples: its own way, or every sample on its own."""
+    return cast(Reader, getattr(model, "reader", Rows()))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 @contextmanager
@@ -141,26 +170,40 @@ def fast_cpu() -> Iterator[None]:
 
 
 def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
-    """Embeddings and the rest decay differently; biases, norms and other vectors do not decay."""
+    """Embeddings and the rest decay differently; biases, norms and other vectors do not decay.
+
+    A pre-trained encoder's parameters have the same three groups again, at their own rate.
+    """
+    encoder = getattr(model, "encoder", None)
+    slow = {id(p) for p in encoder.parameters()} if encoder is not None and config.pretrained_rate != 1.0 else set()
+    for p in model.parameters():
+        p.requires_grad_(config.pretrained_rate > 0 or id(p) not in slow)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    owned = list(model.parameters())
-    return [
-        {"params": [p for p in owned if id(p) in embeddings], "weight_decay": config.embedding_decay},
-        {"params": [p for p in owned if id(p) not in embeddings and p.dim() > 1], "weight_decay": config.decay},
-        {"params": [p for p in owned if id(p) not in embeddings and p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, object]] = []
+    for rate, pretrained in ((1.0, False), (config.pretrained_rate, True)):
+        owned = [p for p in model.parameters() if (id(p) in slow) is pretrained and p.requires_grad]
+        kinds = (
+            ([p for p in owned if id(p) in embeddings], config.embedding_decay),
+            ([p for p in owned if id(p) not in embeddings and p.dim() > 1], config.decay),
+            ([p for p in owned if id(p) not in embeddings and p.dim() <= 1], 0.0),
+        )
+        groups += [{"params": params, "weight_decay": decay, "share": rate} for params, decay in kinds if params]
+    return groups
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, done: float) -> None:
     share = config.floor + (1 - config.floor) * 0.5 * (1 + np.cos(np.pi * done))
     for group in optimizer.param_groups:
-        group["lr"] = config.lr * share
+        group["lr"] = config.lr * share * group["share"]
 
 
-def _hide(batch: Batch, share: float) -> Batch:
+B = TypeVar("B", bound=HasItems)
+
+
+def _hide(batch: B, share: float) -> B:
     """Shows a random share of the batch's items as unknown."""
     if share:
-        hidden = (torch.rand(batch.item_row.shape) < share) & (batch.item_row > 0)
+        hidden = (torch.rand(batch.item_row.shape, device=batch.item_row.device) < share) & (batch.item_row > 0)
         batch.item_row[hidden] = UNKNOWN
     return batch
 

@@ -39,11 +39,15 @@ class InterestFusion(nn.Module):
 
     def user(self, batch: Batch) -> Tensor:
         """(B, 32): depends on the partitions alone, so it can be stored per user."""
-        there = batch.partitions >= 0  # (B, P)
-        if not len(batch.texts):
-            return self.none.expand(len(batch), WIDTH)
-        told = self.knowledge(batch.texts)  # (Q, 32): once for every distinct partition
-        x = F.embedding(batch.partitions.clamp(min=0), told) + self.age[: there.shape[1]]  # (B, P, 32)
+        return self.user_vector(batch.texts, batch.partitions)
+
+    def user_vector(self, texts: Tensor, partitions: Tensor) -> Tensor:
+        """(B, 32), from distinct partitions' texts (Q, W) and which of them each user has: (B, P), -1 for none."""
+        there = partitions >= 0  # (B, P)
+        if not len(texts):
+            return self.none.expand(len(partitions), WIDTH)
+        told = self.knowledge(texts)  # (Q, 32): once for every distinct partition
+        x = F.embedding(partitions.clamp(min=0), told) + self.age[: there.shape[1]]  # (B, P, 32)
         scores = self.query(x) @ self.key(x).transpose(1, 2) / WIDTH**0.5  # (B, P, P)
         x = x + _softmax(scores, there[:, None, :]) @ self.value(x)
         weights = _softmax(x @ self.seek / WIDTH**0.5, there)  # (B, P)
@@ -52,7 +56,11 @@ class InterestFusion(nn.Module):
 
     def forward(self, batch: Batch, item: Tensor) -> Tensor:
         """User vector, item vector and their product: (B, 96), from item (B, E)."""
-        user, offered = self.user(batch), self.item(item)
+        return self.join(self.user(batch), item)
+
+    def join(self, user: Tensor, item: Tensor) -> Tensor:
+        """(B, 96) from user vectors (B, 32) and item (B, E)."""
+        offered = self.item(item)
         return torch.cat([user, offered, user * offered], dim=1)
 
 

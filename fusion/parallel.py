@@ -1,0 +1,71 @@
+"""Training in several processes, as torchrun starts them: each takes a share of every batch, gradients are summed.
+
+The sum over processes is the gradient of the whole batch, so that two processes do what one does, apart from the order
+in which numbers are added and from what dropout draws.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """The one that writes and prints."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> None:
+        """In place, over all processes."""
+        if self.count > 1:
+            dist.all_reduce(tensor)
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        if self.count == 1:
+            return
+        own = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in own])
+        dist.all_reduce(flat)
+        for gradient, summed in zip(own, torch.split(flat, [gradient.numel() for gradient in own]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def processes(place: torch.device) -> Iterator[Processes]:
+    """The group that torchrun's environment describes (gloo on processors, NCCL on GPUs), or this process alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: this process's GPU where there is one, else the processor."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
