@@ -10,6 +10,7 @@ from types import FrameType
 import typer
 
 from interest.errors import InterestreamError
+from streams.commands.activate import activate
 from streams.commands.agent import agent
 from streams.commands.dead import dead
 from streams.commands.fetch import fetch
@@ -18,7 +19,9 @@ from streams.commands.fuse import fuse
 from streams.commands.learn import learn
 from streams.commands.replay import replay
 from streams.commands.score import score
+from streams.commands.settings import settings
 from streams.commands.stats import stats
+from streams.commands.subscribe import subscribe
 from streams.commands.timeline import timeline
 from streams.commands.topics import topics
 from streams.commands.train import train
@@ -31,6 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich would take a third of the time of --help
 )
 
+app.command()(activate)
 app.command()(agent)
 app.add_typer(dead, name="dead")
 app.command()(fetch)
@@ -39,7 +43,9 @@ app.command()(fuse)
 app.command()(learn)
 app.command()(replay)
 app.command()(score)
+app.command()(settings)
 app.command()(stats)
+app.command()(subscribe)
 app.command()(timeline)
 app.add_typer(topics, name="topics")
 app.add_typer(train, name="train")

@@ -14,6 +14,7 @@ import fusion.tables  # noqa: F401  (both register their tables)
 import streams.tables  # noqa: F401
 from interest.errors import StoreError
 from interest.sql import writing
+from streams.settings import shown_url
 
 REVISION = "0002"  # the newest file of deploy/migrations/versions; a test compares them
 
@@ -22,15 +23,24 @@ def open_store(url: str, *, create: bool = True) -> Engine:
     """The store's engine, its tables migrated. With `create=False` a SQLite file that is not there is an error."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise StoreError(f"{url!r} is no store URL; write for example sqlite:///interestream.db") from None
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise StoreError(f"{shown_url(url)!r} is no store URL; write for example sqlite:///interestream.db") from None
+    if "@" in (parsed.host or ""):  # the end of the password, which the driver would print as a host's name
+        raise StoreError(f"{shown_url(url)!r}: write an @ in the password as %40, a / as %2F and a : as %3A")
     if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
         file = Path(str(parsed.database))
         if not create and not file.exists():
             raise StoreError(f"there is no store at {file}; run `interestream replay` first, or name one with --store")
         if not file.parent.is_dir():
             raise StoreError(f"the folder {file.parent} of the store {file.name} does not exist; create it first")
-    engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")  # a server may have restarted
+    try:
+        # asked before use, for a server may have restarted
+        engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+    except (ArgumentError, ImportError):
+        raise StoreError(
+            f"{shown_url(url)!r} names a database that is not spoken here; "
+            "write sqlite:///FILE or postgresql+psycopg://HOST/DATABASE"
+        ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _tune_sqlite)
         event.listen(engine, "begin", _begin)
@@ -41,7 +51,7 @@ def open_store(url: str, *, create: bool = True) -> Engine:
         raise
     except DatabaseError as error:  # not a database, locked, unreachable
         engine.dispose()
-        raise StoreError(f"cannot open the store {parsed.render_as_string()}: {error.orig}") from error
+        raise StoreError(f"cannot open the store {shown_url(url)}: {error.orig}") from error
     return engine
 
 
@@ -70,8 +80,9 @@ def migrate(engine: Engine) -> None:
     if found == REVISION:
         return
     if found is not None and found > REVISION:
+        shown = shown_url(engine.url.render_as_string(hide_password=False))
         raise StoreError(
-            f"the store {engine.url.render_as_string()} has layout {found}, this version knows {REVISION} at most; "
+            f"the store {shown} has layout {found}, this version knows {REVISION} at most; "
             "install the newer interestream, or use another --store"
         )
     from alembic import command
