@@ -83,6 +83,8 @@ class Lag:
         from aiokafka.errors import KafkaError
 
         done = {place: offset for place, offset in self._done.items() if self._said.get(place) != offset}
+        if not done:  # aiokafka raises ValueError for an empty commit
+            return
         try:
             await self._consumer.commit({TopicPartition(*place): offset for place, offset in done.items()})
         except (KafkaError, OSError):
