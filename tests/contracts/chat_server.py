@@ -40,6 +40,14 @@ class ChatServer:
                 self.end_headers()
                 self.wfile.write(payload)
 
+            def do_GET(self) -> None:
+                status = server.status if server.failures > 0 else 200
+                payload = b'{"object": "list", "data": []}'
+                self.send_response(status if self.path == "/v1/models" else 404)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
             def log_message(self, *_args: object) -> None:
                 pass
 
