@@ -96,10 +96,7 @@ def open_encoder(folder: Path, *, precision: Precision = "float32", device: str 
     `precision`: float32 (on a CPU without matrix units 1.6 times as fast as bfloat16 for MiniLM) or bfloat16;
     `device`: CUDA where present. Raises InputError where there is nothing, ArtifactError where it cannot be loaded.
     """
-    if not folder.is_dir():
-        raise InputError(
-            f"there is no text encoder at {folder}; run `interestream fetch encoder`, or name a folder with --encoder"
-        )
+    check_encoder(folder)
     try:
         import torch
         from transformers import AutoModel, AutoTokenizer
@@ -122,6 +119,14 @@ def open_encoder(folder: Path, *, precision: Precision = "float32", device: str 
         pooling=_pooling(folder),
         rows=ROWS_CPU if place == "cpu" else ROWS_CUDA,
     )
+
+
+def check_encoder(folder: Path) -> None:
+    """Raise InputError where there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no text encoder at {folder}; run `interestream fetch encoder`, or name a folder with --encoder"
+        )
 
 
 def encoder_id(folder: Path, precision: Precision = "float32") -> str:

@@ -1,34 +1,27 @@
 """Interest texts become vectors, vectors become users' representations: one row of each for every partition.
 
-Each chunk is one transaction and the work left is what the store lacks, so a run that was killed goes on where it
-stopped, and the store ends the same in one run or in ten: a partition whose interest came late (after newer ones were
-pooled) has the newer ones pooled again. Before anything is trained a representation is the pool of `fusion.pool`, under
-the artifact id "pooled:<encoder id>:<prompt version>".
+Works off what the store lacks, a chunk at a time: vectors and the pooled representations that they change are written
+in one transaction, so a run that was killed goes on where it stopped, and the store ends the same in one run or in ten.
+A partition whose interest came late (after newer ones were pooled) has the newer ones pooled again. The stream's fusion
+stage calls the same functions for the interests of its messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
 
-import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Row, Select, and_, func, select, tuple_
+import msgspec
+from sqlalchemy import Engine, func, select, tuple_
 
-from fusion.pool import HALF_LIFE, Vectors, partition_vector, pool, window
-from fusion.tables import representations, vectors
-from interest.sql import insert_new, upsert, writing
+from fusion.pool import HALF_LIFE, window
+from fusion.pooled import History, View, lock_users, pooled_id, unrepresented, users_behind, write_pooled
+from fusion.text_vectors import KEY_COLUMNS, Encoder, Key, Texts, encode, texts_of, without_vectors, write_vectors
+from interest.sql import writing
 from interest.tables import interests
 
 CHUNK = 64  # interests a transaction: a second or two of work on one core, and 100 KB of vectors
-USERS = 200  # users a transaction of the pool
-
-
-class Encoder(Protocol):
-    @property
-    def id(self) -> str: ...
-    def __call__(self, texts: list[str], /) -> NDArray[np.float32]: ...
+USERS = 200  # users a transaction, where vectors are there and only pools are missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,136 +45,82 @@ def fuse(
     """Bring `vectors` and the pooled `representations` up to the store's interests (of one prompt version, or of all).
 
     `advance` is called with the interests encoded. `half_life` is in partitions; one other than the default is named in
-    the artifact id.
+    the artifact id. The encoder is called only where an interest waits.
     """
     window(half_life)  # an impossible one fails before any work
-    encoded = texts = 0
-    for rows in _chunks(engine, encoder.id, prompt_version):
-        texts += _encode(engine, encoder, rows)
-        encoded += len(rows)
-        advance(len(rows))
-    with engine.connect() as connection:
-        query = select(interests.c.prompt_version).distinct()
-        versions = [prompt_version] if prompt_version else sorted(connection.scalars(query))
-    pooled = sum(_pool(engine, encoder.id, version, half_life) for version in versions)
-    return Fused(encoded, texts, pooled, tuple(pooled_id(encoder.id, version, half_life) for version in versions))
+    encoded = texts = pooled = 0
+    for found in _chunks(engine, encoder.id, prompt_version):
+        made, count = encode(encoder, found)
+        with writing(engine) as connection:
+            lock_users(connection, (one.key.user_id for one in found))
+            written = write_vectors(connection, encoder.id, made)
+            for view, firsts in firsts_of(encoder.id, written).items():
+                pooled += write_pooled(connection, view, half_life, firsts)
+        texts += count
+        encoded += len(found)
+        advance(len(found))
+    late, artifacts = catch_up(engine, encoder.id, prompt_version, half_life=half_life)
+    return Fused(encoded, texts, pooled + late, artifacts)
 
 
-def pooled_id(encoder_id: str, prompt_version: str, half_life: float = HALF_LIFE) -> str:
-    """The artifact id of pooled representations."""
-    return f"pooled:{encoder_id}:{prompt_version}" + ("" if half_life == HALF_LIFE else f":half-life={half_life:g}")
+def catch_up(
+    engine: Engine, encoder_id: str, prompt_version: str | None = None, *, half_life: float = HALF_LIFE
+) -> tuple[int, tuple[str, ...]]:
+    """Pool what has vectors and no pool (another half-life than before, say): how many, and the pools' artifact ids."""
+    window(half_life)
+    versions = [prompt_version] if prompt_version else _versions(engine)
+    pooled = sum(_pool_missing(engine, View(encoder_id, version), half_life) for version in versions)
+    return pooled, tuple(pooled_id(encoder_id, version, half_life) for version in versions)
 
 
 def waiting(engine: Engine, encoder_id: str, prompt_version: str | None = None) -> int:
     """How many interests have no vectors of this encoder yet."""
+    query = without_vectors(encoder_id)
+    if prompt_version:
+        query = query.where(interests.c.prompt_version == prompt_version)
     with engine.connect() as connection:
-        missing = _missing(encoder_id, prompt_version).subquery()
-        return connection.scalar(select(func.count()).select_from(missing)) or 0
+        return connection.scalar(select(func.count()).select_from(query.subquery())) or 0
 
 
-_KEY = ("user_id", "generation", "index", "prompt_version")
+def firsts_of(encoder_id: str, keys: Iterable[Key]) -> dict[View, dict[History, int]]:
+    """From which partition on the representations of these interests' users change, by what they are made of."""
+    found: dict[View, dict[History, int]] = {}
+    for key in keys:
+        firsts = found.setdefault(View(encoder_id, key.prompt_version), {})
+        history = History(key.user_id, key.generation)
+        firsts[history] = min(firsts.get(history, key.index), key.index)
+    return found
 
 
-def _missing(encoder_id: str, prompt_version: str | None) -> Select[Any]:
-    same = and_(*(vectors.c[name] == interests.c[name] for name in _KEY), vectors.c.encoder == encoder_id)
-    columns = [interests.c[name] for name in (*_KEY, "summary", "shift")]
-    query = select(*columns).outerjoin(vectors, same).where(vectors.c.user_id.is_(None), interests.c.summary != "")
-    return query.where(interests.c.prompt_version == prompt_version) if prompt_version else query
-
-
-def _chunks(engine: Engine, encoder_id: str, prompt_version: str | None) -> Iterator[list[Row[Any]]]:
+def _chunks(engine: Engine, encoder_id: str, prompt_version: str | None) -> Iterator[Sequence[Texts]]:
     """The interests without vectors, in order of their key; each chunk starts after the last one's key."""
-    key = [interests.c[name] for name in _KEY]
-    query = _missing(encoder_id, prompt_version).order_by(*key).limit(CHUNK)
-    after: Row[Any] | None = None
+    query = without_vectors(encoder_id).order_by(*KEY_COLUMNS).limit(CHUNK)
+    if prompt_version:
+        query = query.where(interests.c.prompt_version == prompt_version)
+    after: tuple[object, ...] | None = None
     while True:
         with engine.connect() as connection:
-            chunk = query if after is None else query.where(tuple_(*key) > tuple_(*after[:4]))
-            rows = list(connection.execute(chunk))
-        if not rows:
+            chunk = query if after is None else query.where(tuple_(*KEY_COLUMNS) > tuple_(*after))
+            found = [texts_of(row) for row in connection.execute(chunk)]
+        if not found:
             return
-        yield rows
-        after = rows[-1]
+        yield found
+        after = msgspec.structs.astuple(found[-1].key)
 
 
-def _encode(engine: Engine, encoder: Encoder, rows: list[Row[Any]]) -> int:
-    """Encode one chunk's summaries and shifts, equal texts once, outside any transaction; then write it in one."""
-    texts = list(dict.fromkeys(text for row in rows for text in (row.summary, row.shift) if text.strip()))
-    encoded = encoder(texts).astype("<f2")
-    packed = {text: vector.tobytes() for text, vector in zip(texts, encoded, strict=True)}
-    added = [
-        dict(zip(_KEY, row[:4], strict=True))
-        | {"encoder": encoder.id, "summary": packed[row.summary], "shift": packed.get(row.shift)}
-        for row in rows
-        if row.summary in packed
-    ]
-    with writing(engine) as connection:
-        asked = {row["user_id"] for row in added}
-        known = set(connection.scalars(select(interests.c.user_id).where(interests.c.user_id.in_(asked)).distinct()))
-        insert_new(connection, vectors, [row for row in added if row["user_id"] in known])  # the others were forgotten
-    return len(texts)
+def _versions(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return sorted(connection.scalars(select(interests.c.prompt_version).distinct()))
 
 
-def _pool(engine: Engine, encoder_id: str, prompt_version: str, half_life: float) -> int:
-    """Write the pooled representations that one prompt version lacks."""
-    artifact = pooled_id(encoder_id, prompt_version, half_life)
-    mine = and_(vectors.c.encoder == encoder_id, vectors.c.prompt_version == prompt_version)
-    same = and_(
-        *(representations.c[name] == vectors.c[name] for name in _KEY[:3]), representations.c.artifact == artifact
-    )
-    user = (vectors.c.user_id, vectors.c.generation)
-    query = (
-        select(*user, func.min(vectors.c.index).label("first"))  # the oldest partition without a representation
-        .outerjoin(representations, same)
-        .where(mine, representations.c.user_id.is_(None))
-        .group_by(*user)
-        .order_by(*user)
-        .limit(USERS)
-    )
+def _pool_missing(engine: Engine, view: View, half_life: float) -> int:
+    artifact = pooled_id(view.encoder, view.prompt_version, half_life)
+    with engine.connect() as connection:
+        behind = users_behind(connection, view, artifact)
     added = 0
-    after: tuple[str, int] | None = None
-    while True:
+    for start in range(0, len(behind), USERS):
+        some = behind[start : start + USERS]
         with writing(engine) as connection:
-            chunk = query if after is None else query.where(tuple_(*user) > tuple_(*after))
-            users = list(connection.execute(chunk))
-            if not users:
-                return added
-            for user_id, generation, first in users:
-                rows = _pooled_rows(connection, (user_id, generation), first, mine, half_life)
-                upsert(connection, representations, [row | {"artifact": artifact} for row in rows])
-                added += len(rows)
-        after = (users[-1].user_id, users[-1].generation)
-
-
-def _pooled_rows(
-    connection: Connection, user: tuple[str, int], first: int, mine: Any, half_life: float
-) -> list[dict[str, Any]]:
-    """One user's representations from partition `first` on; reads only the partitions in reach of their windows."""
-    user_id, generation = user
-    query = (
-        select(vectors.c.index, vectors.c.summary, vectors.c.shift)
-        .where(vectors.c.user_id == user_id, vectors.c.generation == generation, mine)
-        .where(vectors.c.index > first - window(half_life))
-        .order_by(vectors.c.index)
-    )
-    found = connection.execute(query).all()
-    indexes = np.array([index for index, _, _ in found], dtype=np.int64)
-    parts = np.stack([partition_vector(_unpack(summary), _unpack(shift)) for _, summary, shift in found])
-    return [
-        {
-            "user_id": user_id,
-            "generation": generation,
-            "index": int(index),
-            "vector": pool(parts, indexes, int(index), half_life).astype("<f4").tobytes(),
-        }
-        for index in indexes
-        if index >= first
-    ]
-
-
-@overload
-def _unpack(packed: bytes) -> Vectors: ...
-@overload
-def _unpack(packed: None) -> None: ...
-def _unpack(packed: bytes | None) -> Vectors | None:
-    return None if packed is None else np.frombuffer(packed, dtype="<f2").astype(np.float32)
+            lock_users(connection, some)
+            added += write_pooled(connection, view, half_life, unrepresented(connection, view, artifact, some))
+    return added

@@ -23,6 +23,7 @@ class Metrics:
             return Histogram(f"interestream_{name}", text, labels, registry=self.registry, buckets=_SECONDS)
 
         self.messages = counter("messages", "messages consumed and done with", "stage", "topic")
+        self.skipped = counter("skipped", "messages about what the store no longer has: forgotten users", "stage")
         self.dead = counter("dead_letters", "messages that could not be used", "topic")
         self.behaviors = counter("behaviors", "behaviours by what became of them", "verdict")
         self.closed = counter("partitions_closed", "partitions closed", "reason")

@@ -10,7 +10,11 @@ import typer
 from streams.commands.options import Store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from sqlalchemy import Engine
+
+    from fusion.encoder import TextEncoder
 
 
 def fuse(
@@ -44,27 +48,45 @@ def fuse(
 
 
 def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_life: float | None) -> None:
-    from fusion.encoder import encoder_id, open_encoder
+    from fusion.encoder import check_encoder, encoder_id
+    from fusion.fuse import Fused, catch_up, waiting
     from fusion.fuse import fuse as run
-    from fusion.fuse import waiting
     from fusion.pool import HALF_LIFE
     from interest.errors import InputError
+    from streams.encoders import encoder_folder
     from streams.progress import progress
-    from streams.settings import default_encoder, model_folder
 
     if half_life is not None and not half_life > 0:
         raise InputError(f"--half-life is a number of partitions above 0, not {half_life:g}")
-    folder = default_encoder() if encoder is None else Path(encoder)
-    if encoder and not folder.is_dir() and model_folder(encoder).is_dir():
-        folder = model_folder(encoder)
-    opened = open_encoder(folder)
-    total = waiting(engine, encoder_id(folder), prompt_version)
-    with progress("Encoding interests", total, unit="interests") as advance:
-        fused = run(engine, opened, prompt_version, half_life=half_life or HALF_LIFE, advance=advance)
-    print(f"{fused.encoded:,} interests encoded ({fused.texts:,} texts) by {opened.id}")
+    pool = half_life or HALF_LIFE
+    folder = encoder_folder(encoder)
+    check_encoder(folder)
+    lazy = WhenNeeded(folder, encoder_id(folder))
+    total = waiting(engine, lazy.id, prompt_version)
+    if total:
+        with progress("Encoding interests", total, unit="interests") as advance:
+            fused = run(engine, lazy, prompt_version, half_life=pool, advance=advance)
+    else:
+        fused = Fused(0, 0, *catch_up(engine, lazy.id, prompt_version, half_life=pool))
+    print(f"{fused.encoded:,} interests encoded ({fused.texts:,} texts) by {lazy.id}")
     print(f"{fused.pooled:,} user representations: recency-weighted pools, nothing trained")
     for name in fused.artifacts:
         print(f"  {name}")
+
+
+class WhenNeeded:
+    """A text encoder that is loaded for the first text: importing torch takes ten seconds on a slow machine."""
+
+    def __init__(self, folder: Path, encoder_id: str) -> None:
+        self.id, self._folder = encoder_id, folder
+        self._opened: TextEncoder | None = None
+
+    def __call__(self, texts: list[str], /) -> NDArray[np.float32]:
+        if self._opened is None:
+            from fusion.encoder import open_encoder
+
+            self._opened = open_encoder(self._folder)
+        return self._opened(texts)
 
 
 def _represent(engine: Engine, artifact: Path) -> None:
