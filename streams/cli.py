@@ -16,6 +16,7 @@ from streams.commands.dead import dead
 from streams.commands.fetch import fetch
 from streams.commands.forget import forget
 from streams.commands.fuse import fuse
+from streams.commands.lag import lag
 from streams.commands.learn import learn
 from streams.commands.replay import replay
 from streams.commands.score import score
@@ -40,6 +41,7 @@ app.add_typer(dead, name="dead")
 app.command()(fetch)
 app.command()(forget)
 app.command()(fuse)
+app.command()(lag)
 app.command()(learn)
 app.command()(replay)
 app.command()(score)

@@ -98,7 +98,7 @@ def accept(engine: Engine, topic: Standing) -> dict[int, Position]:
     """
     source = source_of(topic.name)
     stored = positions_of(engine, source)
-    after = {one: _accepted(topic, one, stored.get(one)) for one in topic.ranges}
+    after = {one: accepted(topic, one, stored.get(one)) for one in topic.ranges}
     with writing(engine) as connection:
         connection.execute(delete(offsets).where(offsets.c.source == source, offsets.c.partition.not_in(list(after))))
         upsert(connection, offsets, [_row(source, one, position) for one, position in sorted(after.items())])
@@ -117,7 +117,8 @@ def _at_start(topic: Standing, partition: int) -> Position:
     return Position(offset=topic.ranges[partition][0], digest=topic.id)
 
 
-def _accepted(topic: Standing, partition: int, stored: Position | None) -> Position:
+def accepted(topic: Standing, partition: int, stored: Position | None) -> Position:
+    """Where `accept` lets a partition go on."""
     if stored is None:
         return _at_start(topic, partition)
     start, end = topic.ranges[partition]

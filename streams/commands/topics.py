@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.commands.options import Json
+from streams.commands.options import Json, Store
 
 if TYPE_CHECKING:
+    from streams.accept import Acceptance
     from streams.topics import Row
 
 topics = typer.Typer(help="Kafka's topics: create them, show them, accept one that changed.", no_args_is_help=True)
@@ -52,6 +53,50 @@ def show(json: Json = False) -> None:
     print(msgspec.json.encode({"topics": rows}).decode() if json else "\n".join(page(rows)))
     if any(row.wrong for row in rows):
         raise typer.Exit(1)
+
+
+@topics.command("accept")
+def accept(
+    topic: Annotated[str, typer.Argument(help="The topic that the agent refused: behaviors, partitions...")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: Store = None,
+) -> None:
+    """Go on with a topic that the agent refused: messages gone by retention, a topic made again, more partitions.
+
+    Shows by partition where the stage stands, where it would go on and what is lost; after a yes the positions are
+    moved. Stop the stage's workers first. Positions that can be continued are left alone.
+    """
+    from streams.accept import accept as accept_topic
+    from streams.accept import plan_acceptance
+    from streams.settings import load_settings, store_url
+    from streams.store import open_store
+
+    settings = load_settings().kafka
+    engine = open_store(store_url(store), create=False)
+    plan = plan_acceptance(engine, settings, topic)
+    print("\n".join(said(plan)))
+    if not plan.needed:
+        return
+    if not yes and not typer.confirm("Go on with it so?"):
+        raise typer.Exit(1)
+    accept_topic(engine, settings, plan)
+    print(f"accepted; start the {plan.stage} workers again")
+
+
+def said(plan: Acceptance) -> Iterator[str]:
+    """What accepting would do."""
+    if not plan.needed:
+        yield f"{plan.topic}: the stage {plan.stage} can go on where it stands; there is nothing to accept"
+        return
+    if plan.id != plan.id_before:
+        yield f"{plan.topic} was deleted and made again: what it held unread is lost, and {plan.stage} begins anew"
+    if plan.changes:
+        yield f"{'partition':>9} {'stands at':>14} {'goes on at':>14} {'lost':>12}"
+    for one in plan.changes:
+        before = "-" if one.before is None else f"{one.before:,}"
+        after = "gone" if one.after is None else f"{one.after:,}"
+        lost = "not known" if one.lost is None else f"{one.lost:,}"
+        yield f"{one.partition:>9} {before:>14} {after:>14} {lost:>12}"
 
 
 def page(rows: Sequence[Row]) -> Iterator[str]:

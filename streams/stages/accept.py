@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from interest.sql import writing
 from streams.kafka import KafkaError, admin, group_of
 from streams.settings import KafkaSettings
-from streams.stages.positions import Standing, accept_id, read_standings
+from streams.stages.positions import Standing, Standings, accept_id, read_standings
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +22,15 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     before: int | None
     after: int
     gone: int  # messages that were never worked on; 0 where that is not known
+
+
+def acceptable(standings: Standings) -> list[Accepted]:
+    """What `accept_group` would change: every position that is no good, to the oldest message that is left."""
+    return [
+        Accepted(partition=partition, before=one.committed, after=one.start, gone=_gone(one, standings.topic_id))
+        for partition, one in standings.by_partition.items()
+        if one.committed is not None and not _good(one, standings.topic_id)
+    ]
 
 
 def accept_group(engine: Engine, settings: KafkaSettings, stage: str, topic: str) -> list[Accepted]:
@@ -34,11 +43,7 @@ def accept_group(engine: Engine, settings: KafkaSettings, stage: str, topic: str
 
     group = group_of(settings, stage)
     standings = read_standings(settings, group, topic)
-    changes = [
-        Accepted(partition=partition, before=one.committed, after=one.start, gone=_gone(one, standings.topic_id))
-        for partition, one in standings.by_partition.items()
-        if one.committed is not None and not _good(one, standings.topic_id)
-    ]
+    changes = acceptable(standings)
     if changes:
         offsets = {
             TopicPartition(topic, one.partition): OffsetAndMetadata(one.after, standings.topic_id, -1)
