@@ -21,6 +21,8 @@ from interest.facts import Facts, Title
 from interest.llm import Message, Request
 from interest.sentence import moves
 
+TITLES = 10  # enough to name what a period of 50 is about
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
@@ -28,7 +30,7 @@ class Style:
 
     noun: tuple[str, str] = ("title", "titles")  # what the items are called: ("film", "films"), ("song", "songs")
     groups: str = "genres"  # what its categories are called
-    titles: int = 10  # the most telling titles shown by json-1; plain-1 shows one
+    titles: int = TITLES  # the most telling titles shown by json-1; plain-1 shows one
     attempts: int = 4  # greedy first, then sampled
 
 
@@ -39,7 +41,14 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evidence: list[int]
 
 
-ANSWER_SCHEMA = msgspec.json.encode(msgspec.json.schema(Answer)["$defs"]["Answer"], order="deterministic").decode()
+def _answer_schema() -> str:
+    schema = msgspec.json.schema(Answer)["$defs"]["Answer"]
+    # as many as titles are shown: without an end, a small model under the schema counts until it is cut off
+    schema["properties"]["evidence"]["maxItems"] = TITLES
+    return msgspec.json.encode(schema, order="deterministic").decode()
+
+
+ANSWER_SCHEMA = _answer_schema()
 
 SummaryPrompt = Callable[[Facts, str | None, int, Style], Request]
 ShiftPrompt = Callable[[Facts, Facts, str, str, int, Style], Request]

@@ -16,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from deploy.kafka.node import Node
+from deploy.vllm.server import Server
 from streams import settings
 from streams.settings import KafkaSettings
 from streams.store import open_store
@@ -108,3 +109,20 @@ def kafka_node() -> Iterator[Node]:
 def kafka(kafka_node: Node) -> KafkaSettings:
     """Settings for topics of the test's own on the shared broker; the test creates those it needs."""
     return KafkaSettings(brokers=kafka_node.bootstrap, prefix=f"t{random.randrange(10**12)}.", session_timeout_s=6.0)
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Iterator[Server]:
+    """A real vLLM server on the CPU with SmolLM2, and a key; started when the first test asks for it.
+
+    TEST_VLLM names a running one's port instead (`make vllm` with INTERESTREAM_LLM_KEY=sk-contract).
+    """
+    if os.environ.get("TEST_VLLM"):
+        yield Server(Path(tempfile.gettempdir()), int(os.environ["TEST_VLLM"]), key="sk-contract")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="interestream-vllm-"))
+    server = Server(folder, key="sk-contract")
+    server.start()  # fails where vLLM is not installed: `make test` installs it
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What every language model behind the seam must do: the fake, the in-process SmolLM2, and a server over HTTP."""
+"""What every language model behind the seam must do: the fake, the in-process SmolLM2, a server over HTTP, and vLLM."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def _continued(asked: Request) -> str:
         "http",
         pytest.param("smollm", marks=pytest.mark.model),
         pytest.param("http-smollm", marks=pytest.mark.model),
+        pytest.param("vllm", marks=pytest.mark.vllm),
     ]
 )
 def complete(request: pytest.FixtureRequest) -> Iterator[Complete]:
@@ -49,6 +50,9 @@ def complete(request: pytest.FixtureRequest) -> Iterator[Complete]:
         yield Scripted(_continued)
     elif request.param == "smollm":
         yield request.getfixturevalue("smollm")
+    elif request.param == "vllm":
+        server = request.getfixturevalue("vllm")
+        yield HttpModel(server.url, model=server.name, key=server.key)
     else:
         behind = Scripted(_continued) if request.param == "http" else request.getfixturevalue("smollm")
         with ChatServer(behind) as server:
