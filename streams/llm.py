@@ -1,6 +1,7 @@
 """Opens the language model an option names: a folder, the URL of a server, or none. Light at import.
 
-Decides nothing about what is asked of it (`interest.prompts`). Used by `interestream learn` and `interestream replay`.
+Decides nothing about what is asked of it (`interest.prompts`). Used by `interestream learn`,
+`interestream replay` and the stream agent.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interest.errors import InputError
 from interest.llm import Complete
-from streams.settings import default_llm
+from streams.settings import LlmSettings, default_llm
+
+if TYPE_CHECKING:
+    from interest.backlog import Plan
+    from interest.llm_http import HttpModel
 
 STATISTICS = "statistics"  # the option's value that asks for plain sentences from the counts
 
@@ -59,3 +65,45 @@ def open_llm(option: str | None = None, *, model: str | None = None, batch: int 
 
         local = LocalModel(folder, batch=batch)
         yield OpenLlm(local, local.name, "plain-1")
+
+
+def nouns(text: str) -> tuple[str, str]:
+    """("film", "films") of "film,films" or of "film"."""
+    one, _, many = (part.strip() for part in text.partition(","))
+    return one, many or one + "s"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLlm:
+    """What the stream's interest stage writes with; `model` is None where plain sentences are wanted."""
+
+    model: HttpModel | None
+    name: str  # what interests and counters are stored under
+    plan: Plan
+
+
+def agent_llm(settings: LlmSettings) -> AgentLlm:
+    """The LLM and the plan that the settings name. Raises InputError for a server without a model's name, and for a
+    prompt version that there is not.
+    """
+    from interest.backlog import Plan
+    from interest.prompts import Style
+
+    version = settings.prompt_version or ("json-1" if settings.url else "plain-1")
+    plan = Plan(prompt_version=version, chained=settings.chained, style=Style(noun=nouns(settings.noun)))
+    plan.prompt()
+    if settings.url is None:
+        return AgentLlm(None, STATISTICS, plan)
+    if not settings.model:
+        raise InputError(f"name the model that {settings.url} serves: set INTERESTREAM_LLM_MODEL")
+    from interest.llm_http import HttpModel
+
+    model = HttpModel(
+        settings.url,
+        model=settings.model,
+        key=settings.key.value if settings.key else None,
+        concurrent=settings.concurrent,
+        attempts=1,  # the stage has its own patience, without an end
+        timeout_s=settings.timeout_s,
+    )
+    return AgentLlm(model, model.name, plan)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
-from sqlalchemy import Connection, Engine, and_, delete, insert, select
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, insert, select
 
 from streams.tables import outbox
 
@@ -56,3 +56,13 @@ def remove(connection: Connection, announced: Sequence[Announcement]) -> None:
         there = and_(outbox.c.topic == topic, outbox.c.partition == partition)
         connection.execute(delete(outbox).where(there, outbox.c.offset < offset))
         connection.execute(delete(outbox).where(there, outbox.c.offset == offset, outbox.c.n <= n))
+
+
+def remove_each(connection: Connection, announced: Sequence[Announcement]) -> None:
+    """Delete exactly these, inside the caller's transaction: for a stage that finishes its messages out of order."""
+    if announced:
+        columns = (outbox.c.topic, outbox.c.partition, outbox.c.offset, outbox.c.n)
+        query = delete(outbox).where(*(column == bindparam(f"b_{column.name}") for column in columns))
+        connection.execute(
+            query, [{f"b_{column.name}": getattr(one, column.name) for column in columns} for one in announced]
+        )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streams.commands.options import Store
+from streams.llm import nouns
 from streams.settings import store_url
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
     from interest.backlog import Plan
     from interest.learn import Estimate, Learned
-    from interest.types import Interest
     from streams.llm import OpenLlm
 
 
@@ -53,17 +52,12 @@ def learn(
         report(learn_with(engine, opened, plan))
 
 
-def nouns(text: str) -> tuple[str, str]:
-    """("film", "films") of "film,films" or of "film"."""
-    one, _, many = (part.strip() for part in text.partition(","))
-    return one, many or one + "s"
-
-
 def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
     """Say what it will take, then do it with a progress bar."""
     from interest.backlog import count_open
     from interest.learn import estimate
     from interest.learn import learn as learn_interests
+    from streams.made_from import drop_made_from
     from streams.progress import progress
 
     plan.prompt()  # an unknown version is told before anything is asked
@@ -74,36 +68,6 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
         return learn_interests(
             engine, opened.complete, model=opened.name, plan=plan, advance=advance, replaced=drop_made_from
         )
-
-
-def drop_made_from(connection: Connection, found: Sequence[Interest]) -> None:
-    """Remove the vectors and representations made from texts that are about to be replaced."""
-    from sqlalchemy import and_, delete, or_
-
-    from fusion.tables import representations, vectors
-
-    for start in range(0, len(found), 100):
-        some = found[start : start + 100]
-        for interest in some:
-            same = and_(vectors.c.user_id == interest.user_id, vectors.c.generation == interest.generation)
-            connection.execute(
-                delete(vectors).where(
-                    same, vectors.c.index == interest.index, vectors.c.prompt_version == interest.prompt_version
-                )
-            )
-        firsts: dict[tuple[str, int], int] = {}
-        for interest in some:
-            key = (interest.user_id, interest.generation)
-            firsts[key] = min(firsts.get(key, interest.index), interest.index)
-        later = [
-            and_(
-                representations.c.user_id == user,
-                representations.c.generation == generation,
-                representations.c.index >= index,
-            )
-            for (user, generation), index in firsts.items()
-        ]
-        connection.execute(delete(representations).where(or_(*later)))
 
 
 def _told(expected: Estimate, name: str) -> str:

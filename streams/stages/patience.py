@@ -58,10 +58,14 @@ class Patience:
 
     async def store(self, call: Callable[[], R], what: str) -> R:
         """The result of `call`, which is SQL and runs in a thread, made again while the store does not answer."""
+        return await self.storing(lambda: asyncio.to_thread(call), what)
+
+    async def storing(self, call: Callable[[], Awaitable[R]], what: str) -> R:
+        """The same of a `call` that is awaited."""
         wait = BACKOFF_S
         while True:
             try:
-                result = await asyncio.to_thread(call)
+                result = await call()
             except DBAPIError as error:
                 if not passing(error):
                     raise

@@ -17,7 +17,8 @@ from interest.sql import insert_new, item_row, writing
 from interest.tables import behaviors, interests, items, partitions
 from interest.types import Item
 from streams.cli import main
-from streams.commands.learn import drop_made_from, nouns
+from streams.commands.learn import nouns
+from streams.made_from import drop_made_from
 
 
 @pytest.fixture

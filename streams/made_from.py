@@ -1,0 +1,36 @@
+"""What was made from an interest's texts, and goes when they are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, and_, delete, or_
+
+from fusion.tables import representations, vectors
+from interest.types import Interest
+
+
+def drop_made_from(connection: Connection, found: Sequence[Interest]) -> None:
+    """Remove the vectors and representations made from texts that are about to be replaced."""
+    for start in range(0, len(found), 100):
+        some = found[start : start + 100]
+        for interest in some:
+            same = and_(vectors.c.user_id == interest.user_id, vectors.c.generation == interest.generation)
+            connection.execute(
+                delete(vectors).where(
+                    same, vectors.c.index == interest.index, vectors.c.prompt_version == interest.prompt_version
+                )
+            )
+        firsts: dict[tuple[str, int], int] = {}
+        for interest in some:
+            key = (interest.user_id, interest.generation)
+            firsts[key] = min(firsts.get(key, interest.index), interest.index)
+        later = [
+            and_(
+                representations.c.user_id == user,
+                representations.c.generation == generation,
+                representations.c.index >= index,
+            )
+            for (user, generation), index in firsts.items()
+        ]
+        connection.execute(delete(representations).where(or_(*later)))
