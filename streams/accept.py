@@ -57,12 +57,10 @@ def stage_of(settings: KafkaSettings, topic: str) -> tuple[str, str]:
 def plan_acceptance(engine: Engine, settings: KafkaSettings, topic: str) -> Acceptance:
     """What `accept` would do.
 
-    Raises KafkaError while a worker of the stage runs, and for a topic that the settings do not fit: no offset helps
-    there.
+    Raises KafkaError for a topic that the settings do not fit: no offset helps there.
     """
     stage, name = stage_of(settings, topic)
     _refuse_misfit(settings, name)
-    _refuse_running(settings, stage)
     if stage == "ingest":
         return _of_store(engine, settings, name)
     standings = read_standings(settings, group_of(settings, stage), name)
@@ -76,8 +74,8 @@ def plan_acceptance(engine: Engine, settings: KafkaSettings, topic: str) -> Acce
 
 
 def accept(engine: Engine, settings: KafkaSettings, plan: Acceptance) -> None:
-    """Let the stage go on with the topic as it is."""
-    _refuse_running(settings, plan.stage)
+    """Let the stage go on with the topic as it is. Raises KafkaError while a worker of the stage runs."""
+    check_stopped(settings, plan.stage)
     if plan.stage == "ingest":
         positions.accept(engine, positions.look(settings, [plan.topic])[plan.topic])
     else:
@@ -128,7 +126,8 @@ def _refuse_misfit(settings: KafkaSettings, name: str) -> None:
             raise KafkaError("; ".join(faults))
 
 
-def _refuse_running(settings: KafkaSettings, stage: str) -> None:
+def check_stopped(settings: KafkaSettings, stage: str) -> None:
+    """Raise KafkaError while a worker of the stage runs."""
     with asking(settings) as client:
         running = members_of(client, settings, [stage])[stage]
     if running:

@@ -57,39 +57,46 @@ def show(json: Json = False) -> None:
 
 @topics.command("accept")
 def accept(
-    topic: Annotated[str, typer.Argument(help="The topic that the agent refused: behaviors, partitions...")],
+    topic: Annotated[
+        str | None, typer.Argument(help="Only this topic: behaviors, partitions...", show_default=False)
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: Store = None,
 ) -> None:
-    """Go on with a topic that the agent refused: messages gone by retention, a topic made again, more partitions.
+    """Go on with topics that the agent refused: messages gone by retention, a topic made again, more partitions.
 
     Shows by partition where the stage stands, where it would go on and what is lost; after a yes the positions are
     moved. Stop the stage's workers first. Positions that can be continued are left alone.
     """
     from streams.accept import accept as accept_topic
-    from streams.accept import plan_acceptance
+    from streams.accept import check_stopped, plan_acceptance
+    from streams.kafka import Topics
     from streams.settings import load_settings, store_url
     from streams.store import open_store
 
     settings = load_settings().kafka
     engine = open_store(store_url(store), create=False)
-    plan = plan_acceptance(engine, settings, topic)
-    print("\n".join(said(plan)))
-    if not plan.needed:
+    names = [topic] if topic else Topics(settings.prefix).consumed
+    plans = [plan for plan in (plan_acceptance(engine, settings, name) for name in names) if plan.needed]
+    if not plans:
+        print(f"{', '.join(names)}: can be continued; there is nothing to accept")
         return
-    if not yes and not typer.confirm("Go on with it so?"):
+    for plan in plans:
+        check_stopped(settings, plan.stage)
+        print("\n".join(said(plan)))
+    if not yes and not typer.confirm("Go on so?"):
         raise typer.Exit(1)
-    accept_topic(engine, settings, plan)
-    print(f"accepted; start the {plan.stage} workers again")
+    for plan in plans:
+        accept_topic(engine, settings, plan)
+    print(f"accepted; start the workers of {', '.join(sorted({plan.stage for plan in plans}))} again")
 
 
 def said(plan: Acceptance) -> Iterator[str]:
     """What accepting would do."""
-    if not plan.needed:
-        yield f"{plan.topic}: the stage {plan.stage} can go on where it stands; there is nothing to accept"
-        return
     if plan.id != plan.id_before:
-        yield f"{plan.topic} was deleted and made again: what it held unread is lost, and {plan.stage} begins anew"
+        yield f"{plan.topic} was deleted and made again: what it held unread is lost; {plan.stage} reads the new one"
+    else:
+        yield f"{plan.topic}, read by {plan.stage}:"
     if plan.changes:
         yield f"{'partition':>9} {'stands at':>14} {'goes on at':>14} {'lost':>12}"
     for one in plan.changes:

@@ -72,7 +72,7 @@ def test_a_worker_refuses_until_it_is_accepted(site: Site, happens: Callable[[An
     assert {name: rows_of(site.engine, name) for name in TABLES} == before
 
     site.workers.remove(refused)
-    site.command("topics", "accept")
+    site.command("topics", "accept", "--yes")
     kept = site.counted("accepted")
     goes_on = site.start()
     site.produce(messages_of(log_of(1_000, seed=4)))
