@@ -13,9 +13,11 @@ import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import torch
@@ -24,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fusion.counts import ItemStatistics
-from fusion.din import Din, DinConfig
+from fusion.models import KINDS, ModelConfig, build
 from fusion.spec import FeatureSpec
 from fusion.train import TrainConfig
 from interest.errors import ArtifactError
@@ -33,9 +35,12 @@ FILES = ("config.json", "metrics.json", "model.safetensors", "spec.json", "stati
 Metrics = dict[str, dict[str, float]]  # part ("valid", "test") -> metric -> value
 
 
-class ArtifactConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    kind: str  # "din"
-    model: DinConfig
+M = TypeVar("M", bound=ModelConfig)
+
+
+class ArtifactConfig(msgspec.Struct, Generic[M], frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: str  # one of fusion.models.KINDS
+    model: M
     training: TrainConfig
     split: str
     versions: dict[str, str]
@@ -50,7 +55,7 @@ class Artifact:
     model: nn.Module
     spec: FeatureSpec
     statistics: ItemStatistics
-    config: ArtifactConfig
+    config: ArtifactConfig[Any]
     metrics: Metrics
 
 
@@ -67,7 +72,7 @@ def save_artifact(
     model: nn.Module,
     spec: FeatureSpec,
     statistics: ItemStatistics,
-    config: ArtifactConfig,
+    config: ArtifactConfig[M],
     metrics: Metrics,
 ) -> str:
     """Write the directory and return the artifact's id. Each file is replaced atomically, config.json last.
@@ -76,37 +81,63 @@ def save_artifact(
     2. Write every other file beside its place, flushed, and move it there.
     3. Write config.json, which completes the artifact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / ".partial"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    save_file(
-        {name: value.detach().contiguous() for name, value in model.state_dict().items()}, scratch / "model.safetensors"
-    )
+    scratch = begin(folder)
+    save_weights(model, scratch / "model.safetensors")
     sums = {"total": statistics.total, "recent": statistics.recent, "first_at": statistics.first_at}
     save_file({name: torch.from_numpy(array) for name, array in sums.items()}, scratch / "statistics.safetensors")
     spec.save(scratch / "spec.json")
     (scratch / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(metrics), indent=1))
     (scratch / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
-    (folder / "config.json").unlink(missing_ok=True)  # 1
-    for name in sorted(FILES, key=lambda name: name == "config.json"):  # 2, 3
-        with (scratch / name).open("rb") as file:
-            os.fsync(file.fileno())
-        (scratch / name).replace(folder / name)
-    scratch.rmdir()
+    complete(folder, FILES)
     return artifact_id(folder)
 
 
-def artifact_id(folder: Path) -> str:
+def begin(folder: Path) -> Path:
+    """An empty scratch folder, beside the places its files are to be moved to by `complete`."""
+    scratch = folder / ".partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    return scratch
+
+
+def complete(folder: Path, names: Sequence[str]) -> None:
+    """Move the scratch folder's files to their places; the numbers are those of `save_artifact`."""
+    (folder / "config.json").unlink(missing_ok=True)  # 1
+    for name in sorted(names, key=lambda name: name == "config.json"):  # 2, 3
+        with (folder / ".partial" / name).open("rb") as file:
+            os.fsync(file.fileno())
+        (folder / ".partial" / name).replace(folder / name)
+    (folder / ".partial").rmdir()
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def artifact_id(folder: Path, names: Sequence[str] = FILES) -> str:
     """The first 16 hex digits of the SHA-256 over the names and bytes of what decides a score."""
     digest = hashlib.sha256()
-    for name in FILES:
+    for name in names:
         if name == "metrics.json":
             continue
         data = (folder / name).read_bytes()
         digest.update(f"{name} {len(data)}\n".encode())
         digest.update(data)
     return digest.hexdigest()[:16]
+
+
+class _Kind(msgspec.Struct):
+    kind: str
+
+
+def read_config(data: bytes) -> ArtifactConfig[Any]:
+    """Decoded as what its kind says; a kind of another version is a msgspec.ValidationError."""
+    kind = msgspec.json.decode(data, type=_Kind).kind
+    if kind not in KINDS:
+        raise msgspec.ValidationError(f"a model of the kind {kind!r} is not known here")
+    generic: Any = ArtifactConfig
+    config: ArtifactConfig[Any] = msgspec.json.decode(data, type=generic[KINDS[kind]])
+    return config
 
 
 def load_artifact(folder: Path) -> Artifact:
@@ -118,9 +149,9 @@ def load_artifact(folder: Path) -> Artifact:
         )
     spec = FeatureSpec.load(folder / "spec.json")
     try:
-        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=ArtifactConfig)
+        config = read_config((folder / "config.json").read_bytes())
         metrics = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=dict[str, dict[str, float | None]])
-        model = Din(spec, config.model)
+        model = build(spec, config.model)
         model.load_state_dict(load_file(folder / "model.safetensors"))
         sums = {name: value.numpy() for name, value in load_file(folder / "statistics.safetensors").items()}
         statistics = ItemStatistics(sums["total"], sums["recent"], sums["first_at"])

@@ -20,6 +20,7 @@ from fusion.spec import FeatureSpec, fit_spec, with_dense
 from fusion.splits import TEST, TRAIN, VALID, Split, eligible, split
 from interest.errors import InputError
 from interest.sql import read_items, read_users
+from interest.types import Item, User
 
 LEAST_SAMPLES = 20  # under this a split has parts without rows
 
@@ -54,6 +55,35 @@ class Dataset:
         return np.flatnonzero(self.part == part)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """The log with its labels and parts, before any sample is made."""
+
+    spec: FeatureSpec
+    log: Log
+    catalogue: dict[str, Item]
+    profiles: dict[str, User]
+    labels: Array  # (N,) int8: 1, 0 or UNLABELLED
+    part: Array  # (N,) int8: TRAIN, VALID, TEST
+    rows: Array  # (n,) int64: the events that are samples
+
+
+def read_labelled(
+    connection: Connection, config: DatasetConfig, advance: Callable[[int], None] | None = None
+) -> Labelled:
+    """Raises InputError where there is too little to learn from."""
+    log = read_log(connection, advance=advance)
+    catalogue, profiles = read_items(connection), read_users(connection)
+    labels, part = config.label.labels(log), split(log, config.split)
+    rows = np.flatnonzero(eligible(log, config.min_history) & (labels != UNLABELLED))
+    _check(log, labels[rows], part[rows], config)
+    spec = fit_spec(
+        log, labels, part == TRAIN, catalogue, profiles,
+        rule=config.label, history=config.history, min_history=config.min_history,
+    )  # fmt: skip
+    return Labelled(spec=spec, log=log, catalogue=catalogue, profiles=profiles, labels=labels, part=part, rows=rows)
+
+
 def read_dataset(
     connection: Connection, config: DatasetConfig, advance: Callable[[int], None] | None = None
 ) -> Dataset:
@@ -63,16 +93,8 @@ def read_dataset(
         chosen = choose_vectors(
             connection, generation=config.generation, prompt_version=config.prompt_version, encoder=config.encoder
         )
-    log = read_log(connection, advance=advance)
-    catalogue, profiles = read_items(connection), read_users(connection)
-    labels, part = config.label.labels(log), split(log, config.split)
-    rows = np.flatnonzero(eligible(log, config.min_history) & (labels != UNLABELLED))
-    _check(log, labels[rows], part[rows], config)
-    train = part == TRAIN
-    spec = fit_spec(
-        log, labels, train, catalogue, profiles,
-        rule=config.label, history=config.history, min_history=config.min_history,
-    )  # fmt: skip
+    read = read_labelled(connection, config, advance)
+    log, labels, part, rows, spec = read.log, read.labels, read.part, read.rows, read.spec
     knowledge: Knowledge | None = None
     if chosen:
         version, encoder = chosen
@@ -86,13 +108,13 @@ def read_dataset(
     moments, past = sample_moments(log, rows)
     samples = encode(
         spec, log, moments, past,
-        items=log.items, catalogue=catalogue, profiles=profiles, knowledge=knowledge, standardise=False,
+        items=log.items, catalogue=read.catalogue, profiles=read.profiles, knowledge=knowledge, standardise=False,
     )  # fmt: skip
     spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
     samples.standardise(spec)
     number = {item: i for i, item in enumerate(log.items)}
     places = np.array([number[item] for item in spec.items])
-    strict, bulk = tail_items(np.bincount(log.item[train], minlength=len(log.items)))
+    strict, bulk = tail_items(np.bincount(log.item[part == TRAIN], minlength=len(log.items)))
     seen = np.zeros(len(log.users), bool)
     seen[log.user[rows[part[rows] == TRAIN]]] = True
     return Dataset(

@@ -13,24 +13,33 @@ from fusion import metrics
 from fusion.artifact import ArtifactConfig, Metrics, save_artifact, versions
 from fusion.checkpoint import Epoch, remove_checkpoint
 from fusion.dataset import Dataset
-from fusion.din import Din, DinConfig
+from fusion.models import ModelConfig, build, kind_of
+from fusion.parallel import ALONE, Processes
 from fusion.splits import TEST, TRAIN, VALID
 from fusion.train import TrainConfig, predict, train
 
 
 def run(
     dataset: Dataset,
-    model_config: DinConfig,
+    model_config: ModelConfig,
     config: TrainConfig,
     *,
     split: str,
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[Epoch], None] = lambda _: None,
+    prepare: Callable[[torch.nn.Module], None] = lambda _: None,
+    place: torch.device | None = None,
+    together: Processes = ALONE,
 ) -> Metrics:
-    """Train DIN into `folder` (continuing there after an interruption) and return the metrics by part."""
+    """Train a model into `folder` (continuing there after an interruption) and return the metrics by part.
+
+    prepare: what is done to the fresh model, such as taking over pre-trained weights. place: the device.
+    """
     torch.manual_seed(config.seed)
-    model = Din(dataset.spec, model_config)
+    model = build(dataset.spec, model_config)
+    prepare(model)
+    model.to(place or torch.device("cpu"))
     training, validation = dataset.of(TRAIN), dataset.of(VALID)
     train(
         model,
@@ -42,18 +51,26 @@ def run(
         fingerprint=fingerprint(dataset, model_config, config),
         advance=advance,
         report=report,
+        together=together,
     )
-    measured = {"valid": measure(model, dataset, VALID), "test": measure(model, dataset, TEST)}
-    record = ArtifactConfig(kind="din", model=model_config, training=config, split=split, versions=versions())
-    save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured)
-    remove_checkpoint(folder)
+    measured = {
+        "valid": measure(model, dataset, VALID, together),
+        "test": measure(model, dataset, TEST, together),
+    }
+    if together.first:
+        record = ArtifactConfig(
+            kind=kind_of(model_config), model=model_config, training=config, split=split, versions=versions()
+        )
+        save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured)
+        remove_checkpoint(folder)
+    together.wait()
     return measured
 
 
-def measure(model: torch.nn.Module, dataset: Dataset, part: int) -> dict[str, float]:
+def measure(model: torch.nn.Module, dataset: Dataset, part: int, together: Processes = ALONE) -> dict[str, float]:
     """Every metric on one part of the samples."""
     own = dataset.of(part)
-    scores = predict(model, dataset.samples, own)
+    scores = predict(model, dataset.samples, own, together=together)
     slices = {name: chosen[own] for name, chosen in dataset.slices.items()}
     return metrics.report(dataset.labels[own], scores, dataset.log.user[dataset.rows[own]], slices)
 

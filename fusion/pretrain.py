@@ -193,18 +193,19 @@ class _Validation:
         """Loss, its item part, HR@10; NaN where nothing is masked."""
         model.eval()
         place = next(model.parameters()).device
-        totals = np.zeros(4)
+        items = fields = hits = 0.0
+        asked = 0
         for start in range(0, len(self._windows), VALID_BATCH):
             windows = self._windows[start : start + VALID_BATCH]
             offsets = np.array([self._sequences.columns - len(window) for window in windows])
             batch = on(self._sequences.gather(windows, self._masks, offsets, None, np.empty(0)), place)
             item_loss, field_loss, ranks = model.losses(batch)
-            totals += float(item_loss), float(field_loss), float((ranks < TOP).sum()), len(ranks)
-        behaviors = max(sum(int(self._masks[1][window].sum()) for window in self._windows), 1)
-        if not totals[3]:
+            items, fields, hits = items + float(item_loss), fields + float(field_loss), hits + int((ranks < TOP).sum())
+            asked += len(ranks)
+        behaviors = sum(int(self._masks[1][window].sum()) for window in self._windows)
+        if not asked or not behaviors:
             return float("nan"), float("nan"), float("nan")
-        item_loss = totals[0] / totals[3]
-        return item_loss + totals[1] / behaviors, item_loss, totals[2] / totals[3]
+        return items / asked + fields / behaviors, items / asked, hits / asked
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, config: PretrainConfig, done: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from sqlalchemy import Connection
 
 from fusion.artifact import Artifact
@@ -14,18 +15,40 @@ from fusion.knowledge import read_knowledge
 from fusion.log import Array, read_log
 from fusion.moments import now_moments
 from fusion.spec import FeatureSpec
-from fusion.train import predict
+from fusion.srp4ctr import Srp4Ctr
+from fusion.train import predict, reader_of
+from fusion.user_states import UserStates
 from interest.sql import read_items, read_users
 
 Pair = tuple[str, str]  # user id, item id
 
 
+class Scorer:
+    """Scores requests through one artifact; where the model folds, a user's side is made once until the user acts."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+        model = artifact.model
+        self.states = UserStates(model) if isinstance(model, Srp4Ctr) else None
+
+    def __call__(self, connection: Connection, pairs: Sequence[Pair], at: float) -> Array:
+        """Probability of a positive for every (user, item) at the event time `at`: (n,) float64, in the order given."""
+        if not pairs:
+            return np.empty(0)
+        own = self._artifact
+        samples = current_samples(connection, own.spec, own.statistics, pairs, at)
+        every = np.arange(len(pairs))
+        if self.states is None:
+            return predict(own.model, samples, every)
+        names, out = list(dict.fromkeys(user for user, _ in pairs)), np.empty(len(pairs))
+        for part in reader_of(own.model).parts(samples, every):
+            out[part.rows] = torch.sigmoid(self.states.score(samples, part, names).double()).numpy()
+        return out
+
+
 def score(connection: Connection, artifact: Artifact, pairs: Sequence[Pair], at: float) -> Array:
-    """Probability of a positive for every (user, item) at the event time `at`: (n,) float64, in the order given."""
-    if not pairs:
-        return np.empty(0)
-    samples = current_samples(connection, artifact.spec, artifact.statistics, pairs, at)
-    return predict(artifact.model, samples, np.arange(len(pairs)))
+    """One request: see `Scorer`."""
+    return Scorer(artifact)(connection, pairs, at)
 
 
 def current_samples(

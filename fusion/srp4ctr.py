@@ -13,7 +13,7 @@ question it starts with; attention has learnt biases for how many events and how
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import torch
@@ -48,6 +48,18 @@ class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
     dropout: float = 0.2
     interest: bool = False
     pretrained: str = ""  # id of the pre-training that the encoder came from
+
+
+def forms(encoder: FgBertConfig, **more: Any) -> dict[str, Srp4CtrConfig]:
+    """The model and the ablations that the paper compares, by name."""
+    full = Srp4CtrConfig(encoder=encoder, **more)
+    change = msgspec.structs.replace
+    return {
+        "full": full,
+        "no-cross": change(full, cross=False),
+        "no-querying": change(full, queries=0),
+        "mp": change(full, cross=False, queries=0, pooled=True),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from streams.commands.forget import forget
 from streams.commands.fuse import fuse
 from streams.commands.lag import lag
 from streams.commands.learn import learn
+from streams.commands.pretrain import pretrain
 from streams.commands.replay import replay
 from streams.commands.score import score
 from streams.commands.settings import settings
@@ -50,6 +51,7 @@ app.command()(stats)
 app.command()(subscribe)
 app.command()(timeline)
 app.add_typer(topics, name="topics")
+app.add_typer(pretrain, name="pretrain")
 app.add_typer(train, name="train")
 
 

@@ -38,17 +38,18 @@ def score(
         raise InputError(f"--at {at:g} is no time between 1970 and 2100 in epoch seconds")
     from fusion.artifact import load_artifact
     from fusion.log import newest_time
-    from fusion.score import score as score_pairs
+    from fusion.score import Scorer
     from interest.sql import read_items
     from streams.store import open_store
 
     engine, model = open_store(store_url(store), create=False), load_artifact(artifact)
+    scorer = Scorer(model)
     with engine.connect() as connection, progress("Scoring", len(wanted), unit="pairs") as advance:
         moment = newest_time(connection) if at is None else at
         together = len(wanted) if user else AT_ONCE  # one user's items are ranked among each other
         for start in range(0, len(wanted), together):
             part = wanted[start : start + together]
-            scores = score_pairs(connection, model, part, moment)
+            scores = scorer(connection, part, moment)
             ranked = zip(part, scores.tolist(), strict=True)
             catalogue = {} if json else read_items(connection, {item_id for _, item_id in part})
             for (user_id, item_id), p in sorted(ranked, key=lambda row: -row[1]) if user else ranked:

@@ -1,59 +1,70 @@
-"""`interestream train din`: from the store to an artifact, with its metrics. Torch is imported only when it runs."""
+"""`interestream train`: from the store to an artifact, with its metrics. Torch is imported only when it runs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from interest.errors import InputError
 from streams.commands.options import Store
 from streams.progress import progress
 from streams.settings import store_url
 
 if TYPE_CHECKING:
+    import torch
+
     from fusion.artifact import Metrics
     from fusion.checkpoint import Epoch
+    from fusion.dataset import Dataset, DatasetConfig
+    from fusion.models import ModelConfig
+    from fusion.train import TrainConfig
 
 train = typer.Typer(help="Train a CTR model on the store; one sub-command per model.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="folder of the artifact; an interrupted run there is continued")]
+Interest = Annotated[bool, typer.Option(help="use the interests' vectors (UIF)")]
+Label = Annotated[str, typer.Option(help="what a positive is: value>=4, action=purchase...")]
+SplitBy = Annotated[Literal["global", "user"], typer.Option(help="80/10/10 by time, or inside every user")]
+History = Annotated[int, typer.Option(min=1, help="recent events that attention reads")]
+MinHistory = Annotated[int, typer.Option(min=0, help="earlier events a sample needs")]
+Rate = Annotated[float, typer.Option(min=0.0, help="peak learning rate")]
+Threads = Annotated[int | None, typer.Option(min=1, help="processor threads; default: all")]
+PromptVersion = Annotated[str | None, typer.Option(help="which interests, where the store holds several")]
+Encoder = Annotated[str | None, typer.Option(help="which text encoder's vectors, where the store holds several")]
+Generation = Annotated[int, typer.Option(min=0, help="which partitioning of the log")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")]
+Together = Annotated[int, typer.Option(min=1, help="neighbouring moments that share an encoded history in training")]
 
 
 @train.command("din")
 def din(
-    out: Annotated[Path, typer.Option(help="folder of the artifact; an interrupted run there is continued")],
+    out: Out,
     store: Store = None,
-    interest: Annotated[bool, typer.Option(help="use the interests' vectors (UIF)")] = True,
-    label: Annotated[str, typer.Option(help="what a positive is: value>=4, action=purchase...")] = "value>=4",
-    split: Annotated[Literal["global", "user"], typer.Option(help="80/10/10 by time, or inside every user")] = "global",
+    interest: Interest = True,
+    label: Label = "value>=4",
+    split: SplitBy = "global",
     epochs: Annotated[int, typer.Option(min=1)] = 6,
     seed: Annotated[int, typer.Option()] = 0,
-    history: Annotated[int, typer.Option(min=1, help="recent events that attention reads")] = 50,
-    min_history: Annotated[int, typer.Option(min=0, help="earlier events a sample needs")] = 5,
+    history: History = 50,
+    min_history: MinHistory = 5,
     batch_size: Annotated[int, typer.Option(min=1)] = 1024,
-    lr: Annotated[float, typer.Option(min=0.0, help="peak learning rate")] = 2e-3,
-    threads: Annotated[int | None, typer.Option(min=1, help="processor threads; default: all")] = None,
-    prompt_version: Annotated[str | None, typer.Option(help="which interests, where the store holds several")] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="which text encoder's vectors, where the store holds several")
-    ] = None,
-    generation: Annotated[int, typer.Option(min=0, help="which partitioning of the log")] = 0,
+    lr: Rate = 2e-3,
+    threads: Threads = None,
+    device: Device = "auto",
+    prompt_version: PromptVersion = None,
+    encoder: Encoder = None,
+    generation: Generation = 0,
 ) -> None:
     """Train DIN on the store's behaviours; report its metrics and write the artifact."""
-    import torch
-
-    from fusion import experiment
-    from fusion.artifact import load_artifact
-    from fusion.dataset import DatasetConfig, read_dataset
+    from fusion.dataset import DatasetConfig
     from fusion.din import DinConfig
     from fusion.labels import LabelRule
-    from fusion.represent import represent
-    from fusion.splits import TRAIN
     from fusion.train import TrainConfig
-    from streams.store import open_store
 
-    if threads:
-        torch.set_num_threads(threads)
     data = DatasetConfig(
         label=LabelRule.parse(label),
         split=split,
@@ -65,27 +76,134 @@ def din(
         encoder=encoder,
     )
     settings = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, lr=lr)
-    engine = open_store(store_url(store), create=False)
-    with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
-        dataset = read_dataset(connection, data, advance)
-    began, rows = time.monotonic(), len(dataset.of(TRAIN))
-    with progress("Training", epochs * rows, unit="samples") as advance:
-        metrics = experiment.run(
-            dataset,
-            DinConfig(interest=interest),
-            settings,
-            split=split,
-            folder=out,
-            advance=advance,
-            report=_print_epoch,
+    _run(store, out, data, settings, lambda _: (DinConfig(interest=interest), _nothing), threads, device)
+
+
+@train.command("srp4ctr")
+def srp4ctr(
+    out: Out,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="what `interestream pretrain fgbert` wrote; without it nothing is pre-trained")
+    ] = None,
+    store: Store = None,
+    interest: Interest = False,
+    label: Label = "value>=4",
+    split: SplitBy = "global",
+    epochs: Annotated[int, typer.Option(min=1)] = 6,
+    seed: Annotated[int, typer.Option()] = 0,
+    history: History = 50,
+    min_history: MinHistory = 5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1024,
+    lr: Rate = 2e-3,
+    together: Together = 15,
+    pretrained_rate: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="learning rate of pre-trained weights, as a share; 0 freezes them")
+    ] = 1.0,
+    form: Annotated[
+        Literal["full", "no-cross", "no-querying", "mp"],
+        typer.Option(
+            help="full, or an ablation: without uni cross-attention, without queries, or pooled outputs alone"
+        ),
+    ] = "full",
+    threads: Threads = None,
+    device: Device = "auto",
+    prompt_version: PromptVersion = None,
+    encoder: Encoder = None,
+    generation: Generation = 0,
+) -> None:
+    """Train SRP4CTR on the store's behaviours, from a pre-trained encoder or from nothing.
+
+    Several processes share the work under torchrun: torchrun --nproc-per-node 2 -m streams train srp4ctr ...
+    """
+    from fusion.dataset import DatasetConfig
+    from fusion.labels import LabelRule
+    from fusion.pretrained import encoder_for, load_pretrained, take_over
+    from fusion.srp4ctr import forms
+    from fusion.train import TrainConfig
+
+    if pretrained is None and pretrained_rate != 1.0:
+        raise InputError(
+            "--pretrained-rate needs --pretrained: there are no pre-trained weights to slow down or freeze"
         )
+    held = None if pretrained is None else load_pretrained(pretrained)
+    data = DatasetConfig(
+        label=LabelRule.parse(label),
+        split=split,
+        history=history,
+        min_history=min_history,
+        interest=interest,
+        generation=generation,
+        prompt_version=prompt_version,
+        encoder=encoder,
+    )
+    settings = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, lr=lr, pretrained_rate=pretrained_rate)
+
+    def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
+        own = encoder_for(held, dataset, split=split, positions=history + together - 1)
+        config = forms(own, together=together, interest=interest, pretrained="" if held is None else held.id)[form]
+        return config, lambda fresh: take_over(fresh, dataset.spec, held)
+
+    _run(store, out, data, settings, model, threads, device)
+
+
+def _nothing(_: torch.nn.Module) -> None:
+    pass
+
+
+def _run(
+    store: str | None,
+    out: Path,
+    data: DatasetConfig,
+    settings: TrainConfig,
+    model: Callable[[Dataset], tuple[ModelConfig, Callable[[torch.nn.Module], None]]],
+    threads: int | None,
+    device: str,
+) -> None:
+    import torch
+
+    from fusion import experiment
+    from fusion.artifact import load_artifact
+    from fusion.dataset import read_dataset
+    from fusion.parallel import choose_device, processes
+    from fusion.represent import represent
+    from fusion.splits import TRAIN
+    from streams.store import open_store
+
+    if threads:
+        torch.set_num_threads(threads)
+    place = choose_device(device)
+    engine = open_store(store_url(store), create=False)
+    with processes(place) as together:
+        with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
+            dataset = read_dataset(connection, data, advance)
+        config, prepare = model(dataset)
+        began, rows = time.monotonic(), len(dataset.of(TRAIN))
+        with progress("Training", settings.epochs * rows, unit="samples") as advance:
+            metrics = experiment.run(
+                dataset,
+                config,
+                settings,
+                split=data.split,
+                folder=out,
+                advance=advance,
+                report=_print_epoch if together.first else _say_nothing,
+                prepare=prepare,
+                place=place,
+                together=together,
+            )
+        if not together.first:
+            return
     artifact = load_artifact(out)
     _print_metrics(metrics)
     print(f"artifact {artifact.id} in {out} ({time.monotonic() - began:.0f} s)")
-    if interest:
+    if data.interest:
         with progress("Representing users", None, unit="partitions") as advance:
             stored = represent(engine, artifact, advance)
         print(f"{stored:,} representations under {artifact.id}")
+
+
+def _say_nothing(_: Epoch) -> None:
+    pass
 
 
 def _print_epoch(epoch: Epoch) -> None:

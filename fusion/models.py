@@ -1,0 +1,21 @@
+"""The CTR models by name: what an artifact says it is, and how to build it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fusion.din import Din, DinConfig
+from fusion.spec import FeatureSpec
+from fusion.srp4ctr import Srp4Ctr, Srp4CtrConfig
+
+ModelConfig = DinConfig | Srp4CtrConfig
+KINDS: dict[str, type[ModelConfig]] = {"din": DinConfig, "srp4ctr": Srp4CtrConfig}
+
+
+def kind_of(config: ModelConfig) -> str:
+    return next(kind for kind, own in KINDS.items() if isinstance(config, own))
+
+
+def build(spec: FeatureSpec, config: ModelConfig) -> nn.Module:
+    """The model with fresh weights."""
+    return Din(spec, config) if isinstance(config, DinConfig) else Srp4Ctr(spec, config)

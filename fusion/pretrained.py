@@ -1,0 +1,198 @@
+"""A pre-trained encoder as one directory, and how a CTR model takes it over.
+
+config.json, spec.json, metrics.json and model.safetensors, as an artifact has them; it scores nothing by itself.
+Rows of vocabularies are matched by their texts, so a store that has grown since takes over what it shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fusion.artifact import artifact_id, begin, complete, save_weights, versions
+from fusion.checkpoint import remove_checkpoint
+from fusion.dataset import Dataset, Labelled
+from fusion.fgbert import FgBert, FgBertConfig
+from fusion.parallel import ALONE, Processes
+from fusion.pretrain import PretrainConfig, PretrainData, PretrainEpoch, Pretraining, pretrain
+from fusion.spec import FIRST, Column, FeatureSpec, item_table
+from fusion.splits import TRAIN, VALID, Split
+from fusion.splits import split as parts
+from fusion.srp4ctr import Srp4Ctr
+from interest.errors import ArtifactError
+
+FILES = ("config.json", "metrics.json", "model.safetensors", "spec.json")
+DECIDING = ("config.json", "model.safetensors", "spec.json")
+
+
+class PretrainedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: str  # "fgbert"
+    encoder: FgBertConfig
+    training: PretrainConfig
+    split: str
+    events: int  # of the training part
+    until: float  # event time of the newest of them
+    versions: dict[str, str]
+    layout: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    id: str
+    folder: Path
+    config: PretrainedConfig
+    spec: FeatureSpec
+    weights: dict[str, Tensor]  # of the encoder
+
+
+def run(
+    read: Labelled,
+    encoder: FgBertConfig,
+    config: PretrainConfig,
+    *,
+    split: str,
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    report: Callable[[PretrainEpoch], None] = lambda _: None,
+    place: torch.device | None = None,
+    together: Processes = ALONE,
+) -> list[PretrainEpoch]:
+    """Pre-train into `folder`, going on there after an interruption. Only events of the training part are learnt."""
+    torch.manual_seed(config.seed)
+    model = Pretraining(read.spec, encoder).to(place or torch.device("cpu"))
+    data = data_of(read)
+    epochs = pretrain(
+        model, data, config,
+        folder=folder, fingerprint=_fingerprint(read, encoder, config), advance=advance, report=report,
+        together=together,
+    )  # fmt: skip
+    if together.first:
+        scratch = begin(folder)
+        save_weights(model, scratch / "model.safetensors")
+        read.spec.save(scratch / "spec.json")
+        record = PretrainedConfig(
+            kind="fgbert", encoder=encoder, training=config, split=split,
+            events=int(data.train.sum()), until=float(read.log.at[data.train].max()), versions=versions(),
+        )  # fmt: skip
+        for name, value in (("metrics.json", epochs), ("config.json", record)):
+            (scratch / name).write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1))
+        complete(folder, FILES)
+        remove_checkpoint(folder)
+    together.wait()
+    return epochs
+
+
+def data_of(read: Labelled) -> PretrainData:
+    table = item_table(read.spec, read.log.items, read.catalogue)
+    return PretrainData(read.spec, read.log, table, read.part == TRAIN, read.part == VALID)
+
+
+def load_pretrained(folder: Path) -> Pretrained:
+    """Raises ArtifactError, naming the file, where something is missing, broken or of another version."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ArtifactError(
+            f"{folder} is no complete pre-training, it lacks {', '.join(missing)}; "
+            "run `interestream pretrain fgbert` into it"
+        )
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=PretrainedConfig)
+        held = load_file(folder / "model.safetensors")
+    except (msgspec.MsgspecError, SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{folder} is a broken pre-training ({reason}); pre-train again") from None
+    weights = {name.removeprefix("encoder."): value for name, value in held.items() if name.startswith("encoder.")}
+    spec = FeatureSpec.load(folder / "spec.json")
+    return Pretrained(artifact_id(folder, DECIDING), folder, config, spec, weights)
+
+
+def check(pretrained: Pretrained, spec: FeatureSpec, *, split: str, until: float, positions: int) -> None:
+    """Raises ArtifactError where the encoder may have seen what is to be tested, or reads behaviours differently."""
+    own, name = pretrained.config, pretrained.folder
+    differ = {
+        "--split": (own.split, split),
+        "--label": (str(pretrained.spec.label), str(spec.label)),
+        "value buckets": (pretrained.spec.value_edges, spec.value_edges),
+    }
+    for what, (theirs, ours) in differ.items():
+        if theirs != ours:
+            raise ArtifactError(
+                f"{name} was pre-trained with {what} {theirs}, not {ours}; pre-train again into a new folder"
+            )
+    if own.until > until:
+        raise ArtifactError(
+            f"{name} was pre-trained on events up to {own.until:.0f}, later than this store's training part "
+            f"({until:.0f}): it may have seen what is to be tested; pre-train on this store"
+        )
+    if own.encoder.positions < positions:
+        raise ArtifactError(
+            f"{name} was pre-trained with {own.encoder.positions} positions; this training needs {positions}: "
+            "pre-train with a longer --history, or train with a shorter one"
+        )
+
+
+def encoder_for(pretrained: Pretrained | None, dataset: Dataset, *, split: Split, positions: int) -> FgBertConfig:
+    """The encoder that a CTR model is to have: the pre-trained one's, if it fits (see `check`), or a fresh one's."""
+    if pretrained is None:
+        return FgBertConfig(positions=positions)
+    newest = float(dataset.log.at[parts(dataset.log, split) == TRAIN].max())
+    check(pretrained, dataset.spec, split=split, until=newest, positions=positions)
+    return pretrained.config.encoder
+
+
+def take_over(model: nn.Module, spec: FeatureSpec, pretrained: Pretrained | None) -> None:
+    """Start a fresh SRP4CTR, candidate's side included, from pre-trained weights."""
+    if pretrained is not None and isinstance(model, Srp4Ctr):
+        adopt(model.encoder, spec, pretrained)
+        model.follow_encoder()
+
+
+@torch.no_grad()
+def adopt(encoder: FgBert, spec: FeatureSpec, pretrained: Pretrained) -> None:
+    """Put the pre-trained weights into `encoder`; a text that pre-training did not know starts as its unknown row."""
+    old = pretrained.spec
+    rows = {
+        "item": _matched(spec.items[: spec.trained_items], old.items[: old.trained_items]),
+        "category": _column(spec.categories, old.categories),
+        "behavior.0": _column(spec.actions, old.actions),  # the first of fusion.events.FIELDS
+    }
+    theirs = {column.name: number for number, column in enumerate(old.item_columns)}
+    weights = dict(pretrained.weights)
+    held = encoder.state_dict()
+    for number, column in enumerate(spec.item_columns):
+        name = f"attributes.{number}.weight"
+        if column.name in theirs:
+            place = theirs[column.name]
+            source = pretrained.weights[f"attributes.{place}.weight"]
+            weights[name] = source[_column(column, old.item_columns[place])]
+        else:
+            weights[name] = torch.zeros_like(held[name])  # says nothing until it is trained
+    for name, matched in rows.items():
+        weights[f"{name}.weight"] = pretrained.weights[f"{name}.weight"][matched]
+    encoder.load_state_dict({name: weights[name] for name in held})
+
+
+def _column(own: Column, other: Column) -> Tensor:
+    return _matched(own.texts, other.texts)
+
+
+def _matched(own: tuple[str, ...], other: tuple[str, ...]) -> Tensor:
+    """Rows of the other vocabulary for every row of our own: padding, unknown, then the texts."""
+    rows = {text: row for row, text in enumerate(other, FIRST)}
+    return torch.tensor([0, 1, *(rows.get(text, 1) for text in own)])
+
+
+def _fingerprint(read: Labelled, *configs: msgspec.Struct) -> str:
+    digest = hashlib.sha256(msgspec.json.encode([read.spec, *configs]))
+    for array in (read.labels, read.part, read.log.at, read.log.item):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

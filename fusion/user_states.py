@@ -1,0 +1,123 @@
+"""Users' sides of a folding model, kept between requests until the user does something.
+
+A state is taken again while everything that it was made from is the same: the user's newest behaviour, how many of them
+the moment sees, the counts and the profile that the queries start from, the interests' vectors. What is kept is a few
+hundred kB a user (2 layers, L = 200, width 64: 410 kB), so the oldest are dropped above `limit`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fusion.encode import Samples
+from fusion.log import Array
+from fusion.readers import Chosen
+from fusion.srp4ctr import Srp4Ctr, UserState
+from fusion.windows import Folded, Users
+
+LIMIT = 1000  # users: 410 MB at L = 200
+
+
+class UserStates:
+    """One model's states, by user id."""
+
+    def __init__(self, model: Srp4Ctr, limit: int = LIMIT) -> None:
+        self._model, self._limit = model, limit
+        self._held: OrderedDict[str, tuple[bytes, UserState]] = OrderedDict()
+        self.made = self.taken = 0  # states encoded, states found
+
+    @torch.no_grad()
+    def score(self, samples: Samples, chosen: Chosen, names: list[str]) -> Tensor:
+        """(B,) logits of one part of a scoring job. names: the ids of the log's users."""
+        batch = self._model.reader.gather(samples, chosen)
+        heads = chosen.rows[chosen.sizes.cumsum() - chosen.sizes]
+        moments = samples.moments.take(heads)
+        keys = [names[user] for user in moments.user]
+        stamps = [
+            _stamp(batch.users, window, int(moments.seq[window]), int(moments.stop[window] - moments.first[window]))
+            for window in range(len(keys))
+        ]
+        states = [self._take(key, stamp) for key, stamp in zip(keys, stamps, strict=True)]
+        missing = [window for window, state in enumerate(states) if state is None]
+        for window, state in zip(missing, self._encode(samples, heads[missing]), strict=True):
+            states[window] = state
+            self._keep(keys[window], stamps[window], state)
+        together = _stack([state for state in states if state is not None], batch.candidates.age.shape[2])
+        return self._model.score(together, batch.candidates, batch.items)
+
+    def _encode(self, samples: Samples, heads: Array) -> list[UserState]:
+        if not len(heads):
+            return []
+        self.made += len(heads)
+        batch: Folded = self._model.reader.gather(samples, Chosen(heads, heads * 0 + 1))
+        return _apart(self._model.encode_user(batch.users, batch.items))
+
+    def _take(self, key: str, stamp: bytes) -> UserState | None:
+        held = self._held.get(key)
+        if held is None or held[0] != stamp:
+            return None
+        self._held.move_to_end(key)
+        self.taken += 1
+        return held[1]
+
+    def _keep(self, key: str, stamp: bytes, state: UserState) -> None:
+        self._held[key] = (stamp, state)
+        self._held.move_to_end(key)
+        while len(self._held) > self._limit:
+            self._held.popitem(last=False)
+
+
+def _stamp(users: Users, window: int, seq: int, visible: int) -> bytes:
+    seen = users.partitions[window]
+    digest = hashlib.blake2b(f"{seq} {visible}".encode(), digest_size=16)
+    for tensor in (users.context[window], users.profile[window], users.texts[seen[seen >= 0]]):
+        digest.update(tensor.numpy().tobytes())
+    return digest.digest()
+
+
+def _apart(state: UserState) -> list[UserState]:
+    """Each window's state on its own, without the padding on its left."""
+    out = []
+    for g in range(len(state.there)):
+        columns = max(int(state.there[g].sum()), 1)
+        out.append(
+            UserState(
+                there=state.there[g : g + 1, -columns:].clone(),
+                keys=tuple(k[g : g + 1, :, -columns:].clone() for k in state.keys),
+                values=tuple(v[g : g + 1, :, -columns:].clone() for v in state.values),
+                states=None if state.states is None else state.states[g : g + 1, -columns:].clone(),
+                queried=None if state.queried is None else state.queried[g : g + 1].clone(),
+                interest=None if state.interest is None else state.interest[g : g + 1].clone(),
+            )
+        )
+    return out
+
+
+def _stack(states: list[UserState], columns: int) -> UserState:
+    """States side by side, padded on the left to `columns`."""
+
+    def left(own: list[Tensor], axis_from_end: int) -> Tensor:
+        widths = [columns - x.shape[-axis_from_end] for x in own]
+        return torch.cat(
+            [pad(x, [0, 0] * (axis_from_end - 1) + [width, 0]) for x, width in zip(own, widths, strict=True)]
+        )
+
+    def optional(own: list[Tensor | None]) -> list[Tensor]:
+        return [x for x in own if x is not None]
+
+    states_, queried = optional([s.states for s in states]), optional([s.queried for s in states])
+    interest = optional([s.interest for s in states])
+    layers = range(len(states[0].keys))
+    return UserState(
+        there=left([s.there for s in states], 1),
+        keys=tuple(left([s.keys[n] for s in states], 2) for n in layers),
+        values=tuple(left([s.values[n] for s in states], 2) for n in layers),
+        states=left(states_, 2) if states_ else None,
+        queried=torch.cat(queried) if queried else None,
+        interest=torch.cat(interest) if interest else None,
+    )
