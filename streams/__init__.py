@@ -1,1 +1,22 @@
-"""The running system: behaviour partitioning, ingest, replay and the command line."""
+"""The running system. `from streams import subscribe` is its Python interface; the rest is run by `interestream`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streams.subscription import Subscription, subscribe
+    from streams.wire import InterestUpdate, RepresentationUpdate
+
+__all__ = ["InterestUpdate", "RepresentationUpdate", "Subscription", "subscribe"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when they are asked for: most commands need no Kafka, and `--help` nothing at all."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    # the module is not called subscribe: a module imported into a package would hide the function of its name
+    home = "streams.wire" if name.endswith("Update") else "streams.subscription"
+    return getattr(importlib.import_module(home), name)

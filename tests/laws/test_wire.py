@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from streams.fold import Verdict
 from streams.ingest import Position
 from streams.policy import Policy, Span
 from streams.store import open_store
+from streams.wire import InterestUpdate, Refusal, RepresentationUpdate, behavior_of_message
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 name = text.filter(bool)
@@ -42,6 +44,17 @@ MADE: dict[type, st.SearchStrategy[Any]] = {
         evidence=st.lists(count, max_size=3).map(tuple), claims=count, supported=count,
     ),
     Representation: st.builds(Representation, user_id=name, index=count, artifact=name, vector=st.binary(max_size=16)),
+    InterestUpdate: st.builds(
+        InterestUpdate, user_id=name, index=count, generation=count, prompt_version=name, summary=text, shift=text,
+        summary_source=st.sampled_from(Source), shift_source=st.sampled_from(Source),
+        summary_outcome=st.sampled_from(Outcome), shift_outcome=st.sampled_from(Outcome),
+        evidence=st.lists(count, max_size=3).map(tuple), claims=count, supported=count, model=text,
+        opened_at=number, closed_at=number, behaviors=count, reason=st.sampled_from(Reason),
+    ),
+    RepresentationUpdate: st.builds(
+        RepresentationUpdate, user_id=name, index=count, generation=count, artifact=name,
+        vector=st.lists(st.floats(width=32), max_size=4).map(lambda vector: struct.pack(f"<{len(vector)}f", *vector)),
+    ),
     Request: st.builds(
         Request, opening=text,
         messages=st.lists(st.builds(Message, role=st.just("user"), content=text), min_size=1, max_size=2).map(tuple),
@@ -60,6 +73,27 @@ MADE: dict[type, st.SearchStrategy[Any]] = {
 def test_a_value_comes_back_as_it_went(kind: type, codec: Any, data: st.DataObject) -> None:
     value = data.draw(MADE[kind])
     assert codec.decode(codec.encode(value), type=kind) == value
+
+
+@given(MADE[Behavior])
+def test_a_behaviour_through_kafka_is_the_same_to_the_bit(behavior: Behavior) -> None:
+    value = msgspec.json.encode(behavior)
+    assert None not in msgspec.json.decode(value).values()  # what is not known takes no room on the wire
+    got = behavior_of_message(behavior.user_id.encode(), value, produced_at=1e300)
+    has_nul = any("\0" in text for text in msgspec.structs.astuple(behavior) if isinstance(text, str))
+    if behavior.at < 0 or behavior.at > 1e300 or has_nul:
+        assert isinstance(got, Refusal)
+    else:
+        assert isinstance(got, Behavior)
+        assert got == behavior
+        assert struct.pack("<d", got.at) == struct.pack("<d", behavior.at)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=8))
+def test_a_vector_comes_back_as_floats(vector: list[float]) -> None:
+    update = RepresentationUpdate(user_id="u", index=0, artifact="a", vector=struct.pack(f"<{len(vector)}f", *vector))
+    again = msgspec.json.decode(msgspec.json.encode(update), type=RepresentationUpdate)
+    assert list(again.floats()) == vector
 
 
 @given(st.lists(MADE[Behavior], max_size=5), st.lists(MADE[Item], max_size=3), st.lists(MADE[User], max_size=3))
