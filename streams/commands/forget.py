@@ -1,14 +1,21 @@
-"""`interestream forget`: every trace of one user out of the store."""
+"""`interestream forget`: every trace of one user out of the store, and out of the topics that keep the last word."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interest.errors import InputError
+from interest.errors import InputError, StoreError
 from streams.commands.options import Store
-from streams.settings import store_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from streams.forget_topics import ForgottenOnTopics
+    from streams.settings import KafkaSettings
 
 
 def forget(
@@ -17,33 +24,103 @@ def forget(
     erase: Annotated[
         bool, typer.Option("--erase", help="Only rewrite the store's file, after a forget that could not.")
     ] = False,
+    kafka: Annotated[
+        bool | None,
+        typer.Option("--kafka/--no-kafka", help="Also on Kafka's topics. Default: if INTERESTREAM_KAFKA is set."),
+    ] = None,
     store: Store = None,
 ) -> None:
     """Delete every trace of USER: behaviours, partitions, interests, answers, vectors, representations, profile.
 
-    One transaction over all tables; then the store's file is rewritten, so that no deleted text is left in it. Stop
-    what writes to the store first: a running replay still has the user in memory. The counts of rows read stay, and
-    with them the mark of how far each log was read: replaying the same log does not bring the user back, but rows not
-    yet read, or the log under another name, would. Logs, their .rejected.jsonl files and trained artifacts are not in
-    the store.
+    One transaction over all tables; then the store's file is rewritten, so that no deleted text is left in it. Workers
+    of the agent notice and drop what they remember; stop a running replay first, it does not. With Kafka the topics
+    users, interest-latest and representations get tombstones for the user, and the user's dead letters are discarded;
+    what a worker was just sending may come after them, so repeat the command if workers run. If Kafka does not answer,
+    the same command does the rest later.
+
+    The logs behaviors, partitions and interest-updates hold the user until their retention has passed. The counts of
+    rows read stay, and with them the mark of how far each log was read: replaying the same log does not bring the user
+    back, but rows not yet read, or the log under another name, would. Logs, their .rejected.jsonl files and trained
+    artifacts are not in the store.
     """
     from streams.forget import erase as erase_store
-    from streams.forget import forget as forget_user
+    from streams.settings import read_settings, store_url
     from streams.store import open_store
-    from streams.users import check_user
 
     if (user is None) != erase:
         raise InputError("name one user to forget, or give --erase alone")
+    settings, origins = read_settings(None, os.environ)
     engine = open_store(store_url(store), create=False)
     if user is None:
         erase_store(engine)
         print("the store's file is rewritten")
-        return
-    if not yes:
-        with engine.connect() as connection:
-            check_user(connection, user)
-        if not typer.confirm(f"Delete everything about user {user} from {engine.url.render_as_string()}?"):
-            raise typer.Exit(1)
-    deleted = forget_user(engine, user)
-    for table, rows in deleted.items():
+    elif kafka is True or (kafka is None and "kafka.brokers" in origins):
+        _forget_everywhere(engine, settings.kafka, user, yes=yes)
+    else:
+        _check(engine, user)
+        _ask(f"Delete everything about user {user} from {_shown(engine)}?", yes=yes)
+        _forget(engine, user)
+
+
+def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, yes: bool) -> None:
+    """The store first, then the topics; a user the store does not know may be one whose topics are still to do."""
+    from streams.forget_topics import again, forget_on_topics
+    from streams.kafka import KafkaError
+
+    left: StoreError | None = None
+    try:
+        _check(engine, user)
+    except InputError as unknown:
+        print(unknown)
+        _ask(f"Forget {user} on the topics at {settings.brokers} all the same?", yes=yes)
+    else:
+        _ask(
+            f"Delete everything about user {user} from {_shown(engine)} and the topics at {settings.brokers}?", yes=yes
+        )
+        try:
+            _forget(engine, user)
+        except StoreError as error:  # the rows are gone, their bytes are not: told after the topics are done
+            left = error
+    try:
+        done = forget_on_topics(settings, user)
+    except KafkaError as error:
+        raise again(error) from error
+    print("\n".join(said(done)))
+    if left:
+        raise left
+
+
+def said(done: ForgottenOnTopics) -> Iterator[str]:
+    """What was done on the topics, and what only time does."""
+    for topic, partitions in done.tombstones.items():
+        yield f"{topic}: tombstones in all {partitions} partitions; Kafka drops the user's messages within a day"
+    if done.letters:
+        yield f"dead letters: {done.letters:,} of the user discarded"
+    for topic, days in done.held.items():
+        until = "for ever: it has no retention" if days is None else f"for {days:g} days at most"
+        yield f"{topic}: a log; it holds what the user's messages said {until}"
+
+
+def _check(engine: Engine, user: str) -> None:
+    from streams.users import check_user
+
+    with engine.connect() as connection:
+        check_user(connection, user)
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    if not yes and not typer.confirm(question):
+        raise typer.Exit(1)
+
+
+def _forget(engine: Engine, user: str) -> None:
+    from streams.forget import forget as forget_user
+
+    for table, rows in forget_user(engine, user).items():
         print(f"{table:<16}{rows:>10,} rows deleted")
+
+
+def _shown(engine: Engine) -> str:
+    from streams.settings import shown_url
+
+    return shown_url(engine.url.render_as_string(hide_password=False))
