@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -38,11 +39,12 @@ def _grouped(values: list[Any]) -> list[Any]:
     """Rows of many interleaved users, brought together by user: neighbours in the tree, fewer pages touched twice."""
     width = len(COLUMNS)
     users = values[::width]
-    if len(set(users)) * 4 < len(users):  # the log has them together already, as far as it pays
+    if len(users) < 2 or len(set(users)) * 4 < len(users):  # the log has them together already, as far as it pays
         return values
-    out: list[Any] = []
-    for row in sorted(range(len(users)), key=users.__getitem__):  # stable: a user's rows stay in order
-        out += values[row * width : (row + 1) * width]
+    order = itemgetter(*sorted(range(len(users)), key=users.__getitem__))  # stable: a user's rows stay in order
+    out: list[Any] = [None] * len(values)
+    for column in range(width):
+        out[column::width] = order(values[column::width])
     return out
 
 

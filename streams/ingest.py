@@ -236,8 +236,9 @@ class Ingest:
     def sweep(self, watermark: float) -> int:
         """Close the caches whose gap or calendar span has passed by `watermark`; return how many.
 
-        Walks the store's users in order of their id, so that memory stays bounded.
+        Walks the store's users in order of their id, so that memory stays bounded; what it holds is dropped.
         """
+        self.drop()
         closed, last = 0, ""
         while self.policy.sweeps:
             found, names = self.sweep_stored(watermark, last)
@@ -246,7 +247,6 @@ class Ingest:
             if found:
                 self.write((), swept=found)
             closed, last = closed + len(found), names[-1]
-        self.drop()
         return closed
 
     def sweep_held(self, watermark: float, mine: Callable[[str], bool]) -> list[Partition]:

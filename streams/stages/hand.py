@@ -155,7 +155,7 @@ def sweep_hand(
     closed: Mapping[Place, Sequence[Partition]],
     first_n: Mapping[Place, int],
 ) -> Hand:
-    """A sweep's transaction: each place proves that it still stands where it did; `first_n` is the first free n there."""
+    """A sweep's transaction: each place proves that it stands where it did; `first_n` is the first free n there."""
     hand = Hand(moves={})
     for place, partitions in closed.items():
         before = positions[place]

@@ -149,7 +149,6 @@ class IngestStage:
                 group=group_of(settings, self.name),
                 partition_assignment_strategy=(RangePartitionAssignor,),
                 max_partition_fetch_bytes=FETCH_BYTES,
-                check_crcs=False,  # TCP and the broker check; here they cost a twentieth of the rate
             ),
         )
         consumer.subscribe(list(self._consumed), listener=Listener())
@@ -240,9 +239,11 @@ class IngestStage:
 
     async def _settle(self) -> None:
         """Wait for the transaction in hand; raise what went wrong with it."""
-        if self._pending is not None:
-            await asyncio.wait({self._pending})
-            pending, self._pending = self._pending, None
+        pending = self._pending
+        if pending is not None:
+            await asyncio.wait({pending})
+            if self._pending is pending:
+                self._pending = None
             pending.result()
 
     def _find_poison(self, hand: Hand, error: SQLAlchemyError) -> None:
@@ -330,7 +331,7 @@ class IngestStage:
         self._seen = dict.fromkeys(mine, time.monotonic())
         lag.given({place: position.offset for place, position in mine.items()})
         self._refusals, self._context.health.started = 0, True
-        log.info("reading", partitions=sorted(mine), generation=generation)
+        log.info("reading", partitions=[f"{place.topic}[{place.partition}]" for place in sorted(behaviors)])
         return True
 
     def _let_go(self) -> None:

@@ -38,7 +38,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     return run
 
 
-PATIENCE_S = 90.0  # a slow machine is not a failing test
+PATIENCE_S = 40.0  # a slow machine is not a failing test
 
 
 def behaviors_of(path: Path) -> list[Behavior]:
