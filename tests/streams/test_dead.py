@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -10,15 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaProducer
+from sqlalchemy import select
+from stage_rig import drained, in_loop, make_context, produce, running
 from typer.testing import CliRunner
 
 from interest.errors import InputError
+from interest.tables import behaviors as behaviors_table
 from streams import dead_letters
 from streams.cli import app
 from streams.commands.dead import printable
 from streams.dead import KEPT, dead_letter, read_letter
 from streams.dead_letters import Listed, close, discard, ends_of, open_letters, read_whole, records, replay
-from streams.kafka import MAX_DEAD, Topics, dead_of, python_options, reading
+from streams.kafka import MAX_DEAD, Topics, dead_of, python_options, reading, source_of
+from streams.positions import positions_of
 from streams.settings import KafkaSettings
 from streams.topics import create_topics
 
@@ -243,3 +248,31 @@ def test_a_place_that_is_none_is_told(settings, tmp_path: Path):
         outcome = CliRunner().invoke(app, ["dead", "show", place])
         assert isinstance(outcome.exception, InputError)
         assert place in str(outcome.exception)[:60] or "elsewhere" in str(outcome.exception)
+
+
+@in_loop
+async def test_a_mended_message_is_ingested_and_one_replayed_twice_counts_once(settings, store, tmp_path):
+    """From the worker that refused it, through the operator's hands, into the store."""
+    topics = Topics(settings.prefix)
+    good = {"user_id": "u1", "item_id": "i1", "action": "view", "at": 1_000.0}
+    bad = {"user_id": "u1", "action": "view", "at": 1_001.0}
+    await produce(settings, topics.behaviors, [(b"u1", json.dumps(one).encode()) for one in (good, bad)])
+    file = tmp_path / "mended.json"
+    file.write_text(json.dumps(bad | {"item_id": "i2"}))
+    async with running(make_context(store, settings)):
+        await drained(store, settings)
+        [letter] = await asyncio.to_thread(open_letters, settings)
+        assert "item_id" in letter.reason
+        said = await asyncio.to_thread(run, "replay", "--yes")  # not mended: it comes back, as another letter
+        assert "1 messages sent again" in said
+        await drained(store, settings)
+        [again] = await asyncio.to_thread(open_letters, settings)
+        assert (again.partition, again.offset, again.reason) == (letter.partition, letter.offset + 1, letter.reason)
+        for _ in range(2):  # as after a crash between the message and its letter's end
+            await asyncio.to_thread(replay, settings, [again], value=file.read_bytes())
+        await drained(store, settings)
+    with store.connect() as connection:
+        rows = connection.execute(select(behaviors_table.c.item_id).order_by(behaviors_table.c.seq)).scalars().all()
+    assert rows == ["i1", "i2"]
+    assert sum(one.duplicates for one in positions_of(store, source_of(topics.behaviors)).values()) == 1
+    assert await asyncio.to_thread(open_letters, settings) == []
