@@ -14,8 +14,9 @@ from sqlalchemy import Engine, delete, select
 
 from fusion import fuse as fusing
 from fusion.encoder import open_encoder
-from fusion.fuse import fuse, pooled_id, waiting
+from fusion.fuse import catch_up, fuse, waiting
 from fusion.pool import partition_vector, pool
+from fusion.pooled import View, pooled_id, users_behind
 from fusion.tables import representations, vectors
 from interest.sql import insert_new, writing
 from interest.tables import interests
@@ -120,6 +121,36 @@ def test_one_by_one_in_any_order_ends_as_all_at_once(store, order, monkeypatch):
         write(store, EVERY[number])
         fuse(store, Hashed())
     assert dump(store) == whole
+
+
+def test_whoever_lacks_a_pool_is_found_without_reading_the_vectors(store):
+    write(store, *EVERY, interest("cat", 0, "v2"))
+    fuse(store, Hashed())
+    whole, view = dump(store), View("hashed", "v1")
+    with writing(store) as connection:
+        assert users_behind(connection, view, pooled_id("hashed", "v1")) == []
+        assert users_behind(connection, view, pooled_id("hashed", "v1", 2.0)) == ["ann", "bob"]
+        connection.execute(delete(representations).where(representations.c.user_id == "bob"))
+        assert users_behind(connection, view, pooled_id("hashed", "v1")) == ["bob"]
+    assert catch_up(store, "hashed") == (5, ("pooled:hashed:v1", "pooled:hashed:v2"))
+    assert dump(store) == whole
+
+
+def test_a_text_replaced_while_it_was_encoded_gets_no_vectors_of_the_old_one(store):
+    write(store, interest("ann", 0), interest("bob", 0))
+
+    class Slow(Hashed):
+        def __call__(self, texts: list[str]) -> np.ndarray:
+            if not self.seen:
+                with writing(store) as connection:
+                    connection.execute(interests.update().where(interests.c.user_id == "ann").values(summary="New."))
+            return super().__call__(texts)
+
+    assert fuse(store, Slow()).pooled == 1
+    assert {row[0] for rows in dump(store).values() for row in rows} == {"bob"}
+    second = Hashed()
+    assert fuse(store, second).encoded == 1
+    assert second.seen == ["New."]
 
 
 def test_a_new_partition_adds_rows_and_changes_none(store):

@@ -1,0 +1,427 @@
+"""The fusion stage on a real broker with the real text encoder: rows as the embedded fuse makes them, whatever the
+order, the batches and the crashes; announcements of exactly what is stored; another artifact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fusion_world import (
+    announced,
+    content,
+    context_of,
+    done,
+    latest,
+    learn,
+    make_artifact,
+    newest_rows,
+    of_users,
+    outbox_rows,
+    partition_of,
+    publish,
+    until,
+    update,
+    working,
+)
+from sqlalchemy import Engine, select
+
+from fusion.artifact import load_artifact
+from fusion.encoder import encoder_id, open_encoder
+from fusion.fuse import fuse
+from fusion.pooled import View, pooled_id
+from fusion.represent import represent
+from fusion.tables import vectors
+from interest.errors import InputError
+from interest.sql import writing
+from streams import outbox
+from streams.activation import activate, activate_pooled
+from streams.announce import Announcer
+from streams.encoders import encoder_folder
+from streams.forget import forget
+from streams.kafka import KafkaSettings, dead_of
+from streams.stages import fusion as module
+from streams.stages.fusion import FusionStage
+from streams.stages.republish import begin
+from streams.store import open_store
+from streams.wire import RepresentationUpdate
+
+pytestmark = pytest.mark.model
+
+EVERY = of_users(9, 4)
+
+
+class CrashError(Exception):
+    """Stands for the process ending."""
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    opened = open_store(url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, encoder_folder: Path) -> Engine:
+    """What `learn` and `fuse` leave of EVERY."""
+    opened = open_store(f"sqlite:///{tmp_path / 'embedded.db'}")
+    learn(opened, EVERY)
+    fuse(opened, open_encoder(encoder_folder, device="cpu"))
+    return opened
+
+
+@pytest.fixture
+def view(encoder_folder: Path) -> View:
+    return View(encoder_id(encoder_folder), "json-1")
+
+
+def floats(updates: dict[str, RepresentationUpdate]) -> dict[str, tuple[int, str, tuple[float, ...]]]:
+    return {user: (one.index, one.artifact, one.floats()) for user, one in updates.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_rows_and_announcements_are_those_of_the_embedded_fuse_in_any_order(
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View, batch: int
+) -> None:
+    context = context_of(kafka, engine, batch=batch)
+    shuffled = random.Random(batch).sample(EVERY, len(EVERY))
+    learn(engine, EVERY)
+
+    async def go() -> dict[str, RepresentationUpdate]:
+        await publish(context, shuffled + shuffled[:5])  # some come twice
+        async with working(context):
+            await until(lambda: done(context) == len(EVERY) + 5)
+        return await latest(context)
+
+    found = asyncio.run(go())
+    assert content(engine) == content(embedded)
+    assert floats(found) == floats(newest_rows(embedded, pooled_id(*view)))
+    assert outbox_rows(engine) == []
+
+
+def test_interests_that_come_late_have_the_newer_partitions_pooled_and_announced_again(
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View
+) -> None:
+    context = context_of(kafka, engine)
+    early = [one for one in EVERY if one.index != 1]
+    late = [one for one in EVERY if one.index == 1]
+
+    async def go() -> tuple[dict[str, RepresentationUpdate], dict[str, RepresentationUpdate]]:
+        async with working(context):
+            learn(engine, early)
+            await publish(context, early)
+            await until(lambda: done(context) == len(early))
+            before = await latest(context)
+            learn(engine, late)
+            await publish(context, late)
+            await until(lambda: done(context) == len(EVERY))
+        return before, await latest(context)
+
+    before, after = asyncio.run(go())
+    assert {one.index for one in before.values()} == {one.index for one in after.values()} == {3}
+    assert all(after[user].vector != before[user].vector for user in before)
+    assert content(engine) == content(embedded)
+    assert floats(after) == floats(newest_rows(embedded, pooled_id(*view)))
+
+
+def test_a_crash_between_commit_and_announcement_loses_nothing(
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(kafka, engine, batch=10)
+    learn(engine, EVERY)
+    lives = iter(range(2))
+
+    async def ends(self: Announcer, announcements: list[Any]) -> None:
+        if announcements:
+            raise CrashError
+
+    async def go() -> dict[str, RepresentationUpdate]:
+        await publish(context, EVERY)
+        for _ in lives:
+            with monkeypatch.context() as patch:
+                patch.setattr(Announcer, "send", ends)
+                with pytest.raises(CrashError):
+                    await FusionStage(context).run(asyncio.Event())
+            assert await announced(context) == []
+            assert len(outbox_rows(engine)) >= 1
+        async with working(context):
+            await until(lambda: done(context) == len(EVERY))
+        return await latest(context)
+
+    found = asyncio.run(go())
+    assert content(engine) == content(embedded)
+    assert floats(found) == floats(newest_rows(embedded, pooled_id(*view)))
+    assert outbox_rows(engine) == []
+
+
+def test_what_a_worker_left_unsaid_is_said_though_no_message_comes_again(
+    engine: Engine, kafka: KafkaSettings, view: View
+) -> None:
+    """The message was acknowledged, its announcement is in the outbox: left there by hand, as a crash would."""
+    context = context_of(kafka, engine)
+    left = outbox.Announcement(
+        topic=context.topics.representations, partition=1, offset=3, user_id="gone", message=b"{}"
+    )
+    with writing(engine) as connection:
+        outbox.put(connection, [left])
+
+    async def go() -> list[tuple[int, bytes, bytes | None]]:
+        async with working(context):
+            await until(lambda: outbox_rows(engine) == [])
+        return await announced(context)
+
+    assert asyncio.run(go()) == [(1, b"gone", b"{}")]
+
+
+def test_announcements_of_a_worker_that_lost_its_partitions_are_said_first(
+    engine: Engine, kafka: KafkaSettings, view: View
+) -> None:
+    context = context_of(kafka, engine)
+    mine = update("u0", 0)
+    learn(engine, [mine])
+
+    async def go() -> list[tuple[int, bytes, bytes | None]]:
+        async with working(context) as stage:
+            await until(lambda: context.health.started)
+            topic, partition = context.topics.representations, partition_of("u0")
+            with writing(engine) as connection:  # the place that the message is about to take
+                one = outbox.Announcement(topic=topic, partition=partition, offset=0, user_id="u0", message=b"{}")
+                outbox.put(connection, [one])
+            await publish(context, [mine])
+            await until(lambda: done(context) == 1)
+            assert stage.name == "fusion"
+        return await announced(context)
+
+    first, second = asyncio.run(go())
+    assert first[2] == b"{}"
+    assert msgspec.json.decode(second[2] or b"", type=RepresentationUpdate).index == 0
+
+
+def test_a_forgotten_user_is_passed_over_and_counted(engine: Engine, kafka: KafkaSettings, view: View) -> None:
+    context = context_of(kafka, engine)
+    some = of_users(3, 2)
+    learn(engine, some)
+    forget(engine, "u1")
+
+    async def go() -> dict[str, RepresentationUpdate]:
+        await publish(context, some)
+        async with working(context):
+            await until(lambda: done(context) == len(some))
+        return await latest(context)
+
+    assert asyncio.run(go()).keys() == {"u0", "u2"}
+    assert {row[0] for rows in content(engine).values() for row in rows} == {"u0", "u2"}
+    assert context.metrics.skipped.labels("fusion")._value.get() == 2
+
+
+def test_a_text_that_changes_while_it_is_encoded_is_encoded_again(
+    engine: Engine, kafka: KafkaSettings, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a user who is forgotten meanwhile leaves nothing."""
+    context = context_of(kafka, engine)
+    some = [update("ann", 0), update("bob", 0)]
+    better = update("bob", 0, summary="Likes opera.")
+    learn(engine, some)
+    meanwhile = iter([True])
+
+    def slow(encoder: Any, found: Any) -> Any:
+        made = encode(encoder, found)
+        if next(meanwhile, False):
+            learn(engine, [better])
+            forget(engine, "ann")
+        return made
+
+    encode = module.encode
+    monkeypatch.setattr(module, "encode", slow)
+
+    async def go() -> dict[str, RepresentationUpdate]:
+        await publish(context, some)
+        async with working(context):
+            await until(lambda: done(context) == 2)
+        return await latest(context)
+
+    assert asyncio.run(go()).keys() == {"bob"}
+    with engine.connect() as connection:
+        row = connection.execute(select(vectors)).one()
+    vector = open_encoder(encoder_folder, device="cpu")([better.summary])[0]
+    assert (row.user_id, row.summary) == ("bob", vector.astype("<f2").tobytes())
+
+
+def test_a_message_that_is_no_update_becomes_a_dead_letter(engine: Engine, kafka: KafkaSettings, view: View) -> None:
+    context = context_of(kafka, engine)
+    good = update("u0", 0)
+    learn(engine, [good])
+
+    async def go() -> list[tuple[int, bytes, bytes | None]]:
+        await publish(context, [b"no JSON", msgspec.json.encode(good), good])
+        async with working(context):
+            await until(lambda: done(context) == 3)
+        assert (await latest(context)).keys() == {"u0"}
+        return await announced(context, dead_of(context.topics.updates))
+
+    letters = asyncio.run(go())
+    assert [value for _, _, value in letters] == [b"no JSON", msgspec.json.encode(good)]  # the second: another key
+
+
+def test_activation_switches_and_publishes_every_user_again(
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View, tmp_path: Path
+) -> None:
+    context = context_of(kafka, engine, batch=4)
+    first = make_artifact(tmp_path / "first", view, seed=1)
+    second = make_artifact(tmp_path / "second", view, seed=2)
+    new = [update(f"u{user}", 4) for user in range(9)]
+    learn(engine, EVERY)
+
+    async def go() -> list[dict[str, RepresentationUpdate]]:
+        seen = []
+        await publish(context, EVERY)
+        async with working(context):
+            await until(lambda: done(context) == len(EVERY))
+            for step in (tmp_path / "first", tmp_path / "second", None):
+                number = activate_pooled(engine)[0].number if step is None else activate(engine, step)[0].number
+                await until(lambda number=number: published(context, number))
+                seen.append(await latest(context))
+                if step == tmp_path / "first":
+                    learn(engine, new)
+                    await publish(context, new)
+                    await until(lambda: done(context) == len(EVERY) + len(new))
+                    seen.append(await latest(context))
+        return seen
+
+    by_first, with_new, by_second, pooled = asyncio.run(go())
+    assert {(one.artifact, one.index) for one in by_first.values()} == {(first, 3)}
+    assert {(one.artifact, one.index) for one in with_new.values()} == {(first, 4)}
+    assert len(by_first) == len(with_new) == len(by_second) == len(pooled) == 9
+    learn(embedded, new)
+    fuse(embedded, open_encoder(Path(view_folder(context)), device="cpu"))
+    for folder in ("first", "second"):
+        represent(embedded, load_artifact(tmp_path / folder))
+    assert floats(with_new) == floats(newest_rows(embedded, first))
+    assert floats(by_second) == floats(newest_rows(embedded, second))
+    assert floats(pooled) == floats(newest_rows(embedded, pooled_id(*view)))
+    assert content(engine) == content(embedded)
+
+
+def published(context: Any, number: int) -> bool:
+    """Whether every Kafka partition has been published again by that activation, and all of it was sent."""
+    topic = context.topics.representations
+    return all(begin(context.engine, topic, one, 2, number) is None for one in range(2)) and not outbox_rows(
+        context.engine
+    )
+
+
+def view_folder(context: Any) -> Path:
+    return encoder_folder(context.settings.fusion.encoder)
+
+
+def test_publishing_again_goes_on_after_a_crash_and_is_not_begun_anew(
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though `train` has written the rows already: what counts is what was announced."""
+    context = context_of(kafka, engine, batch=2)
+    artifact = make_artifact(tmp_path / "one", view)
+    learn(engine, EVERY)
+    fuse(engine, open_encoder(view_folder(context), device="cpu"))
+    represent(engine, load_artifact(tmp_path / "one"))
+    activate(engine, tmp_path / "one")
+    send = Announcer.send
+    said: list[str] = []
+
+    def mortal(lives: int) -> Any:
+        async def sends(self: Announcer, announcements: list[Any]) -> None:
+            nonlocal lives
+            if announcements:
+                lives -= 1
+                if not lives:
+                    raise CrashError
+            await send(self, announcements)
+            said.extend(one.user_id for one in announcements)
+
+        return sends
+
+    async def go() -> dict[str, RepresentationUpdate]:
+        for lives in (1, 2, 2):
+            with monkeypatch.context() as patch:
+                patch.setattr(Announcer, "send", mortal(lives))
+                with pytest.raises(CrashError):
+                    await FusionStage(context).run(asyncio.Event())
+        async with working(context):
+            await until(lambda: published(context, 1))
+        once = await announced(context)
+        async with working(context):
+            await until(lambda: context.health.started)
+            await asyncio.sleep(1.0)
+        assert await announced(context) == once
+        assert len(once) == 9  # each user's message was sent exactly once: no crash was after the broker's answer
+        return await latest(context)
+
+    found = asyncio.run(go())
+    represent(embedded, load_artifact(tmp_path / "one"))
+    assert floats(found) == floats(newest_rows(embedded, artifact))
+    assert content(engine) == content(embedded)
+
+
+def test_an_artifact_that_cannot_be_loaded_is_reported_and_the_old_one_stays(
+    engine: Engine, kafka: KafkaSettings, view: View, tmp_path: Path
+) -> None:
+    context = context_of(kafka, engine)
+    old = make_artifact(tmp_path / "old", view, seed=1)
+    make_artifact(tmp_path / "new", view, seed=2)
+    some = of_users(2, 1)
+    learn(engine, some)
+    fuse(engine, open_encoder(view_folder(context), device="cpu"))
+    activate(engine, tmp_path / "old")
+    activate(engine, tmp_path / "new")
+    weights = tmp_path / "new" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"nonsense")
+
+    async def go() -> None:
+        async with working(context):
+            await until(lambda: "artifact" in context.health.down)
+            assert "put it into that folder on every machine" in context.health.down["artifact"]
+            await publish(context, some)
+            await until(lambda: done(context) == 2)
+            assert {one.artifact for one in (await latest(context)).values()} == {old}
+            weights.write_bytes(whole)
+            await until(lambda: "artifact" not in context.health.down)
+            await until(lambda: published(context, 2))
+            assert {one.artifact for one in (await latest(context)).values()} == {load_artifact(tmp_path / "new").id}
+
+    asyncio.run(go())
+
+
+def test_users_that_the_artifact_knows_nothing_of_are_represented_by_the_pool(
+    engine: Engine, kafka: KafkaSettings, view: View, tmp_path: Path
+) -> None:
+    context = context_of(kafka, engine)
+    artifact = make_artifact(tmp_path / "one", view)
+    some = [update("ann", 0), update("bob", 0, "json-2")]
+    learn(engine, some)
+    fuse(engine, open_encoder(view_folder(context), device="cpu"))
+    activate(engine, tmp_path / "one")
+
+    async def go() -> dict[str, RepresentationUpdate]:
+        await publish(context, some)
+        async with working(context):
+            await until(lambda: done(context) == 2 and published(context, 1))
+        return await latest(context)
+
+    found = asyncio.run(go())
+    assert found["ann"].artifact == artifact
+    assert found["bob"].artifact == pooled_id(view.encoder, "json-2")
+
+
+def test_a_machine_without_an_encoder_is_refused_with_the_remedy(
+    store: Engine, kafka: KafkaSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"interestream fetch encoder.*INTERESTREAM_FUSION_ENCODER"):
+        FusionStage(context_of(kafka, store, encoder=str(tmp_path / "nowhere")))
+    with pytest.raises(InputError, match="INTERESTREAM_FUSION_HALF_LIFE"):
+        FusionStage(context_of(kafka, store, half_life=-1.0))
