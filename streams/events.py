@@ -10,6 +10,7 @@ import structlog
 
 # what these say of their own lives is of no use to whoever runs a worker
 QUIET = dict.fromkeys(("aiokafka", "alembic", "faust", "httpx", "kafka", "mode", "streams.app"), logging.WARNING)
+QUIET["kafka"] = logging.ERROR  # kafka-python warns of each request that takes 0.1 s
 
 
 def set_up_logs(form: str, **always: Any) -> None:

@@ -6,6 +6,7 @@ they are made: commands without Kafka start without them.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -218,6 +219,7 @@ def python_options(settings: KafkaSettings) -> dict[str, Any]:
 
 def _aiokafka(settings: KafkaSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
+        "client_id": f"interestream-{os.getpid()}",  # told apart in `interestream lag`
         "bootstrap_servers": settings.brokers.replace(" ", ""),
         "security_protocol": settings.security,
     }
