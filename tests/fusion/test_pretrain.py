@@ -1,0 +1,206 @@
+"""Pre-training: masks hide what they should, it learns, repeats itself, and survives a kill to the same weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from ctr_world import RULE, fill, random_rows
+from safetensors.torch import load_file
+from sqlalchemy import Engine
+from torch.nn import functional as F
+
+from fusion.checkpoint import NAME as CHECKPOINT
+from fusion.dataset import DatasetConfig, Labelled, read_labelled
+from fusion.fgbert import FgBertConfig, hide
+from fusion.masks import Masked, Sequences, draw
+from fusion.pretrain import PretrainConfig, Pretraining, pretrain
+from fusion.pretrained import check, data_of, load_pretrained, run
+from fusion.splits import TRAIN, VALID
+from interest.errors import ArtifactError
+
+SMALL = FgBertConfig(positions=12, width=16)
+QUICK = PretrainConfig(epochs=3, batch_size=8)
+DATA = DatasetConfig(label=RULE, history=10)
+
+
+@pytest.fixture
+def read(store: Engine) -> Labelled:
+    fill(store, random_rows(3))
+    with store.connect() as connection:
+        return read_labelled(connection, DATA)
+
+
+def masked(read: Labelled, shares: tuple[float, float] = (0.3, 0.3)) -> tuple[Pretraining, Masked]:
+    torch.manual_seed(1)
+    model = Pretraining(read.spec, SMALL).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    data = data_of(read)
+    sequences = Sequences(data.spec, data.log, np.flatnonzero(data.train), data.table, SMALL.positions)
+    windows = sequences.cut(np.zeros(len(read.log.users), np.int64))
+    rng = np.random.default_rng(5)
+    masks = draw(len(sequences.row), shares, rng)
+    offsets = np.array([SMALL.positions - len(window) for window in windows])
+    return model, sequences.gather(windows, masks, offsets, None, np.empty(0))
+
+
+def test_the_two_sets_of_masks_are_drawn_independently() -> None:
+    items, behaviors = draw(200_000, (0.2, 0.3), np.random.default_rng(0))
+    assert items.mean() == pytest.approx(0.2, abs=0.005)
+    assert behaviors.mean() == pytest.approx(0.3, abs=0.005)
+    assert (items & behaviors).mean() == pytest.approx(0.06, abs=0.003)
+
+
+def test_what_is_masked_reaches_no_state(read: Labelled) -> None:
+    """By gradient, at the tokens; and by value: another item or behaviour behind the mask gives the same states."""
+    model, batch = masked(read)
+    own = model.encoder
+    items = own.items(batch.items)
+    x = F.embedding(batch.event, items).detach().requires_grad_()
+    s = own.behaviors(batch.behavior).detach().requires_grad_()
+    shown_x = torch.where(batch.item_masks[..., None], own.hidden_item, x)
+    shown_s = torch.where(batch.behavior_masks[..., None], own.hidden_behavior, s)
+    there = batch.event > 0
+    tokens = shown_x + shown_s + own.position.weight[: there.shape[1]]
+    states = own(tokens, hide(there, there.shape[1])).states
+    assert torch.allclose(states, model(batch)[0])  # this is what the model does
+    into_x, into_s = torch.autograd.grad((states[there] ** 3).sum(), [x, s])
+    assert into_x[batch.item_masks].abs().max() == 0
+    assert into_s[batch.behavior_masks].abs().max() == 0
+    assert (into_x[there & ~batch.item_masks].abs().amax(dim=1) > 0).all()
+    assert (into_s[there & ~batch.behavior_masks].abs().amax(dim=1) > 0).all()
+    other = dataclasses.replace(
+        batch,
+        event=torch.where(batch.item_masks, batch.event % 30 + 1, batch.event),
+        behavior=torch.where(batch.behavior_masks[..., None], 1, batch.behavior),
+    )
+    assert torch.equal(model(other)[0][there], model(batch)[0][there])
+
+
+def test_padding_on_either_side_reaches_no_state(read: Labelled) -> None:
+    model, batch = masked(read)
+    there = batch.event > 0
+    assert not there.all()
+    noise = torch.where(there[..., None], batch.behavior, torch.ones_like(batch.behavior))
+    assert torch.equal(model(dataclasses.replace(batch, behavior=noise))[0][there], model(batch)[0][there])
+
+
+def test_only_training_events_are_ever_seen_in_training(read: Labelled) -> None:
+    """Everything outside the training part may be anything: the same weights come out."""
+    data = data_of(read)
+    rng = np.random.default_rng(0)
+    later = read.part != TRAIN
+    log = dataclasses.replace(
+        read.log,
+        item=np.where(later, rng.integers(0, 40, read.log.size), read.log.item).astype(np.int32),
+        value=np.where(later, 1.0, read.log.value).astype(np.float32),
+    )
+    weights = []
+    for own in (data, dataclasses.replace(data, log=log)):
+        torch.manual_seed(0)
+        model = Pretraining(read.spec, SMALL)
+        pretrain(model, own, QUICK)
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert (read.part == VALID).any()
+
+
+def test_it_learns_what_users_do(read: Labelled) -> None:
+    torch.manual_seed(0)
+    model = Pretraining(read.spec, FgBertConfig(positions=12, width=16, dropout=0.0))
+    epochs = pretrain(model, data_of(read), PretrainConfig(epochs=40, batch_size=8, lr=5e-3))
+    assert epochs[-1].loss < 0.8 * epochs[0].loss
+    assert 0 <= epochs[-1].hit_rate <= 1
+
+
+def test_the_sampled_softmax_estimates_the_full_one(read: Labelled) -> None:
+    """Its normaliser is unbiased: with many samples the loss is the full loss, whatever they are drawn by."""
+    model, full = masked(read)
+    known = read.spec.trained_items
+    share = np.linspace(1, 5, known)
+    share /= share.sum()
+    drawn = np.random.default_rng(0).choice(known, 60_000, p=share)
+    sampled = dataclasses.replace(
+        full, classes=full.classes[torch.from_numpy(drawn)], log_share=torch.from_numpy(np.log(share[drawn])).float()
+    )
+    with torch.no_grad():
+        exact, estimate = model.losses(full)[0], model.losses(sampled)[0]
+    assert float(estimate) == pytest.approx(float(exact), rel=0.01)
+
+
+def test_a_large_catalogue_is_sampled_and_learns(read: Labelled) -> None:
+    torch.manual_seed(0)
+    model = Pretraining(read.spec, SMALL)
+    config = PretrainConfig(epochs=15, batch_size=8, lr=5e-3, full_softmax=10, negatives=20)
+    epochs = pretrain(model, data_of(read), config)
+    assert epochs[-1].valid_item_loss < epochs[0].valid_item_loss
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fusion.dataset import read_labelled
+from fusion.pretrained import run
+from streams.store import open_store
+from test_pretrain import DATA, QUICK, SMALL
+done = 0
+def advance(count):
+    global done
+    done += count
+    if done > int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+with open_store(sys.argv[1]).connect() as connection:
+    read = read_labelled(connection, DATA)
+run(read, SMALL, QUICK, split="global", folder=Path(sys.argv[2]), advance=advance)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, read: Labelled, tmp_path: Path) -> None:
+    in_the_second_epoch = int((read.part == TRAIN).sum()) + 100
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    url = store.url.render_as_string(hide_password=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, url, str(tmp_path / "killed"), str(in_the_second_epoch)],
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "killed" / CHECKPOINT).exists()
+    with pytest.raises(ArtifactError, match="no complete pre-training"):
+        load_pretrained(tmp_path / "killed")
+    for name in ("killed", "straight"):
+        run(read, SMALL, QUICK, split="global", folder=tmp_path / name)
+    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "straight"))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert load_pretrained(tmp_path / "killed").id == load_pretrained(tmp_path / "straight").id
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
+        "config.json", "metrics.json", "model.safetensors", "spec.json"
+    ]  # fmt: skip
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Path) -> None:
+    run(read, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    held = load_pretrained(tmp_path)
+    until = float(read.log.at[read.part == TRAIN].max())
+    check(held, read.spec, split="global", until=until, positions=12)
+    with pytest.raises(ArtifactError, match="--split global, not user"):
+        check(held, read.spec, split="user", until=until, positions=12)
+    with pytest.raises(ArtifactError, match="may have seen what is to be tested"):
+        check(held, read.spec, split="global", until=until - 1, positions=12)
+    with pytest.raises(ArtifactError, match="longer --history"):
+        check(held, read.spec, split="global", until=until, positions=13)
+    with pytest.raises(ArtifactError, match="value buckets"):
+        check(held, msgspec.structs.replace(read.spec, value_edges=(1.0,)), split="global", until=until, positions=12)
+    (tmp_path / "config.json").write_bytes(b"{}")
+    with pytest.raises(ArtifactError, match="broken pre-training"):
+        load_pretrained(tmp_path)

@@ -1,0 +1,216 @@
+"""SRP4CTR in training: it learns, takes over what was pre-trained, resumes, works in two processes, comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
+from sqlalchemy import Engine
+
+from fusion import metrics
+from fusion.artifact import artifact_id, load_artifact
+from fusion.checkpoint import NAME as CHECKPOINT
+from fusion.dataset import DatasetConfig, read_dataset, read_labelled
+from fusion.experiment import run
+from fusion.fgbert import FgBertConfig
+from fusion.pretrain import PretrainConfig
+from fusion.pretrained import adopt, encoder_for, load_pretrained, take_over
+from fusion.pretrained import run as run_pretraining
+from fusion.score import Scorer
+from fusion.srp4ctr import Srp4Ctr, Srp4CtrConfig, forms
+from fusion.train import TrainConfig, predict, train
+from interest.sql import insert_new
+from interest.tables import behaviors
+
+ENCODER = FgBertConfig(positions=14, width=16, dropout=0.0)
+SMALL = Srp4CtrConfig(encoder=ENCODER, together=5, queries=2, hidden=(16,), dropout=0.0)
+QUICK = TrainConfig(epochs=3, batch_size=128, patience=9)
+DATA = DatasetConfig(label=RULE, history=10)
+
+
+@pytest.mark.parametrize("form", ["full", "no-cross", "no-querying", "mp"])
+def test_two_hundred_rows_can_be_learnt_by_heart(form: str) -> None:
+    log = log_of(random_rows(2, each=7), 30, 40)
+    spec = spec_of(log)
+    samples, labels = samples_of(spec, log, np.arange(log.size)), RULE.labels(log)
+    model = Srp4Ctr(spec, forms(ENCODER, together=5, dropout=0.0)[form])
+    everything = np.arange(log.size)
+    config = TrainConfig(epochs=40, batch_size=40, lr=5e-3, unknown=0.0, average=0.9, patience=40, embedding_decay=0.0)
+    train(model, samples, labels, (everything, everything), config)
+    assert metrics.auc(labels, predict(model, samples, everything)) > 0.99
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, tmp_path: Path) -> None:
+    """Dropout and hidden items are on: what is drawn after the interruption is what would have been drawn."""
+    fill(store, random_rows(4))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    own = msgspec.structs.replace(SMALL, dropout=0.3)
+
+    class StopError(Exception):
+        pass
+
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if done > len(data.of(0)) + 200:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(data, own, QUICK, split="global", folder=tmp_path / "stopped", advance=advance)
+    assert (tmp_path / "stopped" / CHECKPOINT).exists()
+    again = run(data, own, QUICK, split="global", folder=tmp_path / "stopped")
+    straight = run(data, own, QUICK, split="global", folder=tmp_path / "straight")
+    assert artifact_id(tmp_path / "stopped") == artifact_id(tmp_path / "straight")
+    assert again == straight
+
+
+@pytest.fixture
+def pretrained(store: Engine, tmp_path: Path) -> Path:
+    fill(store, random_rows(6), interests=True)
+    with store.connect() as connection:
+        read = read_labelled(connection, DATA)
+    run_pretraining(read, ENCODER, PretrainConfig(epochs=2, batch_size=8), split="global", folder=tmp_path / "fgbert")
+    return tmp_path / "fgbert"
+
+
+def test_pretrained_weights_are_taken_over_and_may_be_frozen_or_slowed(
+    store: Engine, pretrained: Path, tmp_path: Path
+) -> None:
+    held = load_pretrained(pretrained)
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    assert encoder_for(held, data, split="global", positions=14) == ENCODER
+    moved = {}
+    for rate in (0.0, 0.1, 1.0):
+        model = Srp4Ctr(data.spec, SMALL)
+        take_over(model, data.spec, held)
+        for name, weight in model.encoder.state_dict().items():
+            assert torch.equal(weight, held.weights[name])
+        layer = model.cross[0]
+        assert torch.equal(layer.query.weight, model.encoder.layers[0].query.weight)
+        config = msgspec.structs.replace(QUICK, epochs=1, pretrained_rate=rate, average=0.0)
+        train(model, data.samples, data.labels, (data.of(0), data.of(1)), config)
+        own = model.encoder.state_dict()
+        moved[rate] = sum(float((own[name] - held.weights[name]).abs().sum()) for name in own)
+        assert not torch.equal(layer.query.weight, model.encoder.layers[0].query.weight)
+    assert moved[0.0] == 0
+    assert 0 < moved[0.1] < moved[1.0] / 2
+
+
+def test_a_store_that_has_grown_takes_over_what_it_shares(pretrained: Path) -> None:
+    held = load_pretrained(pretrained)
+    old = held.spec
+    spec = msgspec.structs.replace(
+        old,
+        items=("new", *reversed(old.items[: old.trained_items])),
+        trained_items=old.trained_items + 1,
+        item_columns=(*old.item_columns, msgspec.structs.replace(old.item_columns[0], name="studio")),
+    )
+    model = Srp4Ctr(spec, SMALL)
+    adopt(model.encoder, spec, held)
+    item = model.encoder.item.weight
+    assert torch.equal(item[2], held.weights["item.weight"][1])  # the new one starts as unknown
+    assert torch.equal(item[3:], held.weights["item.weight"][2:].flip(0))
+    assert torch.equal(model.encoder.attributes[0].weight, held.weights["attributes.0.weight"])
+    assert model.encoder.attributes[1].weight.abs().max() == 0
+
+
+def test_an_artifact_comes_back_and_keeps_user_states_until_the_user_acts(
+    store: Engine, pretrained: Path, tmp_path: Path
+) -> None:
+    with store.connect() as connection:
+        data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True))
+    held = load_pretrained(pretrained)
+    config = msgspec.structs.replace(SMALL, interest=True, pretrained=held.id)
+    run(data, config, QUICK, split="global", folder=tmp_path / "srp", prepare=lambda m: take_over(m, data.spec, held))
+    loaded = load_artifact(tmp_path / "srp")
+    assert loaded.config.kind == "srp4ctr"
+    assert loaded.config.model == config
+    now = float(data.log.at.max()) + 86_400
+    pairs = [("u1", f"i{i}") for i in range(20)] + [("u2", "i1"), ("nobody", "i3"), ("u1", "stranger")]
+    with store.connect() as connection:
+        scorer = Scorer(loaded)
+        first = scorer(connection, pairs, now)
+        states = scorer.states
+        assert states is not None
+        assert (states.made, states.taken) == (3, 0)
+        np.testing.assert_allclose(scorer(connection, pairs, now), first, atol=1e-5)
+        assert (states.made, states.taken) == (3, 3)
+        single = [Scorer(loaded)(connection, [pair], now)[0] for pair in pairs]
+        np.testing.assert_allclose(single, first, atol=1e-5)
+    with store.begin() as connection:
+        event = {"user_id": "u1", "seq": 25, "item_id": "i4", "action": "rate", "at": now, "value": 1.0}
+        insert_new(connection, behaviors, [event])
+    with store.connect() as connection:
+        after = scorer(connection, pairs, now)
+        np.testing.assert_allclose(after, Scorer(loaded)(connection, pairs, now), atol=1e-5)
+    assert (states.made, states.taken) == (4, 5)
+    assert np.abs(after[:20] - first[:20]).min() > 0
+    np.testing.assert_allclose(after[20:22], first[20:22], atol=1e-5)
+
+
+def test_states_above_the_limit_are_dropped(store: Engine, tmp_path: Path) -> None:
+    fill(store, random_rows(6))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    run(data, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    scorer = Scorer(load_artifact(tmp_path))
+    assert scorer.states is not None
+    scorer.states._limit = 2
+    with store.connect() as connection:
+        for users in (["u1", "u2", "u3"], ["u3", "u2"], ["u1"]):
+            scorer(connection, [(user, "i1") for user in users], 1e9)
+    assert (scorer.states.made, scorer.states.taken) == (4, 2)
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+import msgspec, torch
+from fusion.dataset import read_dataset
+from fusion.experiment import run
+from fusion.parallel import processes
+from streams.store import open_store
+from test_srp4ctr import DATA, QUICK, SMALL
+torch.set_num_threads(1)
+with open_store(sys.argv[1]).connect() as connection:
+    data = read_dataset(connection, DATA)
+with processes(torch.device("cpu")) as together:
+    epochs = []
+    measured = run(
+        data, SMALL, msgspec.structs.replace(QUICK, unknown=0.0),
+        split="global", folder=Path(sys.argv[2]), report=epochs.append, together=together,
+    )
+    if together.first:
+        print(json.dumps({"epochs": [[e.loss, e.auc] for e in epochs], "test": measured["test"]}))
+"""
+
+
+def test_two_processes_learn_what_one_learns(store: Engine, tmp_path: Path) -> None:
+    """Gradients are summed over shares of the same batches: without dropout the curves are equal but for rounding."""
+    fill(store, random_rows(8))
+    url = store.url.render_as_string(hide_password=False)
+    (tmp_path / "job.py").write_text(TWO)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
+    told = {}
+    for count in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        done = subprocess.run(
+            [*command, tmp_path / "job.py", url, tmp_path / str(count)],
+            env=env, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        told[count] = json.loads(done.stdout.splitlines()[-1])
+    np.testing.assert_allclose(told[2]["epochs"], told[1]["epochs"], rtol=1e-3)
+    assert told[2]["test"]["auc"] == pytest.approx(told[1]["test"]["auc"], abs=2e-3)
+    assert load_artifact(tmp_path / "2").config.kind == "srp4ctr"

@@ -1,0 +1,78 @@
+"""`interestream pretrain fgbert`, `train srp4ctr` and `score` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from ctr_world import fill, random_rows
+from sqlalchemy import Engine
+from typer.testing import CliRunner, Result
+
+from fusion.artifact import load_artifact
+from fusion.pretrained import load_pretrained
+from interest.errors import ArtifactError, InputError
+from streams.cli import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def url(store: Engine) -> str:
+    fill(store, random_rows(11), interests=True)
+    return store.url.render_as_string(hide_password=False)
+
+
+SIZES = ("--history", 10, "--together", 5, "--epochs", 1)
+
+
+def pretrain(url: str, out: Path, *more: object) -> Result:
+    return run("pretrain", "fgbert", "--store", url, "--out", out, *SIZES, "--width", 16, *more)
+
+
+def test_from_pretraining_to_scores(url: str, tmp_path: Path) -> None:
+    result = pretrain(url, tmp_path / "fgbert")
+    assert result.exit_code == 0, result.output
+    held = load_pretrained(tmp_path / "fgbert")
+    assert f"pre-trained encoder {held.id}" in result.output
+    assert "validation loss" in result.stderr
+    assert "HR@10" in result.stderr
+    own = ("--store", url, *SIZES)
+    result = run("train", "srp4ctr", "--pretrained", tmp_path / "fgbert", "--interest", "--out", tmp_path / "srp", *own)
+    assert result.exit_code == 0, result.output
+    assert "tail auc" in result.output
+    assert "150 representations" in result.output
+    assert load_artifact(tmp_path / "srp").config.model.pretrained == held.id
+    result = run("score", tmp_path / "srp", "--store", url, "--user", "u1", "--items", "i1,i2,stranger", "--json")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {line["item_id"] for line in lines} == {"i1", "i2", "stranger"}
+    assert [line["score"] for line in lines] == sorted((line["score"] for line in lines), reverse=True)
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("item_id,user_id\ni2,u1\nstranger,nobody\n")
+    result = run("score", tmp_path / "srp", "--store", url, "--pairs", pairs)
+    rows = [line.split("\t") for line in result.stdout.splitlines()]
+    by_item = {line["item_id"]: line["score"] for line in lines}
+    assert float(rows[0][2]) == pytest.approx(by_item["i2"], abs=1e-4)
+
+
+def test_an_ablation_without_pretraining(url: str, tmp_path: Path) -> None:
+    result = run("train", "srp4ctr", "--form", "mp", "--store", url, "--out", tmp_path / "mp", *SIZES)
+    assert result.exit_code == 0, result.output
+    model = load_artifact(tmp_path / "mp").config.model
+    assert (model.cross, model.queries, model.pooled, model.pretrained) == (False, 0, True, "")
+
+
+def test_what_does_not_fit_is_told_in_a_sentence(url: str, tmp_path: Path) -> None:
+    assert isinstance(pretrain(url, tmp_path / "x", "--heads", 3).exception, InputError)
+    assert pretrain(url, tmp_path / "fgbert").exit_code == 0
+    own = ("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", "--pretrained")
+    result = run(*own, tmp_path / "fgbert", "--history", 10, "--together", 5, "--split", "user")
+    assert "--split global, not user" in str(result.exception)
+    result = run(*own, tmp_path / "fgbert", "--history", 20)
+    assert "longer --history" in str(result.exception)
+    assert isinstance(run(*own, tmp_path / "nowhere").exception, ArtifactError)
+    result = run("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", "--pretrained-rate", 0.5)
+    assert "needs --pretrained" in str(result.exception)
