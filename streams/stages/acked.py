@@ -97,7 +97,7 @@ class Acked(Generic[T]):
         self._epoch = 0  # counts assignments: what was begun in another one is void
         self._in_hand: dict[tuple[int, int], Message[T]] = {}
         self._freed = asyncio.Event()  # set when a message leaves the hand
-        self._committed: dict[int, int] = {}
+        self._committed: dict[int, tuple[int, str]] = {}
         self._ends: dict[int, int] = {}
         self._topic_id = ""
         self._turn = 0
@@ -107,6 +107,11 @@ class Acked(Generic[T]):
     @property
     def in_hand(self) -> int:
         return len(self._in_hand)
+
+    @property
+    def partitions(self) -> list[int]:
+        """The Kafka partitions that this worker reads now."""
+        return sorted(self._marks)
 
     async def start(self) -> None:
         """Join the group; waits for a broker for as long as it takes. Cancel it to give up."""
@@ -239,7 +244,8 @@ class Acked(Generic[T]):
             self._consumer.seek(one, 0)  # a position, so that aiokafka looks for none; paused, it reads nothing there
             self._consumer.pause(one)
         self._fresh = {one.partition for one in given}
-        self.settled = self.settled or not given
+        if not given:
+            self._settle()
         log.info("partitions assigned", stage=self._stage, topic=self._topic, partitions=sorted(self._fresh))
 
     async def _prepare(self) -> None:
@@ -270,15 +276,19 @@ class Acked(Generic[T]):
         self._topic_id = standings.topic_id
         for partition, offset in begin.items():  # 4
             place = TopicPartition(self._topic, partition)
-            self._marks[partition] = Marks(offset)
-            self._ends[partition] = standings.by_partition[partition].end
-            if standings.by_partition[partition].committed is not None:
-                self._committed[partition] = offset
+            standing = standings.by_partition[partition]
+            self._marks[partition] = marks = Marks(offset, standing.text)
+            self._ends[partition] = standing.end
+            if standing.committed is not None:
+                self._committed[partition] = (offset, marks.text())
             self._consumer.seek(place, offset)
             self._consumer.resume(place)
         self._fresh.clear()
-        self.settled = True
+        self._settle()
         self._report()
+
+    def _settle(self) -> None:
+        self.settled = self._context.health.started = True
 
     # Reading.
 
@@ -349,7 +359,8 @@ class Acked(Generic[T]):
         for place, records in batches.items():
             marks = self._marks[place.partition]
             for record in records:
-                marks.take(record.offset)
+                if not marks.take(record.offset):
+                    continue  # a worker before this one was done with it
                 message, problem = self._decoded(record)
                 self._in_hand[record.partition, record.offset] = message
                 found.append((message, problem))
@@ -426,14 +437,17 @@ class Acked(Generic[T]):
 
         if self._consumer is None:
             return
-        lows = {partition: marks.low for partition, marks in self._marks.items()}
-        moved = {partition: low for partition, low in lows.items() if self._committed.get(partition) != low}
+        now = {partition: (marks.low, marks.text()) for partition, marks in self._marks.items()}
+        moved = {partition: mark for partition, mark in now.items() if self._committed.get(partition) != mark}
         if not moved:
             return
         epoch = self._epoch
         try:
             await self._consumer.commit(
-                {TopicPartition(self._topic, one): (low, self._topic_id) for one, low in moved.items()}
+                {
+                    TopicPartition(self._topic, one): (low, f"{self._topic_id} {text}".rstrip())
+                    for one, (low, text) in moved.items()
+                }
             )
         except (CommitFailedError, IllegalStateError) as error:
             log.info("offsets not committed", stage=self._stage, topic=self._topic, why=str(error))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -152,16 +153,21 @@ class InHand:
         wait = BACKOFF_S
         while True:
             try:
-                return await make()
+                result = await make()
             except Exception as error:
                 first = entry.messages[0]
-                log.exception(
+                log.warning(
                     "a partition cannot be written",
                     user=entry.key[0],
                     index=entry.key[2],
                     partition=first.partition,
                     offset=first.offset,
+                    where="".join(traceback.format_exception(error, limit=-3)),  # not its variables: they are many
                 )
                 what = f"cannot write the interest of {entry.key[0]}#{entry.key[2]} (offset {first.offset})"
                 await self._patience.failed("interest", what, error, wait)
                 wait = min(wait * 2, BACKOFF_MAX_S)
+            else:
+                if wait > BACKOFF_S:
+                    self._patience.well("interest")
+                return result

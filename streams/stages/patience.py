@@ -77,6 +77,9 @@ class Patience:
                 return result
             wait = min(wait * 2, BACKOFF_MAX_S)
 
+    def well(self, part: str) -> None:
+        self._context.health.up(part)
+
     async def failed(self, part: str, what: str, error: BaseException, wait: float = BACKOFF_S) -> None:
         """Count and report a failure, then wait."""
         cause = type(error).__name__

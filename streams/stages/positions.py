@@ -1,7 +1,7 @@
 """Where a consumer group goes on in a topic, and the cases in which it must not: messages gone by retention, a topic
 that was deleted and made again, another number of partitions.
 
-A group's commit carries the id of the topic it was made in, in Kafka's metadata text of the commit. Kafka drops the
+A group's commit carries the id of the topic it was made in, and what is done beyond it, in its text. Kafka drops the
 commits of a topic that is deleted, so the store remembers the id too, among its counters.
 """
 
@@ -24,6 +24,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     committed: int | None  # the next offset to work on; none: it has not begun, or has been away too long
     commit_id: str  # id of the topic that the commit was made in; "" where the commit does not say
+    text: str = ""  # what else the commit says: see `marks.Marks.text`
     start: int  # the oldest message that is still there
     end: int  # after the newest
 
@@ -56,9 +57,11 @@ def read_standings(settings: KafkaSettings, group: str, topic: str, partitions: 
     for place in places:
         at = committed.get(place)
         start, end = ranges.get((topic, place.partition), (0, 0))
+        commit_id, _, text = ((at.metadata or "") if at is not None else "").partition(" ")
         standings[place.partition] = Standing(
             committed=None if at is None or at.offset < 0 else at.offset,
-            commit_id=(at.metadata or "") if at is not None else "",
+            commit_id=commit_id,
+            text=text,
             start=start,
             end=end,
         )

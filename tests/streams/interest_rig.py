@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -31,14 +34,16 @@ from streams.metrics import Metrics
 from streams.policy import Policy
 from streams.replay import replay
 from streams.rows import BehaviorLog
-from streams.settings import AgentSettings, KafkaSettings, LlmSettings, Settings
+from streams.settings import AgentSettings, KafkaSettings, LlmSettings, Settings, load_settings
 from streams.stage import Context
 from streams.stages.interest import InterestStage
 from streams.stages.positions import read_standings
+from streams.store import open_store
 from streams.topics import create_topics
 from streams.wire import InterestUpdate
 
 MODEL = "scripted"
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90.0  # a slow machine is not a failing test
 KAFKA_PARTITIONS = 3
 
@@ -133,17 +138,37 @@ async def running(context: Context) -> AsyncIterator[InterestStage]:
         assert time.monotonic() - began < context.settings.agent.drain_s + 1.5
 
 
-async def killed(context: Context, when: Callable[[], bool]) -> None:
-    """A stage that ends as by SIGKILL: none of its own last words reach the store or Kafka."""
-    stage = InterestStage(context)
-    task = asyncio.create_task(stage.run(asyncio.Event()))
-    await until(lambda: when() or task.done())
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    acked = stage._acked
-    acked._consumer._closed = True  # nothing may be committed any more
-    for one in tasks:
-        one.cancel()
-    await asyncio.wait(tasks)
+def killed(context: Context, when: Callable[[], bool]) -> None:
+    """A stage in a process of its own that ends by SIGKILL."""
+    settings, store = context.settings, context.engine.url.render_as_string(hide_password=False)
+    told = {
+        "INTERESTREAM_STORE": store,
+        "INTERESTREAM_KAFKA": settings.kafka.brokers,
+        "INTERESTREAM_KAFKA_PREFIX": settings.kafka.prefix,
+        "INTERESTREAM_KAFKA_PARTITIONS": str(settings.kafka.partitions),
+        "INTERESTREAM_KAFKA_SESSION_TIMEOUT_S": str(settings.kafka.session_timeout_s),
+        "INTERESTREAM_LLM_URL": str(settings.llm.url),
+        "INTERESTREAM_LLM_MODEL": MODEL,
+        "INTERESTREAM_LLM_WINDOW": str(settings.llm.window),
+        "INTERESTREAM_LLM_CONCURRENT": str(settings.llm.concurrent),
+    }
+    program = "import asyncio\nfrom tests.streams.interest_rig import worker\nasyncio.run(worker())\n"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=os.environ | told)
+    try:
+        end = time.monotonic() + PATIENCE_S
+        while not when() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        assert process.poll() is None, "the worker ended by itself"
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def worker() -> None:
+    """What the process of `killed` runs."""
+    settings = load_settings()
+    context = Context(settings=settings, engine=open_store(settings.store), metrics=Metrics(), health=Health())
+    await InterestStage(context).run(asyncio.Event())
 
 
 async def until(true: Callable[[], bool | Awaitable[bool]], what: str = "it") -> None:
