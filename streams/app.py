@@ -7,6 +7,7 @@ its own, which one Faust app cannot give, and batches that a Faust agent would h
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -93,7 +94,7 @@ class Worker:
             self.failure = failure
             self.context.health.refused = str(failure)
             log.error("worker ends", reason=str(failure), error=type(failure).__name__)
-            self.app.loop.create_task(self.app.stop())
+            signal.raise_signal(signal.SIGTERM)  # stopping the app alone would leave Faust's worker waiting for ever
 
     async def _monitor(self, stop: asyncio.Event) -> None:
         """Serve /metrics, /live and /ready; ask the store now and then; end a worker that is stuck."""

@@ -191,12 +191,15 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> float:
-        """SIGTERM; return the seconds until it has ended, which must be of itself and with exit code 0."""
+        """SIGTERM; return the seconds until it has ended: of itself, with exit code 0, and leaving nothing open."""
         begun = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(LONG_S)
+        seconds = time.monotonic() - begun
         assert code == 0, f"exit code {code}:\n{self.said()[-3000:]}"
-        return time.monotonic() - begun
+        for unclean in ("Traceback", "Unclosed", "never retrieved", "cut off"):
+            assert unclean not in self.said(), self.said()[-3000:]
+        return seconds
 
     def ended_with(self) -> int:
         """Wait until it ends by itself; return the exit code."""

@@ -45,7 +45,6 @@ KINDS: dict[str, Message] = {
     "a time before 1970": (b"user-1", _changed(at=-1.0)),
     "no key": (None, _changed()),
     "no value": (b"user-1", None),
-    "neither": (None, None),
     "a NUL character": (b"user-1", _changed(item_id="a\0b")),
     "another user's key": (b"user-2", _changed()),
 }

@@ -50,7 +50,7 @@ def _latest() -> Any:
 
 @pytest.mark.parametrize(
     ("happens", "says"),
-    [(_retention_passes_it, "gone"), (_made_again, "made again")],
+    [(_retention_passes_it, "retention has taken"), (_made_again, "deleted and created again")],
     ids=["older than retention", "topic made again"],
 )
 def test_a_worker_refuses_until_it_is_accepted(site: Site, happens: Callable[[Any, Site], None], says: str) -> None:
