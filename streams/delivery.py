@@ -35,7 +35,7 @@ class GivenUpError(Exception):
 class Delivery:
     """One run's way to one topic; `mark` and `offsets` are what is known to be acknowledged."""
 
-    marks: Marks
+    marks: Callable[[], Marks]
     target: Target
     mark: Mark
     offsets: dict[int, int]
@@ -117,15 +117,19 @@ class Delivery:
                 raise GivenUpError
 
     async def _write(self, state: Literal["running", "ended"]) -> None:
-        found, _ = await asyncio.to_thread(self.marks.read, self.target)
-        if found.run != self.mark.run:
-            raise KafkaError(
-                f"another run has begun to produce this log to {self.target.topic}; this one stops. Rows of the last "
-                "second may be on the topic twice"
-            )
-        self.mark = msgspec.structs.replace(self.mark, beat=self.mark.beat + 1, state=state)
-        await asyncio.to_thread(self.marks.write, self.target, self.mark, dict(self.offsets))
+        mark = msgspec.structs.replace(self.mark, beat=self.mark.beat + 1, state=state)
+        await asyncio.to_thread(self._write_if_ours, mark, dict(self.offsets))
+        self.mark = mark
         self._beaten = self.clock()
+
+    def _write_if_ours(self, mark: Mark, offsets: dict[int, int]) -> None:
+        with self.marks() as marks:
+            if marks.read(self.target)[0].run != mark.run:
+                raise KafkaError(
+                    f"another run has begun to produce this log to {self.target.topic}; this one stops. Rows of the "
+                    "last second may be on the topic twice"
+                )
+            marks.write(self.target, mark, offsets)
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> bool:

@@ -11,7 +11,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,8 @@ from streams.mark import Mark, Marks, Target
 from streams.order import in_order
 from streams.pace import Pacer, Rate
 from streams.partitioner import Partitioner
-from streams.passing import passes, said
+from streams.passing import is_clients, passes, said
+from streams.places import Positions
 from streams.replay import Rejects, source_name
 from streams.rows import BehaviorLog, Digest, Rows
 from streams.settings import KafkaSettings
@@ -115,7 +115,7 @@ class Producing:
                 ) from None
             except Exception as error:
                 if not passes(error):
-                    raise
+                    raise (KafkaError(said(error)) if is_clients(error) else error) from error
                 self.warn(f"{said(error)}; trying again until Kafka answers, Ctrl-C to give up")
             wait, before = (BACKOFF_S if self._new > before else wait), self._new
             if await pause(self.stop, wait):
@@ -125,20 +125,13 @@ class Producing:
 
     async def _attempt(self, source: bytes) -> Produced:
         """1. See how far earlier runs came; 2. take the log over; 3. read back what came after the mark; 4. go on."""
-        topic = Topics(self.settings.prefix).behaviors
-        async with AsyncExitStack() as stack:
-            marks = await asyncio.to_thread(Marks, self.settings, f"{self.settings.prefix}replay-{source.hex()}")
-            stack.push_async_callback(asyncio.to_thread, marks.close)
-            target = await asyncio.to_thread(marks.target, topic)
-            mark, offsets = await self._settled(marks, target)  # 1
-            firsts = await asyncio.to_thread(partial(marks.ends, target, earliest=True))
-            offsets = {place: max(offsets.get(place, 0), first) for place, first in firsts.items()}
-            mark = msgspec.structs.replace(mark, run=self._run, beat=mark.beat + 1, state="running")
-            await asyncio.to_thread(marks.write, target, mark, offsets)  # 2
-            ends = await asyncio.to_thread(marks.ends, target)
-            sent = await last_rows(self.settings, topic, source, offsets, ends)  # 3
-            producer = make_producer(self.settings, linger_ms=0, max_batch_size=BATCH)
-            stack.push_async_callback(_close, producer)
+        marks = partial(Marks, self.settings, f"{self.settings.prefix}replay-{source.hex()}")
+        target, mark, offsets = await self._settled(marks)  # 1
+        mark = msgspec.structs.replace(mark, run=self._run, beat=mark.beat + 1, state="running")
+        offsets, ends = await asyncio.to_thread(_take_over, marks, target, mark, offsets)  # 2
+        sent = await last_rows(self.settings, target.topic, source, offsets, ends)  # 3
+        producer = make_producer(self.settings, linger_ms=0, max_batch_size=BATCH)
+        try:
             await producer.start()
             delivery = Delivery(
                 marks=marks,
@@ -152,20 +145,21 @@ class Producing:
                 acknowledged=self._acknowledged,
             )
             return await self._drive(delivery, source, sent)  # 4
+        finally:
+            await _close(producer)
 
-    async def _settled(self, marks: Marks, target: Target) -> tuple[Mark, dict[int, int]]:
-        """The mark, once its writer is known to be dead: messages of its own may still be on their way till then."""
-        mark, offsets = await asyncio.to_thread(marks.read, target)
+    async def _settled(self, marks: Callable[[], Marks]) -> tuple[Target, Mark, Positions]:
+        """The topic and the mark, once its writer is dead: messages of its own may be on their way till then."""
+        topic = Topics(self.settings.prefix).behaviors
+        target, mark, offsets = await asyncio.to_thread(_look, marks, topic)
         if mark.state == "running" and mark.run != self._run:
             if await pause(self.stop, SETTLE_S):
                 raise GivenUpError
-            again, offsets = await asyncio.to_thread(marks.read, target)
+            target, again, offsets = await asyncio.to_thread(_look, marks, topic)
             if again.state == "running" and (again.run, again.beat) != (mark.run, mark.beat):
-                raise KafkaError(
-                    f"another run is producing {self.log.path.name} to {target.topic}; stop one of the two"
-                )
+                raise KafkaError(f"another run is producing {self.log.path.name} to {topic}; stop one of the two")
             mark = again
-        return mark, offsets
+        return target, mark, offsets
 
     def _acknowledged(self, messages: int, mark: Mark) -> None:
         self._new += messages
@@ -258,6 +252,24 @@ class _Reader:
     async def close(self) -> None:
         await asyncio.gather(self._coming, return_exceptions=True)  # it reads the files that are about to be closed
         self._chunks.close()  # type: ignore[attr-defined]  # a generator: its temporary files go
+
+
+def _look(marks: Callable[[], Marks], topic: str) -> tuple[Target, Mark, Positions]:
+    with marks() as asked:
+        target = asked.target(topic)
+        return target, *asked.read(target)
+
+
+def _take_over(
+    marks: Callable[[], Marks], target: Target, mark: Mark, offsets: Positions
+) -> tuple[Positions, Positions]:
+    """Write the mark; return from where to read each partition back, and the ends of them all."""
+    with marks() as asked:
+        starts = {
+            place: max(offsets.get(place, 0), first) for place, first in asked.ends(target, earliest=True).items()
+        }
+        asked.write(target, mark, starts)
+        return starts, asked.ends(target)
 
 
 async def _close(producer: AIOKafkaProducer) -> None:

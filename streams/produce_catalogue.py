@@ -11,6 +11,7 @@ import msgspec
 from interest.types import Item, User
 from streams.kafka import KafkaError, Topics, make_producer
 from streams.partitioner import Partitioner
+from streams.passing import reached
 from streams.settings import KafkaSettings
 
 
@@ -18,10 +19,13 @@ async def produce_catalogue(settings: KafkaSettings, chunks: Iterable[Sequence[I
     """Send every item to the topic of items, every user to that of users; return how many once all are acknowledged.
 
     Sent again they change nothing: a consumer replaces an id's value with the newest. Raises KafkaError if the topic is
-    missing.
+    missing, and whatever its client does while the broker is away.
     """
     count = 0
-    async with make_producer(settings) as producer:
+    reached(settings)
+    producer = make_producer(settings)
+    try:
+        await producer.start()
         for chunk in chunks:
             if not chunk:
                 continue
@@ -33,6 +37,8 @@ async def produce_catalogue(settings: KafkaSettings, chunks: Iterable[Sequence[I
             ]
             await asyncio.gather(*waiting)
             count += len(chunk)
+    finally:
+        await producer.stop()
     return count
 
 

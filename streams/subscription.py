@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
 
-from interest.errors import InputError
+from interest.errors import InputError, InterestreamError
 from streams.kafka import KafkaError, Topics, make_consumer, python_options, reach
-from streams.passing import is_clients, passes, said
+from streams.passing import passes, said
 from streams.places import Places, Positions, Start, find_places
 from streams.settings import KafkaSettings, Settings, load_settings
 from streams.wire import InterestUpdate, RepresentationUpdate
@@ -140,10 +140,10 @@ class Subscription(Generic[Update]):
             start = self._positions or self._start
             try:
                 self._places = find_places(self._settings, self._topic, start, self._users, self._group)
-            except KafkaError as error:
-                cause = error.__cause__
-                if cause is None or not is_clients(cause) or not passes(cause) or time.monotonic() > deadline:
-                    raise
+            except Exception as error:
+                self._trouble(error)
+                if time.monotonic() > deadline:
+                    raise KafkaError(said(error)) from error
                 time.sleep(POLL_MS / 1000)
                 continue
             self._positions = dict(self._places.starts)
@@ -387,6 +387,8 @@ class Subscription(Generic[Update]):
 
     def _trouble(self, error: Exception) -> None:
         """Raise for what waiting does not mend; a poll that failed otherwise is simply made again."""
+        if isinstance(error, InterestreamError):
+            raise error
         if passes(error):
             return
         if "OffsetOutOfRange" in type(error).__name__:

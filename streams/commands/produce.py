@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from interest.types import Item, User
     from streams.produce import Produced, Producing
     from streams.rows import BehaviorLog
+
+RETRY_S = 2.0
 
 
 def produce(
@@ -59,9 +62,10 @@ def produce(
 
 
 async def _until_interrupted(
-    producing: Producing, catalogue: list[tuple[str, Iterator[Sequence[Item | User]]]]
+    producing: Producing, catalogue: list[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]
 ) -> Produced:
     """Run it; the first Ctrl-C asks it to stop, a second one ends it as any command ends."""
+    from streams.passing import passes, said
     from streams.produce_catalogue import produce_catalogue
 
     loop, ended_before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
@@ -74,8 +78,17 @@ async def _until_interrupted(
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, ended_before)
 
-    for name, chunks in catalogue:
-        print(f"{await produce_catalogue(producing.settings, chunks):,} {name}")
+    for name, read in catalogue:
+        while True:
+            try:
+                print(f"{await produce_catalogue(producing.settings, read()):,} {name}", flush=True)
+            except Exception as error:
+                if not passes(error):
+                    raise
+                _warn(f"{said(error)}; trying again until Kafka answers, Ctrl-C to give up")
+                await asyncio.sleep(RETRY_S)
+            else:
+                break
     loop.add_signal_handler(signal.SIGINT, asked)
     try:
         return await producing.run()
@@ -85,13 +98,13 @@ async def _until_interrupted(
 
 def _catalogue(
     items: Path | None, users: Path | None, told: dict[str, str]
-) -> Iterator[tuple[str, Iterator[Sequence[Item | User]]]]:
+) -> Iterator[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]:
     from streams.catalogue import items_of, users_of
 
     if items:
-        yield f"items from {items.name}", items_of(items, told)
+        yield f"items from {items.name}", partial(items_of, items, told)
     if users:
-        yield f"user profiles from {users.name}", users_of(users, told)
+        yield f"user profiles from {users.name}", partial(users_of, users, told)
 
 
 def _report(produced: Produced) -> None:

@@ -142,11 +142,8 @@ def test_killed_at_any_moment_and_run_again_each_partition_is_the_same(
 
 
 def count(settings: KafkaSettings) -> int:
-    marks = Marks(settings, "only-asks")
-    try:
+    with Marks(settings, "only-asks") as marks:
         return sum(marks.ends(marks.target(Topics(settings.prefix).behaviors)).values())
-    finally:
-        marks.close()
 
 
 def test_without_its_mark_a_log_is_found_by_reading_the_topic_back(topics: KafkaSettings, tmp_path: Path) -> None:
@@ -155,10 +152,9 @@ def test_without_its_mark_a_log_is_found_by_reading_the_topic_back(topics: Kafka
     produce(topics, log)
     before = contents(topics)
     source = source_name(BehaviorLog(log, {})).removeprefix("log:")
-    marks = Marks(topics, f"{topics.prefix}replay-{source}")
-    marks._admin.delete_groups([f"{topics.prefix}replay-{source}"])
-    assert marks.read(marks.target(Topics(topics.prefix).behaviors))[1] == {}
-    marks.close()
+    with Marks(topics, f"{topics.prefix}replay-{source}") as marks:
+        marks._admin.delete_groups([f"{topics.prefix}replay-{source}"])
+        assert marks.read(marks.target(Topics(topics.prefix).behaviors))[1] == {}
     assert produce(topics, log).new == 0
     assert contents(topics) == before
 
@@ -200,9 +196,8 @@ def test_a_row_that_differs_from_what_was_read_back_is_refused(topics: KafkaSett
     log = write_log(tmp_path / "log.csv", 500, shuffled=False)
     produce(topics, log)
     group = f"{topics.prefix}replay-{source_name(BehaviorLog(log, {})).removeprefix('log:')}"
-    marks = Marks(topics, group)
-    marks._admin.delete_groups([group])
-    marks.close()
+    with Marks(topics, group) as marks:
+        marks._admin.delete_groups([group])
     lines = log.read_text().splitlines()
     lines[-1] = lines[-1].rsplit(",", 2)[0] + f",2.5,{AT + 500 / 7}"
     log.write_text("\n".join(lines) + "\n")
@@ -241,11 +236,10 @@ def test_a_run_whose_log_was_taken_over_stops(topics: KafkaSettings, tmp_path: P
         running = asyncio.create_task(first.run())
         while not first._new:
             await asyncio.sleep(0.05)
-        marks = await asyncio.to_thread(Marks, topics, f"{topics.prefix}replay-{source}")
-        target = marks.target(Topics(topics.prefix).behaviors)
-        mark, offsets = marks.read(target)
-        marks.write(target, msgspec.structs.replace(mark, run="another"), offsets)
-        marks.close()
+        with Marks(topics, f"{topics.prefix}replay-{source}") as marks:
+            target = marks.target(Topics(topics.prefix).behaviors)
+            mark, offsets = marks.read(target)
+            marks.write(target, msgspec.structs.replace(mark, run="another"), offsets)
         await running
 
     with pytest.raises(KafkaError, match="another run has begun"):
@@ -278,17 +272,17 @@ def test_options_that_make_no_sense_are_told(
 
 def test_a_broker_that_comes_late_is_waited_for(tmp_path: Path) -> None:
     """And one that is restarted in the middle: no row is lost and none comes twice."""
-    node, log = Node(tmp_path / "kafka", heap="256m"), write_log(tmp_path / "log.csv", 30_000)
+    node, log = Node(tmp_path / "kafka", heap="256m"), write_log(tmp_path / "log.csv", 12_000)
     settings = KafkaSettings(brokers=node.bootstrap, partitions=2)
     warned: list[str] = []
 
     async def run() -> Produced:
-        producing = Producing(settings=settings, log=BehaviorLog(log, {}), rate=Rate(per_s=3000), warn=warned.append)
+        producing = Producing(settings=settings, log=BehaviorLog(log, {}), rate=Rate(per_s=2000), warn=warned.append)
         running = asyncio.create_task(producing.run())
         while not warned:
             await asyncio.sleep(0.05)
         await asyncio.to_thread(node.start)
-        while producing._new < 6000:
+        while producing._new < 4000:
             await asyncio.sleep(0.05)
             assert not running.done()
         await asyncio.to_thread(node.kill)
@@ -299,7 +293,7 @@ def test_a_broker_that_comes_late_is_waited_for(tmp_path: Path) -> None:
         node.start()  # the topics are there before the producer asks for them
         create_topics(settings)
         node.kill()
-        assert asyncio.run(run()).new == 30_000
+        assert asyncio.run(run()).new == 12_000
         assert "no Kafka answers" in warned[0]
         assert "Ctrl-C" in warned[0]
         assert decoded(contents(settings)) == expected(log, 2)

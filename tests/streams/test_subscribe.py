@@ -229,8 +229,7 @@ def test_a_position_that_retention_passed_is_refused(topics: KafkaSettings) -> N
         list(subscribe(start=dict.fromkeys(range(PARTITIONS), 999), settings=topics))
 
 
-@pytest.mark.parametrize("kind", ["for", "async for"])
-@pytest.mark.parametrize("group", [None, "readers"])
+@pytest.mark.parametrize(("kind", "group"), [("for", None), ("async for", "readers")])
 def test_a_broker_that_restarts_is_waited_for(tmp_path: Path, kind: str, group: str | None) -> None:
     node = Node(tmp_path / "kafka", heap="256m")
     settings = KafkaSettings(brokers=node.bootstrap, partitions=PARTITIONS, session_timeout_s=6.0)
