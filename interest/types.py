@@ -11,6 +11,8 @@ import math
 
 import msgspec
 
+MAX_ID = 1_024  # bytes of a user's or an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,704
+
 
 class Behavior(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One thing a user did to one item at one moment."""

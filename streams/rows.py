@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from interest.errors import InputError
-from interest.types import Behavior
+from interest.types import MAX_ID, Behavior
 from streams.columns import Floats, Reasons, as_numbers, as_text, as_times
 from streams.logs import Chunk, LogFile
 from streams.mapping import BEHAVIOR_NAMES, find_columns
@@ -106,6 +106,8 @@ class BehaviorLog:
         count, found, columns = len(chunk.lines), self.found, chunk.columns
         user_id = as_text(columns[found["user_id"]], found["user_id"], reasons, required=True)
         item_id = as_text(columns[found["item_id"]], found["item_id"], reasons, required=True)
+        _limit(user_id, found["user_id"], reasons)
+        _limit(item_id, found["item_id"], reasons)
         at = as_times(columns[found["at"]], found["at"], reasons)
         value: list[float | None] = [None] * count
         if "value" in found:
@@ -138,6 +140,14 @@ class BehaviorLog:
             for name in ("user_id", "item_id", "action", "value", "scene", "event_id")
         }
         return Rows(**picked, at=rows.at[keep], rejected=rows.rejected)
+
+
+def _limit(ids: list[str | None], name: str, reasons: Reasons) -> None:
+    """An id that no index could hold is a reason."""
+    if max(map(len, filter(None, ids)), default=0) > MAX_ID // 4:  # a character is 4 bytes at most
+        for row, one in enumerate(ids):
+            if one is not None and row not in reasons and len(one.encode()) > MAX_ID:
+                reasons[row] = f"{name} has {len(one.encode()):,} bytes; {MAX_ID:,} is the most"
 
 
 def refuse(rejected: Rejected) -> InputError:

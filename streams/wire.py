@@ -10,7 +10,7 @@ import struct
 
 import msgspec
 
-from interest.types import Behavior, Interest, Outcome, Partition, Reason, Source
+from interest.types import MAX_ID, Behavior, Interest, Outcome, Partition, Reason, Source
 
 FUTURE_S = 86_400.0  # how far an event time may lie after its message's own time: a clock a day wrong is wrong
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138
@@ -103,4 +103,7 @@ def usable(behavior: Behavior, produced_at: float) -> Behavior | Refusal:
     for text in (behavior.user_id, behavior.item_id, behavior.action, behavior.scene, behavior.event_id):
         if text is not None and "\0" in text:
             return Refusal("a text has a NUL character")
+    for name, text in (("user_id", behavior.user_id), ("item_id", behavior.item_id)):
+        if len(text.encode()) > MAX_ID:
+            return Refusal(f"{name} has {len(text.encode()):,} bytes; {MAX_ID:,} is the most")
     return behavior

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, delete
 
 from interest.sql import item_row, upsert, user_row
 from interest.tables import items, users
-from interest.types import Item, User
+from interest.types import MAX_ID, Item, User
 from streams import counters
 from streams.stages.decode import Message, Refused
 
@@ -58,6 +58,8 @@ def _key(key: bytes | None, name: str) -> str:
         raise ValueError(f"the key is null or empty; key the message with its {name}")
     if b"\0" in key:
         raise ValueError("the key has a NUL character")
+    if len(key) > MAX_ID:
+        raise ValueError(f"{name} has {len(key):,} bytes; {MAX_ID:,} is the most")
     return key.decode()  # UnicodeDecodeError is a ValueError
 
 

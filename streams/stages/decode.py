@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from interest.types import Behavior
+from interest.types import MAX_ID, Behavior
 from streams.wire import FUTURE_S, Refusal, behavior_of_message
 
 _DECODE = msgspec.json.Decoder(Behavior).decode
@@ -70,6 +70,9 @@ def _all_good(messages: Sequence[Message]) -> list[Behavior] | None:
     except (msgspec.DecodeError, ValueError, TypeError, RecursionError):
         return None
     if [message.key for message in messages] != [behavior.user_id.encode() for behavior in found]:
+        return None
+    # a character is 4 bytes at most; what is longer than this may still be good, and is asked by itself
+    if max([len(one.user_id) for one in found]) > MAX_ID // 4 or max([len(one.item_id) for one in found]) > MAX_ID // 4:
         return None
     times = [behavior.at for behavior in found]
     if min(times) < 0 or max(times) > min([message.timestamp for message in messages]) / 1000 + FUTURE_S:
