@@ -14,6 +14,11 @@ _INSERT = f"insert into behaviors ({', '.join(COLUMNS)}) values "
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
 _ROWS_A_STATEMENT = 4000  # SQLite binds 32,766 values at most; a long statement lets other threads run meanwhile
 
+_CONTENT = {  # data exception, program limit, not null, check, raised by a trigger
+    "22", "54", "23502", "23514", "P0001",
+    "SQLITE_CONSTRAINT_NOTNULL", "SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_TRIGGER", "SQLITE_TOOBIG",
+}  # fmt: skip
+
 
 def append_behaviors(connection: Connection, values: list[Any]) -> None:
     """Append rows, given as one flat list of values in the order of COLUMNS, inside the caller's transaction."""
@@ -72,9 +77,10 @@ def _wrapped(connection: Connection, error: Exception) -> BaseException:
 
 def refused_content(error: BaseException) -> str | None:
     """Why the database refuses these rows and always will, if that is what the error says: a value out of range, text
-    it cannot hold, an index entry too large (SQLSTATE classes 22 and 54)."""
+    it cannot hold, an index entry too large, a constraint or a trigger of the operator's own."""
     if isinstance(error, DBAPIError):
-        state = getattr(error.orig, "sqlstate", None) or ""
-        if isinstance(error, DataError) or state[:2] in ("22", "54"):
+        state = getattr(error.orig, "sqlstate", None) or ""  # PostgreSQL's; SQLite's is a name
+        said = state in _CONTENT or state[:2] in _CONTENT or getattr(error.orig, "sqlite_errorname", None) in _CONTENT
+        if said or isinstance(error, DataError):
             return str(error.orig).strip().splitlines()[0]
     return None

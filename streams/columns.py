@@ -7,6 +7,7 @@ that cannot be used. Nothing here knows of files.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -16,11 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streams.wire import FUTURE_S
+
 Column: TypeAlias = Any  # pa.Array, or a list of values
 Reasons = dict[int, str]  # row within the chunk -> why it cannot be used
 Floats = npt.NDArray[np.float64]
 
-LATEST = 4_102_444_800.0  # 2100-01-01: a time after it is a unit mistaken or a clock gone wrong
 _MILLISECONDS_FROM, _MICROSECONDS_FROM = 1e11, 1e14  # as seconds these would be the years 5138 and 3170843
 
 
@@ -71,6 +73,7 @@ def as_times(column: Column, name: str, reasons: Reasons) -> Floats:
 
     ISO times without an offset are UTC. A row without a usable time gets NaN and a reason.
     """
+    latest = time.time() + FUTURE_S  # the same rule as for a message that is produced now
     if isinstance(column, pa.Array) and pa.types.is_timestamp(column.type):
         # a timestamp counts from 1970 in UTC whatever zone it is shown in
         exact = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(pa.int64())
@@ -78,13 +81,13 @@ def as_times(column: Column, name: str, reasons: Reasons) -> Floats:
     else:
         array = _whole(column)
         times = _scaled(array) if array is not None else _each_time(column, name, reasons)
-    bad = ~((times >= 0) & (times < LATEST))
+    bad = ~((times >= 0) & (times <= latest))
     if bad.any():
         for row in np.flatnonzero(bad).tolist():
             value = column[row].as_py() if isinstance(column, pa.Array) else column[row]
             missing = value is None or value == ""
             reasons.setdefault(
-                row, f"{name} is empty" if missing else f"{name} is no time between 1970 and 2100: {_shown(value)}"
+                row, f"{name} is empty" if missing else f"{name} is no time between 1970 and tomorrow: {_shown(value)}"
             )
             times[row] = np.nan
     return times

@@ -69,15 +69,17 @@ def _all_good(messages: Sequence[Message]) -> list[Behavior] | None:
         found = [_DECODE(message.value) for message in messages]  # type: ignore[arg-type]
     except (msgspec.DecodeError, ValueError, TypeError, RecursionError):
         return None
-    if [message.key for message in messages] != [behavior.user_id.encode() for behavior in found]:
-        return None
-    # a character is 4 bytes at most; what is longer than this may still be good, and is asked by itself
-    if max([len(one.user_id) for one in found]) > MAX_ID // 4 or max([len(one.item_id) for one in found]) > MAX_ID // 4:
-        return None
-    times = [behavior.at for behavior in found]
-    if min(times) < 0 or max(times) > min([message.timestamp for message in messages]) / 1000 + FUTURE_S:
-        return None
-    # JSON can hold a NUL only in this form
-    if any([b"\\u0000" in message.value for message in messages]):  # type: ignore[operator]  # noqa: C419  a list is faster
-        return None
-    return found
+    if not found:
+        return found
+    keys, values = [one.user_id for one in found], [message.value or b"" for message in messages]
+    times, first = [one.at for one in found], min([message.timestamp for message in messages])
+    well = (
+        [message.key for message in messages] == [key.encode() for key in keys]
+        and min(times) >= 0
+        and max(times) <= first / 1000 + FUTURE_S
+        # a character is 4 bytes at most
+        and max(map(len, keys)) <= MAX_ID // 4
+        and max([len(one.item_id) for one in found]) <= MAX_ID // 4
+        and not any([b"\\u0000" in value for value in values])  # noqa: C419  JSON has NUL only so; a list is faster
+    )
+    return found if well else None

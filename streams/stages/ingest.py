@@ -41,6 +41,7 @@ POLL_S = 0.2  # how long a poll waits for the first message; it never waits for 
 IDLE_S = 1.0  # without a batch for so long, what was acknowledged is taken out of the outbox by itself
 CHECK_S = 30.0  # between two looks at whether the topics are still the same
 HAND_OVER_S = 5.0  # a rebalance waits so long for the transaction in hand; its positions are checked in any case
+LEAVE_S = 3.0  # for leaving the group, which a broker answers at once
 CONFLICTS = 3  # in a row, before they are reported: one or two are how another worker's write is found out
 FETCH_BYTES = 4_194_304  # of one partition in one fetch: 20,000 messages
 FAILURES = 3  # polls that fail in a row before the consumer is made anew: aiokafka's own tasks can end
@@ -160,7 +161,8 @@ class IngestStage:
         if lag is not None:
             await lag.close()
         if consumer is not None:
-            await consumer.stop()
+            with contextlib.suppress(TimeoutError):  # without a broker there is nobody to take leave of
+                await asyncio.wait_for(consumer.stop(), LEAVE_S)
 
     async def _step(self, stopping: asyncio.Task[bool]) -> None:
         """Poll, prepare, and hand over to the thread that writes once it is free."""
@@ -310,7 +312,8 @@ class IngestStage:
         mine = {Place(*place): stored[Place(*place)] for place in consumer.assignment()}
         offsets = {_topic_partition(place): position.offset for place, position in mine.items()}
         try:
-            await consumer.commit(offsets)  # 3
+            if offsets:
+                await consumer.commit(offsets)  # 3
         except CommitFailedError:
             log.warning("this worker is out of its group; it waits to be given partitions anew")
             self._outside = generation
@@ -350,6 +353,10 @@ class IngestStage:
 
         self._catalogue, self._ingest.items = await asyncio.to_thread(read)
 
+    def _changes(self) -> int:
+        with self._context.engine.connect() as connection:
+            return counters.read(connection, counters.ITEMS)
+
     async def _keep_house(self) -> None:
         """What is to be done now and then: the outbox when idle, a sweep, another worker's items, the topics' ids."""
         now = time.monotonic()
@@ -358,9 +365,7 @@ class IngestStage:
             self._acknowledged = []
         if self._policy.tokens is not None and now - self._items_at >= ITEMS_S:
             self._items_at = now
-            with self._context.engine.connect() as connection:
-                changed = counters.read(connection, counters.ITEMS) != self._catalogue
-            if changed:
+            if await asyncio.to_thread(self._changes) != self._catalogue:
                 await self._read_items()
         if self._policy.sweeps and now - self._swept_at >= SWEEP_S and self._held_back is None:
             self._swept_at = now
@@ -417,13 +422,12 @@ class IngestStage:
             return 0.0
         if isinstance(error, IllegalStateError):  # a partition was taken away while it was asked about
             return POLL_S
+        if refused_content(error):
+            return 0.0
         part = "store"
         if isinstance(error, IntegrityError):  # another worker wrote the same users: a sweep, or just before it was out
             self._conflicts += 1
             if self._conflicts < CONFLICTS:
-                return 0.0
-        elif isinstance(error, SQLAlchemyError):
-            if refused_content(error):
                 return 0.0
         elif isinstance(error, KafkaError | ClientError | OSError):
             part = "kafka"
@@ -431,7 +435,7 @@ class IngestStage:
             if self._failures >= FAILURES:
                 self._failures = 0
                 await self._disconnect()
-        else:
+        elif not isinstance(error, SQLAlchemyError):
             raise error
         self._context.metrics.retries.labels(self.name, cause).inc()
         self._context.health.failed(part, f"ingest reads the stored positions again: {cause} {str(error)[:500]}")

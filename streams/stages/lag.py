@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
 ASK_S = 1.0  # between two questions for the ends
+ANSWER_S = 5.0  # without an answer for so long, there is no broker
 SAY_S = 5.0  # between two commits of the offsets to Kafka's group
 
 
@@ -65,7 +66,7 @@ class Lag:
         if not places:
             return
         try:
-            ends = await self._consumer.end_offsets(places)
+            ends = await asyncio.wait_for(self._consumer.end_offsets(places), ANSWER_S)
         except (KafkaError, OSError) as error:
             self._context.health.failed("kafka", f"{self._stage} is not told the ends: {type(error).__name__}")
             for place in places:
@@ -86,7 +87,9 @@ class Lag:
         if not done:  # aiokafka raises ValueError for an empty commit
             return
         try:
-            await self._consumer.commit({TopicPartition(*place): offset for place, offset in done.items()})
+            if done:
+                offsets = {TopicPartition(*place): offset for place, offset in done.items()}
+                await asyncio.wait_for(self._consumer.commit(offsets), ANSWER_S)
         except (KafkaError, OSError):
             return  # a rebalance, or no broker: said next time
         self._said |= done
