@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,7 @@ from streams.stage import Context
 from streams.store import open_store
 
 CONCURRENT = 64
+PATIENCE_S = 600.0  # of one call, in both halves: on a machine that others use too, 64 at once take minutes
 SIZE = 20  # ratings of a partition: a user of ML-100K has five or so
 MIDDLE = (0.10, 0.75)
 
@@ -70,14 +72,15 @@ class Recorded(interest.llm_http.HttpModel):
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="16 users and one run of each, instead of 60 and two")
+    options.add_argument("--quick", action="store_true", help="12 users and one run of each, instead of 60 and two")
     options.add_argument(
         "--url", help="of a server that runs with VLLM_SERVER_DEV_MODE=1; its key in INTERESTREAM_LLM_KEY"
     )
     options.add_argument("--model", default=NAME)
     options.add_argument("--save", type=Path)
     chosen = options.parse_args()
-    users = 16 if chosen.quick else 60
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers are stopped too
+    users = 12 if chosen.quick else 60
     found: dict[str, list[float]] = {"stage": [], "bare": []}
     requests = 0
     with tempfile.TemporaryDirectory() as made, served(chosen.url, Path(made)) as url, kafka(Path(made)) as node:
@@ -88,6 +91,7 @@ def main() -> None:
             prompt_version="plain-1",  # SmolLM2 answers it, in two sentences
             noun="film,films",
             concurrent=CONCURRENT,
+            timeout_s=PATIENCE_S,
         )
         for number in range(1 if chosen.quick else 2):
             for half in ("stage", "bare") if number == 0 else ("bare", "stage"):
@@ -176,7 +180,7 @@ async def bare(llm: LlmSettings, asked: list[dict[str, Any]]) -> list[float]:
             answered.append(time.perf_counter())
 
     async with (
-        httpx.AsyncClient(headers=_authorized(llm), timeout=120, limits=limits) as client,
+        httpx.AsyncClient(headers=_authorized(llm), timeout=PATIENCE_S, limits=limits) as client,
         asyncio.TaskGroup() as group,
     ):
         for _ in range(CONCURRENT):
