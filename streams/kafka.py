@@ -31,6 +31,10 @@ class KafkaError(InterestreamError):
     """Kafka cannot be reached, or a topic is not as it must be; the text names the topic and the remedy."""
 
 
+class UnreachableError(KafkaError):
+    """No broker answers; it may come back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Full names, with the installation's prefix."""
@@ -117,7 +121,7 @@ def make_producer(settings: KafkaSettings, **options: Any) -> AIOKafkaProducer:
 
 @contextmanager
 def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
-    """kafka-python's admin client, closed at the end. Raises KafkaError where no broker answers.
+    """kafka-python's admin client, closed at the end. Raises UnreachableError where no broker answers.
 
     What a broker then says is kafka-python's own error, for callers that try again; `asking` is for commands.
     """
@@ -184,7 +188,7 @@ def _said(settings: KafkaSettings) -> Iterator[None]:
 
 
 def reach(settings: KafkaSettings) -> None:
-    """Raise KafkaError at once where no broker's port is open: kafka-python would try for seconds, and leak sockets."""
+    """Raise UnreachableError at once where no port is open: kafka-python would try for seconds, and leak sockets."""
     failure: OSError | None = None
     for broker in settings.brokers.replace(" ", "").split(","):
         host, _, port = broker.rpartition(":")
@@ -197,8 +201,8 @@ def reach(settings: KafkaSettings) -> None:
     raise unreachable(settings, failure or OSError("no broker is named"))
 
 
-def unreachable(settings: KafkaSettings, error: BaseException) -> KafkaError:
-    return KafkaError(
+def unreachable(settings: KafkaSettings, error: BaseException) -> UnreachableError:
+    return UnreachableError(
         f"no Kafka answers at {settings.brokers} ({error}); start it (`make kafka`), or set INTERESTREAM_KAFKA"
     )
 

@@ -12,8 +12,7 @@ from typing import Literal, Self
 
 import msgspec
 
-from streams.kafka import KafkaError, python_options
-from streams.passing import UnreachableError, reached
+from streams.kafka import KafkaError, UnreachableError, python_options, reach
 from streams.settings import KafkaSettings
 
 REQUEST_MS = 5000  # of one question to the broker: long enough for a busy one, and Ctrl-C waits for it
@@ -50,7 +49,7 @@ class Marks:
         from kafka.errors import KafkaError as ClientError
 
         self._group = group
-        reached(settings)
+        reach(settings)
         told = python_options(settings) | {"request_timeout_ms": REQUEST_MS, "bootstrap_timeout_ms": REQUEST_MS}
         try:
             self._admin = KafkaAdminClient(**told)

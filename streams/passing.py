@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from streams.kafka import KafkaError, reach
-from streams.settings import KafkaSettings
+from streams.kafka import KafkaError, UnreachableError
 
 # by name, for two libraries have classes of their own for each: what a broker or a client refuses for good
 _FOR_GOOD = (
@@ -20,10 +19,6 @@ _FOR_GOOD = (
 )
 
 
-class UnreachableError(KafkaError):
-    """No broker answers; it may come back."""
-
-
 def passes(error: BaseException) -> bool:
     """Whether the same may work later: a broker that is away, starting, or electing a leader."""
     if isinstance(error, UnreachableError | OSError):
@@ -37,14 +32,6 @@ def is_clients(error: BaseException) -> bool:
     from kafka.errors import KafkaError as PythonError
 
     return isinstance(error, AioError | PythonError)
-
-
-def reached(settings: KafkaSettings) -> None:
-    """Raise UnreachableError at once where no broker's port is open."""
-    try:
-        reach(settings)
-    except KafkaError as error:
-        raise UnreachableError(str(error)) from error
 
 
 def said(error: BaseException) -> str:

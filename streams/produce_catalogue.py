@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 
 from interest.types import Item, User
-from streams.kafka import KafkaError, Topics, make_producer
+from streams.kafka import KafkaError, Topics, make_producer, reach
 from streams.partitioner import Partitioner
-from streams.passing import reached
 from streams.settings import KafkaSettings
 
 
@@ -22,7 +21,7 @@ async def produce_catalogue(settings: KafkaSettings, chunks: Iterable[Sequence[I
     missing, and whatever its client does while the broker is away.
     """
     count = 0
-    reached(settings)
+    reach(settings)
     producer = make_producer(settings)
     try:
         await producer.start()

@@ -16,6 +16,7 @@ from interest.errors import StoreError
 from interest.sql import writing
 from streams.settings import shown_url
 
+MIGRATING = 0x696E7465  # the number of PostgreSQL's lock for it: "inte"
 REVISION = "0002"  # the newest file of deploy/migrations/versions; a test compares them
 
 
@@ -91,6 +92,8 @@ def migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
     with writing(engine) as connection:  # a second process waits here, then finds nothing left to do
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"select pg_advisory_xact_lock({MIGRATING})")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

@@ -53,11 +53,10 @@ def agent(
         if code:
             raise typer.Exit(code)
         return
-    from streams.store import open_store
-    from streams.topics import check_topics
+    from streams.waiting import store_opened, topics_checked
 
-    check_topics(settings.kafka)
-    engine = open_store(settings.store)
+    topics_checked(settings.kafka)
+    engine = store_opened(settings.store)
 
     from streams.app import Worker
 

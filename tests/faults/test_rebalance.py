@@ -12,6 +12,18 @@ from sqlalchemy import text
 ROWS = 24_000
 
 
+def test_workers_that_start_together_on_an_empty_store(site: Site) -> None:
+    log = log_of(3_000)
+    workers = [site.start(wait=False) for _ in range(3)]
+    site.produce(messages_of(log))
+    for worker in workers:
+        until(worker.ready, "every worker is ready")
+    site.wait_for(3_000)
+    assert_as_undisturbed(site, log)
+    for worker in workers:
+        worker.end()
+
+
 def test_one_worker_three_and_one_again(site: Site) -> None:
     log = log_of(ROWS)
     messages = messages_of(log)

@@ -25,12 +25,16 @@ def test_a_broker_that_is_killed_and_comes_back(own_node: Node, url: str, tmp_pa
         until(lambda: any("kafka" in why for why in worker.reasons()), "the worker says that Kafka is down")
         assert worker.get("/metrics")[0] == 200
         assert worker.get("/live")[0] == 200
+        early = site.start(wait=False)
+        until(lambda: "waiting to start" in early.said(), "a worker that starts meanwhile waits")
         own_node.start()
         site.produce(messages[ROWS // 2 :])
         site.wait_for(ROWS)
-        until(worker.ready, "the worker is ready again")
+        for one in (worker, early):
+            until(one.ready, "both workers are ready")
         assert_as_undisturbed(site, log)
         worker.end()
+        early.end()
     finally:
         site.close()
 
@@ -49,11 +53,15 @@ def test_a_database_that_is_killed_and_comes_back(kafka: KafkaSettings, own_post
         until(lambda: any("store" in why for why in worker.reasons()), "the worker says that the store is down")
         until(lambda: worker.metric("interestream_lag", stage="ingest") > 0, "the lag is visible")
         assert worker.get("/live")[0] == 200
+        early = site.start(wait=False)
+        until(lambda: "waiting to start" in early.said(), "a worker that starts meanwhile waits")
         own_postgres.start()
         site.produce(messages[ROWS // 2 :])
         site.wait_for(ROWS)
-        until(worker.ready, "the worker is ready again")
+        for one in (worker, early):
+            until(one.ready, "both workers are ready")
         assert_as_undisturbed(site, log)
         worker.end()
+        early.end()
     finally:
         site.close()

@@ -1,0 +1,49 @@
+"""A worker that starts before its servers waits for them, and says so; what is wrong for good is raised at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import Engine, make_url
+from sqlalchemy.exc import OperationalError
+
+from interest.errors import StoreError
+from streams.passing import passes
+from streams.settings import KafkaSettings
+from streams.stages.patience import BACKOFF_MAX_S, BACKOFF_S
+from streams.store import open_store
+from streams.topics import check_topics
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+def topics_checked(settings: KafkaSettings) -> None:
+    """Return once a broker has said that the topics are as they must be. Raises KafkaError where they are not."""
+    _when(lambda: check_topics(settings), passes, "kafka")
+
+
+def store_opened(url: str) -> Engine:
+    """The store's engine, once its server answers. Raises StoreError for a store that cannot be used."""
+    server = "://" in url and make_url(url).get_backend_name() != "sqlite"
+    return _when(lambda: open_store(url), lambda error: server and _away(error), "store")
+
+
+def _away(error: Exception) -> bool:
+    return isinstance(error, StoreError) and isinstance(error.__cause__, OperationalError)
+
+
+def _when(attempt: Callable[[], T], may_pass: Callable[[Exception], bool], part: str) -> T:
+    wait = BACKOFF_S
+    while True:
+        try:
+            return attempt()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            log.warning("waiting to start", part=part, error=" ".join(str(error).split()), after_s=wait)
+            time.sleep(wait)
+            wait = min(wait * 2, BACKOFF_MAX_S)
