@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sqlalchemy import Engine
 
 from fusion import metrics
 from fusion.dataset import Dataset, DatasetConfig, read_dataset
@@ -121,21 +122,26 @@ def protocol(data: Path) -> Any:
 
 def load(rows: Any, data: Path) -> Dataset:
     """The rows through a store, as any log goes."""
-    import pandas as pd
-
     with tempfile.TemporaryDirectory() as folder:
         engine = open_store(f"sqlite:///{folder}/ml1m.db")
-        with engine.begin() as connection:
-            for start in range(0, len(rows), 50_000):
-                part = rows.iloc[start : start + 50_000]
-                connection.execute(behaviors.insert(), [_behavior(row) for row in part.itertuples()])
-            movies, people = pd.read_parquet(data / "ml1m_movies.parquet"), pd.read_parquet(data / "ml1m_users.parquet")
-            insert_new(connection, items, [item_row(_item(row)) for row in movies.itertuples()])
-            insert_new(connection, users, [user_row(_user(row)) for row in people.itertuples()])
+        fill(engine, rows, data)
         with engine.connect() as connection:
             dataset = read_dataset(connection, DatasetConfig(label=LabelRule.parse("value>=4")))
         engine.dispose()
     return dataset
+
+
+def fill(engine: Engine, rows: Any, data: Path) -> None:
+    """Put the rows, the films and the people into a store, in one transaction."""
+    import pandas as pd
+
+    with engine.begin() as connection:
+        for start in range(0, len(rows), 50_000):
+            part = rows.iloc[start : start + 50_000]
+            connection.execute(behaviors.insert(), [_behavior(row) for row in part.itertuples()])
+        movies, people = pd.read_parquet(data / "ml1m_movies.parquet"), pd.read_parquet(data / "ml1m_users.parquet")
+        insert_new(connection, items, [item_row(_item(row)) for row in movies.itertuples()])
+        insert_new(connection, users, [user_row(_user(row)) for row in people.itertuples()])
 
 
 def same_rows(rows: Any, dataset: Dataset, *, exact: bool) -> None:

@@ -1,0 +1,195 @@
+"""One run of `ctr_ml1m.py`: a model, a split, a history length and a seed become scores and figures."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from fusion import metrics
+from fusion.dataset import Dataset, Labelled
+from fusion.din import DinConfig
+from fusion.experiment import fingerprint
+from fusion.fgbert import FgBertConfig
+from fusion.log import Array
+from fusion.models import ModelConfig, build
+from fusion.pretrain import PretrainConfig
+from fusion.pretrained import Pretrained, load_pretrained, take_over
+from fusion.pretrained import run as run_pretraining
+from fusion.splits import TEST, TRAIN, VALID
+from fusion.srp4ctr import forms
+from fusion.train import TrainConfig, predict, train
+from interest.errors import ArtifactError
+
+FORMS = {
+    "SRP4CTR": "full",
+    "SRP4CTR, no cross-attention": "no-cross",
+    "SRP4CTR, no queries": "no-querying",
+    "FG-BERT-MP": "mp",
+    "SRP4CTR, no pre-training": "full",
+}
+PEERS = ("torch-rechub DIN", "torch-rechub BST")
+LEARNT = (*FORMS, "Interestream DIN", *PEERS)  # have a history and a seed
+COUNTED = ("LightGBM on the same counts",)
+TOGETHER = 15  # 50 + 15 - 1 = 64 columns
+PRETRAIN = PretrainConfig(epochs=20)
+TRAIN_SRP = TrainConfig(epochs=6)
+PEER = {"epochs": 4, "lr": 1e-3, "decay": 1e-6}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    split: str  # "global" or "user"
+    model: str
+    history: int  # 0: none
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.split}/{self.model}/{self.history}/{self.seed}"
+
+    @property
+    def file(self) -> str:
+        name = self.model.lower().replace(",", "").replace(" ", "-")
+        return f"{self.split}-{name}-h{self.history}-s{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """One split at one history length."""
+
+    dataset: Dataset
+    read: Labelled
+    quick: bool
+    work: Path  # where checkpoints and pre-trained encoders are kept
+
+
+def execute(run: Run, data: Data) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Figures, and scores of the validation and of the test part."""
+    if run.model in COUNTED:
+        scores, noted = _boosted(data)
+    elif run.model in PEERS:
+        scores, noted = _peer(run, data)
+    else:
+        scores, noted = _ours(run, data)
+    dataset = data.dataset
+    measured = {part: measure(dataset, number, scores[part]) for part, number in (("valid", VALID), ("test", TEST))}
+    return {"split": run.split, "model": run.model, "history": run.history, "seed": run.seed} | measured | noted, scores
+
+
+def measure(dataset: Dataset, part: int, scores: Array) -> dict[str, float]:
+    own = dataset.of(part)
+    labels, bulk, cold = dataset.labels[own], dataset.slices["bulk_tail"][own], dataset.slices["cold_users"][own]
+    tail, rest = metrics.auc(labels[bulk], scores[bulk]), metrics.auc(labels[~bulk], scores[~bulk])
+    return {
+        "auc": metrics.auc(labels, scores),
+        "gauc": metrics.gauc(labels, scores, dataset.log.user[dataset.rows[own]]),
+        "log_loss": metrics.log_loss(labels, scores),
+        "bulk_tail": tail,
+        "gap": rest - tail,  # how much worse on the long tail than elsewhere
+        "cold": metrics.auc(labels[cold], scores[cold]),
+    }
+
+
+def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
+    dataset = data.dataset
+    held: Pretrained | None = None
+    config: ModelConfig
+    settings = msgspec.structs.replace(TRAIN_SRP, seed=run.seed)
+    if run.model == "Interestream DIN":
+        config, settings = DinConfig(), TrainConfig(seed=run.seed)
+    else:
+        encoder = FgBertConfig(positions=run.history + TOGETHER - 1)
+        if run.model != "SRP4CTR, no pre-training":
+            held = _pretrained(run, data, encoder)
+            encoder = held.config.encoder
+        config = forms(encoder, together=TOGETHER, pretrained=held.id if held else "")[FORMS[run.model]]
+    if data.quick:
+        settings = msgspec.structs.replace(settings, epochs=1)
+    torch.manual_seed(run.seed)
+    model = build(dataset.spec, config)
+    take_over(model, dataset.spec, held)
+    rates = _Clock(len(dataset.of(TRAIN)))
+    epochs = train(
+        model, dataset.samples, dataset.labels, (dataset.of(TRAIN), dataset.of(VALID)), settings,
+        folder=data.work / "runs" / run.file, fingerprint=fingerprint(dataset, config, settings),
+        advance=rates.advance, report=rates.report,
+    )  # fmt: skip
+    scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in _PARTS}
+    return scores, rates.noted() | {
+        "epochs": len(epochs),
+        "valid_curve": [round(epoch.auc, 5) for epoch in epochs],
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }
+
+
+def _pretrained(run: Run, data: Data, encoder: FgBertConfig) -> Pretrained:
+    """One pre-training for each split and history; its seed is the first one's, so that seeds share it."""
+    folder = data.work / "pretrained" / f"{run.split}-h{run.history}"
+    try:
+        return load_pretrained(folder)
+    except ArtifactError:
+        config = msgspec.structs.replace(PRETRAIN, epochs=1) if data.quick else PRETRAIN
+        run_pretraining(data.read, encoder, config, split=run.split, folder=folder, report=say)
+        return load_pretrained(folder)
+
+
+def _peer(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
+    from ml1m.peers import Peer
+
+    peer = Peer(run.model.removeprefix("torch-rechub "), data.dataset, run.seed)
+    settings = PEER | {"epochs": 1} if data.quick else PEER
+    noted = peer.fit(**settings, say=say)
+    scores = {name: peer.scores(data.dataset.of(part)) for name, part in _PARTS}
+    return scores, noted | {"parameters": sum(weight.numel() for weight in peer.model.parameters())}
+
+
+def _boosted(data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
+    from ctr_din import gradient_boosting
+
+    dataset, began = data.dataset, time.perf_counter()
+    valid, test = dataset.of(VALID), dataset.of(TEST)
+    scores = gradient_boosting(dataset, np.concatenate([valid, test]))
+    noted = {"minutes": (time.perf_counter() - began) / 60}
+    return {"valid": scores[: len(valid)], "test": scores[len(valid) :]}, noted
+
+
+_PARTS = (("valid", VALID), ("test", TEST))
+
+
+class _Clock:
+    """Training rows a second, validation left out: by the clock, and by this process's processor time."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows, self._seen, self._wall, self._busy = rows, 0, 0.0, 0.0
+        self._last = (time.perf_counter(), time.process_time())
+
+    def advance(self, count: int) -> None:
+        now = (time.perf_counter(), time.process_time())
+        if count < self._rows:  # else: what an earlier session had done
+            self._seen += count
+            self._wall, self._busy = self._wall + now[0] - self._last[0], self._busy + now[1] - self._last[1]
+        self._last = now
+
+    def report(self, epoch: Any) -> None:
+        say(epoch)
+        self._last = (time.perf_counter(), time.process_time())
+
+    def noted(self) -> dict[str, float]:
+        if not self._seen:
+            return {}
+        return {
+            "rows_per_s": self._seen / self._wall,
+            "rows_per_cpu_s": self._seen / self._busy,
+            "minutes": self._wall / 60,
+        }
+
+
+def say(what: object) -> None:
+    print(what, file=sys.stderr, flush=True)
