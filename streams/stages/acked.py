@@ -215,8 +215,7 @@ class Acked(Generic[T]):
         self._releasing = True  # 1
         try:
             deadline = time.monotonic() + self.settle_s
-            if self._in_hand:
-                await _within(deadline, self._release(partitions))  # 2
+            await _within(deadline, self._release(partitions))  # 2
             await _within(max(deadline, time.monotonic() + 1.0), self._commit())  # 3
         finally:
             self._give_up()  # 4

@@ -42,6 +42,7 @@ from streams.wire import InterestUpdate
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
 
+SETTLE_S = 0.02  # between looks whether a chunk is done
 IDLE_S = 0.2  # between looks for messages where there are none
 CLOSE_S = 2.0  # of the drain, for committing and leaving the group
 
@@ -90,6 +91,7 @@ class FusionStage:
         self._next_look = 0.0
         self._planned: set[int] = set()  # Kafka partitions whose users were looked at since the last activation
         self._republishing: list[Republishing] = []
+        self._writing = False  # a chunk of these is being written and announced
 
     async def run(self, stop: asyncio.Event) -> None:
         """1. Open the encoder and work until `stop`. 2. Finish the batch in hand. 3. Commit and leave the group."""
@@ -127,6 +129,7 @@ class FusionStage:
             remedy="stop the fusion workers, run `interestream fuse` (the store has every interest they were about), "
             f"then delete the offsets of the group {group_of(kafka, self.name)} so that it begins with what is left",
             assigned=self._given,
+            release=self._settle,
         )
 
     async def _work(self, stop: asyncio.Event) -> None:
@@ -147,17 +150,27 @@ class FusionStage:
                 await self._fuse(messages)
                 acked.acknowledge(messages)
             if self._republishing:
-                await self._republish(acked.partitions)
+                self._writing = True
+                try:
+                    await self._republish(acked.partitions)
+                finally:
+                    self._writing = False
             elif not messages:
                 await self._tidy()
         await self._tidy()
 
+    async def _settle(self, _partitions: Collection[int]) -> None:
+        """Partitions are about to go: what was written of their users is said before anyone else says more."""
+        while self._writing or (self._acked is not None and self._acked.in_hand):
+            await asyncio.sleep(SETTLE_S)
+
     async def _given(self, partitions: Collection[int]) -> None:
-        """What a worker before this one left unsaid is said first."""
-        self._sent.clear()  # whoever had the partitions meanwhile has removed them, or `send_left` does
-        self._planned.clear()
-        self._republishing.clear()
-        self._last.clear()
+        """What a worker before left unsaid is said first; what is remembered of partitions not kept is void."""
+        kept = set(self._acked.partitions if self._acked else ()) - set(partitions)
+        self._sent = [one for one in self._sent if one.partition in kept]
+        self._last = {partition: last for partition, last in self._last.items() if partition in kept}
+        self._republishing = [one for one in self._republishing if one.partition in kept]
+        self._planned &= kept
         await self._send_left(partitions)
 
     async def _send_left(self, partitions: Collection[int]) -> None:

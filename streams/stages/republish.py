@@ -7,7 +7,6 @@ user, so forgetting one leaves no trace in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -99,8 +98,3 @@ def record(connection: Connection, topic: str, work: Republishing, done: int) ->
 
 def counter_name(topic: str, partition: int) -> str:
     return f"republished:{topic}:{partition}"
-
-
-def total(works: Sequence[Republishing]) -> int:
-    """Users left in all."""
-    return sum(len(work.left) for work in works)
