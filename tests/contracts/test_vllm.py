@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from deploy.vllm.server import NAME, Server
-from interest.errors import Refused
+from interest.errors import Denied, Refused
 from interest.facts import Facts, facts_of
 from interest.llm import Message, Reply, Request
 from interest.llm_http import HttpModel
@@ -115,20 +115,28 @@ def test_the_token_limit_is_told(model: HttpModel) -> None:
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model: HttpModel) -> None:
-    with pytest.raises(Refused, match=r"400.*context length is 2048"):
+    with pytest.raises(Refused, match=r"400.*context length is 2048") as refused:
         ask(model, said("red " * 3000))
+    assert not isinstance(refused.value, Denied)  # of this request, not of the server
 
 
 def test_a_model_that_is_not_served_is_refused_by_name(vllm: Server) -> None:
-    with pytest.raises(Refused, match=r"404.*`gpt-9`.*does not exist.*" + NAME):
+    with pytest.raises(Denied, match=r"404.*`gpt-9`.*does not exist.*" + NAME):
         ask(HttpModel(vllm.url, model="gpt-9", key=vllm.key), said("Hello."))
 
 
 @pytest.mark.parametrize("key", ["sk-not-the-right-one", None])
 def test_a_wrong_key_is_refused_and_not_shown(vllm: Server, key: str | None) -> None:
-    with pytest.raises(Refused, match="401") as refused:
-        ask(HttpModel(vllm.url, model=vllm.name, key=key), said("Hello."))
-    assert "sk-" not in str(refused.value)
+    model = HttpModel(vllm.url, model=vllm.name, key=key)
+    with pytest.raises(Denied, match="401") as denied:
+        ask(model, said("Hello."))
+    with pytest.raises(Denied, match="401") as probed:
+        asyncio.run(model.probe())
+    assert "sk-" not in f"{denied.value} {probed.value}"
+
+
+def test_a_server_that_is_well_is_told_by_a_probe(model: HttpModel) -> None:
+    asyncio.run(model.probe())
 
 
 def test_the_servers_log_has_no_key(model: HttpModel, vllm: Server) -> None:
