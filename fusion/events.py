@@ -1,7 +1,8 @@
 """Past behaviours as rows of embeddings: what item, and what the user made of it. Stored once, gathered per batch.
 
 The behaviour fields are those of the FeatureSpec: action, value bucket, outcome by the label rule, whole days since the
-user's behaviour before it. None depends on the moment that looks, so one encoded history serves many moments.
+user's behaviour before it, and the scene where the log tells scenes apart. None depends on the moment that looks, so
+one encoded history serves many moments.
 """
 
 from __future__ import annotations
@@ -18,17 +19,12 @@ LABEL_ROWS = 4  # padding, unlabelled, negative, positive
 GAP_ROWS = len(GAP_DAYS) + 2  # padding, then one per gap
 LONGEST = GAP_DAYS[-1] + 1
 BUCKET = np.append(np.searchsorted(GAP_DAYS, np.arange(LONGEST), side="right") + 1, 0).astype(np.int32)  # of days
-FIELDS = ("action", "value", "label", "since")
 
 
 def behavior_rows(spec: FeatureSpec) -> dict[str, int]:
-    """Embedding rows of every behaviour field, in the order of FIELDS; `since` has one more: a first event."""
-    return {
-        "action": spec.actions.size,
-        "value": spec.value_rows,
-        "label": LABEL_ROWS,
-        "since": GAP_ROWS + 1,
-    }
+    """Embedding rows of every behaviour field, by its name; `since` has one more than gaps: a first event."""
+    rows = {"action": spec.actions.size, "value": spec.value_rows, "label": LABEL_ROWS, "since": GAP_ROWS + 1}
+    return rows | ({"scene": spec.scenes.size} if spec.scenes.texts else {})
 
 
 class Events:
@@ -42,6 +38,11 @@ class Events:
         self.value = _padded(np.where(np.isnan(log.value), UNKNOWN, value))
         self.label = _padded(labels.astype(np.int32) - UNLABELLED + 1)
         self.action = _padded(action[log.action])
+        self.scene: Array | None = None
+        if spec.scenes.texts:
+            rows = spec.scenes.rows()
+            scene = np.array([*(rows.get(text, UNKNOWN) for text in log.scenes), UNKNOWN], np.int32)  # -1: the last
+            self.scene = _padded(scene[log.scene] if len(log.scene) else np.full(log.size, UNKNOWN))
         self.day = np.append(log.at // DAY, 0).astype(np.int32)
         self.rows = np.append(past.rows, log.size)  # (E + 1,) the log's row of every entry of the past
         # Computed inside each run: what a moment cannot see does not change what it sees.
@@ -55,9 +56,10 @@ class Events:
         return len(self.rows) - 1
 
     def behavior(self, entry: Array) -> Array:
-        """(..., F) int32: the rows of every field in FIELDS, of entries of the past."""
+        """(..., F) int32: the rows of every field of `behavior_rows`, of entries of the past."""
         row = self.rows[entry]
-        return np.stack([self.action[row], self.value[row], self.label[row], self.since[entry]], axis=-1)
+        own = [self.action[row], self.value[row], self.label[row], self.since[entry]]
+        return np.stack(own if self.scene is None else [*own, self.scene[row]], axis=-1)
 
 
 def buckets(days: Array) -> Array:

@@ -7,7 +7,7 @@ One million behaviours take about 40 bytes each; strings are kept once, in dicti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class Log:
     seq: Array  # (N,) int64, the store's own numbers
     at: Array  # (N,) float64, event time, UTC seconds
     value: Array  # (N,) float32, NaN where the event has none
+    scenes: list[str] = field(default_factory=list)
+    scene: Array = field(default_factory=lambda: np.empty(0, np.int32))  # (N,) int32 into `scenes`, -1 none; or empty
 
     @property
     def size(self) -> int:
@@ -50,28 +52,31 @@ def read_log(
     connection: Connection, users: Sequence[str] | None = None, advance: Callable[[int], None] | None = None
 ) -> Log:
     """Read the whole log, or only `users` (who keep the given order; one without events is kept, empty)."""
-    columns: list[list[Array]] = [[] for _ in range(6)]
+    columns: list[list[Array]] = [[] for _ in range(7)]
     index: tuple[dict[str, int], dict[str, int], dict[str, int]] = (
         {user: i for i, user in enumerate(users or ())},
         {},
         {},
     )
+    scenes: dict[str | None, int] = {None: -1}
     for rows in _chunks(connection, users):
-        user, seq, item, action, at, value = zip(*rows, strict=True)
+        user, seq, item, action, at, value, scene = zip(*rows, strict=True)
         for column, (texts, numbers) in enumerate(zip((user, item, action), index, strict=True)):
             columns[column].append(np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int32))
         columns[3].append(np.array(seq, np.int64))
         columns[4].append(np.array(at, np.float64))
         columns[5].append(np.array(value, np.float32))  # None becomes NaN
+        columns[6].append(np.array([scenes.setdefault(text, len(scenes) - 1) for text in scene], np.int32))
         if advance:
             advance(len(rows))
-    dtypes = (np.int32, np.int32, np.int32, np.int64, np.float64, np.float32)
-    user_, item_, action_, seq_, at_, value_ = (
+    dtypes = (np.int32, np.int32, np.int32, np.int64, np.float64, np.float32, np.int32)
+    user_, item_, action_, seq_, at_, value_, scene_ = (
         np.concatenate(parts) if parts else np.empty(0, dtype) for parts, dtype in zip(columns, dtypes, strict=True)
     )
     if users is not None and len(user_):  # chunks of users arrive sorted by id, not in the order asked for
         order = np.lexsort((seq_, user_))
-        user_, item_, action_, seq_, at_, value_ = (a[order] for a in (user_, item_, action_, seq_, at_, value_))
+        own = (user_, item_, action_, seq_, at_, value_, scene_)
+        user_, item_, action_, seq_, at_, value_, scene_ = (a[order] for a in own)
     return Log(
         users=list(index[0]),
         items=list(index[1]),
@@ -83,6 +88,8 @@ def read_log(
         seq=seq_,
         at=at_,
         value=value_,
+        scenes=[text for text in scenes if text is not None],
+        scene=scene_,
     )
 
 
@@ -95,7 +102,7 @@ def newest_time(connection: Connection) -> float:
 
 
 def _chunks(connection: Connection, users: Sequence[str] | None) -> Iterable[Sequence[Any]]:
-    columns = [behaviors.c[name] for name in ("user_id", "seq", "item_id", "action", "at", "value")]
+    columns = [behaviors.c[name] for name in ("user_id", "seq", "item_id", "action", "at", "value", "scene")]
     # the order of bytes on every database, so that ties in time break alike
     by_user: Any = collate(behaviors.c.user_id, "C") if connection.dialect.name == "postgresql" else behaviors.c.user_id
     query: Select[Any] = select(*columns).order_by(by_user, behaviors.c.seq)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fusion.artifact import artifact_id, begin, complete, save_weights, versions
 from fusion.checkpoint import remove_checkpoint
 from fusion.dataset import Dataset, Labelled
+from fusion.events import behavior_rows
 from fusion.fgbert import FgBert, FgBertConfig
 from fusion.parallel import ALONE, Processes
 from fusion.pretrain import PretrainConfig, PretrainData, PretrainEpoch, Pretraining, pretrain
@@ -163,8 +164,11 @@ def adopt(encoder: FgBert, spec: FeatureSpec, pretrained: Pretrained) -> None:
     rows = {
         "item": _matched(spec.items[: spec.trained_items], old.items[: old.trained_items]),
         "category": _column(spec.categories, old.categories),
-        "behavior.0": _column(spec.actions, old.actions),  # the first of fusion.events.FIELDS
     }
+    ours, known = list(behavior_rows(spec)), list(behavior_rows(old))
+    for name, own, other in (("action", spec.actions, old.actions), ("scene", spec.scenes, old.scenes)):
+        if name in ours and name in known:
+            rows[f"behavior.{known.index(name)}"] = _column(own, other)
     theirs = {column.name: number for number, column in enumerate(old.item_columns)}
     weights = dict(pretrained.weights)
     held = encoder.state_dict()
@@ -178,7 +182,7 @@ def adopt(encoder: FgBert, spec: FeatureSpec, pretrained: Pretrained) -> None:
             weights[name] = torch.zeros_like(held[name])  # says nothing until it is trained
     for name, matched in rows.items():
         weights[f"{name}.weight"] = pretrained.weights[f"{name}.weight"][matched]
-    encoder.load_state_dict({name: weights[name] for name in held})
+    encoder.load_state_dict({name: weights.get(name, torch.zeros_like(held[name])) for name in held})
 
 
 def _column(own: Column, other: Column) -> Tensor:

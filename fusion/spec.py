@@ -63,6 +63,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     prompt_version: str = ""
     encoder: str = ""
     dense: tuple[str, ...] = NAMES
+    scenes: Column = Column("scene", ())  # none: the log tells no scenes apart
     layout: int = 1
 
     @property
@@ -163,6 +164,7 @@ def fit_spec(
         user_columns=_columns(user.attributes for user in users),
         actions=Column("action", tuple(sorted(log.actions))),
         value_edges=_edges(values),
+        scenes=Column("scene", _scenes(log, train)),
         scale=Scale(
             # one imagined event of each kind keeps the rate inside (0, 1)
             prior=float(((labels[labelled] == POSITIVE).sum() + 1) / (labelled.sum() + 2)),
@@ -189,6 +191,14 @@ def _columns(records: Iterable[Mapping[str, str]]) -> tuple[Column, ...]:
             if text:
                 texts.setdefault(name, set()).add(text)
     return tuple(Column(name, tuple(sorted(own))) for name, own in sorted(texts.items()) if 2 <= len(own) <= MANY)
+
+
+def _scenes(log: Log, train: Array) -> tuple[str, ...]:
+    if not log.scenes:
+        return ()
+    own = np.unique(log.scene[train])
+    texts = tuple(sorted(log.scenes[number] for number in own if number >= 0))
+    return texts if len(own) > 1 else ()
 
 
 def _edges(values: Array) -> tuple[float, ...]:
