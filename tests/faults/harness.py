@@ -39,7 +39,7 @@ from streams.store import open_store
 from streams.tables import offsets, outbox
 
 COUNT = 10  # behaviours that fill a partition: many partitions from few behaviours
-START_S = 60.0  # of one worker, on a machine that is busy
+START_S = 120.0  # of one worker, on a machine that is busy
 LONG_S = 120.0  # what no wait may take; an assertion of behaviour, not of speed
 Message = tuple[bytes | None, bytes | None]
 
