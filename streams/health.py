@@ -23,8 +23,14 @@ class Health:
     patience_s: float = 60.0
     down: dict[str, str] = field(default_factory=dict)  # part ("store", "kafka", "llm") -> what it said
     refused: str | None = None  # why the worker will not go on at all
-    started: bool = False  # all stages have their partitions, or know that they have none
+    expected: frozenset[str] = frozenset()  # the worker's stages
+    begun: set[str] = field(default_factory=set)  # stages that have their partitions, or know that they have none
     _progress: dict[tuple[str, str, int], _Progress] = field(default_factory=dict)
+
+    @property
+    def started(self) -> bool:
+        """Every stage has begun."""
+        return bool(self.begun) and self.begun >= self.expected
 
     def up(self, part: str) -> None:
         self.down.pop(part, None)
@@ -55,7 +61,8 @@ class Health:
         if self.refused:
             reasons.append(self.refused)
         if not self.started:
-            reasons.append("starting: the stages have not been given their partitions yet")
+            waiting = ", ".join(sorted(self.expected - self.begun)) or "the stages"
+            reasons.append(f"starting: {waiting} not given partitions yet")
         for (stage, topic, partition), one in sorted(self._progress.items()):
             if one.left and now - one.since > self.patience_s:
                 reasons.append(

@@ -287,7 +287,8 @@ class Acked(Generic[T]):
         self._report()
 
     def _settle(self) -> None:
-        self.settled = self._context.health.started = True
+        self.settled = True
+        self._context.health.begun.add(self._stage)
 
     # Reading.
 

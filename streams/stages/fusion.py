@@ -144,7 +144,6 @@ class FusionStage:
             if time.monotonic() >= self._next_look:
                 await self._look()
             await self._plan(acked.partitions)
-            self._context.health.started = self._context.health.started or acked.settled
             messages = await acked.take(timeout_s=0.0 if self._republishing else IDLE_S)
             if messages:
                 await self._fuse(messages)
