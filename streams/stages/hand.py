@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ from sqlalchemy import Connection
 from interest.types import Item, Partition, User
 from streams.ingest import Folded, Ingest, Move, Position
 from streams.kafka import Topics, source_of
+from streams.metrics import Metrics
 from streams.outbox import Announcement
 from streams.stages import catalogue
 from streams.stages.decode import Message, Refused, decode
@@ -53,6 +56,19 @@ class Hand(msgspec.Struct, kw_only=True):
             "duplicate": sum(folded.duplicates for folded in self.folded),
             "rejected": sum(message.topic == topic for message, _ in self.refused),
         }
+
+    def count_in(self, metrics: Metrics, stage: str, topic: str, seconds: float) -> None:
+        """Count what a transaction of `seconds` has written; `topic` is that of the behaviours."""
+        metrics.commit.labels(stage).observe(seconds)
+        for name, count in self.messages.items():
+            metrics.messages.labels(stage, name).inc(count)
+        for verdict, count in self.verdicts(topic).items():
+            metrics.behaviors.labels(verdict).inc(count)
+        for reason, count in Counter(one.reason for one in self.closed).items():
+            metrics.closed.labels(str(reason)).inc(count)
+        now = time.time()
+        for produced_at in self.produced_at:
+            metrics.latency.labels(stage).observe(max(0.0, now - produced_at / 1000))
 
     @property
     def count(self) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,14 @@ from streams import counters
 from streams.announce import Announcer
 from streams.append import refused_content
 from streams.ingest import FencedError, ForgottenError, Ingest, Position, fewer_collections
-from streams.kafka import KafkaError, group_of, make_consumer, make_producer
+from streams.kafka import KafkaError, make_producer
 from streams.outbox import Announcement
 from streams.policy import policy_of
 from streams.positions import RefusedError, Standing, begin, look
 from streams.stage import Context
 from streams.stages.burial import bury
 from streams.stages.hand import Hand, Place, prepare, sweep_hand
+from streams.stages.joining import join
 from streams.stages.lag import Lag
 from streams.stages.patience import BACKOFF_MAX_S, BACKOFF_S, Patience, connected
 from streams.stages.sweeps import SWEEP_S, Sweeps, watermark_of
@@ -43,7 +43,6 @@ CHECK_S = 30.0  # between two looks at whether the topics are still the same
 HAND_OVER_S = 5.0  # a rebalance waits so long for the transaction in hand; its positions are checked in any case
 LEAVE_S = 3.0  # for leaving the group, which a broker answers at once
 CONFLICTS = 3  # in a row, before they are reported: one or two are how another worker's write is found out
-FETCH_BYTES = 4_194_304  # of one partition in one fetch: 20,000 messages
 FAILURES = 3  # polls that fail in a row before the consumer is made anew: aiokafka's own tasks can end
 ITEMS_S = 1.0  # a token policy looks so often whether another worker has changed the catalogue
 log = structlog.get_logger()
@@ -126,34 +125,18 @@ class IngestStage:
 
     async def _connect(self) -> None:
         """Join the group, once the topics are there."""
-        from aiokafka.abc import ConsumerRebalanceListener
-        from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+        await asyncio.to_thread(look, self._context.settings.kafka, self._consumed)
+        self._consumer = await join(self._context, self.name, self._consumed, self._revoked, self._assigned)
+        self._lag = Lag(self._context, self.name, self._consumer)
 
-        stage, settings = self, self._context.settings.kafka
+    async def _revoked(self) -> None:
+        self._generation += 1
+        if self._pending is not None:  # the next worker begins where this transaction ends
+            patience = min(HAND_OVER_S, self._context.settings.kafka.session_timeout_s / 3)
+            await asyncio.wait({self._pending}, timeout=patience)
 
-        class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-            async def on_partitions_revoked(self, _revoked: set[Any]) -> None:
-                stage._generation += 1
-                if stage._pending is not None:  # the next worker begins where this transaction ends
-                    await asyncio.wait({stage._pending}, timeout=min(HAND_OVER_S, settings.session_timeout_s / 3))
-
-            async def on_partitions_assigned(self, assigned: set[Any]) -> None:
-                stage._generation += 1
-                consumer.pause(*assigned)  # until the stored positions are read
-
-        await asyncio.to_thread(look, settings, self._consumed)
-        consumer = await connected(
-            self._context,
-            self.name,
-            lambda: make_consumer(
-                settings,
-                group=group_of(settings, self.name),
-                partition_assignment_strategy=(RangePartitionAssignor,),
-                max_partition_fetch_bytes=FETCH_BYTES,
-            ),
-        )
-        consumer.subscribe(list(self._consumed), listener=Listener())
-        self._consumer, self._lag = consumer, Lag(self._context, self.name, consumer)
+    def _assigned(self) -> None:
+        self._generation += 1
 
     async def _disconnect(self) -> None:
         lag, consumer, self._lag, self._consumer = self._lag, self._consumer, None, None
@@ -258,20 +241,11 @@ class IngestStage:
                 self._poison.setdefault(place, {})[offset] = words
 
     def _count(self, hand: Hand, seconds: float) -> None:
-        metrics, now = self._context.metrics, time.time()
         self._written_at = time.monotonic()
         self._conflicts, self._wait = 0, BACKOFF_S
         self._limit = min(self._limit * 2, self._context.settings.ingest.batch)
         self._context.health.up("store")
-        metrics.commit.labels(self.name).observe(seconds)
-        for topic, count in hand.messages.items():
-            metrics.messages.labels(self.name, topic).inc(count)
-        for verdict, count in hand.verdicts(self._topics.behaviors).items():
-            metrics.behaviors.labels(verdict).inc(count)
-        for reason, count in Counter(one.reason for one in hand.closed).items():
-            metrics.closed.labels(str(reason)).inc(count)
-        for produced_at in hand.produced_at:
-            metrics.latency.labels(self.name).observe(max(0.0, now - produced_at / 1000))
+        hand.count_in(self._context.metrics, self.name, self._topics.behaviors, seconds)
         for place, move in hand.moves.items():
             if self._lag is not None:
                 self._lag.done(place, move.after.offset)
@@ -333,7 +307,8 @@ class IngestStage:
         self._sweeps = Sweeps(self._ingest, self._topics.behaviors, len(standings[self._topics.behaviors].ranges), mine)
         self._seen = dict.fromkeys(mine, time.monotonic())
         lag.given({place: position.offset for place, position in mine.items()})
-        self._refusals, self._context.health.started = 0, True
+        self._refusals = 0
+        self._context.health.begun.add(self.name)
         log.info("reading", partitions=[f"{place.topic}[{place.partition}]" for place in sorted(behaviors)])
         return True
 
