@@ -91,7 +91,6 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
             held = (run.split, run.history or histories[0])
             data = _data(chosen, work, *held)
         line, scores = execute(run, data)
-        line["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         np.savez(work / "scores" / f"{run.file}.npz", **{part: own.astype(np.float32) for part, own in scores.items()})
         (results / f"{run.file}.json").write_text(json.dumps(_rounded(line), indent=1) + "\n")
         say(f"  validation AUC {line['valid']['auc']:.4f}, test AUC {line['test']['auc']:.4f}")
@@ -146,7 +145,7 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
                     models[f"{model}, {history}" if history else model] = _mean(lines)
         if not models:
             continue
-        for name, auc in PUBLISHED[split].items():
+        for name, auc in ({} if chosen.quick else PUBLISHED[split]).items():
             models[name] = {"test": {"auc": auc}, "published": True}
         splits[split] = {"models": models} | _margins(split, models, work, runs)
         _table(split, splits[split])
@@ -173,6 +172,8 @@ def _margins(split: str, models: dict[str, Any], work: Path, runs: list[Run]) ->
     """The best peer by test AUC, and how far SRP4CTR's best history (by validation AUC) is above it."""
     own = {name: m for name, m in models.items() if name.rsplit(",", 1)[0] == OURS}
     peers = {name: m for name, m in models.items() if m.get("published") or name.startswith((*PEERS, *COUNTED))}
+    if not peers:
+        return {"best_peer": None, "margin": None}
     best_peer = max(peers, key=lambda name: peers[name]["test"]["auc"])
     out: dict[str, Any] = {"best_peer": best_peer, "margin": None}
     if own:
@@ -227,7 +228,7 @@ def _mean(lines: list[dict[str, Any]]) -> dict[str, Any]:
     for part in ("valid", "test"):
         out[part] = {key: float(np.mean([line[part][key] for line in lines])) for key in lines[0][part]}
     out["test"]["auc_sd"] = float(np.std([line["test"]["auc"] for line in lines], ddof=min(1, len(lines) - 1)))
-    for key in ("rows_per_s", "rows_per_cpu_s", "minutes", "parameters", "peak_mb", "epochs"):
+    for key in ("rows_per_s", "rows_per_cpu_s", "minutes", "parameters", "epochs"):
         if key in lines[0]:
             out[key] = float(np.mean([line[key] for line in lines if key in line]))
     return _rounded(out)
