@@ -42,7 +42,7 @@ class Health:
         """A partition stands at offset `done` with `left` messages to come."""
         key = (stage, topic, partition)
         before = self._progress.get(key)
-        if before is None or done != before.done or left == 0:
+        if before is None or done != before.done or left == 0 or before.left == 0:
             self._progress[key] = _Progress(done, left, now)
         else:
             before.left = left
