@@ -75,7 +75,7 @@ def ceiling(node: Node, kind: str, server: str, folder: Path, rows: int = 400_00
     store, log = fresh_store(kind, folder, server), folder / f"ceiling-{kind}.log"
     with worker(settings, store, log) as process:
         engine = waited_for(store, log, process)
-        greatest = rate(process, engine, topic, rows, log)
+        greatest = rate(process, engine, topic, rows, log).per_s
         engine.dispose()
     say(f"{kind}: {greatest:,.0f}/s at most")
     return greatest

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 
 from interest.errors import StoreError
@@ -26,10 +28,24 @@ def topics_checked(settings: KafkaSettings) -> None:
     _when(lambda: check_topics(settings), passes, "kafka")
 
 
-def store_opened(url: str) -> Engine:
-    """The store's engine, once its server answers. Raises StoreError for a store that cannot be used."""
+def store_opened(url: str, still_s: float) -> Engine:
+    """The store's engine, once its server answers. Raises StoreError for a store that cannot be used.
+
+    PostgreSQL ends a transaction that has stood still for `still_s`: its worker is frozen or cut off, and the rows that
+    it has locked are those that the worker after it needs.
+    """
     server = "://" in url and make_url(url).get_backend_name() != "sqlite"
-    return _when(lambda: open_store(url), lambda error: server and _away(error), "store")
+    engine = _when(lambda: open_store(url), lambda error: server and _away(error), "store")
+    if engine.dialect.name == "postgresql":
+
+        def limit(connection: DBAPIConnection, _record: object) -> None:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(f"set idle_in_transaction_session_timeout = {int(still_s * 1000)}")
+            connection.commit()
+
+        event.listen(engine, "connect", limit)
+        engine.dispose()  # the connections that were made without it
+    return engine
 
 
 def _away(error: Exception) -> bool:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
@@ -65,21 +66,33 @@ def waited_for(store: str, log: Path, process: subprocess.Popen[bytes]) -> Engin
     raise RuntimeError(f"the worker made no store:\n{log.read_text()[-4000:]}")
 
 
-def rate(process: subprocess.Popen[bytes], engine: Engine, topic: str, rows: int, log: Path) -> float:
-    """Messages a second between the first commit the store shows and the last."""
-    first: tuple[float, int] | None = None
+class Rate(NamedTuple):
+    per_s: float  # messages
+    cpu_us: float  # of the consumer's own process for each message: what other processes on the machine cannot change
+
+
+def rate(process: subprocess.Popen[bytes], engine: Engine, topic: str, rows: int, log: Path) -> Rate:
+    """Between the first commit the store shows and the last."""
+    first: tuple[float, int, float] | None = None
     begun = time.perf_counter()
     while True:
         done, now = consumed(engine, topic), time.perf_counter()
         if first is None and done:
-            first = (now, done)
+            first = (now, done, cpu_s(process.pid))
         if done >= rows:
             break
         if process.poll() is not None or (first is None and now > begun + START_S):
             raise RuntimeError(f"the worker did not work:\n{log.read_text()[-4000:]}")
         time.sleep(0.02)
     assert first is not None
-    return (done - first[1]) / (now - first[0]) if done > first[1] else float("nan")
+    count = max(1, done - first[1])
+    return Rate(count / (now - first[0]), 1e6 * (cpu_s(process.pid) - first[2]) / count)
+
+
+def cpu_s(process: int) -> float:
+    """Seconds of CPU that a process has used, in all its threads."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(process: int) -> float:

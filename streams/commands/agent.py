@@ -56,7 +56,7 @@ def agent(
     from streams.waiting import store_opened, topics_checked
 
     topics_checked(settings.kafka)
-    engine = store_opened(settings.store)
+    engine = store_opened(settings.store, settings.kafka.session_timeout_s)
 
     from streams.app import Worker
 
