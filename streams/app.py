@@ -57,7 +57,8 @@ class Worker:
     """One process of the agent: a Faust app with the stages, the monitor, and what ended it."""
 
     def __init__(self, settings: Settings, engine: Engine, stages: Sequence[str]) -> None:
-        self.context = Context(settings=settings, engine=engine, metrics=Metrics(), health=Health(expected=frozenset(stages)))
+        health = Health(expected=frozenset(stages))
+        self.context = Context(settings=settings, engine=engine, metrics=Metrics(), health=health)
         self.stages = [make_stage(name, self.context) for name in stages]
         self.failure: BaseException | None = None  # what the process must end with
         self.app = faust.App(
