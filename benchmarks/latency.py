@@ -4,9 +4,9 @@ take under a second, at half the greatest rate of one worker.
     python benchmarks/latency.py [--quick] [--rate EVENTS_PER_S] [--save benchmarks/results/latency.json]
 
 One Kafka, one worker (`interestream agent --stages ingest`), on SQLite and on PostgreSQL. The greatest rate of each is
-measured first, over a topic filled beforehand (or told: `--rate`); then behaviours of 20,000 users are produced at half
-of it. Some of those that close a partition are watched: the time runs from when the producer has the message in hand
-until another connection, which looks every 5 ms, finds the partition.
+measured first, over a topic filled beforehand (or told: `--rate`); then behaviours are produced at half of it. Some of
+those that close a partition are watched: the time runs from when the producer has the message in hand until another
+connection, which looks every 5 ms, finds the partition.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.rig.worker import rate, waited_for, worker
 from deploy.kafka.node import Node
 from interest.tables import partitions
 
-USERS, COUNT = 20_000, 50
+COUNT = 50  # behaviours that close a partition, as the settings have it
 WATCHED_PER_S = 100  # closing behaviours looked for in a second: enough for a p99, too few to burden the store
 WARM_S = 5.0  # not counted: the worker imports, joins its group, and meets its users for the first time
 
@@ -92,7 +92,8 @@ def watched(node: Node, kind: str, store: str, per_s: float, seconds: float, fol
         paced = Paced(node.bootstrap, topic, per_s)
         rows = int(per_s * (seconds + WARM_S))
         counts: Counter[int] = Counter()
-        chosen = np.random.default_rng(1).integers(0, USERS, rows).tolist()
+        users = max(100, int(per_s * WARM_S / COUNT))  # so that partitions close all the time after the warm-up
+        chosen = np.random.default_rng(1).integers(0, users, rows).tolist()
         last = begun = time.time()
         for user, now in zip(chosen, paced.send(_behaviors(chosen)), strict=True):
             counts[user] += 1
