@@ -148,6 +148,10 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
         for name, auc in ({} if chosen.quick else PUBLISHED[split]).items():
             models[name] = {"test": {"auc": auc}, "published": True}
         splits[split] = {"models": models} | _margins(split, models, work, runs)
+        if (own := f"{OURS}, 50") in models and (other := "torch-rechub BST, 50") in models:
+            # by processor time, so that what else ran on the machine does not count
+            ratio = models[own]["rows_per_cpu_s"] / models[other]["rows_per_cpu_s"]
+            splits[split]["throughput"] = {"peer": other, "ratio": round(ratio, 1)}
         _table(split, splits[split])
     line = {
         "benchmark": "ctr_ml1m",

@@ -106,7 +106,8 @@ class Windows:
             for window in _runs(np.arange(len(rows)), own.at, own.seq, own.stop, own.first, own.user)
             for start in range(0, len(window), SCORES_AT_ONCE)
         ]
-        windows.sort(key=len)  # windows with a like number of candidates go together: little padding
+        seen = np.minimum(own.stop - own.first, samples.spec.history)
+        windows.sort(key=lambda window: (len(window), seen[window[0]]))  # like with like: little padding
         at_once = max(TOKENS_AT_ONCE // samples.spec.history, 1)
         part: list[Array] = []
         for window in windows:
