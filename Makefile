@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/interestream
 DEMO := demo
+# most tests of the stream wait for servers
+TEST_PROCESSES ?= 3
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false
 
@@ -48,7 +50,7 @@ vllm-stop: install
 
 test: fetch vllm-install
 	$(BIN)/python deploy/kafka/node.py fetch
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 soak: fetch
 	$(BIN)/python deploy/kafka/node.py fetch

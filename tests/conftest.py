@@ -25,6 +25,13 @@ hypothesis_settings.register_profile("shared-cores", deadline=None)  # a slow ma
 hypothesis_settings.load_profile("shared-cores")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes, one of them has all tests of the vLLM server: it fills both cores as it is."""
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.xdist_group("vllm"))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Engine]:
     """A fresh SQLite store in a file."""
