@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Integer, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, Table, Text
 
 from interest.tables import metadata
 
@@ -39,5 +39,31 @@ activations = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("artifact", Text, nullable=False),  # artifact id, or empty: pooled vectors again
     Column("folder", Text, nullable=False),  # where the workers find it
+    sqlite_with_rowid=False,
+)
+
+# The behaviour banks (fusion/bank.py): one row per recipe, with what was asked of it.
+banks = Table(
+    "banks",
+    metadata,
+    Column("id", Text, primary_key=True),  # the recipe's
+    Column("recipe", Text, nullable=False),  # JSON
+    Column("width", Integer, nullable=False),  # d
+    Column("asked", BigInteger, nullable=False),  # texts that fillers looked for
+    Column("computed", BigInteger, nullable=False),  # of these, how many took a forward pass
+    Column("behaviors", BigInteger, nullable=False),  # behaviours and distinct texts, when last filled as a whole
+    Column("texts", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# One row per text and recipe. Without a vector it is a claim: a filler is computing it, or died while it did.
+bank_vectors = Table(
+    "bank_vectors",
+    metadata,
+    Column("bank", Text, primary_key=True),
+    Column("key", LargeBinary, primary_key=True),  # 16 bytes: hash of recipe and text
+    Column("vector", LargeBinary),  # float16, little endian, (d,)
+    Column("owner", Text),  # the filler that claims it
+    Column("until", Float(53)),  # when its claim lapses, by its clock
     sqlite_with_rowid=False,
 )

@@ -1,0 +1,262 @@
+"""The behaviour bank: the vector of every atomic behaviour and item, computed once by an LLM's low layers.
+
+Rows are keyed by a hash of the recipe (LLM, tokenizer, cut, pooling, template...) and the text, so several cuts lie
+side by side and a changed recipe never finds an old vector. A filler claims texts before it computes them, in a short
+transaction; a second filler passes claimed texts by. A filler that dies loses the batch in hand: its claims lapse.
+
+Decides nothing about what is read from it (fusion/bank_file.py, fusion/atoms.py) or which texts there are
+(fusion/bank_texts.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, or_, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from fusion.cut import Recipe
+from fusion.tables import bank_vectors, banks
+from interest.sql import insert_new, writing
+
+KEYS_AT_ONCE = 500  # below every driver's limit on parameters
+CHUNK = 64  # texts claimed and computed together: about a second of work with a small LLM on one core
+LEASE_S = 60.0  # a claim lapses after; it is renewed while its filler works
+WAIT_S = 0.2  # between looks at what another filler is computing
+
+
+class Computes(Protocol):
+    """What fills a bank: fusion.cut.Low."""
+
+    recipe: Recipe
+    width: int
+
+    def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]: ...
+
+
+class Filled(NamedTuple):
+    asked: int  # distinct texts
+    computed: int  # by this filler; the others were there, or came from another filler
+
+
+@dataclass(slots=True)
+class Claims:
+    """One filler's claims on texts that it is about to compute."""
+
+    engine: Engine
+    bank: str
+    owner: str
+    clock: Callable[[], float] = time.time
+    renewed: float = 0.0
+
+    def take(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Claim what nobody has computed and no living filler claims; return what is ours now."""
+        now = self.clock()
+        rows = [{"bank": self.bank, "key": key, "owner": self.owner, "until": now + LEASE_S} for key in keys]
+        with writing(self.engine) as connection:
+            if connection.dialect.name == "postgresql":  # one filler claims at a time: none wait for each other's rows
+                lock = text("select pg_advisory_xact_lock(hashtextextended(:bank, 0))")
+                connection.execute(lock, {"bank": f"interestream.bank:{self.bank}"})
+            insert_new(connection, bank_vectors, rows)
+            connection.execute(
+                update(bank_vectors)
+                .where(_among(self.bank, keys), bank_vectors.c.vector.is_(None), bank_vectors.c.until < now)
+                .values(owner=self.owner, until=now + LEASE_S)
+            )
+            own = select(bank_vectors.c.key).where(
+                _among(self.bank, keys), bank_vectors.c.vector.is_(None), bank_vectors.c.owner == self.owner
+            )
+            mine = {bytes(key) for key in connection.scalars(own)}
+        self.renewed = now
+        return [key for key in keys if key in mine]
+
+    def renew(self) -> None:
+        """Keep the claims while work on them goes on; nearly always nothing is to be done."""
+        now = self.clock()
+        if now - self.renewed < LEASE_S / 3:
+            return
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(bank_vectors)
+                .where(bank_vectors.c.bank == self.bank, bank_vectors.c.owner == self.owner)
+                .values(until=now + LEASE_S)
+            )
+        self.renewed = now
+
+    def keep(self, keys: Sequence[bytes], made: NDArray[np.float32]) -> None:
+        """Write vectors; where a claim lapsed meanwhile and another filler was quicker, its vector stays."""
+        statement = (
+            update(bank_vectors)
+            .where(
+                bank_vectors.c.bank == self.bank, bank_vectors.c.key == bindparam("k"), bank_vectors.c.vector.is_(None)
+            )
+            .values(vector=bindparam("v"), owner=None, until=None)
+        )
+        packed = made.astype("<f2")
+        rows = [{"k": key, "v": row.tobytes()} for key, row in sorted(zip(keys, packed, strict=True), key=_first)]
+        with writing(self.engine) as connection:
+            connection.execute(statement, rows)
+            _count_up(connection, self.bank, "computed", len(rows))
+
+    def drop(self) -> None:
+        """Give up every claim: others need not wait for it to lapse."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                delete(bank_vectors).where(
+                    bank_vectors.c.bank == self.bank,
+                    bank_vectors.c.owner == self.owner,
+                    bank_vectors.c.vector.is_(None),
+                )
+            )
+
+
+def fill(
+    engine: Engine,
+    low: Computes,
+    texts: Iterable[str],
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+    clock: Callable[[], float] = time.time,
+    chunk: int = CHUNK,
+    wait: bool = True,
+) -> Filled:
+    """Compute the vectors of those texts that the bank lacks; when it returns, it has them all.
+
+    wait: False leaves to other fillers what they have claimed, and so 5.
+
+    1. Page by page, leave out what is there. 2. Claim a chunk. 3. Compute it. 4. Write it.
+    5. Look again at what other fillers had claimed, until they have written it or their claims have lapsed.
+    `advance` is called with texts that are done, whoever did them. An interrupted run leaves what it wrote.
+    """
+    recipe = low.recipe
+    register(engine, recipe, low.width)
+    claims = Claims(engine, recipe.id, uuid.uuid4().hex, clock)
+    asked = computed = 0
+    elsewhere: dict[bytes, str] = {}
+    try:
+        for page in _pages(texts, KEYS_AT_ONCE):
+            missing = _missing(engine, recipe.id, dict(zip(recipe.keys(page), page, strict=True)))  # 1
+            asked += len(page)
+            advance(len(page) - len(missing))
+            for own in _pages(missing, chunk):
+                mine = _compute(claims, low, {key: missing[key] for key in own})  # 2, 3, 4
+                computed += len(mine)
+                advance(len(mine))
+                elsewhere |= {key: missing[key] for key in own if key not in mine}
+        while elsewhere and wait:  # 5
+            before = len(elsewhere)
+            elsewhere = _missing(engine, recipe.id, elsewhere)
+            for own in _pages(elsewhere, chunk):
+                mine = _compute(claims, low, {key: elsewhere[key] for key in own})
+                computed += len(mine)
+                elsewhere = {key: text for key, text in elsewhere.items() if key not in mine}
+            advance(before - len(elsewhere))
+            if len(elsewhere) == before:
+                time.sleep(WAIT_S)
+    except BaseException:
+        with contextlib.suppress(SQLAlchemyError):  # the store may be what failed; then the claims lapse
+            claims.drop()
+        raise
+    with writing(engine) as connection:
+        _count_up(connection, recipe.id, "asked", asked)
+    return Filled(asked, computed)
+
+
+def _compute(claims: Claims, low: Computes, texts: dict[bytes, str]) -> set[bytes]:
+    mine = claims.take(list(texts))
+    if mine:
+        claims.keep(mine, low([texts[key] for key in mine], lambda _: claims.renew()))
+    return set(mine)
+
+
+def register(engine: Engine, recipe: Recipe, width: int) -> None:
+    """Make the bank known, so that `stats` shows it and `gc` knows its template."""
+    zero = {"asked": 0, "computed": 0, "behaviors": 0, "texts": 0}
+    row = {"id": recipe.id, "recipe": msgspec.json.encode(recipe).decode(), "width": width} | zero
+    with writing(engine) as connection:
+        insert_new(connection, banks, [row])
+
+
+def read_vectors(connection: Connection, bank: str, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:
+    """The vectors (d,) of those keys that the bank has."""
+    out: dict[bytes, NDArray[np.float16]] = {}
+    for page in _pages(keys, KEYS_AT_ONCE):
+        query = select(bank_vectors.c.key, bank_vectors.c.vector).where(
+            _among(bank, page), bank_vectors.c.vector.is_not(None)
+        )
+        out |= {bytes(key): np.frombuffer(vector, "<f2") for key, vector in connection.execute(query)}
+    return out
+
+
+def read_recipes(connection: Connection) -> dict[str, Recipe]:
+    """Every bank's recipe, by id."""
+    query = select(banks.c.id, banks.c.recipe).order_by(banks.c.id)
+    return {row[0]: msgspec.json.decode(row[1], type=Recipe) for row in connection.execute(query)}
+
+
+def remove(engine: Engine, bank: str, keys: Sequence[bytes] | None = None) -> int:
+    """Remove vectors and lapsed claims of some keys, or the bank as a whole; return how many vectors went."""
+    gone = 0
+    if keys is None:
+        with writing(engine) as connection:
+            gone = count(connection, bank)
+            connection.execute(delete(bank_vectors).where(bank_vectors.c.bank == bank))
+            connection.execute(delete(banks).where(banks.c.id == bank))
+        return gone
+    lapsed = or_(bank_vectors.c.vector.is_not(None), bank_vectors.c.until < time.time())
+    for page in _pages(keys, KEYS_AT_ONCE):
+        with writing(engine) as connection:
+            gone += connection.execute(delete(bank_vectors).where(_among(bank, page), lapsed)).rowcount
+    return gone
+
+
+def note_size(engine: Engine, bank: str, behaviors: int, texts: int) -> None:
+    """Keep how many behaviours the store has and how many distinct texts they make, for the repeat rate."""
+    with writing(engine) as connection:
+        connection.execute(update(banks).where(banks.c.id == bank).values(behaviors=behaviors, texts=texts))
+
+
+def read_keys(connection: Connection, bank: str) -> set[bytes]:
+    """Every key of a bank, claims included: 100 bytes each."""
+    return {bytes(key) for key in connection.scalars(select(bank_vectors.c.key).where(bank_vectors.c.bank == bank))}
+
+
+def count(connection: Connection, bank: str) -> int:
+    query = select(func.count()).where(bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
+    return connection.scalar(query) or 0
+
+
+def _missing(engine: Engine, bank: str, texts: dict[bytes, str]) -> dict[bytes, str]:
+    found: set[bytes] = set()
+    with engine.connect() as connection:
+        for page in _pages(texts, KEYS_AT_ONCE):
+            query = select(bank_vectors.c.key).where(_among(bank, page), bank_vectors.c.vector.is_not(None))
+            found.update(bytes(key) for key in connection.scalars(query))
+    return {key: text for key, text in texts.items() if key not in found}
+
+
+def _among(bank: str, keys: Sequence[bytes]) -> Any:
+    return and_(bank_vectors.c.bank == bank, bank_vectors.c.key.in_(keys))
+
+
+def _count_up(connection: Connection, bank: str, what: str, more: int) -> None:
+    connection.execute(update(banks).where(banks.c.id == bank).values({what: banks.c[what] + more}))
+
+
+def _first(row: tuple[bytes, Any]) -> bytes:
+    return row[0]
+
+
+def _pages(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    left = iter(values)
+    while page := list(islice(left, size)):
+        yield page

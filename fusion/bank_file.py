@@ -1,0 +1,107 @@
+"""A bank as a memory-mapped file, for training: millions of vectors are read where they lie, none is held in memory.
+
+<folder>/<bank id>/<digest of its keys>/ holds keys.npy (n,) of 16 bytes, ascending, and vectors.npy (n, d) float16.
+The same vectors always make the same folder, so that two exports at once agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, func, select
+
+from fusion.log import Array
+from fusion.tables import bank_vectors
+from interest.errors import ArtifactError
+
+READ_AT_ONCE = 2_000  # rows: 2 MB of a small LLM's vectors
+KEY = np.dtype("S16")  # of one length, so that numpy's padding with zeros takes nothing away
+
+
+@dataclass(frozen=True, slots=True)
+class BankFile:
+    """n vectors by key; both arrays are memory maps."""
+
+    keys: Array  # (n,) of 16 bytes, ascending
+    vectors: NDArray[np.float16]  # (n, d)
+
+    def find(self, keys: Sequence[bytes]) -> Array:
+        """(m,) int64: the row of every key, -1 where there is none."""
+        wanted = np.array(keys, KEY)
+        if not len(self.keys) or not len(wanted):
+            return np.full(len(wanted), -1)
+        rows = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[rows] == wanted, rows, -1)
+
+
+def open_file(
+    connection: Connection, bank: str, keys: Sequence[bytes], folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+) -> BankFile:  # fmt: skip
+    """The bank's file, written anew from the store where there is none that has all of `keys`.
+
+    Vectors never change, so an older file that has the keys is as good as a new one. `advance`: vectors written.
+    Raises ArtifactError where the store lacks some of them.
+    """
+    for there in sorted((folder / bank).glob("*/vectors.npy")):
+        found = _open(there.parent)
+        if (found.find(keys) >= 0).all():
+            return found
+    found = _export(connection, bank, folder / bank, advance)
+    lacking = int((found.find(keys) < 0).sum())
+    if lacking:
+        raise ArtifactError(f"bank {bank} lacks {lacking:,} of {len(keys):,} vectors; run `interestream bank fill`")
+    return found
+
+
+def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[int], None]) -> BankFile:
+    """Raises ArtifactError where the bank is empty.
+
+    1. Write into a folder of its own. 2. Move that to its place. 3. Remove older exports, which others may read on.
+    """
+    own = (bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
+    size, width = connection.execute(
+        select(func.count(), func.coalesce(func.max(func.length(bank_vectors.c.vector)), 0)).where(*own)
+    ).one()
+    if not size:
+        raise ArtifactError(f"bank {bank} is empty; run `interestream bank fill`")
+    scratch = folder / f".{uuid.uuid4().hex}"
+    scratch.mkdir(parents=True)
+    try:
+        keys = np.lib.format.open_memmap(scratch / "keys.npy", "w+", KEY, (size,))  # 1
+        vectors = np.lib.format.open_memmap(scratch / "vectors.npy", "w+", np.dtype("<f2"), (size, width // 2))
+        query = select(bank_vectors.c.key, bank_vectors.c.vector).where(*own).order_by(bank_vectors.c.key).limit(size)
+        digest, row = hashlib.sha256(), 0
+        for part in connection.execution_options(yield_per=READ_AT_ONCE).execute(query).partitions():
+            for key, vector in part:
+                keys[row], vectors[row] = bytes(key), np.frombuffer(vector, "<f2")
+                digest.update(bytes(key))
+                row += 1
+            advance(len(part))
+        keys.flush()
+        vectors.flush()
+        if row < size:  # vectors were removed meanwhile
+            return _export(connection, bank, folder, advance)
+        place = folder / digest.hexdigest()[:16]
+        if not place.exists():
+            scratch.rename(place)  # 2
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for old in folder.iterdir():
+        if old != place and not old.name.startswith("."):
+            shutil.rmtree(old, ignore_errors=True)  # 3
+    return _open(place)
+
+
+def _open(folder: Path) -> BankFile:
+    try:
+        return BankFile(np.load(folder / "keys.npy", mmap_mode="r"), np.load(folder / "vectors.npy", mmap_mode="r"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder} is no bank file ({error}); remove it") from None

@@ -1,0 +1,96 @@
+"""Which texts the store's behaviours and items make: all of them, or those of newly closed partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, and_, func, select, tuple_
+
+from fusion.bank import Computes, Filled, fill, note_size, read_keys, read_recipes, remove
+from fusion.behavior_text import Template, behavior_text, item_text
+from interest.sql import read_items
+from interest.tables import behaviors, partitions
+from interest.types import Item
+
+KEYS_AT_ONCE = 150  # of three parameters each: below every driver's limit
+
+_WHAT = (behaviors.c.item_id, behaviors.c.action, behaviors.c.value)
+
+
+class Texts(NamedTuple):
+    texts: list[str]  # distinct: of behaviours first, then of items
+    behaviors: int  # in the store
+    distinct: int  # texts that these make
+
+
+class Place(NamedTuple):
+    """A closed partition."""
+
+    user_id: str
+    generation: int
+    number: int  # its index
+
+
+def store_texts(connection: Connection, template: Template) -> Texts:
+    """Every text that a user's history or a candidate can have. One pass over the behaviours: 2 s for a million."""
+    catalogue = read_items(connection)
+    rows = connection.execute(select(*_WHAT, func.count()).group_by(*_WHAT).order_by(*_WHAT)).all()
+    own = _texts(template, catalogue, [row[:3] for row in rows])
+    every = dict.fromkeys([*own, *(item_text(template, item) for item in catalogue.values())])
+    every.pop("", None)
+    return Texts(list(every), sum(row[3] for row in rows), len(own))
+
+
+def partition_texts(connection: Connection, template: Template, places: Iterable[Place]) -> list[str]:
+    """The distinct texts of the behaviours of some partitions, and of their items."""
+    there = and_(
+        behaviors.c.user_id == partitions.c.user_id,
+        behaviors.c.seq.between(partitions.c.first_seq, partitions.c.last_seq),
+    )
+    key = tuple_(partitions.c.user_id, partitions.c.generation, partitions.c.index)
+    query = select(*_WHAT).distinct().select_from(partitions.join(behaviors, there)).order_by(*_WHAT)
+    wanted = [tuple(place) for place in places]
+    rows: list[Any] = []
+    for start in range(0, len(wanted), KEYS_AT_ONCE):
+        rows += connection.execute(query.where(key.in_(wanted[start : start + KEYS_AT_ONCE]))).all()
+    catalogue = read_items(connection, {row[0] for row in rows})
+    items = (item_text(template, item) for item in catalogue.values())
+    return [text for text in dict.fromkeys([*_texts(template, catalogue, rows), *items]) if text]
+
+
+def fill_new(engine: Engine, low: Computes, places: Iterable[Place]) -> Filled:
+    """What the stream calls for newly closed partitions: only texts that nobody has met cost a forward pass.
+
+    Idempotent. Waits for no other filler: what one has claimed is its own to write.
+    """
+    with engine.connect() as connection:
+        texts = partition_texts(connection, low.recipe.template, places)
+    return fill(engine, low, texts, wait=False)
+
+
+def collect(engine: Engine, keep: Sequence[str] | None = None) -> dict[str, int]:
+    """Garbage collection: remove the banks not in `keep` (None: all stay), and vectors of texts that the store no
+    longer makes; return how many vectors went, by bank.
+
+    Keys are read before texts: a text that comes in meanwhile is either in both or not among the keys.
+    """
+    with engine.connect() as connection:
+        recipes = read_recipes(connection)
+    gone = {bank: remove(engine, bank) for bank in recipes if keep is not None and bank not in keep}
+    for bank, recipe in recipes.items():
+        if bank in gone:
+            continue
+        with engine.connect() as connection:
+            had = read_keys(connection, bank)
+        with engine.connect() as connection:
+            now = store_texts(connection, recipe.template)
+        gone[bank] = remove(engine, bank, sorted(had.difference(recipe.keys(now.texts))))
+        note_size(engine, bank, now.behaviors, now.distinct)
+    return gone
+
+
+def _texts(template: Template, catalogue: dict[str, Item], rows: Iterable[Sequence[Any]]) -> list[str]:
+    return list(
+        dict.fromkeys(behavior_text(template, action, value, catalogue.get(item)) for item, action, value in rows)
+    )

@@ -1,0 +1,111 @@
+"""Atomic behaviours (BAHE, arXiv 2403.19347, section 3.2): one text for everything that was done in the same way.
+
+"rated 5: Toy Story (1995), Animation, Comedy" stands for every such rating of that film, whoever gave it and
+whenever; an item by itself is "Toy Story (1995), Animation, Comedy". Texts are normalised, so that what is equal reads
+equal.
+Knows nothing of models; the bank (fusion/bank.py) keys vectors by these texts.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from interest.errors import InputError
+from interest.types import Item
+
+VERSION = 1  # of everything below that can change a text but is no field of Template
+FIELDS = ("did", "value", "title", "categories")
+_PAST = {
+    "buy": "bought",
+    "purchase": "bought",
+    "click": "clicked on",
+    "listen": "listened to",
+    "pay": "paid",
+    "read": "read",
+    "see": "saw",
+    "send": "sent",
+}
+_GAPS = re.compile(r"\s+([,:;.])")  # a space that an empty field left before a mark
+_MARKS = re.compile(r"([,:;])(\s*[,:;])+")  # and marks with nothing between them
+
+
+class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How behaviours and items read: {did} and {value} (of a behaviour), {title} and {categories} (of an item)."""
+
+    behavior: str = "{did} {value}: {title}, {categories}"
+    item: str = "{title}, {categories}"
+    version: int = VERSION
+
+    def check(self) -> None:
+        """Raises InputError for a field that there is not."""
+        for name, text, fields in (("behavior", self.behavior, FIELDS), ("item", self.item, FIELDS[2:])):
+            try:
+                used = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+            except ValueError as error:
+                raise InputError(f"the {name} template {text!r} cannot be read: {error}") from None
+            wrong = sorted(set(used) - set(fields))
+            if wrong or not used:
+                there = ", ".join(f"{{{field}}}" for field in fields)
+                raise InputError(f"the {name} template {text!r} can use {there}, and must use one of them")
+        if self.version != VERSION:
+            raise InputError(f"texts of template version {self.version} are not made here; this is version {VERSION}")
+
+
+def behavior_text(template: Template, action: str, value: float | None, item: Item | None) -> str:
+    """What was done to an item; never empty, for the action is known even where the catalogue lacks the item."""
+    text = _fill(template.behavior, {"did": did(action), "value": shown(value), **_item_fields(item)})
+    return text or did(action)
+
+
+def item_text(template: Template, item: Item | None) -> str:
+    """What an item is; empty where nothing is known of it."""
+    return "" if item is None else _fill(template.item, _item_fields(item))
+
+
+def did(action: str) -> str:
+    """ "rated" of "rate": one word in the past tense; anything else stays as it is."""
+    word = action.strip().lower()
+    if not word.isalpha() or not word.isascii():
+        return normalise(action)
+    return _PAST.get(word) or word + ("d" if word.endswith("e") else "ed")
+
+
+def shown(value: float | None) -> str:
+    """A value with two significant digits: ratings as they are, seconds played coarse enough for texts to repeat.
+
+    A value is read from the store as a double and from the log as a float32; both give one text.
+    """
+    if value is None or np.isnan(value):
+        return ""
+    return f"{float(f'{float(np.float32(value)):.2g}') + 0.0:.15g}"  # + 0.0: no -0
+
+
+def normalise(text: str) -> str:
+    """Unicode in its composed form, one space between words."""
+    return " ".join(unicodedata.normalize("NFC", text.replace("\0", " ")).split())
+
+
+def _item_fields(item: Item | None) -> Mapping[str, str]:
+    if item is None:
+        return {"title": "", "categories": ""}
+    return {"title": item.title, "categories": ", ".join(item.categories)}
+
+
+def _fill(template: str, fields: Mapping[str, str]) -> str:
+    """Fields in their places; marks around an empty one go, those inside a title stay."""
+    held: list[str] = []
+    pieces: list[str] = []
+    for literal, field, _, _ in string.Formatter().parse(template):
+        pieces.append(literal)
+        if field is not None and fields[field]:
+            held.append(normalise(fields[field]))
+            pieces.append(f"\0{len(held) - 1}\0")
+    text = _MARKS.sub(r"\1", _GAPS.sub(r"\1", " ".join("".join(pieces).split())))
+    text = text.strip(" ,:;")
+    return re.sub(r"\0(\d+)\0", lambda found: held[int(found[1])], text)

@@ -1,0 +1,315 @@
+"""An LLM cut at layer k (BAHE, section 3.1): `Low` reads texts and is frozen, `High` reads behaviours and is trained.
+
+Low is the embeddings and layers 1..k: a text becomes one vector, the mean of its tokens' states or the last one's.
+High is layers k + 1..n and the final norm: a sequence of such vectors is read as the LLM read tokens. The positions in
+the text were low's; high's rotary positions are 0, 1, 2... over behaviours, oldest first. Its mask is causal, as the
+layers were pre-trained; bidirectional is an option.
+
+Works for causal LLMs of transformers built like Llama. Knows nothing of users, banks or CTR. transformers is imported
+when a model is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fusion.behavior_text import Template
+from fusion.encoder import ROWS_CPU, ROWS_CUDA, Precision, batches, encoder_id
+from interest.errors import ArtifactError, InputError
+
+FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
+LARGEST = 65_504.0  # of float16, as which the bank keeps vectors
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+PLAIN = Template()
+TextPooling = Literal["mean", "last"]
+Mask = Literal["causal", "bidirectional"]
+Architecture = dict[str, Any]  # what the LLM's config.json says of its layers
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can change the vector of a text. Two recipes that differ anywhere share no vector."""
+
+    llm: str  # its folder's name and its weights' digest; only the digest counts
+    config: str  # digest of the LLM's config.json
+    tokenizer: str  # digest of the tokenizer's files
+    cut: int  # k: layers that are low
+    pooling: TextPooling = "mean"
+    precision: Precision = "float32"  # that low computes in
+    max_tokens: int = 64  # of a text; titles with categories have 10 to 30
+    template: Template = PLAIN
+
+    @property
+    def id(self) -> str:
+        """16 hex digits. The folder's name is not in it: a moved model keeps its vectors."""
+        nameless = msgspec.structs.replace(self, llm=self.llm.rpartition("@")[2])
+        return hashlib.sha256(msgspec.json.encode(nameless)).hexdigest()[:16]
+
+    def keys(self, texts: Sequence[str]) -> list[bytes]:
+        """16 bytes a text, in which the whole recipe is hashed."""
+        salt = self.id.encode()
+        return [hashlib.blake2b(text.encode(), digest_size=16, key=salt).digest() for text in texts]
+
+
+def recipe_of(
+    folder: Path,
+    cut: int | None = None,
+    *,
+    pooling: TextPooling = "mean",
+    precision: Precision = "float32",
+    template: Template = PLAIN,
+) -> Recipe:
+    """The recipe of an LLM's folder, from its files alone; `cut` None is half of its layers.
+
+    Raises InputError where there is no LLM, one of another build, or no such layer.
+    """
+    own = architecture(folder)
+    layers = int(own["num_hidden_layers"])
+    chosen = layers // 2 if cut is None else cut
+    if not 0 <= chosen <= layers:
+        raise InputError(f"{folder} has {layers} layers; --cut must be between 0 and {layers}, not {chosen}")
+    template.check()
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not files:
+        raise InputError(f"{folder} has no tokenizer; give the folder of a whole checkpoint")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return Recipe(
+        llm=encoder_id(folder),
+        config=hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12],
+        tokenizer=digest.hexdigest()[:12],
+        cut=chosen,
+        pooling=pooling,
+        precision=precision,
+        template=template,
+    )
+
+
+def architecture(folder: Path) -> Architecture:
+    """The LLM's config.json. Raises InputError where it cannot be cut."""
+    if not folder.is_dir():
+        raise InputError(f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm")
+    try:
+        own: Architecture = msgspec.json.decode((folder / "config.json").read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"{folder} is no language model's folder: its config.json cannot be read ({error})") from None
+    kind, types = own.get("model_type"), set(own.get("layer_types") or ["full_attention"])
+    slides = own.get("sliding_window") and own.get("use_sliding_window", True)
+    if kind not in FAMILY or types != {"full_attention"} or slides:
+        raise InputError(
+            f"{folder} holds a {kind} model{' with a sliding window' * bool(slides)}; what can be cut are causal "
+            f"models with full attention of the kinds {', '.join(FAMILY)}"
+        )
+    return {name: value for name, value in own.items() if not name.startswith("_") and name != "transformers_version"}
+
+
+class Low:
+    """The frozen layers in memory: `low(texts) -> (n, d)`.
+
+    As with text encoders, a vector is the same to the last bit whatever it is computed with: batches have a fixed
+    number of rows and lengths rounded up to 8 tokens.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, recipe: Recipe, *, rows: int) -> None:
+        self.recipe, self.width = recipe, int(model.config.hidden_size)
+        self._embed, self._layers, self._rotary = model.embed_tokens, model.layers[: recipe.cut], model.rotary_emb
+        self._tokenizer, self._rows = tokenizer, rows
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, cut at the recipe's length."""
+        ids = self._tokenizer(list(texts), truncation=True, max_length=self.recipe.max_tokens)["input_ids"]
+        return cast(list[list[int]], ids)
+
+    @torch.no_grad()
+    def states(self, ids: Tensor) -> Tensor:
+        """(B, T, d) states after layer k of token ids (B, T). Padding goes on the right: the mask is causal."""
+        return through(self._layers, self._rotary, self._embed(ids))
+
+    def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> NDArray[np.float32]:
+        """One vector a text, in the order given. `advance` is called with the texts of each finished batch.
+
+        Raises ArtifactError where a state is too large for the bank's float16.
+        """
+        out = np.empty((len(texts), self.width), np.float32)
+        if not texts:
+            return out
+        tokens = self.tokens(texts)
+        for length, chosen in batches([len(ids) for ids in tokens], self._rows, self.recipe.max_tokens):
+            out[chosen] = self._pool([tokens[position] for position in chosen], max(length, 1))
+            advance(len(chosen))
+        if not np.abs(out).max() <= LARGEST:
+            raise ArtifactError(
+                f"{self.recipe.llm}: states after layer {self.recipe.cut} exceed what the bank's float16 holds; "
+                "cut at an earlier layer"
+            )
+        return out
+
+    def _pool(self, rows: list[list[int]], length: int) -> NDArray[np.float32]:
+        ids = torch.zeros((self._rows, length), dtype=torch.long)  # (B, T)
+        sizes = torch.ones(self._rows, dtype=torch.long)
+        for row, own in enumerate(rows):
+            ids[row, : len(own)] = torch.tensor(own)
+            sizes[row] = max(len(own), 1)
+        place = self._embed.weight.device
+        states = self.states(ids.to(place)).float()
+        pooled: NDArray[np.float32] = pool(states, sizes.to(place), self.recipe.pooling).cpu().numpy()
+        return pooled[: len(rows)]
+
+
+class High(nn.Module):
+    """The layers above the cut, over vectors instead of tokens. Fresh weights; `put` gives it an LLM's."""
+
+    def __init__(
+        self,
+        own: Architecture,
+        cut: int,
+        *,
+        mask: Mask = "causal",
+        pooling: TextPooling = "mean",
+        checkpointing: bool = False,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__()
+        shell = _shell(own, int(own["num_hidden_layers"]) - cut)
+        self.layers, self.norm, self.rotary = shell.layers, shell.norm, shell.rotary_emb
+        self.width = int(shell.config.hidden_size)
+        self.mask, self.pooling, self.checkpointing, self.precision = mask, pooling, checkpointing, precision
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """(B, d) pooled, from sequences (B, T, d) whose first elements are `there` (B, T) bool; zero where none is."""
+        sizes = there.sum(dim=1)
+        seen = None
+        if self.mask == "bidirectional":
+            seen = there.clone()
+            seen[:, 0] = True  # an empty row looks at its padding: no softmax over nothing
+            seen = seen[:, None, None, :]
+        pooled = pool(self.states(x, seen), sizes.clamp(min=1), self.pooling)
+        return pooled * (sizes > 0)[:, None]
+
+    def states(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, T, d) after the final norm, float32. seen: (B, 1, 1, T) for a mask that is not causal."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            again = self.checkpointing and self.training and torch.is_grad_enabled()
+            x = self.norm(through(self.layers, self.rotary, x, seen, again=again))
+        return x.float()
+
+
+def through(layers: Any, rotary: Any, x: Tensor, seen: Tensor | None = None, *, again: bool = False) -> Tensor:
+    """(B, T, d) through decoder layers, at positions 0..T - 1; without `seen` the mask is causal.
+
+    again: activations inside a layer are not kept but computed again when the gradient needs them.
+    """
+    rope = rotary(x, position_ids=torch.arange(x.shape[1], device=x.device)[None])
+    for layer in layers:
+
+        def step(own: Tensor, layer: Any = layer) -> Tensor:
+            return cast(Tensor, layer(own, attention_mask=seen, position_embeddings=rope))
+
+        x = checkpoint(step, x, use_reentrant=False) if again else step(x)
+    return x
+
+
+def pool(states: Tensor, sizes: Tensor, how: TextPooling) -> Tensor:
+    """(B, d) of states (B, T, d), of which the first `sizes` (B,) >= 1 count."""
+    if how == "last":
+        return states[torch.arange(len(states), device=states.device), sizes - 1]
+    there = torch.arange(states.shape[1], device=states.device) < sizes[:, None]
+    return (states * there[..., None]).sum(dim=1) / sizes[:, None]
+
+
+def open_low(folder: Path, recipe: Recipe, *, device: str | None = None) -> Low:
+    """Load the layers below the cut. Raises ArtifactError where the folder holds another LLM than the recipe's."""
+    same_llm(folder, recipe)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = _load(folder, getattr(torch, recipe.precision))
+    model.layers = model.layers[: recipe.cut]  # the others' memory is given back
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Low(model.to(place), tokenizer, recipe, rows=ROWS_CPU if place == "cpu" else ROWS_CUDA)
+
+
+def same_llm(folder: Path, recipe: Recipe) -> None:
+    """Raises ArtifactError, naming what differs, unless the folder holds the LLM of the recipe."""
+    own = recipe_of(folder, recipe.cut, pooling=recipe.pooling, precision=recipe.precision, template=recipe.template)
+    if own.id != msgspec.structs.replace(recipe, max_tokens=own.max_tokens).id:
+        theirs = {"weights": own.llm.rpartition("@")[2], "config.json": own.config, "tokenizer": own.tokenizer}
+        ours = {"weights": recipe.llm.rpartition("@")[2], "config.json": recipe.config, "tokenizer": recipe.tokenizer}
+        differ = " and ".join(name for name in ours if ours[name] != theirs[name])
+        raise ArtifactError(
+            f"{folder} is another language model than {recipe.llm}: its {differ} differ; name the right folder with "
+            "--llm, or train anew on this one"
+        )
+
+
+def high_weights(folder: Path, cut: int) -> dict[str, Tensor]:
+    """The weights of an LLM's layers above the cut, by their names in `High`, float32."""
+    out = {}
+    for name, value in _load(folder, torch.float32).state_dict().items():
+        if name.startswith("norm."):
+            out[name] = value
+        elif name.startswith("layers."):
+            _, number, rest = name.split(".", 2)
+            if int(number) >= cut:
+                out[f"layers.{int(number) - cut}.{rest}"] = value
+    return out
+
+
+@torch.no_grad()
+def put(high: High, weights: dict[str, Tensor]) -> None:
+    """Give the layers these weights, whether they are parameters or held fast (see fusion/lora.py)."""
+    own = dict(high.named_parameters()) | dict(high.named_buffers())
+    for name, value in weights.items():
+        own[name].copy_(value)
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Any:
+    try:
+        from transformers import AutoModel
+        from transformers.utils import logging
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed: pip install 'interestream[models]'") from None
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # that the head is left out is as it should be
+    load: Any = AutoModel.from_pretrained
+    try:
+        model = load(folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{folder} cannot be loaded as a language model: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _shell(own: Architecture, layers: int) -> Any:
+    """A model of so many layers with fresh weights and no vocabulary to speak of."""
+    from transformers import AutoConfig, AutoModel
+
+    change = {"num_hidden_layers": max(layers, 1), "vocab_size": 1, "layer_types": None}
+    change |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    kept = {name: value for name, value in own.items() if name not in ("dtype", "torch_dtype")}
+    config = AutoConfig.for_model(**(kept | change))
+    of: Any = AutoModel.from_config
+    model = of(config, attn_implementation="sdpa", dtype=torch.float32)
+    model.layers = model.layers[:layers]
+    return model

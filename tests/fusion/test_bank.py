@@ -1,0 +1,340 @@
+"""The behaviour bank: filled once whoever fills it and whatever dies, exact, collected, mapped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from ctr_world import fill as fill_store
+from ctr_world import random_rows
+from sqlalchemy import Engine, delete, func, select, update
+from tiny_llm import save_llm
+
+from fusion import bank
+from fusion.bank import LEASE_S, Filled, fill, read_vectors
+from fusion.bank_file import open_file
+from fusion.bank_texts import Place, collect, fill_new, partition_texts, store_texts
+from fusion.behavior_text import Template, behavior_text, did, item_text, shown
+from fusion.cut import Low, Recipe, open_low, recipe_of
+from fusion.tables import bank_vectors, banks
+from interest.errors import ArtifactError, InputError
+from interest.sql import insert_new, item_row
+from interest.tables import behaviors, items
+from interest.types import Item
+from streams.store import open_store
+
+TOY = Item(item_id="1", title="Toy Story (1995)", categories=("Animation", "Comedy"))
+PLAIN = Template()
+
+
+@pytest.mark.parametrize(
+    ("action", "value", "item", "text"),
+    [
+        ("rate", 5.0, TOY, "rated 5: Toy Story (1995), Animation, Comedy"),
+        ("view", None, TOY, "viewed: Toy Story (1995), Animation, Comedy"),
+        ("rate", 4.5, Item(item_id="1", title="Heat"), "rated 4.5: Heat"),
+        ("rate", 4.5, Item(item_id="1", title="Alien:  ,the  one"), "rated 4.5: Alien: ,the one"),
+        ("rate", 2.0, Item(item_id="1", categories=("Drama",)), "rated 2: Drama"),
+        ("purchase", None, None, "bought"),
+        ("add_to_cart", 183.2, TOY, "add_to_cart 180: Toy Story (1995), Animation, Comedy"),
+    ],
+)
+def test_behaviour_texts(action: str, value: float | None, item: Item | None, text: str) -> None:
+    assert behavior_text(PLAIN, action, value, item) == text
+
+
+def test_item_texts_and_values() -> None:
+    assert item_text(PLAIN, TOY) == "Toy Story (1995), Animation, Comedy"
+    assert item_text(PLAIN, None) == item_text(PLAIN, Item(item_id="1")) == ""
+    assert item_text(PLAIN, Item(item_id="1", title="Ame\u0301lie")) == "Amélie"
+    assert [shown(value) for value in (3.7, float(np.float32(3.7)), 0.0, -0.0, 1234.5, float("nan"), None)] == [
+        "3.7", "3.7", "0", "0", "1200", "", "",
+    ]  # fmt: skip
+    assert [did(action) for action in ("rate", "VIEW", "listen", "see")] == ["rated", "viewed", "listened to", "saw"]
+
+
+@pytest.mark.parametrize("text", ["{author}", "no field", "{title", "{title} {value}"])
+def test_a_template_that_cannot_be_filled_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="item template"):
+        Template(item=text).check()
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def low(llm: Path) -> Low:
+    return open_low(llm, recipe_of(llm, 2))
+
+
+class Counting:
+    """The low layers, with what they were asked for; `before` is called before each batch."""
+
+    def __init__(self, low: Low, before: Callable[[], None] = lambda: None) -> None:
+        self.recipe, self.width, self._low, self._before = low.recipe, low.width, low, before
+        self.seen: list[str] = []
+
+    def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
+        self._before()
+        self.seen += texts
+        return self._low(texts, advance)
+
+
+TEXTS = [f"rated {n % 5}: Film {n}" for n in range(30)]
+
+
+def held(engine: Engine, recipe: Recipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    with engine.connect() as connection:
+        found = read_vectors(connection, recipe.id, recipe.keys(texts))
+    return {text: found[key] for text, key in zip(texts, recipe.keys(texts), strict=True) if key in found}
+
+
+def counted(engine: Engine) -> tuple[int, int]:
+    with engine.connect() as connection:
+        return tuple(connection.execute(select(banks.c.asked, banks.c.computed)).one())  # type: ignore[return-value]
+
+
+def test_what_is_in_the_bank_is_what_would_be_computed_again(url: str, low: Low) -> None:
+    engine = open_store(url)
+    assert fill(engine, low, TEXTS, chunk=7) == Filled(30, 30)
+    found = held(engine, low.recipe, TEXTS)
+    again = low(TEXTS[::-1])[::-1].astype(np.float16)  # in other batches
+    np.testing.assert_array_equal(np.stack([found[text] for text in TEXTS]), again)
+    np.testing.assert_allclose(again, low(TEXTS), atol=2e-3)  # float16 has 11 bits
+    counting = Counting(low)
+    assert fill(engine, counting, [*TEXTS, "new"]) == Filled(31, 1)
+    assert counting.seen == ["new"]
+    assert counted(engine) == (61, 31)
+    engine.dispose()
+
+
+def test_several_cuts_lie_side_by_side_and_a_changed_recipe_finds_nothing(store: Engine, llm: Path, low: Low) -> None:
+    fill(store, low, TEXTS)
+    for other in (
+        recipe_of(llm, 3),
+        recipe_of(llm, 2, pooling="last"),
+        recipe_of(llm, 2, template=Template(item="{title}")),
+    ):
+        assert held(store, other, TEXTS) == {}
+        counting = Counting(open_low(llm, other))
+        fill(store, counting, TEXTS)
+        assert len(counting.seen) == len(TEXTS)
+    with store.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(banks)) == 4
+    assert len(held(store, low.recipe, TEXTS)) == len(TEXTS)
+
+
+def test_an_interrupted_filler_loses_nothing_that_it_wrote(store: Engine, low: Low) -> None:
+    calls = 0
+
+    def stop_at_the_third() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(store, Counting(low, stop_at_the_third), TEXTS, chunk=5)
+    assert len(held(store, low.recipe, TEXTS)) == 10
+    rest = Counting(low)
+    assert fill(store, rest, TEXTS, chunk=5) == Filled(30, 20)  # at once: its claims were given up
+    assert rest.seen == TEXTS[10:]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from fusion.bank import fill
+from fusion.cut import open_low, recipe_of
+from streams.store import open_store
+from test_bank import Counting, TEXTS
+folder, calls = Path(sys.argv[2]), []
+def kill_at_the_third():
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+fill(open_store(sys.argv[1]), Counting(open_low(folder, recipe_of(folder, 2)), kill_at_the_third), TEXTS, chunk=5)
+"""
+
+
+def test_a_killed_filler_loses_only_the_batch_in_hand(store: Engine, llm: Path, low: Low) -> None:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, store.url.render_as_string(hide_password=False), str(llm)]
+    assert subprocess.run(command, env=env, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert len(held(store, low.recipe, TEXTS)) == 10
+    other = Counting(low)
+    fill(store, other, TEXTS, chunk=5, wait=False)  # what the dead one claimed is passed by
+    assert other.seen == TEXTS[15:]
+    later = Counting(low)
+    fill(store, later, TEXTS, chunk=5, clock=lambda: time.time() + LEASE_S + 1)
+    assert later.seen == TEXTS[10:15]
+    assert len(held(store, low.recipe, TEXTS)) == len(TEXTS)
+
+
+def test_two_fillers_at_once_do_no_work_twice(url: str, low: Low) -> None:
+    """Both hold a chunk at the same time, on SQLite and on PostgreSQL."""
+    engine = open_store(url)
+    met = threading.Barrier(2, timeout=60)
+    fillers = []
+    for _ in range(2):
+        first = iter([met.wait])
+        fillers.append(Counting(low, lambda own=first: next(own, lambda: 0)() and None))  # type: ignore[misc]
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda one: fill(engine, one, TEXTS, chunk=4), fillers))
+    assert all(one.seen for one in fillers)
+    assert sorted(fillers[0].seen + fillers[1].seen) == sorted(TEXTS)
+    assert [one.computed for one in done] == [len(one.seen) for one in fillers]
+    assert len(held(engine, low.recipe, TEXTS)) == len(TEXTS)
+    engine.dispose()
+
+
+def test_a_claim_is_renewed_while_its_filler_works(store: Engine, low: Low) -> None:
+    """A batch that takes longer than a lease is not taken over: the clock runs on inside it."""
+    now = [1000.0]
+
+    class Slow(Counting):
+        def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
+            for _ in range(5):
+                now[0] += LEASE_S / 2
+                advance(1)
+            other = Counting(low)
+            fill(store, other, texts, clock=lambda: now[0], wait=False)
+            assert other.seen == []
+            return super().__call__(texts, advance)
+
+    assert fill(store, Slow(low), TEXTS[:4], clock=lambda: now[0]) == Filled(4, 4)
+
+
+def test_a_late_filler_does_not_overwrite(store: Engine, low: Low) -> None:
+    """A filler that was asleep past its lease writes after another has: the first vector stays."""
+    claims = bank.Claims(store, low.recipe.id, "sleeper")
+    bank.register(store, low.recipe, low.width)
+    keys = low.recipe.keys(TEXTS[:1])
+    assert claims.take(keys) == keys
+    with store.begin() as connection:
+        connection.execute(update(bank_vectors).values(until=0.0))
+    fill(store, low, TEXTS[:1])
+    claims.keep(keys, np.zeros((1, low.width), np.float32))
+    assert np.abs(held(store, low.recipe, TEXTS[:1])[TEXTS[0]]).max() > 0
+
+
+@pytest.fixture
+def world(store: Engine) -> Engine:
+    fill_store(store, random_rows(3), interests=True)
+    return store
+
+
+def test_the_stores_texts(world: Engine) -> None:
+    with world.connect() as connection:
+        found = store_texts(connection, PLAIN)
+    assert found.behaviors == 750
+    assert len(set(found.texts)) == len(found.texts) > found.distinct > 100
+    assert "Item 3, Drama" not in found.texts[: found.distinct]
+    assert any(text.startswith("rated 5: Item ") for text in found.texts)
+
+
+def test_closed_partitions_cost_only_unseen_texts(world: Engine, low: Low) -> None:
+    with world.connect() as connection:
+        rows = connection.execute(
+            select(behaviors.c.item_id, behaviors.c.action, behaviors.c.value).where(
+                behaviors.c.user_id == "u1", behaviors.c.seq.between(5, 9)
+            )
+        ).all()
+        texts = partition_texts(connection, PLAIN, [Place("u1", 0, 1)])
+        book = {f"i{i}": Item(item_id=f"i{i}", title=f"Item {i}") for i in range(40)}
+    titled = Template(behavior="{did} {value}: {title}", item="{title}")
+    with world.connect() as connection:
+        short = partition_texts(connection, titled, [Place("u1", 0, 1)])
+    known = [row for row in rows if not row[0].endswith("9")]
+    assert {behavior_text(titled, action, value, book[item]) for item, action, value in known} <= set(short)
+    counting = Counting(low)
+    assert fill_new(world, counting, [Place("u1", 0, 1)]).computed == len(texts)
+    assert fill_new(world, counting, [Place("u1", 0, 1)]) == Filled(len(texts), 0)
+    assert fill_new(world, counting, [Place("nobody", 0, 1)]) == Filled(0, 0)
+    fill_new(world, counting, [Place("u1", 0, n) for n in range(5)] + [Place("u2", 0, 0)])
+    assert len(counting.seen) == len(set(counting.seen))
+
+
+def test_collection_removes_what_nothing_leads_to(world: Engine, llm: Path, low: Low) -> None:
+    other = open_low(llm, recipe_of(llm, 3))
+    with world.connect() as connection:
+        texts = store_texts(connection, PLAIN).texts
+    for own in (low, other):
+        fill(world, own, [*texts, "a text of no behaviour"])
+    assert collect(world) == {low.recipe.id: 1, other.recipe.id: 1}
+    with world.begin() as connection:
+        connection.execute(delete(behaviors).where(behaviors.c.item_id == "i3"))
+        connection.execute(delete(items).where(items.c.item_id == "i3"))
+    with world.connect() as connection:
+        left = store_texts(connection, PLAIN).texts
+    assert collect(world, [low.recipe.id]) == {low.recipe.id: len(texts) - len(left), other.recipe.id: len(texts)}
+    assert set(held(world, low.recipe, texts)) == set(left)
+    with world.begin() as connection:
+        insert_new(connection, items, [item_row(Item(item_id="i3", title="Item 3"))])
+    with world.connect() as connection:
+        counting = Counting(low)
+        fill(world, counting, store_texts(connection, PLAIN).texts)
+    assert counting.seen == ["Item 3"]
+
+
+def test_a_mapped_bank_is_the_bank(store: Engine, low: Low, tmp_path: Path) -> None:
+    fill(store, low, TEXTS)
+    keys = low.recipe.keys(TEXTS)
+    with store.connect() as connection:
+        file = open_file(connection, low.recipe.id, keys, tmp_path)
+        assert isinstance(file.vectors, np.memmap)
+        assert file.vectors.dtype == np.float16
+        found = held(store, low.recipe, TEXTS)
+        np.testing.assert_array_equal(file.vectors[file.find(keys)], np.stack([found[text] for text in TEXTS]))
+        assert file.find(low.recipe.keys(["never", "seen"])).tolist() == [-1, -1]
+        again = open_file(connection, low.recipe.id, keys[:5], tmp_path)
+        assert again.vectors.filename == file.vectors.filename  # vectors never change: nothing was written
+    fill(store, low, [*TEXTS, "new"])
+    more = [*keys, *low.recipe.keys(["new"])]
+    with store.connect() as connection:
+        wider = open_file(connection, low.recipe.id, more, tmp_path)
+        assert len(wider.keys) == 31
+        assert (wider.find(more) >= 0).all()
+        np.testing.assert_array_equal(file.vectors[file.find(keys)], wider.vectors[wider.find(keys)])
+        assert len(list((tmp_path / low.recipe.id).iterdir())) == 1
+        with pytest.raises(ArtifactError, match="lacks 1 of 1 vectors"):
+            open_file(connection, low.recipe.id, low.recipe.keys(["never"]), tmp_path)
+        with pytest.raises(ArtifactError, match="is empty"):
+            open_file(connection, "another", keys, tmp_path)
+
+
+def test_keys_are_told_apart_to_the_last_byte(store: Engine, low: Low, tmp_path: Path) -> None:
+    """Keys may end in zeros, which numpy's byte strings do not show."""
+    bank.register(store, low.recipe, low.width)
+    ends = [bytes(15) + bytes([last]) for last in range(3)] + [bytes(14) + b"\1\0", bytes(14) + b"\1\1"]
+    rows = [
+        {"bank": low.recipe.id, "key": key, "vector": np.full(low.width, n, "<f2").tobytes()}
+        for n, key in enumerate(ends)
+    ]
+    with store.begin() as connection:
+        insert_new(connection, bank_vectors, rows)
+    with store.connect() as connection:
+        file = open_file(connection, low.recipe.id, ends, tmp_path)
+    assert [float(file.vectors[row][0]) for row in file.find(ends)] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_recipes_are_kept_with_their_bank(store: Engine, low: Low) -> None:
+    fill(store, low, TEXTS[:1])
+    with store.connect() as connection:
+        assert bank.read_recipes(connection) == {low.recipe.id: low.recipe}
+        (text,) = connection.scalars(select(banks.c.recipe))
+    assert msgspec.json.decode(text)["template"]["behavior"] == PLAIN.behavior
