@@ -28,7 +28,20 @@ import msgspec
 import numpy as np
 import torch
 from ctr_din import fill, protocol
-from ml1m.runs import COUNTED, LEARNT, PEER, PEERS, PRETRAIN, TRAIN_SRP, Data, Run, execute, say
+from ml1m.runs import (
+    COUNTED,
+    LEARNT,
+    PEER,
+    PEERS,
+    PRETRAIN,
+    TRAIN_FRESH,
+    TRAIN_SRP,
+    Data,
+    Run,
+    execute,
+    say,
+    settings_of,
+)
 
 from fusion.dataset import DatasetConfig, read_dataset, read_labelled
 from fusion.labels import LabelRule
@@ -82,7 +95,7 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
     wanted = [run for run in runs if any(fnmatch(run.key, pattern) for pattern in patterns)]
     if not wanted:
         sys.exit(f"--only {chosen.only}: no run is called so; for example: {runs[1].key}")
-    waiting = [run for run in wanted if not (results / f"{run.file}.json").exists()]
+    waiting = [run for run in wanted if _line(results, run) is None]
     held: tuple[str, int] | None = None
     data: Data | None = None
     for number, run in enumerate([] if chosen.report else waiting, 1):
@@ -95,6 +108,13 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
         (results / f"{run.file}.json").write_text(json.dumps(_rounded(line), indent=1) + "\n")
         say(f"  validation AUC {line['valid']['auc']:.4f}, test AUC {line['test']['auc']:.4f}")
     _report(chosen, work, results, runs)
+
+
+def _line(results: Path, run: Run) -> dict[str, Any] | None:
+    """What was kept of a run, unless the model's settings have changed since."""
+    path = results / f"{run.file}.json"
+    line: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return line if line is not None and line["settings"] == settings_of(run) else None
 
 
 def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
@@ -140,7 +160,7 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
         for history in sorted({run.history for run in runs}):
             for model in dict.fromkeys(run.model for run in runs if run.history == history):
                 own = [run for run in runs if (run.split, run.model, run.history) == (split, model, history)]
-                lines = [json.loads(p.read_text()) for run in own if (p := results / f"{run.file}.json").exists()]
+                lines = [line for run in own if (line := _line(results, run)) is not None]
                 if lines:
                     models[f"{model}, {history}" if history else model] = _mean(lines)
         if not models:
@@ -161,6 +181,7 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
         "settings": {
             "pretraining": msgspec.to_builtins(PRETRAIN),
             "training": msgspec.to_builtins(TRAIN_SRP),
+            "training without pre-training": msgspec.to_builtins(TRAIN_FRESH),
             "peers": PEER,
         },
         "threads": chosen.threads,

@@ -16,6 +16,7 @@ from streams.settings import store_url
 
 if TYPE_CHECKING:
     import torch
+    from sqlalchemy import Connection
 
     from fusion.artifact import Metrics
     from fusion.checkpoint import Epoch
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from fusion.train import TrainConfig
 
 train = typer.Typer(help="Train a CTR model on the store; one sub-command per model.", no_args_is_help=True)
+
+SLOW = 0.1  # of the learning rate: at the full one pre-trained weights over-fit within an epoch (benchmarks/ml1m)
 
 Out = Annotated[Path, typer.Option(help="folder of the artifact; an interrupted run there is continued")]
 Interest = Annotated[bool, typer.Option(help="use the interests' vectors (UIF)")]
@@ -76,7 +79,7 @@ def din(
         encoder=encoder,
     )
     settings = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, lr=lr)
-    _run(store, out, data, settings, lambda _: (DinConfig(interest=interest), _nothing), threads, device)
+    run_training(store, out, data, settings, lambda _: (DinConfig(interest=interest), _nothing), threads, device)
 
 
 @train.command("srp4ctr")
@@ -89,16 +92,19 @@ def srp4ctr(
     interest: Interest = False,
     label: Label = "value>=4",
     split: SplitBy = "global",
-    epochs: Annotated[int, typer.Option(min=1)] = 6,
+    epochs: Annotated[int, typer.Option(min=1)] = 4,
     seed: Annotated[int, typer.Option()] = 0,
     history: History = 50,
     min_history: MinHistory = 5,
     batch_size: Annotated[int, typer.Option(min=1)] = 1024,
-    lr: Rate = 2e-3,
+    lr: Rate = 1e-3,
     together: Together = 15,
     pretrained_rate: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="learning rate of pre-trained weights, as a share; 0 freezes them")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="learning rate of pre-trained weights, as a share of --lr: 0 freezes; default 0.1"
+        ),
+    ] = None,
     form: Annotated[
         Literal["full", "no-cross", "no-querying", "mp"],
         typer.Option(
@@ -121,7 +127,7 @@ def srp4ctr(
     from fusion.srp4ctr import forms
     from fusion.train import TrainConfig
 
-    if pretrained is None and pretrained_rate != 1.0:
+    if pretrained is None and pretrained_rate is not None:
         raise InputError(
             "--pretrained-rate needs --pretrained: there are no pre-trained weights to slow down or freeze"
         )
@@ -136,21 +142,22 @@ def srp4ctr(
         prompt_version=prompt_version,
         encoder=encoder,
     )
-    settings = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, lr=lr, pretrained_rate=pretrained_rate)
+    share = 1.0 if pretrained is None else SLOW if pretrained_rate is None else pretrained_rate
+    settings = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, lr=lr, pretrained_rate=share)
 
     def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
         own = encoder_for(held, dataset, split=split, positions=history + together - 1)
         config = forms(own, together=together, interest=interest, pretrained="" if held is None else held.id)[form]
         return config, lambda fresh: take_over(fresh, dataset.spec, held)
 
-    _run(store, out, data, settings, model, threads, device)
+    run_training(store, out, data, settings, model, threads, device)
 
 
 def _nothing(_: torch.nn.Module) -> None:
     pass
 
 
-def _run(
+def run_training(
     store: str | None,
     out: Path,
     data: DatasetConfig,
@@ -158,7 +165,10 @@ def _run(
     model: Callable[[Dataset], tuple[ModelConfig, Callable[[torch.nn.Module], None]]],
     threads: int | None,
     device: str,
+    read: Callable[[Connection, Callable[[int], None]], Dataset] | None = None,
+    llm: Path | None = None,
 ) -> None:
+    """read: how the samples are read, if not as `data` says. llm: where the LLM of the model is."""
     import torch
 
     from fusion import experiment
@@ -175,7 +185,7 @@ def _run(
     engine = open_store(store_url(store), create=False)
     with processes(place) as together:
         with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
-            dataset = read_dataset(connection, data, advance)
+            dataset = read_dataset(connection, data, advance) if read is None else read(connection, advance)
         config, prepare = model(dataset)
         began, rows = time.monotonic(), len(dataset.of(TRAIN))
         with progress("Training", settings.epochs * rows, unit="samples") as advance:
@@ -193,7 +203,7 @@ def _run(
             )
         if not together.first:
             return
-    artifact = load_artifact(out)
+    artifact = load_artifact(out, llm)
     _print_metrics(metrics)
     print(f"artifact {artifact.id} in {out} ({time.monotonic() - began:.0f} s)")
     if data.interest:
