@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.commands.options import Store
-from streams.commands.train import Device, History, Label, Out, Rate, SplitBy, Threads, Together
-from streams.progress import progress
+from streams.commands.train import Device, History, Label, Out, Rate, SplitBy, Threads, Together, shown
 from streams.settings import store_url
 
 if TYPE_CHECKING:
@@ -79,10 +78,10 @@ def fgbert(
     place = choose_device(device)
     engine = open_store(store_url(store), create=False)
     with processes(place) as group:
-        with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
+        with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
             read = read_labelled(connection, data, advance)
         began, events = time.monotonic(), int((read.part == TRAIN).sum())
-        with progress("Pre-training", epochs * events, unit="behaviours") as advance:
+        with shown("Pre-training", epochs * events, "behaviours") as advance:
             run(
                 read,
                 encoder,

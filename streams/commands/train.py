@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -153,6 +155,13 @@ def srp4ctr(
     run_training(store, out, data, settings, model, threads, device)
 
 
+def shown(title: str, total: int | None, unit: str) -> AbstractContextManager[Callable[[int], None]]:
+    """A job's progress, by the first process where torchrun started several."""
+    if os.environ.get("RANK", "0") != "0":
+        return nullcontext(lambda _: None)
+    return progress(title, total, unit=unit)
+
+
 def _nothing(_: torch.nn.Module) -> None:
     pass
 
@@ -184,11 +193,11 @@ def run_training(
     place = choose_device(device)
     engine = open_store(store_url(store), create=False)
     with processes(place) as together:
-        with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
+        with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
             dataset = read_dataset(connection, data, advance) if read is None else read(connection, advance)
         config, prepare = model(dataset)
         began, rows = time.monotonic(), len(dataset.of(TRAIN))
-        with progress("Training", settings.epochs * rows, unit="samples") as advance:
+        with shown("Training", settings.epochs * rows, "samples") as advance:
             metrics = experiment.run(
                 dataset,
                 config,
