@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fusion.bahe import BaheConfig, find_llm
 from fusion.counts import ItemStatistics
 from fusion.models import KINDS, ModelConfig, build
 from fusion.spec import FeatureSpec
@@ -140,8 +141,11 @@ def read_config(data: bytes) -> ArtifactConfig[Any]:
     return config
 
 
-def load_artifact(folder: Path) -> Artifact:
-    """Raises ArtifactError, naming the file, where something is missing, broken or of another version."""
+def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
+    """Raises ArtifactError, naming the file, where something is missing, broken or of another version.
+
+    llm: where the LLM is that a BAHE model stands on, if it is not where it was in training.
+    """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ArtifactError(
@@ -161,5 +165,7 @@ def load_artifact(folder: Path) -> Artifact:
     if len(statistics.total) != len(spec.items):
         raise ArtifactError(f"{folder}: statistics.safetensors and spec.json do not belong together; train again")
     held = {part: {k: float("nan") if v is None else v for k, v in own.items()} for part, own in metrics.items()}
+    if isinstance(config.model, BaheConfig):
+        config = msgspec.structs.replace(config, model=find_llm(model, config.model, llm))
     model.eval()
     return Artifact(artifact_id(folder), model, spec, statistics, config, held)

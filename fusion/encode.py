@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from fusion.log import Array, Log
 from fusion.moments import Moments, Past
 from fusion.spec import FeatureSpec, ItemTable, item_table, profile_table
 from interest.types import Item, User
+
+if TYPE_CHECKING:
+    from fusion.atoms import Atoms
 
 AT_ONCE = 100_000  # moments whose counts are made together: 200 MB of work space for 1M samples otherwise
 
@@ -45,16 +49,27 @@ class Batch:
         return len(self.target)
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What the numbers stand for, for models that read texts."""
+
+    log: Log
+    items: list[str]  # ids; item i of the log and of the moments, and what the catalogue says of it
+    catalogue: Mapping[str, Item]
+
+
 class Samples:
     """n moments ready to be gathered into batches. Made by `encode`."""
 
     def __init__(
         self, spec: FeatureSpec, moments: Moments, events: Events, items: ItemTable, profiles: Array, dense: Array,
-        knowledge: Knowledge | None,
+        knowledge: Knowledge | None, named: Named,
     ) -> None:  # fmt: skip
         self.moments, self.spec, self.events, self.items = moments, spec, events, items
         self.profiles, self.dense = profiles, dense  # (U, A') int32; (n, F) float32
         self._knowledge = knowledge
+        self.named = named
+        self.atoms: Atoms | None = None  # set by fusion.atoms.attach, for models that read texts
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -148,7 +163,7 @@ def encode(
         dense[part] = users.counts(own, statistics)
     samples = Samples(
         spec, moments, Events(spec, log, labels, past), table, profile_table(spec, log.users, profiles), dense,
-        knowledge,
+        knowledge, Named(log, items, catalogue),
     )  # fmt: skip
     if standardise:
         samples.standardise(spec)

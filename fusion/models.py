@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from fusion.bahe import Bahe, BaheConfig
 from fusion.din import Din, DinConfig
 from fusion.spec import FeatureSpec
 from fusion.srp4ctr import Srp4Ctr, Srp4CtrConfig
 
-ModelConfig = DinConfig | Srp4CtrConfig
-KINDS: dict[str, type[ModelConfig]] = {"din": DinConfig, "srp4ctr": Srp4CtrConfig}
+ModelConfig = DinConfig | Srp4CtrConfig | BaheConfig
+KINDS: dict[str, type[ModelConfig]] = {"din": DinConfig, "srp4ctr": Srp4CtrConfig, "bahe": BaheConfig}
 
 
 def kind_of(config: ModelConfig) -> str:
@@ -18,4 +19,6 @@ def kind_of(config: ModelConfig) -> str:
 
 def build(spec: FeatureSpec, config: ModelConfig) -> nn.Module:
     """The model with fresh weights."""
+    if isinstance(config, BaheConfig):
+        return Bahe(spec, config)
     return Din(spec, config) if isinstance(config, DinConfig) else Srp4Ctr(spec, config)

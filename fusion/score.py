@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from sqlalchemy import Connection
 
 from fusion.artifact import Artifact
+from fusion.atoms import attach
+from fusion.bahe import Bahe
+from fusion.bahe_states import BaheStates, StoredTexts
 from fusion.counts import ItemStatistics
 from fusion.encode import Samples, encode
 from fusion.knowledge import read_knowledge
@@ -29,7 +34,13 @@ class Scorer:
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
         model = artifact.model
-        self.states = UserStates(model) if isinstance(model, Srp4Ctr) else None
+        self.states: UserStates | BaheStates | None = None
+        self._texts: StoredTexts | None = None
+        if isinstance(model, Srp4Ctr):
+            self.states = UserStates(model)
+        elif isinstance(model, Bahe):
+            self.states = BaheStates(model)
+            self._texts = StoredTexts(model.config.recipe, Path(artifact.config.model.folder))
 
     def __call__(self, connection: Connection, pairs: Sequence[Pair], at: float) -> Array:
         """Probability of a positive for every (user, item) at the event time `at`: (n,) float64, in the order given."""
@@ -37,6 +48,8 @@ class Scorer:
             return np.empty(0)
         own = self._artifact
         samples = current_samples(connection, own.spec, own.statistics, pairs, at)
+        if self._texts is not None:
+            attach(samples, own.config.model.recipe, partial(self._texts, connection))
         every = np.arange(len(pairs))
         if self.states is None:
             return predict(own.model, samples, every)

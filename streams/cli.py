@@ -9,9 +9,11 @@ from types import FrameType
 
 import typer
 
+import streams.commands.train_bahe  # noqa: F401  (adds itself to `train`)
 from interest.errors import InterestreamError
 from streams.commands.activate import activate
 from streams.commands.agent import agent
+from streams.commands.bank import bank
 from streams.commands.dead import dead
 from streams.commands.fetch import fetch
 from streams.commands.forget import forget
@@ -38,6 +40,7 @@ app = typer.Typer(
 
 app.command()(activate)
 app.command()(agent)
+app.add_typer(bank, name="bank")
 app.add_typer(dead, name="dead")
 app.command()(fetch)
 app.command()(forget)

@@ -88,6 +88,17 @@ class FusionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     poll_s: Seconds = 10.0  # how often a new artifact is looked for
 
 
+class BankSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The behaviour bank's recipe, for the commands that use it; with an LLM set, the fusion stage keeps it filled."""
+
+    llm: str | None = None  # a folder, or a fetched model's name
+    cut: Annotated[int, Meta(ge=0)] | None = None  # layers that are low; none: half of them
+    pooling: Literal["mean", "last"] = "mean"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    behavior: str | None = None  # how a behaviour reads; none: "{did} {value}: {title}, {categories}"
+    item: str | None = None  # and an item; none: "{title}, {categories}"
+
+
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"  # of /metrics, /live and /ready
     port: Port = 8080  # of the first worker; the next takes the next. 0: a free one
@@ -103,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     llm: LlmSettings = LlmSettings()
     ingest: IngestSettings = IngestSettings()
     fusion: FusionSettings = FusionSettings()
+    bank: BankSettings = BankSettings()
     agent: AgentSettings = AgentSettings()
 
 

@@ -30,6 +30,9 @@ def score(
     at: Annotated[
         float | None, typer.Option(help="event time of the request, epoch seconds; default: the newest stored")
     ] = None,
+    llm: Annotated[
+        Path | None, typer.Option(help="where the LLM of a BAHE artifact is now; default: where it was in training")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
 ) -> None:
     """Score items for users: the probability of a positive, given everything the store knows of the user now."""
@@ -42,7 +45,7 @@ def score(
     from interest.sql import read_items
     from streams.store import open_store
 
-    engine, model = open_store(store_url(store), create=False), load_artifact(artifact)
+    engine, model = open_store(store_url(store), create=False), load_artifact(artifact, llm)
     scorer = Scorer(model)
     with engine.connect() as connection, progress("Scoring", len(wanted), unit="pairs") as advance:
         moment = newest_time(connection) if at is None else at

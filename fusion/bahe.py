@@ -1,0 +1,154 @@
+"""BAHE (arXiv 2403.19347): an LLM's upper layers read a user's behaviours, one vector each, and are trained for CTR.
+
+Each of N sequences goes through the same layers separately ("feature parallel"), is pooled, and the N vectors are
+concatenated; the offered item, a sequence of one, goes through them too. The head sees users, item, their products,
+the interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an item that nobody has met
+is as good as its text.
+
+Paper silent, chosen here: mask, positions and pooling (fusion/cut.py), the products, counts and interests in the head.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.cut import Architecture, High, Mask, Recipe, TextPooling, high_weights, put, same_llm
+from fusion.encoder import Precision
+from fusion.histories import Histories, Past
+from fusion.lora import add_lora
+from fusion.spec import UNKNOWN, FeatureSpec
+from fusion.uif import WIDTH, InterestFusion
+
+
+class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
+    recipe: Recipe  # of the vectors it reads: LLM, cut, tokenizer, template
+    folder: str  # where that LLM was; another place can be named when the artifact is loaded
+    architecture: Architecture  # the LLM's config.json
+    sequences: tuple[str, ...] = ("recent",)
+    history: int = 50  # M, of each sequence
+    mask: Mask = "causal"
+    pooling: TextPooling = "mean"
+    tune: Literal["full", "lora"] = "full"
+    rank: int = 8  # of LoRA
+    alpha: float = 16.0
+    checkpointing: bool = False
+    precision: Precision = "float32"
+    width: int = 64  # of a user's and an item's part in the head
+    profile: int = 8
+    hidden: tuple[int, ...] = (200, 80)
+    dropout: float = 0.2
+    interest: bool = False
+    until: float = 0.0  # event time of the newest behaviour it has learnt from, or was selected and tested by
+    continued_from: str = ""  # id of the artifact whose weights it began with
+
+
+class Bahe(nn.Module):
+    """Scores moments: `forward(batch) -> (B,)` logits, which are `score(users, items, batch)`."""
+
+    def __init__(self, spec: FeatureSpec, config: BaheConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.reader = Past(config.sequences, config.history)
+        self.high = High(
+            config.architecture, config.recipe.cut, mask=config.mask, pooling=config.pooling,
+            checkpointing=config.checkpointing, precision=config.precision,
+        )  # fmt: skip
+        if config.tune == "lora":
+            add_lora(self.high, config.rank, config.alpha)
+        d, w, many = self.high.width, config.width, len(config.sequences)
+        self.unknown = nn.Parameter(torch.zeros(d))  # an item of which nothing is known
+        self.nothing = nn.Parameter(torch.zeros(many, d))  # a sequence without behaviours
+        self.norm = nn.LayerNorm(d)
+        self.of_user = nn.ModuleList(nn.Linear(d, w) for _ in config.sequences)
+        self.of_item = nn.Linear(d, w)
+        self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
+        self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
+        inputs = (2 * many + 1) * w + config.profile * len(spec.user_columns) + len(spec.dense)
+        inputs += 3 * WIDTH if config.interest else 0
+        layers: list[nn.Module] = []
+        for width in config.hidden:
+            layers += [nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(config.dropout)]
+            inputs = width
+        self.head = nn.Sequential(*layers, nn.Linear(inputs, 1))
+        self.linear = nn.Linear(len(spec.dense), 1, bias=False)
+        for embedding in self.profile:
+            assert isinstance(embedding, nn.Embedding)
+            nn.init.normal_(embedding.weight, std=0.01)
+        nn.init.zeros_(self.linear.weight)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What was pre-trained: `TrainConfig.pretrained_rate` is its share of the learning rate."""
+        return self.high
+
+    def take_llm(self, weights: dict[str, Tensor]) -> None:
+        """Begin with an LLM's layers (fusion.cut.high_weights); with LoRA they also stay."""
+        put(self.high, weights)
+
+    def forward(self, batch: Histories) -> Tensor:
+        vectors = self._vectors(batch)
+        users = self._encode(batch.history, vectors)
+        return self.score(users, self._items(batch, vectors), self.interest(batch), batch)
+
+    def encode_users(self, batch: Histories) -> Tensor:
+        """(G, N, d): the users' side, once for any number of candidates."""
+        return self._encode(batch.history, self._vectors(batch))
+
+    def encode_items(self, batch: Histories) -> Tensor:
+        """(O, d)."""
+        return self._items(batch, self._vectors(batch))
+
+    def interest(self, batch: Histories) -> Tensor | None:
+        """(G, 32), where the model reads interests."""
+        return None if self.fusion is None else self.fusion.user_vector(batch.texts, batch.partitions)
+
+    def score(self, users: Tensor, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
+        """(B,) logits from users (G, N, d), items (O, d) and interests (G, 32)."""
+        parts = [project(users[:, n]) for n, project in enumerate(self.of_user)]
+        user = torch.stack(parts, dim=1)[batch.window]  # (B, N, w)
+        offered = items[batch.target]  # (B, d)
+        item = self.of_item(offered)[:, None]  # (B, 1, w)
+        inputs = [user.flatten(1), item[:, 0], (user * item).flatten(1)]
+        if self.fusion is not None and interest is not None:
+            inputs.append(self.fusion.join(interest[batch.window], offered))
+        inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
+        logit: Tensor = self.head(torch.cat([*inputs, batch.dense], dim=1)) + self.linear(batch.dense)
+        return logit[:, 0]
+
+    def _vectors(self, batch: Histories) -> Tensor:
+        return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
+
+    def _encode(self, history: Tensor, vectors: Tensor) -> Tensor:
+        many, windows, longest = history.shape
+        rows = history.reshape(many * windows, longest)
+        there = rows > 0
+        pooled = self.high(F.embedding(rows, vectors), there).view(many, windows, -1)  # (N, G, d)
+        some = there.any(dim=1).view(many, windows, 1)
+        users: Tensor = self.norm(torch.where(some, pooled, self.nothing[:, None]))
+        return users.transpose(0, 1)
+
+    def _items(self, batch: Histories, vectors: Tensor) -> Tensor:
+        single = F.embedding(batch.offered, vectors)[:, None]  # (O, 1, d)
+        there = torch.ones(single.shape[:2], dtype=torch.bool, device=single.device)
+        items: Tensor = self.norm(self.high(single, there))
+        return items
+
+
+def find_llm(model: nn.Module, config: BaheConfig, folder: Path | None = None) -> BaheConfig:
+    """Make a loaded model whole: with LoRA it needs the layers it stands on. Returns the config with that folder.
+
+    Without LoRA the LLM is only needed for texts that the bank lacks, so it need not be there, but a folder that is
+    named must be the right one. Raises ArtifactError for another LLM, InputError where there is none.
+    """
+    place = Path(config.folder) if folder is None else folder
+    if config.tune == "lora" or folder is not None:
+        same_llm(place, config.recipe)
+    if config.tune == "lora" and isinstance(model, Bahe):
+        model.take_llm(high_weights(place, config.recipe.cut))
+    return msgspec.structs.replace(config, folder=str(place))

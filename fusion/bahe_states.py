@@ -1,0 +1,114 @@
+"""Users' and items' sides of a BAHE model, kept between requests; and where their texts' vectors come from.
+
+A user's side is kept under what it was made of (the vectors of the behaviours, the interests' vectors), so it is taken
+again exactly until the user does something. It is small (SmolLM2: 2 kB a sequence), an item's as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from sqlalchemy import Connection
+from torch import Tensor
+
+from fusion.bahe import Bahe
+from fusion.bank import read_vectors
+from fusion.bank_file import KEY, BankFile
+from fusion.cut import Low, Recipe, open_low
+from fusion.encode import Samples
+from fusion.histories import Histories
+from fusion.readers import Chosen
+
+LIMIT = 10_000  # users, and items: 25 MB each with a small LLM
+
+
+class StoredTexts:
+    """Vectors from the store's bank; what the bank lacks is computed, and kept here while the process lasts."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self._recipe, self._folder = recipe, folder
+        self._low: Low | None = None
+        self._made: dict[bytes, np.ndarray] = {}
+
+    def __call__(self, connection: Connection, texts: Sequence[str]) -> BankFile:
+        """Raises InputError or ArtifactError where a text has to be computed and the LLM is not there."""
+        text_of = dict(zip(self._recipe.keys(texts), texts, strict=True))
+        found = read_vectors(connection, self._recipe.id, list(text_of))
+        lacking = [key for key in text_of if key not in found and key not in self._made]
+        if lacking:
+            self._low = self._low or open_low(self._folder, self._recipe)
+            made = self._low([text_of[key] for key in lacking]).astype(np.float16)
+            self._made |= dict(zip(lacking, made, strict=True))
+        keys = sorted(text_of)
+        held = [found[key] if key in found else self._made[key] for key in keys]
+        return BankFile(np.array(keys, KEY), np.stack(held) if held else np.zeros((0, 0), np.float16))
+
+
+class BaheStates:
+    """One model's users and items, by what they are made of."""
+
+    def __init__(self, model: Bahe, limit: int = LIMIT) -> None:
+        self._model, self._limit = model, limit
+        self._users: OrderedDict[str, tuple[bytes, Tensor, Tensor | None]] = OrderedDict()
+        self._items: OrderedDict[bytes, Tensor] = OrderedDict()
+        self.made = self.taken = 0  # users encoded, users found
+
+    @torch.no_grad()
+    def score(self, samples: Samples, chosen: Chosen, names: list[str]) -> Tensor:
+        """(B,) logits of one part of a scoring job. names: the ids of the log's users."""
+        batch = self._model.reader.gather(samples, chosen)
+        heads = chosen.rows[chosen.sizes.cumsum() - chosen.sizes]
+        keys = [names[user] for user in samples.moments.take(heads).user]
+        stamps = [_stamp(batch, window) for window in range(len(keys))]
+        fresh = [w for w in range(len(keys)) if self._users.get(keys[w], (b"",))[0] != stamps[w]]
+        self._encode(batch, fresh, keys, stamps)
+        self.made += len(fresh)
+        self.taken += len(keys) - len(fresh)
+        held = [self._users[key] for key in keys]
+        interests = [interest for _, _, interest in held if interest is not None]
+        users = torch.stack([user for _, user, _ in held])
+        logits = self._model.score(users, self._offered(batch), torch.stack(interests) if interests else None, batch)
+        for kept in (self._users, self._items):
+            while len(kept) > self._limit:
+                kept.popitem(last=False)
+        return logits
+
+    def _encode(self, batch: Histories, fresh: list[int], keys: list[str], stamps: list[bytes]) -> None:
+        if fresh:
+            own = dataclasses.replace(batch, history=batch.history[:, fresh], partitions=batch.partitions[fresh])
+            users, interests = self._model.encode_users(own), self._model.interest(own)
+            for place, window in enumerate(fresh):
+                interest = None if interests is None else interests[place]
+                self._users[keys[window]] = (stamps[window], users[place], interest)
+        for key in keys:
+            self._users.move_to_end(key)
+
+    def _offered(self, batch: Histories) -> Tensor:
+        """(O, d)."""
+        rows = batch.offered.tolist()
+        keys = [b"" if batch.item_row[row] == 1 else batch.vectors[row].numpy().tobytes() for row in rows]
+        fresh = [o for o, key in enumerate(keys) if key not in self._items]
+        if fresh:
+            made = self._model.encode_items(dataclasses.replace(batch, offered=batch.offered[fresh]))
+            self._items |= {keys[o]: item for o, item in zip(fresh, made, strict=True)}
+        for key in keys:
+            self._items.move_to_end(key)
+        return torch.stack([self._items[key] for key in keys])
+
+
+def _stamp(batch: Histories, window: int) -> bytes:
+    """Of everything that a user's side is made of; the padding is none of it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for sequence in batch.history[:, window]:
+        own = sequence[sequence > 0].long()
+        digest.update(f"{len(own)}".encode())
+        digest.update(batch.item_row[own].numpy().tobytes() + batch.vectors[own].numpy().tobytes())
+    seen = batch.partitions[window]
+    digest.update(batch.texts[seen[seen >= 0]].numpy().tobytes())
+    return digest.digest()

@@ -1,0 +1,75 @@
+"""What BAHE needs around the common training run: vectors for the samples, and the weights it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine
+from torch import nn
+
+from fusion.artifact import Artifact
+from fusion.atoms import attach
+from fusion.bahe import Bahe, BaheConfig
+from fusion.bank import fill, read_vectors
+from fusion.bank_file import BankFile, open_file
+from fusion.cut import Recipe, high_weights, open_low
+from fusion.dataset import Dataset
+from interest.errors import ArtifactError
+
+Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # title and total of a long job: its advance
+
+
+def give_vectors(dataset: Dataset, engine: Engine, recipe: Recipe, llm: Path, folder: Path, show: Show) -> None:
+    """Fill the bank with what the samples need and it lacks, map it, and attach it to the samples."""
+
+    def source(texts: list[str]) -> BankFile:
+        keys = recipe.keys(texts)
+        with engine.connect() as connection:
+            lacking = len(set(keys)) - len(read_vectors(connection, recipe.id, keys))
+        if lacking:
+            low = open_low(llm, recipe)
+            with show("Filling the bank", len(texts)) as advance:
+                fill(engine, low, texts, advance=advance)
+        with engine.connect() as connection, show("Mapping the bank", len(texts)) as advance:
+            return open_file(connection, recipe.id, keys, folder, advance)
+
+    attach(dataset.samples, recipe, source)
+
+
+def newest(dataset: Dataset) -> float:
+    """Event time of the newest behaviour that a run on the dataset has seen."""
+    return float(dataset.log.at.max())
+
+
+def begin_with_llm(model: nn.Module, config: BaheConfig) -> None:
+    """The LLM's own layers."""
+    assert isinstance(model, Bahe)
+    model.take_llm(high_weights(Path(config.folder), config.recipe.cut))
+
+
+def begin_with(model: nn.Module, config: BaheConfig, last: Artifact) -> None:
+    """The last artifact's weights; with LoRA on the LLM's layers."""
+    if config.tune == "lora":
+        begin_with_llm(model, config)
+    model.load_state_dict(last.model.state_dict())
+
+
+def continued(last: Artifact, dataset: Dataset) -> BaheConfig:
+    """The config of a run that goes on from an artifact."""
+    config: Any = last.config.model
+    changed: BaheConfig = msgspec.structs.replace(config, until=newest(dataset), continued_from=last.id)
+    return changed
+
+
+def check_continuable(last: Artifact) -> BaheConfig:
+    """Raises ArtifactError for a model of another kind."""
+    config = last.config.model
+    if not isinstance(config, BaheConfig):
+        raise ArtifactError(
+            f"artifact {last.id} is a {last.config.kind} model; --continue-from needs one of `train bahe`"
+        )
+    return config

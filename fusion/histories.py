@@ -1,0 +1,173 @@
+"""What BAHE reads of a moment: N sequences of the user's past behaviours, as rows of distinct vectors.
+
+A sequence is a choice among the user's behaviours: all of them (recent), those that the label rule calls positive or
+negative (liked, disliked), those of one scene or of one action; of each the newest M, wherever in the past they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fusion.encode import Samples, tensor
+from fusion.labels import NEGATIVE, POSITIVE, UNLABELLED
+from fusion.log import Array
+from fusion.readers import Chosen, Rows
+from fusion.spec import FIRST, PADDING, UNKNOWN, FeatureSpec
+from interest.errors import InputError
+
+VECTORS_AT_ONCE = 4_096  # behaviours per scoring batch: 80 MB for the widest activations of a small LLM
+SCORES_AT_ONCE = 1_024  # candidates per scoring batch
+KINDS = {"liked": POSITIVE, "disliked": NEGATIVE}
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """B moments in G windows (moments that share a past), O distinct items, V distinct vectors, N sequences."""
+
+    item_row: Tensor  # (V,) int32: 0 padding, 1 unknown, 2 a vector of the bank
+    vectors: Tensor  # (V, d) float16
+    history: Tensor  # (N, G, T) int32 into the V, oldest first, padding (0) on the right
+    offered: Tensor  # (O,) int32 into the V
+    target: Tensor  # (B,) int64 into the O
+    window: Tensor  # (B,) int64 into the G
+    profile: Tensor  # (B, A') int32
+    dense: Tensor  # (B, F) float32
+    texts: Tensor  # (Q, W) float32
+    partitions: Tensor  # (G, P) int32 into the Q, newest first, -1 is none
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+class Past(Rows):
+    """How BAHE reads samples (a `Reader`): in training every sample on its own, in scoring one window per moment."""
+
+    def __init__(self, sequences: Sequence[str], history: int) -> None:
+        self._sequences, self._history = tuple(sequences), history
+
+    def parts(self, samples: Samples, /, rows: Array) -> Iterator[Chosen]:
+        own = samples.moments.take(rows)
+        order = np.lexsort((own.at, own.seq, own.stop, own.first, own.user))
+        new = np.zeros(len(rows), bool)
+        for key in (own.user, own.first, own.stop, own.seq, own.at):
+            new[1:] |= np.diff(key[order]) != 0
+        windows = [
+            run[start : start + SCORES_AT_ONCE]
+            for run in (np.split(order, np.flatnonzero(new)) if len(rows) else [])
+            for start in range(0, len(run), SCORES_AT_ONCE)
+        ]
+        # windows with like histories go together: little padding
+        windows.sort(key=lambda window: int(own.stop[window[0]] - own.first[window[0]]))
+        at_once = max(VECTORS_AT_ONCE // (len(self._sequences) * self._history), 1)
+        part: list[Array] = []
+        for window in windows:
+            if part and (len(part) == at_once or sum(map(len, part)) + len(window) > SCORES_AT_ONCE):
+                yield _chosen(part)
+                part = []
+            part.append(window)
+        if part:
+            yield _chosen(part)
+
+    def gather(self, samples: Samples, chosen: Chosen) -> Histories:  # type: ignore[override]
+        atoms = samples.atoms
+        if atoms is None:
+            raise ValueError("these samples know no texts; hand them to fusion.atoms.attach first")
+        own = samples.moments.take(chosen.rows)
+        begin = np.cumsum(chosen.sizes) - chosen.sizes
+        heads = samples.moments.take(chosen.rows[begin])
+        read = [self._read(samples, name, heads.first, heads.stop) for name in self._sequences]
+        longest = max(1, *(atom.shape[1] for atom, _ in read))
+        atom = np.stack([_wider(one, longest, -1) for one, _ in read])  # (N, G, T)
+        there = np.stack([_wider(one, longest, 0) for _, one in read]).astype(bool)
+        item = atoms.item[own.item + 1]
+        offered, target = np.unique(item, return_inverse=True)
+        distinct = np.unique(np.concatenate([atom[there], offered]))
+        distinct = distinct[distinct >= 0]
+        vectors = np.zeros((len(distinct) + FIRST, atoms.file.vectors.shape[1]), np.float16)
+        vectors[FIRST:] = atoms.file.vectors[distinct]
+        kind = np.full(len(vectors), FIRST, np.int32)
+        kind[:FIRST] = PADDING, UNKNOWN
+
+        def place(rows: Array) -> Array:
+            return np.where(rows >= 0, np.searchsorted(distinct, rows) + FIRST, UNKNOWN).astype(np.int32)
+
+        texts, partitions = samples.texts(heads)
+        return Histories(
+            item_row=tensor(kind),
+            vectors=tensor(vectors),
+            history=tensor(np.where(there, place(atom), PADDING)),
+            offered=tensor(place(offered)),
+            target=tensor(target.ravel()),
+            window=tensor(np.repeat(np.arange(len(chosen.sizes)), chosen.sizes)),
+            profile=tensor(samples.profiles[own.user]),
+            dense=tensor(samples.dense[chosen.rows]),
+            texts=tensor(texts),
+            partitions=tensor(partitions),
+        )
+
+    def _read(self, samples: Samples, name: str, first: Array, stop: Array) -> tuple[Array, Array]:
+        """Rows of the bank (G, T), and which there are (G, T), of the newest M behaviours of one sequence."""
+        atoms, events = samples.atoms, samples.events
+        assert atoms is not None
+        if name not in atoms.sequences:
+            found = np.flatnonzero(chosen_by(samples, name))
+            atoms.sequences[name] = np.append(found, events.nothing)  # ends with what answers for padding
+        entries = atoms.sequences[name]
+        last = np.searchsorted(entries[:-1], stop)
+        start = np.maximum(np.searchsorted(entries[:-1], first), last - self._history)
+        index = start[:, None] + np.arange(int((last - start).max(initial=0)))
+        there = index < last[:, None]
+        return atoms.event[events.rows[entries[np.where(there, index, len(entries) - 1)]]], there
+
+
+def chosen_by(samples: Samples, name: str) -> Array:
+    """(E,) bool: which entries of the past belong to a sequence."""
+    events, rows = samples.events, samples.events.rows[:-1]
+    kind, _, which = name.partition(":")
+    if name == "recent":
+        return np.ones(len(rows), bool)
+    if name in KINDS:
+        return np.asarray(events.label[rows] == KINDS[name] - UNLABELLED + 1)
+    if kind == "action":
+        return np.asarray(events.action[rows] == samples.spec.actions.rows().get(which, -1))
+    if events.scene is None:
+        return np.zeros(len(rows), bool)
+    return np.asarray(events.scene[rows] == samples.spec.scenes.rows().get(which, -1))
+
+
+def named_sequences(spec: FeatureSpec, asked: Sequence[str]) -> tuple[str, ...]:
+    """The sequences that a list of names means: `scenes` and `actions` are one for each.
+
+    Raises InputError for a name that means nothing for this log.
+    """
+    out: dict[str, None] = {}
+    for name in asked:
+        kind, _, which = name.partition(":")
+        every = {"scenes": ("scene", spec.scenes.texts), "actions": ("action", spec.actions.texts)}
+        if name in every:
+            single, texts = every[name]
+            out |= dict.fromkeys(f"{single}:{text}" for text in texts)
+        elif name == "recent" or name in KINDS or (kind in ("scene", "action") and which in every[kind + "s"][1]):
+            out[name] = None
+        else:
+            raise InputError(
+                f"--sequences: {name!r} is no sequence of this log; there are recent, liked, disliked, "
+                "scene:NAME, action:NAME, and scenes or actions for one of each"
+            )
+    if not out:
+        raise InputError(
+            "--sequences: none is left; the log tells no scenes apart" if asked else "--sequences is empty"
+        )
+    return tuple(out)
+
+
+def _wider(rows: Array, width: int, value: int) -> Array:
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=value)
+
+
+def _chosen(windows: list[Array]) -> Chosen:
+    return Chosen(np.concatenate(windows), np.array([len(window) for window in windows], np.int64))

@@ -1,0 +1,66 @@
+"""Which bank the options and the settings mean: an LLM's folder and the recipe of its vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interest.errors import InputError
+from streams.settings import BankSettings, cache_folder, default_llm, load_settings, model_folder
+
+if TYPE_CHECKING:
+    from fusion.bank import Computes
+    from fusion.cut import Recipe
+
+
+def llm_folder(named: str | None) -> Path:
+    """The folder named, else a fetched model of that name; without a name the fetched SmolLM2."""
+    if not named:
+        return default_llm()
+    folder = Path(named).expanduser()
+    return folder if folder.is_dir() or not model_folder(named).is_dir() else model_folder(named)
+
+
+def choose(
+    llm: str | None, cut: int | None, pooling: str | None = None, precision: str | None = None
+) -> tuple[Path, Recipe]:
+    """What the options say, and [bank] of the settings where they say nothing.
+
+    Raises InputError where there is no LLM, or none that can be cut there.
+    """
+    own = load_settings().bank
+    named = llm or own.llm
+    chosen = {
+        "cut": own.cut if cut is None and (llm is None or llm == own.llm) else cut,
+        "pooling": pooling or own.pooling,
+        "precision": precision or own.precision,
+    }
+    return _recipe(named, own, **chosen)  # type: ignore[arg-type]
+
+
+def open_bank(settings: BankSettings) -> Computes | None:
+    """What the stream fills its bank with; None where no LLM is set. Raises InputError or ArtifactError."""
+    if settings.llm is None:
+        return None
+    try:
+        folder, recipe = _recipe(settings.llm, settings, settings.cut, settings.pooling, settings.precision)
+    except InputError as error:
+        raise InputError(f"INTERESTREAM_BANK_LLM: {error}") from None
+    from fusion.cut import open_low
+
+    return open_low(folder, recipe)
+
+
+def bank_files() -> Path:
+    """Where banks are mapped for training."""
+    return cache_folder() / "banks"
+
+
+def _recipe(named: str | None, own: BankSettings, cut: int | None, pooling: str, precision: str) -> tuple[Path, Recipe]:
+    from fusion.behavior_text import Template
+    from fusion.cut import recipe_of
+
+    folder = llm_folder(named)
+    template = Template(behavior=own.behavior or Template().behavior, item=own.item or Template().item)
+    recipe = recipe_of(folder, cut, pooling=pooling, precision=precision, template=template)  # type: ignore[arg-type]
+    return folder, recipe

@@ -1,0 +1,99 @@
+"""`interestream bank`: fills the behaviour bank, and clears away what nothing leads to any more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from interest.errors import InputError
+from streams.commands.options import Store
+from streams.progress import progress
+from streams.settings import store_url
+
+bank = typer.Typer(
+    help="The behaviour bank: every distinct behaviour's and item's vector, by the low layers of an LLM.",
+    no_args_is_help=True,
+)
+
+Llm = Annotated[
+    str | None,
+    typer.Option(metavar="PATH|NAME", help="The LLM: a folder, or a fetched model. Default: [bank] llm, else SmolLM2."),
+]
+Cut = Annotated[int | None, typer.Option(min=0, help="Layers that are low, and frozen. Default: half of them.")]
+Pooling = Annotated[
+    Literal["mean", "last"] | None, typer.Option(help="A text's vector: the mean of its tokens' states, or the last's.")
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16"] | None, typer.Option(help="What the low layers compute in. Default: float32.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")]
+
+
+@bank.command("fill")
+def fill(
+    store: Store = None,
+    llm: Llm = None,
+    cut: Cut = None,
+    pooling: Pooling = None,
+    precision: Precision = None,
+    device: Device = "auto",
+) -> None:
+    """Compute the vectors that the bank lacks, of all behaviours and items in the store.
+
+    Interrupt it anywhere and run it again: what is there is not computed twice. Several may run at once and share the
+    work. Several LLMs, cuts and templates lie side by side; the templates are settings, [bank] behavior and item.
+    """
+    from fusion.bank import count, note_size
+    from fusion.bank import fill as run
+    from fusion.bank_texts import store_texts
+    from fusion.cut import open_low
+    from streams.banks import choose
+    from streams.store import open_store
+
+    engine = open_store(store_url(store), create=False)
+    folder, recipe = choose(llm, cut, pooling, precision)
+    with engine.connect() as connection:
+        found = store_texts(connection, recipe.template)
+    if not found.texts:
+        raise InputError("the store holds no behaviours; run `interestream replay LOG` first")
+    low = open_low(folder, recipe, device=None if device == "auto" else device)
+    with progress("Filling the bank", len(found.texts), unit="texts") as advance:
+        filled = run(engine, low, found.texts, advance=advance)
+    note_size(engine, recipe.id, found.behaviors, found.distinct)
+    with engine.connect() as connection:
+        held = count(connection, recipe.id)
+    print(f"{filled.computed:,} of {filled.asked:,} texts computed; bank {recipe.id} holds {held:,} vectors")
+    print(f"  {recipe.llm}, layers 1 to {recipe.cut}, {recipe.pooling} of {recipe.precision} states")
+    repeated = 1 - found.distinct / max(found.behaviors, 1)
+    print(f"  {found.behaviors:,} behaviours are {found.distinct:,} texts: {100 * repeated:.1f} % repeat another")
+
+
+@bank.command("gc")
+def collect(
+    store: Store = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep only this bank (its id, as `interestream stats` shows); may be given several times."),
+    ] = None,
+) -> None:
+    """Remove vectors of texts that no behaviour and no item in the store makes any more; with --keep, other banks too.
+
+    After an LLM, a cut or a template was given up, its bank is removed by naming those to keep.
+    """
+    from fusion.bank import read_recipes
+    from fusion.bank_texts import collect as run
+    from streams.store import open_store
+
+    engine = open_store(store_url(store), create=False)
+    with engine.connect() as connection:
+        there = read_recipes(connection)
+    for name in keep or ():
+        if name not in there:
+            raise InputError(f"--keep {name}: there is no such bank; the store has: {', '.join(there) or 'none'}")
+    gone = run(engine, keep or None)
+    for name, count in gone.items():
+        whole = " and the bank with them" if keep and name not in keep else ""
+        print(f"bank {name}: {count:,} vectors removed{whole}")
+    if not gone:
+        print("there is no bank; `interestream bank fill` makes one")
