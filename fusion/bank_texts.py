@@ -24,7 +24,7 @@ class Texts(NamedTuple):
     distinct: int  # texts that these make
 
 
-class Place(NamedTuple):
+class Closed(NamedTuple):
     """A closed partition."""
 
     user_id: str
@@ -42,7 +42,7 @@ def store_texts(connection: Connection, template: Template) -> Texts:
     return Texts(list(every), sum(row[3] for row in rows), len(own))
 
 
-def partition_texts(connection: Connection, template: Template, places: Iterable[Place]) -> list[str]:
+def partition_texts(connection: Connection, template: Template, closed: Iterable[Closed]) -> list[str]:
     """The distinct texts of the behaviours of some partitions, and of their items."""
     there = and_(
         behaviors.c.user_id == partitions.c.user_id,
@@ -50,7 +50,7 @@ def partition_texts(connection: Connection, template: Template, places: Iterable
     )
     key = tuple_(partitions.c.user_id, partitions.c.generation, partitions.c.index)
     query = select(*_WHAT).distinct().select_from(partitions.join(behaviors, there)).order_by(*_WHAT)
-    wanted = [tuple(place) for place in places]
+    wanted = [tuple(place) for place in closed]
     rows: list[Any] = []
     for start in range(0, len(wanted), KEYS_AT_ONCE):
         rows += connection.execute(query.where(key.in_(wanted[start : start + KEYS_AT_ONCE]))).all()
@@ -59,13 +59,13 @@ def partition_texts(connection: Connection, template: Template, places: Iterable
     return [text for text in dict.fromkeys([*_texts(template, catalogue, rows), *items]) if text]
 
 
-def fill_new(engine: Engine, low: Computes, places: Iterable[Place]) -> Filled:
+def fill_new(engine: Engine, low: Computes, closed: Iterable[Closed]) -> Filled:
     """What the stream calls for newly closed partitions: only texts that nobody has met cost a forward pass.
 
     Idempotent. Waits for no other filler: what one has claimed is its own to write.
     """
     with engine.connect() as connection:
-        texts = partition_texts(connection, low.recipe.template, places)
+        texts = partition_texts(connection, low.recipe.template, closed)
     return fill(engine, low, texts, wait=False)
 
 

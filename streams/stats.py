@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy import Column, Connection, and_, case, func, select
 from sqlalchemy import text as sql
 
-from fusion.tables import representations, vectors
+from fusion.tables import bank_vectors, banks, representations, vectors
 from interest.tables import behaviors, interests, partitions, usage
 from interest.types import Outcome
 from streams.tables import offsets, policies
@@ -35,6 +35,20 @@ class Llm(msgspec.Struct, frozen=True, kw_only=True):
     calls_per_1000_behaviors: float | None  # of the behaviours in partitions that the LLM was asked about
 
 
+class Bank(msgspec.Struct, frozen=True, kw_only=True):
+    """A behaviour bank: what its vectors are made with, and what it has saved."""
+
+    id: str
+    llm: str
+    cut: int
+    pooling: str
+    vectors: int
+    bytes: int  # of the vectors
+    asked: int  # texts looked for, by fillers
+    hit_rate: float | None  # share of these that took no forward pass
+    repeat_rate: float | None  # share of the behaviours whose text another has, when the bank was last filled whole
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     behaviors: int
     users: int
@@ -50,6 +64,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     llm: Llm
     vectors: dict[str, int]  # by encoder
     representations: dict[str, int]  # by artifact
+    banks: list[Bank]
     store_bytes: int | None
     store_bytes_per_behavior: float | None
 
@@ -79,6 +94,7 @@ def read_stats(connection: Connection) -> Stats:
         llm=_llm(connection),
         vectors=_by(connection, vectors.c.encoder),
         representations=_by(connection, representations.c.artifact),
+        banks=_banks(connection),
         store_bytes=size,
         store_bytes_per_behavior=round(size / count, 1) if size and count else None,
     )
@@ -155,6 +171,33 @@ def _llm(connection: Connection) -> Llm:
         seconds=round(float(seconds), 3),
         calls_per_1000_behaviors=round(1000 * totals["calls"] / int(read), 2) if read else None,
     )
+
+
+def _banks(connection: Connection) -> list[Bank]:
+    held = select(bank_vectors.c.bank, func.count()).where(bank_vectors.c.vector.is_not(None))
+    sizes = {name: int(count) for name, count in connection.execute(held.group_by(bank_vectors.c.bank))}
+    out = []
+    for row in connection.execute(select(banks).order_by(banks.c.id)).mappings():
+        recipe = msgspec.json.decode(row["recipe"])
+        size = sizes.get(row["id"], 0)
+        out.append(
+            Bank(
+                id=row["id"],
+                llm=recipe["llm"],
+                cut=recipe["cut"],
+                pooling=recipe["pooling"],
+                vectors=size,
+                bytes=size * row["width"] * 2,
+                asked=row["asked"],
+                hit_rate=_saved(row["computed"], row["asked"]),
+                repeat_rate=_saved(row["texts"], row["behaviors"]),
+            )
+        )
+    return out
+
+
+def _saved(paid: int, of: int) -> float | None:
+    return round(max(1 - paid / of, 0.0), 4) if of else None
 
 
 def _by(connection: Connection, column: Column[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from streams.settings import store_url
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streams.stats import Stats, Version
+    from streams.stats import Bank, Stats, Version
 
 
 def stats(json: Json = False, store: Store = None) -> None:
@@ -50,6 +50,8 @@ def page(stats: Stats) -> Iterator[str]:
         yield line("vectors", f"{count:,}", f"partitions, by {encoder}")
     for artifact, count in stats.representations.items():
         yield line("represented", f"{count:,}", f"partitions, by {artifact}")
+    for bank in stats.banks:
+        yield from _bank(bank)
     if stats.store_bytes is not None:
         each = f"{stats.store_bytes_per_behavior:,} bytes a behaviour" if stats.store_bytes_per_behavior else ""
         yield line("store", f"{stats.store_bytes / 1e6:,.1f} MB", each)
@@ -65,6 +67,15 @@ def _version(version: Version) -> Iterator[str]:
     if version.supported_share is not None:
         share = f"{100 * version.supported_share:.1f} % supported; the others were cut out"
         yield line("  claims", f"{version.claims:,}", share)
+
+
+def _bank(bank: Bank) -> Iterator[str]:
+    yield line("bank", f"{bank.vectors:,}", f"vectors, {bank.bytes / 1e6:,.1f} MB: {bank.id}")
+    yield line("  made by", f"layer {bank.cut}", f"{bank.llm}, {bank.pooling}")
+    if bank.hit_rate is not None:
+        yield line("  hits", f"{100 * bank.hit_rate:.1f} %", f"of {bank.asked:,} texts asked for")
+    if bank.repeat_rate is not None:
+        yield line("  repeats", f"{100 * bank.repeat_rate:.1f} %", "of the behaviours, when last filled whole")
 
 
 def line(label: str, value: str, note: str = "") -> str:

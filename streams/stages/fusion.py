@@ -29,6 +29,7 @@ from interest.sql import writing
 from streams import counters, outbox
 from streams.activation import POOLED, Activation, open_activated, read_activations
 from streams.announce import Announcer
+from streams.banks import open_bank
 from streams.encoders import encoder_folder
 from streams.kafka import group_of, make_producer
 from streams.outbox import Announcement
@@ -41,6 +42,8 @@ from streams.wire import InterestUpdate
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
+
+    from fusion.bank import Computes
 
 SETTLE_S = 0.02  # between looks whether a chunk is done
 IDLE_S = 0.2  # between looks for messages where there are none
@@ -79,6 +82,8 @@ class FusionStage:
             ) from None
         except ValueError as error:
             raise InputError(f"INTERESTREAM_FUSION_HALF_LIFE: {error}") from None
+        self._bank: Computes | None = None
+        self._stop = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fusion")  # torch works here, and nowhere else at once
         self._patience = Patience(context, self.name)
         self._sent: list[Announcement] = []  # acknowledged by the broker, still in the outbox
@@ -95,6 +100,7 @@ class FusionStage:
 
     async def run(self, stop: asyncio.Event) -> None:
         """1. Open the encoder and work until `stop`. 2. Finish the batch in hand. 3. Commit and leave the group."""
+        self._stop = stop
         work = asyncio.create_task(self._work(stop), name="fusion-work")
         halted = asyncio.create_task(stop.wait())
         drain_s = self._context.settings.agent.drain_s
@@ -134,6 +140,7 @@ class FusionStage:
 
     async def _work(self, stop: asyncio.Event) -> None:
         self._making = Making(await self._in_thread(partial(open_encoder, self._folder)), self._half_life)
+        self._bank = await self._in_thread(partial(open_bank, self._context.settings.bank))
         await self._look()
         kafka = self._context.settings.kafka
         self._producer = await connected(self._context, self.name, partial(make_producer, kafka))
@@ -186,7 +193,7 @@ class FusionStage:
     # New interests.
 
     async def _fuse(self, messages: list[Message[InterestUpdate]]) -> None:
-        """1. Read the texts. 2. Encode them. 3. Write all in one transaction. 4. Announce."""
+        """1. Read the texts. 2. Encode them. 3. Write all in one transaction. 4. Announce. 5. Fill the bank."""
         while True:
             latest = {_key(one.value): one for one in messages if not one.lost}
             if not latest:
@@ -202,6 +209,17 @@ class FusionStage:
             break
         self._context.metrics.skipped.labels(self.name).inc(len(latest) - len(there))
         await self._announce(made)  # 4
+        if self._bank is not None:
+            filled = partial(self._in_thread, partial(self._fill_bank, self._bank, list(here)))
+            await self._patience.storing(filled, "cannot fill the bank")  # 5
+
+    def _fill_bank(self, bank: Computes, keys: list[Key]) -> None:
+        """What a stop leaves out is computed where it is needed, or by `interestream bank fill`."""
+        from fusion.bank_texts import Closed, fill_new
+
+        for key in keys:
+            if not self._stop.is_set():
+                fill_new(self._context.engine, bank, [Closed(key.user_id, key.generation, key.index)])
 
     def _find(self, keys: Collection[Key]) -> tuple[list[Texts], list[Key]]:
         with self._context.engine.connect() as connection:

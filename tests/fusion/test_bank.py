@@ -23,7 +23,7 @@ from tiny_llm import save_llm
 from fusion import bank
 from fusion.bank import LEASE_S, Filled, fill, read_vectors
 from fusion.bank_file import open_file
-from fusion.bank_texts import Place, collect, fill_new, partition_texts, store_texts
+from fusion.bank_texts import Closed, collect, fill_new, partition_texts, store_texts
 from fusion.behavior_text import Template, behavior_text, did, item_text, shown
 from fusion.cut import Low, Recipe, open_low, recipe_of
 from fusion.tables import bank_vectors, banks
@@ -254,18 +254,18 @@ def test_closed_partitions_cost_only_unseen_texts(world: Engine, low: Low) -> No
                 behaviors.c.user_id == "u1", behaviors.c.seq.between(5, 9)
             )
         ).all()
-        texts = partition_texts(connection, PLAIN, [Place("u1", 0, 1)])
+        texts = partition_texts(connection, PLAIN, [Closed("u1", 0, 1)])
         book = {f"i{i}": Item(item_id=f"i{i}", title=f"Item {i}") for i in range(40)}
     titled = Template(behavior="{did} {value}: {title}", item="{title}")
     with world.connect() as connection:
-        short = partition_texts(connection, titled, [Place("u1", 0, 1)])
+        short = partition_texts(connection, titled, [Closed("u1", 0, 1)])
     known = [row for row in rows if not row[0].endswith("9")]
     assert {behavior_text(titled, action, value, book[item]) for item, action, value in known} <= set(short)
     counting = Counting(low)
-    assert fill_new(world, counting, [Place("u1", 0, 1)]).computed == len(texts)
-    assert fill_new(world, counting, [Place("u1", 0, 1)]) == Filled(len(texts), 0)
-    assert fill_new(world, counting, [Place("nobody", 0, 1)]) == Filled(0, 0)
-    fill_new(world, counting, [Place("u1", 0, n) for n in range(5)] + [Place("u2", 0, 0)])
+    assert fill_new(world, counting, [Closed("u1", 0, 1)]).computed == len(texts)
+    assert fill_new(world, counting, [Closed("u1", 0, 1)]) == Filled(len(texts), 0)
+    assert fill_new(world, counting, [Closed("nobody", 0, 1)]) == Filled(0, 0)
+    fill_new(world, counting, [Closed("u1", 0, n) for n in range(5)] + [Closed("u2", 0, 0)])
     assert len(counting.seen) == len(set(counting.seen))
 
 
