@@ -42,7 +42,6 @@ class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
     together: int = 15  # moments of a user that share a window in training
     queries: int = 4  # of the Querying Transformer; 0: none
     cross: bool = True  # uni cross-attention
-    intensity: bool = False  # DIN's pooling beside it
     pooled: bool = False  # MP: the mean of the encoder's outputs, which knows no candidate
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)
@@ -97,24 +96,6 @@ class CrossLayer(nn.Module):
             getattr(self, name).load_state_dict(getattr(layer, name).state_dict())
 
 
-class Intensity(nn.Module):
-    """DIN's pooling (KDD 2018, section 4.3) of the same keys and values: not normalised, so that it tells how much of
-    the history bears on the candidate. Its query is its own.
-    """
-
-    def __init__(self, config: FgBertConfig, history: int) -> None:
-        super().__init__()
-        d = config.width
-        self.heads, self.history = config.heads, history
-        self.norm, self.query = nn.LayerNorm(d), nn.Linear(d, d)
-
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """(G, C, d); see CrossLayer."""
-        queries = split_heads(self.query(self.norm(x)), self.heads)
-        weights = F.silu(queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5 + bias)
-        return join_heads(weights @ values) / float(self.history**0.5)
-
-
 class Querying(nn.Module):
     """q learnable queries, moved by what is known of the user, read the encoder's outputs (section 3.3)."""
 
@@ -159,9 +140,6 @@ class Srp4Ctr(nn.Module):
             self.ago = nn.Embedding(spec.history + 1, own.layers * own.heads)  # events ago
             self.age = nn.Embedding(GAP_ROWS, own.layers * own.heads)  # days ago
             self.norm = nn.LayerNorm(d)
-            inputs += d
-        if config.intensity:
-            self.intensity = Intensity(own, spec.history)
             inputs += d
         if config.queries:
             self.querying = Querying(own, config.queries, told + len(USER_COUNTS))
@@ -243,9 +221,6 @@ class Srp4Ctr(nn.Module):
             for number, layer in enumerate(self.cross):
                 x = layer(x, state.keys[number], state.values[number], bias[number], some)
             inputs.append(self.norm(x).flatten(0, 1)[slot])
-            if self.config.intensity:
-                told = self.intensity(offered, state.keys[0], state.values[0], bias[0])
-                inputs.append(told.flatten(0, 1)[slot])
         if state.states is not None:
             even = sees / sees.sum(dim=2, keepdim=True).clamp(min=1)
             inputs.append((even @ state.states).flatten(0, 1)[slot])
