@@ -1,0 +1,294 @@
+"""Claim: at 50 behaviours a training step costs BAHE at least 20 times less than full text, at 100 at least 4 times
+less memory, with the same trainable layers.
+
+    python benchmarks/bahe.py [--quick] [--llm FOLDER] [--cut 15] [--save benchmarks/results/bahe_cost.json]
+
+Both systems train the LLM's layers above the cut, on the same users, with the same CTR head (fusion.bahe) and the same
+optimiser. Full text concatenates the behaviours' texts, tokenised together and cut at so many tokens a behaviour that
+nothing is lost; its frozen layers run without gradients, its trained layers over all tokens; item texts go once per
+distinct item. BAHE reads one vector a behaviour from the bank. Histories of 25, 50 and 100 behaviours are about 512,
+1,024 and 2,048 tokens.
+
+Each measurement is a process of its own: seconds are the fastest of some steps, memory is the peak of the resident set
+in a step beyond model, gradients and optimiser, which are the same for both (the whole process's is told too). What
+filling the bank costs is told as seconds a text, once for every distinct text. Prints a table and, last, one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fusion.atoms import attach, texts_of
+from fusion.bahe import Bahe, BaheConfig
+from fusion.bahe_training import begin_with_llm
+from fusion.bank_file import KEY, BankFile
+from fusion.cut import Low, architecture, open_low, pool, recipe_of
+from fusion.encode import Samples, encode
+from fusion.histories import Histories
+from fusion.labels import LabelRule
+from fusion.log import Log
+from fusion.moments import sample_moments
+from fusion.readers import Chosen
+from fusion.spec import fit_spec
+from fusion.train import fast_cpu
+from interest.types import Item
+from streams.settings import default_llm
+
+HISTORIES = (25, 50, 100)
+DAY, ITEMS = 86_400.0, 400
+RULE = LabelRule.parse("value>=4")
+WORDS = (
+    "Night", "River", "Golden", "Heart", "Last", "Summer", "Return", "Secret", "Garden", "City", "Dream", "Long",
+    "Winter", "Silent", "House", "Great", "Escape", "Brother", "Moon", "Paper", "Island", "Letter", "Broken", "Glass",
+)  # fmt: skip
+KINDS = ("Action", "Adventure", "Animation", "Comedy", "Crime", "Drama", "Horror", "Romance", "Sci-Fi", "Thriller")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="fewer steps, and only the histories of the two ratios")
+    options.add_argument("--llm", type=Path, default=default_llm())
+    options.add_argument("--cut", type=int, help="default: half of the layers")
+    options.add_argument("--batch", type=int, help="users of a step, for both; default: 2, with --quick 1")
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    options.add_argument("--histories", type=int, nargs="+")
+    options.add_argument("--steps", type=int)
+    options.add_argument("--save", type=Path)
+    options.add_argument("--one", choices=tuple(SYSTEMS), help=argparse.SUPPRESS)  # what a child process measures
+    chosen = options.parse_args()
+    chosen.batch = chosen.batch or (1 if chosen.quick else 2)
+    if chosen.one:
+        print(json.dumps(measure(chosen.one, chosen)))
+        return
+    histories = chosen.histories or ((50, 100) if chosen.quick else HISTORIES)
+    steps = chosen.steps or (1 if chosen.quick else 5)
+    found: dict[str, dict[int, dict[str, float]]] = {name: {} for name in SYSTEMS}
+    print(f"{'history':>8}{'tokens':>8}{'system':>12}{'s a sample':>14}{'MB a sample':>14}")
+    for history in histories:
+        for name in SYSTEMS:
+            own = child(name, history, steps, chosen)
+            found[name][history] = own
+            shown = f"{own['seconds']:>14.4f}{own['megabytes']:>14.1f}"
+            print(f"{history:>8}{own['tokens']:>8.0f}{name:>12}{shown}", flush=True)
+    line = {
+        "benchmark": "bahe",
+        "command": "python benchmarks/bahe.py" + " --quick" * chosen.quick,
+        **{f"time_ratio_{m}": ratio(found, m, "seconds") for m in histories},
+        **{f"memory_ratio_{m}": ratio(found, m, "megabytes") for m in histories},
+        "bank": found["bahe"][histories[0]]["bank"],
+        "measured": found,
+        "llm": recipe_of(chosen.llm, chosen.cut).llm,
+        "cut": recipe_of(chosen.llm, chosen.cut).cut,
+        "batch": chosen.batch,
+        "threads": chosen.threads,
+        "precision": chosen.precision,
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+    print(json.dumps(line))
+    if chosen.save:
+        chosen.save.write_text(json.dumps(line, indent=1) + "\n")
+
+
+def ratio(found: dict[str, Any], history: int, what: str) -> float:
+    return round(found["full-text"][history][what] / found["bahe"][history][what], 2)
+
+
+def child(name: str, history: int, steps: int, chosen: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", name, "--histories", str(history), "--steps", str(steps)]
+    command += ["--llm", str(chosen.llm), "--batch", str(chosen.batch), "--threads", str(chosen.threads)]
+    command += ["--precision", chosen.precision, *(["--cut", str(chosen.cut)] if chosen.cut is not None else [])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    own: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return own
+
+
+def measure(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and megabytes a sample of one system at one history, in this process alone."""
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    history, batch = chosen.histories[0], chosen.batch
+    model, step, told = SYSTEMS[name](history, batch, chosen)
+    before = reset_peak()
+    step()  # before the allocator is told to keep what is freed
+    peak = memory("VmHWM")
+    times = []
+    with fast_cpu():
+        for _ in range((chosen.steps or 1) + 1):  # the first warms up
+            began = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - began)
+    trained = sum(weight.numel() for weight in model.parameters())
+    return {
+        "seconds": min(times[1:]) / batch,
+        "megabytes": (peak - before) / batch,
+        "process_megabytes": peak,
+        "trained_parameters": trained,
+        **told,
+    }
+
+
+System = tuple[Bahe, Callable[[], None], dict[str, Any]]
+
+
+def bahe_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
+    model, samples, low = world(history, batch, chosen)
+    recipe = low.recipe
+    made: dict[str, float] = {}
+
+    def source(texts: list[str]) -> BankFile:
+        began = time.perf_counter()
+        vectors = low(texts).astype(np.float16)
+        made["seconds_a_text"] = (time.perf_counter() - began) / len(texts)
+        keys = np.array(recipe.keys(texts), KEY)
+        order = np.argsort(keys)
+        return BankFile(keys[order], vectors[order])
+
+    attach(samples, recipe, source)
+    rows = samples_rows(samples, batch)
+    tokens = sum(map(len, low.tokens(history_texts_of(samples, model, rows)[0])))
+    step = stepper(model, lambda: model(model.reader.gather(samples, rows)), batch)
+    return model, step, {"tokens": tokens, "bank": made}
+
+
+def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
+    """The same head and trained layers, over the tokens of the whole history."""
+    model, samples, low = world(history, batch, chosen)
+    attach(samples, low.recipe, lambda texts: nothing(low, texts))
+    rows = samples_rows(samples, batch)
+    read = model.reader.gather(samples, rows)
+    users = [low._tokenizer("\n".join(texts))["input_ids"] for texts in history_texts_of(samples, model, rows)]
+    items = low.tokens(item_texts(samples, model, rows))
+
+    def forward() -> Tensor:
+        pooled = model.norm(encode_tokens(model, low, users))[:, None]  # (G, 1, d)
+        offered = model.norm(encode_tokens(model, low, items))
+        own = Histories(**{name: getattr(read, name) for name in Histories.__slots__} | {"target": torch.arange(batch)})
+        return model.score(pooled, offered, None, own)
+
+    return model, stepper(model, forward, batch), {"tokens": len(users[0])}
+
+
+def encode_tokens(model: Bahe, low: Low, rows: list[list[int]]) -> Tensor:
+    """(B, d) of token sequences: frozen layers without a gradient, trained ones with; padding on the right."""
+    sizes = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros((len(rows), int(sizes.max())), dtype=torch.long)
+    for row, own in enumerate(rows):
+        ids[row, : len(own)] = torch.tensor(own)
+    with torch.autocast("cpu", torch.bfloat16, enabled=model.config.precision == "bfloat16"):
+        states = low.states(ids)
+    return pool(model.high.states(states.float()), sizes, model.config.pooling)
+
+
+def stepper(model: Bahe, forward: Callable[[], Tensor], batch: int) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()  # makes its state: with the gradients, what both systems hold whatever they read
+    targets = torch.arange(batch).remainder(2).float()
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=False)
+        F.binary_cross_entropy_with_logits(forward(), targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+SYSTEMS = {"full-text": full_text_step, "bahe": bahe_step}
+
+
+def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, Samples, Low]:
+    """`batch` users with full histories of films whose titles are as long as MovieLens's."""
+    names = random.Random(0)
+    catalogue = {
+        str(i): Item(
+            item_id=str(i),
+            title=f"{' '.join(names.sample(WORDS, names.choice((2, 3, 4))))} ({names.randrange(1950, 2001)})",
+            categories=tuple(names.sample(KINDS, names.choice((1, 2, 3)))),
+        )
+        for i in range(ITEMS)
+    }
+    rng, size = np.random.default_rng(0), history + 1
+    log = Log(
+        users=[str(user) for user in range(batch)],
+        items=list(catalogue),
+        actions=["rate"],
+        starts=np.arange(batch + 1) * size,
+        user=np.repeat(np.arange(batch, dtype=np.int32), size),
+        item=np.concatenate([rng.permutation(ITEMS)[:size] for _ in range(batch)]).astype(np.int32),
+        action=np.zeros(batch * size, np.int32),
+        seq=np.tile(np.arange(size), batch),
+        at=np.tile(np.arange(size) * DAY, batch),
+        value=rng.integers(1, 6, batch * size).astype(np.float32),
+    )
+    spec = fit_spec(
+        log, RULE.labels(log), np.ones(log.size, bool), catalogue, {}, rule=RULE, history=history, min_history=5
+    )
+    moments, past = sample_moments(log, np.arange(log.size))
+    samples = encode(spec, log, moments, past, items=log.items, catalogue=catalogue, profiles={})
+    recipe = recipe_of(chosen.llm, chosen.cut, precision=chosen.precision)
+    config = BaheConfig(
+        recipe=recipe, folder=str(chosen.llm), architecture=architecture(chosen.llm), history=history,
+        precision=chosen.precision,
+    )  # fmt: skip
+    model = Bahe(spec, config)
+    begin_with_llm(model, config)
+    return model, samples, open_low(chosen.llm, recipe, device="cpu")
+
+
+def samples_rows(samples: Samples, batch: int) -> Chosen:
+    """Every user's newest moment."""
+    last = np.cumsum(np.diff(samples.named.log.starts)) - 1
+    return Chosen(last, np.ones(batch, np.int64))
+
+
+def history_texts_of(samples: Samples, model: Bahe, rows: Chosen) -> list[list[str]]:
+    found = texts_of(samples, model.config.recipe.template)
+    return [
+        [found.texts[text] for text in found.event[row - model.config.history : row].tolist()]
+        for row in rows.rows.tolist()
+    ]
+
+
+def item_texts(samples: Samples, model: Bahe, rows: Chosen) -> list[str]:
+    found = texts_of(samples, model.config.recipe.template)
+    return [found.texts[found.item[item + 1]] for item in samples.moments.take(rows.rows).item.tolist()]
+
+
+def nothing(low: Low, texts: list[str]) -> BankFile:
+    """A bank of zeros: full text reads none of it."""
+    keys = np.sort(np.array(low.recipe.keys(texts), KEY))
+    return BankFile(keys, np.zeros((len(keys), low.width), np.float16))
+
+
+def reset_peak() -> float:
+    """Forget the peak so far; what is resident now, MB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
+def memory(name: str) -> float:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()
