@@ -14,7 +14,7 @@ from torch import nn
 from fusion.artifact import Artifact
 from fusion.atoms import attach
 from fusion.bahe import Bahe, BaheConfig
-from fusion.bank import fill, read_vectors
+from fusion.bank import fill, missing
 from fusion.bank_file import BankFile, open_file
 from fusion.cut import Recipe, high_weights, open_low
 from fusion.dataset import Dataset
@@ -28,9 +28,7 @@ def give_vectors(dataset: Dataset, engine: Engine, recipe: Recipe, llm: Path, fo
 
     def source(texts: list[str]) -> BankFile:
         keys = recipe.keys(texts)
-        with engine.connect() as connection:
-            lacking = len(set(keys)) - len(read_vectors(connection, recipe.id, keys))
-        if lacking:
+        if missing(engine, recipe.id, dict(zip(keys, texts, strict=True))):
             low = open_low(llm, recipe)
             with show("Filling the bank", len(texts)) as advance:
                 fill(engine, low, texts, advance=advance)

@@ -144,17 +144,17 @@ def fill(
     elsewhere: dict[bytes, str] = {}
     try:
         for page in _pages(texts, KEYS_AT_ONCE):
-            missing = _missing(engine, recipe.id, dict(zip(recipe.keys(page), page, strict=True)))  # 1
+            lacking = missing(engine, recipe.id, dict(zip(recipe.keys(page), page, strict=True)))  # 1
             asked += len(page)
-            advance(len(page) - len(missing))
-            for own in _pages(missing, chunk):
-                mine = _compute(claims, low, {key: missing[key] for key in own})  # 2, 3, 4
+            advance(len(page) - len(lacking))
+            for own in _pages(lacking, chunk):
+                mine = _compute(claims, low, {key: lacking[key] for key in own})  # 2, 3, 4
                 computed += len(mine)
                 advance(len(mine))
-                elsewhere |= {key: missing[key] for key in own if key not in mine}
+                elsewhere |= {key: lacking[key] for key in own if key not in mine}
         while elsewhere and wait:  # 5
             before = len(elsewhere)
-            elsewhere = _missing(engine, recipe.id, elsewhere)
+            elsewhere = missing(engine, recipe.id, elsewhere)
             for own in _pages(elsewhere, chunk):
                 mine = _compute(claims, low, {key: elsewhere[key] for key in own})
                 computed += len(mine)
@@ -235,7 +235,8 @@ def count(connection: Connection, bank: str) -> int:
     return connection.scalar(query) or 0
 
 
-def _missing(engine: Engine, bank: str, texts: dict[bytes, str]) -> dict[bytes, str]:
+def missing(engine: Engine, bank: str, texts: dict[bytes, str]) -> dict[bytes, str]:
+    """Those of the texts, by key, that have no vector yet; reads no vector."""
     found: set[bytes] = set()
     with engine.connect() as connection:
         for page in _pages(texts, KEYS_AT_ONCE):
