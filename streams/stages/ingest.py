@@ -74,6 +74,7 @@ class IngestStage:
         self._acknowledged: list[Announcement] = []  # to be taken out of the outbox
         self._limit = context.settings.ingest.batch
         self._poison: dict[Place, dict[int, str]] = {}  # offsets of messages that the store refuses, and its words
+        self._buried: set[tuple[str, int, int]] = set()  # dead letters that are there, of messages not yet stepped over
         self._trouble = Trouble(context, self.name)
         self._seen: dict[Place, float] = {}  # when each partition last had a message
         self._written_at = self._swept_at = self._items_at = 0.0
@@ -206,7 +207,10 @@ class IngestStage:
         4. announce; what is acknowledged leaves the outbox with the next transaction.
         """
         assert self._producer is not None
-        await bury(self._context, self._patience, self._producer, hand.refused)  # 1
+        letters = {(one[0].topic, one[0].partition, one[0].offset): one for one in hand.refused}
+        fresh = [one for place, one in letters.items() if place not in self._buried]
+        await bury(self._context, self._patience, self._producer, fresh)  # 1
+        self._buried |= letters.keys()
         begun = time.monotonic()
         try:
             await asyncio.to_thread(
@@ -217,6 +221,7 @@ class IngestStage:
             self._find_poison(hand, error)
             raise
         self._acknowledged = []
+        self._buried -= letters.keys()
         self._count(hand, time.monotonic() - begun)  # 3
         await self._announcer.send(hand.announcements)  # 4
         self._acknowledged = hand.announcements
