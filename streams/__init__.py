@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streams.subscription import Subscription, subscribe
+    from streams.subscribing import subscribe
+    from streams.subscription import Subscription
     from streams.wire import InterestUpdate, RepresentationUpdate
 
 __all__ = ["InterestUpdate", "RepresentationUpdate", "Subscription", "subscribe"]
@@ -18,5 +19,5 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     # the module is not called subscribe: a module imported into a package would hide the function of its name
-    home = "streams.wire" if name.endswith("Update") else "streams.subscription"
+    home = "streams.wire" if name.endswith("Update") else "streams.subscribing"
     return getattr(importlib.import_module(home), name)

@@ -51,7 +51,7 @@ def subscribe(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text to read.")] = False,
 ) -> None:
     """Print interest updates as the agents publish them. Ctrl-C ends it."""
-    import streams.subscription as api
+    import streams.subscribing as api
 
     for library in ("aiokafka", "kafka"):  # what they would say of a broker that is away is said below, once
         logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -11,16 +11,16 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import msgspec
 import structlog
 
 from streams.dead import dead_letter
 from streams.kafka import dead_of, group_of, make_consumer
 from streams.stage import Context
+from streams.stages.commits import Commits
 from streams.stages.marks import Marks
+from streams.stages.messages import Message, decoded, listener, within
 from streams.stages.patience import Patience, connected
 from streams.stages.positions import begin_at, known_id, read_standings
 
@@ -35,20 +35,6 @@ FAILURES = 3  # polls that fail in a row before the consumer is made anew: aioka
 
 T = TypeVar("T")
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False)
-class Message(Generic[T]):
-    """A message in hand."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    raw: bytes | None
-    timestamp_ms: int
-    value: T
-    lost: bool = False  # its partition went to another worker: give it up, acknowledging it does nothing
 
 
 async def _nothing(_partitions: Collection[int]) -> None:
@@ -97,8 +83,7 @@ class Acked(Generic[T]):
         self._epoch = 0  # counts assignments: what was begun in another one is void
         self._in_hand: dict[tuple[int, int], Message[T]] = {}
         self._freed = asyncio.Event()  # set when a message leaves the hand
-        self._committed: dict[int, tuple[int, str]] = {}
-        self._ends: dict[int, int] = {}
+        self._commits = Commits(context, stage, topic)
         self._topic_id = ""
         self._turn = 0
         self._failures = 0
@@ -181,8 +166,8 @@ class Acked(Generic[T]):
             self._ticking.cancel()
             await asyncio.wait([self._ticking])
         if self._consumer is not None:
-            await _within(deadline, self._commit())
-            await _within(deadline, self._consumer.stop())
+            await within(deadline, self._commit())
+            await within(deadline, self._consumer.stop())
             self._consumer = None
 
     async def _empty(self, _partitions: Collection[int]) -> None:
@@ -197,7 +182,6 @@ class Acked(Generic[T]):
             return
 
     # Being given partitions, and giving them up. aiokafka calls `_revoked` and `_given` from its own task.
-
     async def _connect(self) -> None:
         settings = self._context.settings.kafka
 
@@ -207,7 +191,7 @@ class Acked(Generic[T]):
             )
 
         self._consumer = await connected(self._context, self._stage, make)
-        self._consumer.subscribe([self._topic], listener=_listener(self._revoked, self._given))
+        self._consumer.subscribe([self._topic], listener=listener(self._revoked, self._given))
 
     async def _revoked(self, revoked: Collection[TopicPartition]) -> None:
         """1. Hand nothing more out. 2. Let the stage finish what it can. 3. Commit. 4. Give up what is left."""
@@ -215,8 +199,8 @@ class Acked(Generic[T]):
         self._releasing = True  # 1
         try:
             deadline = time.monotonic() + self.settle_s
-            await _within(deadline, self._release(partitions))  # 2
-            await _within(max(deadline, time.monotonic() + 1.0), self._commit())  # 3
+            await within(deadline, self._release(partitions))  # 2
+            await within(max(deadline, time.monotonic() + 1.0), self._commit())  # 3
         finally:
             self._give_up()  # 4
             self._releasing = False
@@ -230,8 +214,7 @@ class Acked(Generic[T]):
         self._in_hand.clear()
         self._marks.clear()
         self._fresh.clear()
-        self._committed.clear()
-        self._ends.clear()
+        self._commits.forget()
         self._epoch += 1
         self._freed.set()
 
@@ -277,14 +260,14 @@ class Acked(Generic[T]):
             place = TopicPartition(self._topic, partition)
             standing = standings.by_partition[partition]
             self._marks[partition] = marks = Marks(offset, standing.text)
-            self._ends[partition] = standing.end
-            if standing.committed is not None:
-                self._committed[partition] = (offset, marks.text())
+            self._commits.begin(
+                partition, standing.end, (offset, marks.text()) if standing.committed is not None else None
+            )
             self._consumer.seek(place, offset)
             self._consumer.resume(place)
         self._fresh.clear()
         self._settle()
-        self._report()
+        self._commits.report(self._consumer, self._marks)
 
     def _settle(self) -> None:
         self.settled = True
@@ -361,32 +344,16 @@ class Acked(Generic[T]):
             for record in records:
                 if not marks.take(record.offset):
                     continue  # a worker before this one was done with it
-                message, problem = self._decoded(record)
+                message, problem = decoded(record, self._decode)
                 self._in_hand[record.partition, record.offset] = message
                 found.append((message, problem))
         for place in places:  # over control records
             self._marks[place.partition].skip_to(await self._consumer.position(place))
         return found
 
-    def _decoded(self, record: Any) -> tuple[Message[Any], str | None]:
-        message: Message[Any] = Message(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            key=record.key,
-            raw=record.value,
-            timestamp_ms=record.timestamp,
-            value=None,
-        )
-        try:
-            message.value = self._decode(record.key, record.value)
-        except (ValueError, msgspec.DecodeError, RecursionError) as error:
-            return message, str(error) or type(error).__name__
-        return message, None
-
     async def _look_again(self) -> None:
         """Ask anew where the group stands, with what is acknowledged committed: raises if messages are gone."""
-        await _within(time.monotonic() + self.settle_s, self._commit())
+        await within(time.monotonic() + self.settle_s, self._commit())
         await self._prepare_again()
 
     async def _prepare_again(self) -> None:
@@ -395,7 +362,7 @@ class Acked(Generic[T]):
                 message.lost = True
                 del self._in_hand[partition, message.offset]
             self._marks.pop(partition, None)
-            self._committed.pop(partition, None)
+            self._commits.forget(partition)
         self._freed.set()
         await self._prepare()
 
@@ -405,7 +372,7 @@ class Acked(Generic[T]):
         old, self._consumer = self._consumer, None
         self._give_up()
         if old is not None:
-            await _within(time.monotonic() + 5.0, old.stop())
+            await within(time.monotonic() + 5.0, old.stop())
         await self._connect()
         self._failures = 0
 
@@ -419,7 +386,7 @@ class Acked(Generic[T]):
                 async with asyncio.timeout(ASK_END_S):
                     await self._commit()
                     if time.monotonic() - asked >= ASK_END_S:
-                        await self._ask_ends()
+                        await self._commits.ask_ends(self._consumer, self._marks)
                         asked = time.monotonic()
                         self._context.health.up("kafka")
             except Exception as error:  # whatever it is, commits must go on
@@ -427,78 +394,7 @@ class Acked(Generic[T]):
                 self._context.health.failed("kafka", f"{self._stage} cannot commit: {why}")
                 self._context.metrics.retries.labels(self._stage, type(error).__name__).inc()
                 log.warning("not committed", stage=self._stage, topic=self._topic, error=why)
-            self._report()
+            self._commits.report(self._consumer, self._marks)
 
     async def _commit(self) -> None:
-        """Commit the low-water marks that have moved, with the topic's id. A partition that went away meanwhile is no
-        error: whoever has it now repeats what was not committed."""
-        from aiokafka import TopicPartition
-        from aiokafka.errors import CommitFailedError, IllegalStateError
-
-        if self._consumer is None:
-            return
-        now = {partition: (marks.low, marks.text()) for partition, marks in self._marks.items()}
-        moved = {partition: mark for partition, mark in now.items() if self._committed.get(partition) != mark}
-        if not moved:
-            return
-        epoch = self._epoch
-        try:
-            await self._consumer.commit(
-                {
-                    TopicPartition(self._topic, one): (low, f"{self._topic_id} {text}".rstrip())
-                    for one, (low, text) in moved.items()
-                }
-            )
-        except (CommitFailedError, IllegalStateError) as error:
-            log.info("offsets not committed", stage=self._stage, topic=self._topic, why=str(error))
-            return
-        if epoch == self._epoch:
-            self._committed |= moved
-
-    async def _ask_ends(self) -> None:
-        from aiokafka import TopicPartition
-
-        if self._consumer is None or not self._marks:
-            return
-        places = [TopicPartition(self._topic, partition) for partition in self._marks]
-        for place, end in (await self._consumer.end_offsets(places)).items():
-            if place.partition in self._marks:
-                self._ends[place.partition] = end
-
-    def _report(self) -> None:
-        from aiokafka import TopicPartition
-
-        if self._consumer is None:
-            return
-        now = time.monotonic()
-        for partition, marks in self._marks.items():
-            seen = self._consumer.highwater(TopicPartition(self._topic, partition)) or 0
-            end = max(self._ends.get(partition, 0), seen, marks.position)
-            self._ends[partition] = end
-            left = end - marks.low
-            self._context.metrics.lag.labels(self._stage, self._topic, str(partition)).set(left)
-            self._context.health.moved(self._stage, self._topic, partition, marks.low, left, now)
-
-
-def _listener(revoked: Callable[..., Awaitable[None]], given: Callable[..., Awaitable[None]]) -> Any:
-    from aiokafka import ConsumerRebalanceListener
-
-    class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-        async def on_partitions_revoked(self, revoked_now: Collection[TopicPartition]) -> None:
-            await revoked(revoked_now)
-
-        async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-            await given(assigned)
-
-    return Listener()
-
-
-async def _within(deadline: float, work: Awaitable[None]) -> None:
-    """Wait for it until the deadline (time.monotonic); what fails or is late is told and left."""
-    try:
-        async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
-            await work
-    except TimeoutError:
-        log.info("not finished within the deadline")
-    except Exception as error:
-        log.warning("failed while giving up partitions", error=f"{type(error).__name__}: {error}")
+        await self._commits.commit(self._consumer, self._marks, self._topic_id)

@@ -34,7 +34,8 @@ from streams.encoders import encoder_folder
 from streams.kafka import group_of, make_producer
 from streams.outbox import Announcement
 from streams.stage import Context
-from streams.stages.acked import Acked, Message
+from streams.stages.acked import Acked
+from streams.stages.messages import Message
 from streams.stages.patience import Patience, connected
 from streams.stages.representing import Making, Place, RewrittenError, announce_all, write_batch, write_missing
 from streams.stages.republish import OvertakenError, Republishing, begin, record

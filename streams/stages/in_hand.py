@@ -17,8 +17,8 @@ from interest.backlog import Work
 from interest.cascade import Written
 from interest.texts import Texts
 from interest.types import Interest, Partition
-from streams.stages.acked import Message
 from streams.stages.interest_rows import Finished, Key, key_of
+from streams.stages.messages import Message
 from streams.stages.patience import BACKOFF_MAX_S, BACKOFF_S, Patience
 
 R = TypeVar("R")

@@ -14,25 +14,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from interest.errors import InterestreamError
 from interest.sql import read_items
 from streams import counters
 from streams.announce import Announcer
 from streams.append import refused_content
-from streams.ingest import FencedError, ForgottenError, Ingest, Position, fewer_collections
-from streams.kafka import KafkaError, make_producer
+from streams.ingest import ForgottenError, Ingest, Position, fewer_collections
+from streams.kafka import make_producer
 from streams.outbox import Announcement
 from streams.policy import policy_of
-from streams.positions import RefusedError, Standing, begin, look
+from streams.positions import Standing, begin, look
 from streams.stage import Context
 from streams.stages.burial import bury
 from streams.stages.hand import Hand, Place, prepare, sweep_hand
 from streams.stages.joining import join
 from streams.stages.lag import Lag
-from streams.stages.patience import BACKOFF_MAX_S, BACKOFF_S, Patience, connected
+from streams.stages.patience import Patience, connected
 from streams.stages.sweeps import SWEEP_S, Sweeps, watermark_of
+from streams.stages.trouble import Trouble
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -41,9 +42,7 @@ POLL_S = 0.2  # how long a poll waits for the first message; it never waits for 
 IDLE_S = 1.0  # without a batch for so long, what was acknowledged is taken out of the outbox by itself
 CHECK_S = 30.0  # between two looks at whether the topics are still the same
 HAND_OVER_S = 5.0  # a rebalance waits so long for the transaction in hand; its positions are checked in any case
-LEAVE_S = 3.0  # for leaving the group, which a broker answers at once
-CONFLICTS = 3  # in a row, before they are reported: one or two are how another worker's write is found out
-FAILURES = 3  # polls that fail in a row before the consumer is made anew: aiokafka's own tasks can end
+LEAVE_S = 1.0  # for each goodbye: a broker that is there answers at once
 ITEMS_S = 1.0  # a token policy looks so often whether another worker has changed the catalogue
 log = structlog.get_logger()
 
@@ -70,15 +69,13 @@ class IngestStage:
         self._outside = 0  # the generation in which the group no longer knew this worker; 0: nothing was given yet
         self._positions: dict[Place, Position] = {}  # as folded: ahead of the store by what is pending
         self._standings: dict[str, Standing] = {}
-        self._held_back: dict[Place, int] | None = (
-            None  # where items and users end, which are read before any behaviour
-        )
+        self._held_back: dict[Place, int] | None = None  # the ends of items and users, read before any behaviour
         self._pending: asyncio.Task[None] | None = None  # the transaction in hand
         self._acknowledged: list[Announcement] = []  # to be taken out of the outbox
         self._limit = context.settings.ingest.batch
         self._poison: dict[Place, dict[int, str]] = {}  # offsets of messages that the store refuses, and its words
-        self._failures = self._refusals = self._conflicts = 0  # in a row
-        self._wait = BACKOFF_S
+        self._buried: set[tuple[str, int, int]] = set()  # dead letters that are there, of messages not yet stepped over
+        self._trouble = Trouble(context, self.name)
         self._seen: dict[Place, float] = {}  # when each partition last had a message
         self._written_at = self._swept_at = self._items_at = 0.0
         self._catalogue = 0  # how often the catalogue had changed when it was read
@@ -120,7 +117,10 @@ class IngestStage:
                 self._begun = -1
             except Exception as error:
                 self._begun = -1
-                await asyncio.wait({stopping}, timeout=await self._judge(error))
+                wait_s, anew = self._trouble.judge(error)
+                if anew:
+                    await self._disconnect()
+                await asyncio.wait({stopping}, timeout=wait_s)
         await self._settle()
 
     async def _connect(self) -> None:
@@ -189,7 +189,7 @@ class IngestStage:
             return {}
         finally:
             poll.cancel()
-        self._failures = 0
+        self._trouble.read()
         return found
 
     def _submit(self, hand: Hand) -> None:
@@ -207,7 +207,10 @@ class IngestStage:
         4. announce; what is acknowledged leaves the outbox with the next transaction.
         """
         assert self._producer is not None
-        await bury(self._context, self._patience, self._producer, hand.refused)  # 1
+        letters = {(one[0].topic, one[0].partition, one[0].offset): one for one in hand.refused}
+        fresh = [one for place, one in letters.items() if place not in self._buried]
+        await bury(self._context, self._patience, self._producer, fresh)  # 1
+        self._buried |= letters.keys()
         begun = time.monotonic()
         try:
             await asyncio.to_thread(
@@ -218,6 +221,7 @@ class IngestStage:
             self._find_poison(hand, error)
             raise
         self._acknowledged = []
+        self._buried -= letters.keys()
         self._count(hand, time.monotonic() - begun)  # 3
         await self._announcer.send(hand.announcements)  # 4
         self._acknowledged = hand.announcements
@@ -242,7 +246,7 @@ class IngestStage:
 
     def _count(self, hand: Hand, seconds: float) -> None:
         self._written_at = time.monotonic()
-        self._conflicts, self._wait = 0, BACKOFF_S
+        self._trouble.written()
         self._limit = min(self._limit * 2, self._context.settings.ingest.batch)
         self._context.health.up("store")
         hand.count_in(self._context.metrics, self.name, self._topics.behaviors, seconds)
@@ -307,7 +311,7 @@ class IngestStage:
         self._sweeps = Sweeps(self._ingest, self._topics.behaviors, len(standings[self._topics.behaviors].ranges), mine)
         self._seen = dict.fromkeys(mine, time.monotonic())
         lag.given({place: position.offset for place, position in mine.items()})
-        self._refusals = 0
+        self._trouble.begun()
         self._context.health.begun.add(self.name)
         log.info("reading", partitions=[f"{place.topic}[{place.partition}]" for place in sorted(behaviors)])
         return True
@@ -379,55 +383,17 @@ class IngestStage:
         if all(idle.values()):
             self._swept_at = 0.0  # nothing else to do: the store's users without a pause
 
-    async def _judge(self, error: Exception) -> float:
-        """What went wrong, said and counted; how long to wait (s) before the positions are read again. Raises it if
-        waiting is of no use."""
-        from aiokafka.errors import IllegalStateError
-        from aiokafka.errors import KafkaError as ClientError
-
-        cause = type(error).__name__
-        if isinstance(error, RefusedError):
-            self._refusals += 1  # a broker that has just started may not know its topics yet: asked twice
-            if self._refusals > 1:
-                raise error
-            return 2.0
-        if isinstance(error, FencedError):
-            self._context.metrics.fenced.inc()
-            log.warning("fenced: another worker has read on", reason=str(error))
-            return 0.0
-        if isinstance(error, IllegalStateError):  # a partition was taken away while it was asked about
-            return POLL_S
-        if refused_content(error):
-            return 0.0
-        part = "store"
-        if isinstance(error, IntegrityError):  # another worker wrote the same users: a sweep, or just before it was out
-            self._conflicts += 1
-            if self._conflicts < CONFLICTS:
-                return 0.0
-        elif isinstance(error, KafkaError | ClientError | OSError):
-            part = "kafka"
-            self._failures += 1
-            if self._failures >= FAILURES:
-                self._failures = 0
-                await self._disconnect()
-        elif not isinstance(error, SQLAlchemyError):
-            raise error
-        self._context.metrics.retries.labels(self.name, cause).inc()
-        self._context.health.failed(part, f"ingest reads the stored positions again: {cause} {str(error)[:500]}")
-        log.warning("trying again", part=part, error=f"{cause}: {str(error)[:500]}", after_s=self._wait)
-        wait, self._wait = self._wait, min(self._wait * 2, BACKOFF_MAX_S)
-        return wait
-
     async def _close(self) -> None:
         """Give what time there is to the transaction in hand, then leave the group."""
         if self._checking is not None:
             self._checking.cancel()
         with contextlib.suppress(Exception):
-            await self._settle()
+            await asyncio.wait_for(self._settle(), LEAVE_S)
             await asyncio.to_thread(self._announcer.remove, self._acknowledged)
         await self._disconnect()
         if self._producer is not None:
-            await self._producer.stop()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._producer.stop(), LEAVE_S)
 
 
 def _topic_partition(place: Place) -> Any:

@@ -25,10 +25,11 @@ from streams.kafka import make_producer
 from streams.llm import AgentLlm, agent_llm
 from streams.outbox import Announcement
 from streams.stage import Context
-from streams.stages.acked import Acked, Message
+from streams.stages.acked import Acked
 from streams.stages.asking import Asking
 from streams.stages.in_hand import Entry, InHand
 from streams.stages.interest_rows import Key, Loaded, Reader, key_of, save
+from streams.stages.messages import Message
 from streams.stages.patience import Patience, connected
 
 if TYPE_CHECKING:

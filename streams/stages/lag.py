@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ASK_S = 1.0  # between two questions for the ends
 ANSWER_S = 5.0  # without an answer for so long, there is no broker
 SAY_S = 5.0  # between two commits of the offsets to Kafka's group
+LAST_S = 1.0  # for the last of these, when the stage is to end and nobody may answer
 
 
 class Lag:
@@ -48,7 +49,7 @@ class Lag:
         """Stop asking, and leave the offsets in Kafka's group as they are in the store."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        await self._say()
+        await self._say(LAST_S)
 
     async def _watch(self) -> None:
         said_at = time.monotonic()
@@ -78,7 +79,7 @@ class Lag:
                 self.ends[Place(*place)] = end
                 self._report(Place(*place))
 
-    async def _say(self) -> None:
+    async def _say(self, answer_s: float = ANSWER_S) -> None:
         """Commit to Kafka's group: nothing reads it back here, but autoscalers and Kafka's own tools look there."""
         from aiokafka import TopicPartition
         from aiokafka.errors import KafkaError
@@ -86,10 +87,9 @@ class Lag:
         done = {place: offset for place, offset in self._done.items() if self._said.get(place) != offset}
         if not done:  # aiokafka raises ValueError for an empty commit
             return
+        offsets = {TopicPartition(*place): offset for place, offset in done.items()}
         try:
-            if done:
-                offsets = {TopicPartition(*place): offset for place, offset in done.items()}
-                await asyncio.wait_for(self._consumer.commit(offsets), ANSWER_S)
+            await asyncio.wait_for(self._consumer.commit(offsets), answer_s)
         except (KafkaError, OSError):
             return  # a rebalance, or no broker: said next time
         self._said |= done

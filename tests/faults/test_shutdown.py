@@ -10,6 +10,7 @@ PROMISED_S, SLACK_S = 10.0, 3.0  # the promise, and what a machine with other wo
 
 def test_a_worker_told_to_end_ends_in_time_and_nothing_is_redone(site: Site) -> None:
     log = log_of(ROWS)
+    site.extra["INTERESTREAM_INGEST_BATCH"] = "500"  # many small transactions: the signal comes between two of them
     first = site.start()
     site.produce(messages_of(log))
     until(lambda: site.consumed() > 1_000, "the worker is at work", every_s=0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,6 +69,18 @@ def until(what: Callable[[], bool], text: str) -> None:
         time.sleep(0.2)
 
 
+def two_free_ports() -> int:
+    """The first of two neighbours: the crew's second worker takes the next one."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
 def children(parent: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
@@ -109,7 +122,7 @@ def test_a_stage_that_there_is_not(stages: str, kafka: KafkaSettings, tmp_path: 
 
 def test_a_crew_starts_a_killed_worker_again_and_ends_together(kafka: KafkaSettings, tmp_path: Path) -> None:
     create_topics(kafka)
-    port = free_port()
+    port = two_free_ports()
     with agent(environment(kafka, tmp_path, port), tmp_path / "log", "--workers", "2") as crew:
         until(lambda: len(children(crew.pid)) == 2, "two workers run")
         until(lambda: get(port, "/ready")[0] == 200, "the first is ready")
