@@ -334,5 +334,6 @@ def _check_policy(connection: Connection, policy: Policy) -> None:
     elif msgspec.json.decode(stored, type=Policy) != policy:
         raise StoreError(
             f"this store is partitioned by {stored}, not by {wanted}; "
-            "use the same options as before, or another --store for the other policy"
+            "use the same options as before (an agent: the settings INTERESTREAM_INGEST_*), or another --store for the "
+            "other policy"
         )

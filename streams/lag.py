@@ -43,6 +43,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def worst(self) -> int:
         return max(one.lag for one in self.stages)
 
+    @property
+    def stuck(self) -> bool:
+        """Whether a stage refuses to go on: its lag may then be 0, and means nothing."""
+        return any(row.note for one in self.stages for row in one.partitions)
+
 
 Ranges = dict[tuple[str, int], tuple[int, int]]
 

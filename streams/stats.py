@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Column, Connection, and_, case, func, select
+from sqlalchemy import Column, Connection, and_, case, func, not_, select
 from sqlalchemy import text as sql
 
 from fusion.tables import bank_vectors, banks, representations, vectors
 from interest.tables import behaviors, interests, partitions, usage
 from interest.types import Outcome
+from streams.kafka import Topics
 from streams.tables import offsets, policies
 
 
@@ -52,7 +53,7 @@ class Bank(msgspec.Struct, frozen=True, kw_only=True):
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     behaviors: int
     users: int
-    accepted: int  # over all sources, forgotten users' included
+    accepted: int  # behaviours, over all logs and topics, forgotten users' included
     late: int
     duplicates: int
     rejected: int
@@ -79,7 +80,7 @@ def read_stats(connection: Connection) -> Stats:
         )
     ).one()
     consumed = connection.execute(
-        select(*(func.coalesce(func.sum(offsets.c[name]), 0) for name in _CONSUMED)),
+        select(*(func.coalesce(func.sum(offsets.c[name]), 0) for name in _CONSUMED)).where(_OF_BEHAVIORS),
     ).one()
     size = _store_bytes(connection)
     return Stats(
@@ -101,6 +102,8 @@ def read_stats(connection: Connection) -> Stats:
 
 
 _CONSUMED = ("accepted", "late", "duplicates", "rejected")
+# logs, and the topic of behaviours under any prefix: the topics of items and users have their offsets there too
+_OF_BEHAVIORS = not_(offsets.c.source.startswith("topic:")) | offsets.c.source.endswith(Topics().behaviors)
 
 
 def _per_user(connection: Connection, generation: int) -> tuple[int, int, int]:

@@ -22,7 +22,10 @@ CLEAR = "\x1b[H\x1b[2J"
 def lag(
     watch: Annotated[bool, typer.Option("--watch", help="Print it again every two seconds, until Ctrl-C.")] = False,
     most: Annotated[
-        int | None, typer.Option("--max", metavar="N", min=0, help="Exit with 1 if a stage's lag is above N.")
+        int | None,
+        typer.Option(
+            "--max", metavar="N", min=0, help="Exit with 1 if a stage's lag is above N, or a stage refuses to go on."
+        ),
     ] = None,
     partitions: Annotated[bool, typer.Option("--partitions", help="Also partitions without lag.")] = False,
     json: Json = False,
@@ -50,7 +53,7 @@ def lag(
             break
         time.sleep(EVERY_S)
     engine.dispose()
-    if most is not None and report.worst > most:
+    if most is not None and (report.worst > most or report.stuck):
         raise typer.Exit(1)
 
 

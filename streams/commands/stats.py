@@ -29,10 +29,10 @@ def stats(json: Json = False, store: Store = None) -> None:
 def page(stats: Stats) -> Iterator[str]:
     """The page to read: a label and a value a line."""
     yield line("behaviours", f"{stats.behaviors:,}", f"of {stats.users:,} users")
-    yield line("  accepted", f"{stats.accepted:,}", "over all logs read")
+    yield line("  accepted", f"{stats.accepted:,}", "over all logs and topics read")
     yield line("  late", f"{stats.late:,}", "older than their newest closed partition; kept")
     yield line("  duplicates", f"{stats.duplicates:,}", "dropped")
-    yield line("  rejected", f"{stats.rejected:,}", "written aside with the reason")
+    yield line("  rejected", f"{stats.rejected:,}", "written aside, or dead letters, with the reason")
     yield line("partitions", f"{stats.partitions:,}", "closed")
     yield line("open caches", f"{stats.open_caches:,}", f"users, with {stats.open_behaviors:,} behaviours")
     if not stats.versions:

@@ -8,10 +8,13 @@ import pytest
 from small_store import ANN, fill
 from typer.testing import CliRunner
 
+from interest.sql import insert_new
 from streams.cli import app
 from streams.commands.stats import page
 from streams.forget import forget
+from streams.kafka import source_of
 from streams.stats import Stats, read_stats
+from streams.tables import offsets
 
 
 def counted(store) -> Stats:
@@ -37,6 +40,17 @@ def test_every_count(store):
     assert stats.representations == {"pooled:e:plain-1": 2}
     assert stats.store_bytes is not None
     assert stats.store_bytes_per_behavior == pytest.approx(stats.store_bytes / 17, abs=0.1)
+
+
+def test_items_and_users_of_a_stream_are_no_behaviours(store):
+    fill(store)
+    counts = {"offset": 9, "watermark": 0.0, "accepted": 9, "late": 0, "duplicates": 0, "rejected": 1, "digest": "id"}
+    names = ("behaviors", "eu.behaviors", "items", "eu.items", "users")
+    with store.begin() as connection:
+        for name in names:
+            insert_new(connection, offsets, [{"source": source_of(name), "partition": 0} | counts])
+    stats = counted(store)
+    assert (stats.accepted, stats.rejected) == (17 + 2 * 9, 2 + 2 * 1)
 
 
 def test_an_empty_store(store):
