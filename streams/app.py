@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from interest.errors import InputError, InterestreamError
 from streams.health import Health
+from streams.journal import Journal
 from streams.kafka import STAGES
 from streams.metrics import Metrics
 from streams.monitor import Monitor
@@ -100,12 +101,13 @@ class Worker:
     async def _monitor(self, stop: asyncio.Event) -> None:
         """Serve /metrics, /live and /ready; ask the store now and then; end a worker that is stuck."""
         agent, health = self.context.settings.agent, self.context.health
-        monitor = Monitor(self.context)
+        monitor, journal = Monitor(self.context), Journal()
         await monitor.start()
         log.info("worker started", stages=[stage.name for stage in self.stages], port=monitor.port)
         try:
             while not stop.is_set():
                 await asyncio.to_thread(self._ask_store)
+                journal.write(health, self.context.metrics, time.monotonic())
                 stuck = health.stuck_for(time.monotonic())
                 if stuck > agent.stuck_s and not health.down:
                     raise StuckError(

@@ -8,9 +8,10 @@ from typing import Any
 
 import structlog
 
-# what these say of their own lives is of no use to whoever runs a worker
-QUIET = dict.fromkeys(("aiokafka", "alembic", "faust", "httpx", "kafka", "mode", "streams.app"), logging.WARNING)
-QUIET["kafka"] = logging.ERROR  # kafka-python warns of each request that takes 0.1 s
+# what these say of their own lives is of no use to whoever runs a worker; their troubles reach the stages as errors,
+# which say them once, where aiokafka repeats them ten times a second
+QUIET = dict.fromkeys(("alembic", "faust", "httpx", "mode", "streams.app"), logging.WARNING)
+QUIET |= dict.fromkeys(("aiokafka", "kafka"), logging.CRITICAL)
 
 
 def set_up_logs(form: str, **always: Any) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import time
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from interest.errors import InputError
+from streams.preflight import port_taken
 from streams.stage import Context
 
 
@@ -33,10 +32,7 @@ class Monitor:
             await web.TCPSite(self._runner, agent.host, agent.port).start()
         except OSError as error:
             await self._runner.cleanup()
-            why = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
-            raise InputError(
-                f"port {agent.port} on {agent.host}, for /metrics and /ready, {why}; set INTERESTREAM_AGENT_PORT"
-            ) from error
+            raise port_taken(agent.host, agent.port, error) from error
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:

@@ -31,7 +31,9 @@ def open_store(url: str, *, create: bool = True) -> Engine:
     if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
         file = Path(str(parsed.database))
         if not create and not file.exists():
-            raise StoreError(f"there is no store at {file}; run `interestream replay` first, or name one with --store")
+            raise StoreError(
+                f"there is no store at {file}; run `interestream replay` first (or `agent`), or name one with --store"
+            )
         if not file.parent.is_dir():
             raise StoreError(f"the folder {file.parent} of the store {file.name} does not exist; create it first")
     try:

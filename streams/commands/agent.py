@@ -53,10 +53,12 @@ def agent(
         if code:
             raise typer.Exit(code)
         return
+    from streams.preflight import preflight
     from streams.waiting import store_opened, topics_checked
 
     topics_checked(settings.kafka)
     engine = store_opened(settings.store, settings.kafka.session_timeout_s)
+    preflight(settings, engine, chosen)
 
     from streams.app import Worker
 

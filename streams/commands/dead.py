@@ -73,6 +73,8 @@ def page(letters: Sequence[Listed], limit: int) -> Iterator[str]:
         at = datetime.fromtimestamp(one.timestamp_ms / 1000, UTC)
         size = "null" if one.size is None else f"{one.size:,}"
         yield f"{one.id:<{width}}  {at:%Y-%m-%d %H:%M:%S}  {size:>10}  {printable(one.reason.encode(), 100)}"
+    yield ""
+    yield "`interestream dead show ID` has one whole; `dead replay` sends back, `dead discard` drops"
     if len(letters) > limit:
         yield f"and {len(letters) - limit:,} more: --limit"
 

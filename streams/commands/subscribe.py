@@ -43,7 +43,8 @@ def subscribe(
         typer.Option(help="A consumer group: the next run goes on after this one, and runs at once share the users."),
     ] = None,
     topic: Annotated[
-        Topic, typer.Option(help="Every update; each user's latest; or the users' vectors.")
+        Topic,
+        typer.Option(help="updates: every one; latest: each user's, with older ones until Kafka compacts them."),
     ] = Topic.UPDATES,
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Wait for more; else end where the topic ends now.")

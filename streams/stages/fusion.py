@@ -140,6 +140,7 @@ class FusionStage:
         )
 
     async def _work(self, stop: asyncio.Event) -> None:
+        log.info("loading the text encoder", folder=str(self._folder))
         self._making = Making(await self._in_thread(partial(open_encoder, self._folder)), self._half_life)
         self._bank = await self._in_thread(partial(open_bank, self._context.settings.bank))
         await self._look()
