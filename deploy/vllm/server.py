@@ -86,6 +86,7 @@ class Server:
         where = [f"--model={self.model}", f"--served-model-name={self.name}", "--host=127.0.0.1", f"--port={self.port}"]
         environment = os.environ | own
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # three processes read 3,000 modules: compile them once
+        environment.pop("OMP_NUM_THREADS", None)  # set for tests that run beside each other; the server takes all cores
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(python), "-m", "vllm.entrypoints.openai.api_server", *where, *FLAGS],
