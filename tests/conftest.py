@@ -25,6 +25,7 @@ hypothesis_settings.register_profile("shared-cores", deadline=None)  # a slow ma
 hypothesis_settings.load_profile("shared-cores")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes, one of them has all tests of the vLLM server: it fills both cores as it is."""
     for item in items:
