@@ -5,11 +5,11 @@ servers (Kafka, PostgreSQL) that are started once, when the first test asks for 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4  # random is seeded by the test's name: tried again, it would meet its own topics
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -87,7 +87,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     server = make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+psycopg")
     admin = create_engine(server.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT")
-    name = f"t{random.randrange(10**9)}"
+    name = f"t{uuid4().hex[:12]}"
     with admin.connect() as connection:
         connection.execute(text(f"create database {name}"))
     yield server.set(database=name).render_as_string(hide_password=False)
@@ -116,7 +116,7 @@ def kafka_node() -> Iterator[Node]:
 @pytest.fixture
 def kafka(kafka_node: Node) -> KafkaSettings:
     """Settings for topics of the test's own on the shared broker; the test creates those it needs."""
-    return KafkaSettings(brokers=kafka_node.bootstrap, prefix=f"t{random.randrange(10**12)}.", session_timeout_s=6.0)
+    return KafkaSettings(brokers=kafka_node.bootstrap, prefix=f"t{uuid4().hex[:12]}.", session_timeout_s=6.0)
 
 
 @pytest.fixture(scope="session")

@@ -322,6 +322,7 @@ class Site:
 
         until(done, f"{rows} messages are consumed")
         assert self.consumed() == rows
+        until(lambda: self.unsent() == 0, "all is announced")
         until(lambda: self.unsent() == 0, "everything is announced")
 
     def unsent(self) -> int:
