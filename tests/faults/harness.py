@@ -102,8 +102,10 @@ def read_topic(kafka: KafkaSettings, topic: str) -> list[ConsumerRecord]:
         )
         await consumer.start()
         try:
-            await consumer._client.force_metadata_update()
-            places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+            while not (numbers := consumer.partitions_for_topic(topic)):  # a broker under load may leave a topic out
+                await consumer._client.force_metadata_update()
+                await asyncio.sleep(0.1)
+            places = [TopicPartition(topic, number) for number in sorted(numbers)]
             consumer.assign(places)
             ends = await consumer.end_offsets(places)
             await consumer.seek_to_beginning(*places)
@@ -322,7 +324,6 @@ class Site:
 
         until(done, f"{rows} messages are consumed")
         assert self.consumed() == rows
-        until(lambda: self.unsent() == 0, "all is announced")
         until(lambda: self.unsent() == 0, "everything is announced")
 
     def unsent(self) -> int:
@@ -389,5 +390,6 @@ def assert_announced(site: Site) -> None:
         if key not in said:
             firsts.setdefault(key[:2], []).append(one["index"])
         said.add(key)
-    assert said == set(kept)
+    missing = sorted(set(kept) - said)
+    assert not missing, f"{len(missing)} of {len(kept)} partitions are not announced: {missing[:5]}"
     assert [order for order in firsts.values() if order != sorted(order)] == []
