@@ -151,6 +151,8 @@ async def announced(context: Context, topic: str | None = None) -> list[tuple[in
     """Everything on a topic, by default representations: Kafka partition, key, value, in each partition's order."""
     consumer = make_consumer(context.settings.kafka, topic or context.topics.representations)
     await consumer.start()
+    while not consumer.assignment():  # the broker has not told the topic yet
+        await asyncio.sleep(0.1)
     places = sorted(consumer.assignment())
     ends = await consumer.end_offsets(places)
     await consumer.seek_to_beginning(*places)

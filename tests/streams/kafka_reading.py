@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from streams.settings import KafkaSettings
 
@@ -25,7 +25,9 @@ def read_all(settings: KafkaSettings, topic: str) -> dict[int, list[Message]]:
 
 async def _read(settings: KafkaSettings, topic: str) -> dict[int, list[Message]]:
     async with AIOKafkaConsumer(topic, bootstrap_servers=settings.brokers, auto_offset_reset="earliest") as consumer:
-        places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        while not consumer.assignment():  # the broker has not told the topic yet
+            await asyncio.sleep(0.1)
+        places = sorted(consumer.assignment())
         ends = await consumer.end_offsets(places)
         found: dict[int, list[Message]] = {place.partition: [] for place in places}
         while left := [place for place in places if await consumer.position(place) < ends[place]]:
