@@ -6,8 +6,8 @@ FROM python:3.11-slim AS build
 RUN python -m venv /opt/vllm
 COPY deploy/vllm/constraints.txt /tmp/
 # the list is whole (README of deploy/vllm), so nothing is resolved
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/vllm/bin/pip install --no-deps -r /tmp/constraints.txt
+RUN --mount=type=cache,target=/var/cache/pip \
+    /opt/vllm/bin/pip install --cache-dir /var/cache/pip --no-deps -r /tmp/constraints.txt
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --create-home vllm

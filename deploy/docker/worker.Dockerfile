@@ -15,8 +15,8 @@ COPY interest interest
 COPY fusion fusion
 COPY streams streams
 COPY deploy/migrations deploy/migrations
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/interestream/bin/pip install -c constraints.txt ".[${EXTRAS}]"
+RUN --mount=type=cache,target=/var/cache/pip \
+    /opt/interestream/bin/pip install --cache-dir /var/cache/pip -c constraints.txt ".[${EXTRAS}]"
 # with torch comes the encoder, so that a worker starts without a network
 ENV INTERESTREAM_CACHE=/opt/cache
 RUN mkdir /opt/cache && case ",${EXTRAS}," in *,models,*) /opt/interestream/bin/interestream fetch encoder ;; esac

@@ -29,7 +29,7 @@ from streams.positions import Standing, begin, look
 from streams.stage import Context
 from streams.stages.burial import bury
 from streams.stages.hand import Hand, Place, prepare, sweep_hand
-from streams.stages.joining import join
+from streams.stages.joining import join, topic_partition
 from streams.stages.lag import Lag
 from streams.stages.patience import Patience, connected
 from streams.stages.sweeps import SWEEP_S, Sweeps, watermark_of
@@ -154,7 +154,7 @@ class IngestStage:
             await asyncio.wait({stopping}, timeout=POLL_S)
             return
         polled = await self._poll(stopping)
-        ends = {place: await self._consumer.position(_topic_partition(place)) for place in self._positions}
+        ends = {place: await self._consumer.position(topic_partition(place)) for place in self._positions}
         if self._begun != self._generation:
             raise _MovedError
         # after the last message there may be others that are none: what compaction left, ends of transactions
@@ -288,7 +288,7 @@ class IngestStage:
         if generation != self._generation:
             return False
         mine = {Place(*place): stored[Place(*place)] for place in consumer.assignment()}
-        offsets = {_topic_partition(place): position.offset for place, position in mine.items()}
+        offsets = {topic_partition(place): position.offset for place, position in mine.items()}
         try:
             if offsets:
                 await consumer.commit(offsets)  # 3
@@ -305,7 +305,7 @@ class IngestStage:
         self._held_back = {
             place: standings[place.topic].ranges[place.partition][1] for place in mine if place not in behaviors
         }
-        consumer.resume(*(_topic_partition(place) for place in self._held_back))
+        consumer.resume(*(topic_partition(place) for place in self._held_back))
         self._positions, self._standings, self._begun = mine, standings, generation
         self._let_go()
         self._sweeps = Sweeps(self._ingest, self._topics.behaviors, len(standings[self._topics.behaviors].ranges), mine)
@@ -322,7 +322,7 @@ class IngestStage:
             return
         if all(self._positions[place].offset >= end for place, end in self._held_back.items()):
             waiting = [place for place in self._positions if place.topic == self._topics.behaviors]
-            self._consumer.resume(*(_topic_partition(place) for place in waiting))
+            self._consumer.resume(*(topic_partition(place) for place in waiting))
             self._held_back = None
 
     async def _read_items(self) -> None:
@@ -394,9 +394,3 @@ class IngestStage:
         if self._producer is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._producer.stop(), LEAVE_S)
-
-
-def _topic_partition(place: Place) -> Any:
-    from aiokafka import TopicPartition
-
-    return TopicPartition(*place)

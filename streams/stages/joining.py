@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from streams.kafka import group_of, make_consumer
 from streams.stage import Context
+from streams.stages.hand import Place
 from streams.stages.patience import connected
 
 if TYPE_CHECKING:
-    from aiokafka import AIOKafkaConsumer
+    from aiokafka import AIOKafkaConsumer, TopicPartition
 
 FETCH_BYTES = 4_194_304  # of one partition in one fetch: 20,000 messages
 
@@ -50,3 +51,10 @@ async def join(
     )
     consumer.subscribe(list(topics), listener=Listener())
     return consumer
+
+
+def topic_partition(place: Place) -> TopicPartition:
+    """aiokafka's own kind: where its code asks for the type, an equal tuple does not do."""
+    from aiokafka import TopicPartition
+
+    return TopicPartition(*place)
