@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError
 
 COLUMNS = ("user_id", "seq", "item_id", "action", "at", "value", "scene", "event_id")
+_TYPES = ("text", "int4", "text", "text", "float8", "float8", "text", "text")  # PostgreSQL's, for a binary copy
 _INSERT = f"insert into behaviors ({', '.join(COLUMNS)}) values "
 _ROW = f"({', '.join('?' * len(COLUMNS))})"
 _ROWS_A_STATEMENT = 4000  # SQLite binds 32,766 values at most; a long statement lets other threads run meanwhile
@@ -58,9 +59,10 @@ def _copy(connection: Connection, values: list[Any]) -> None:
 
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
-    statement = f"copy behaviors ({', '.join(COLUMNS)}) from stdin"
+    statement = f"copy behaviors ({', '.join(COLUMNS)}) from stdin (format binary)"
     try:
         with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            copy.set_types(_TYPES)
             for row in zip(*[iter(values)] * len(COLUMNS), strict=True):
                 copy.write_row(row)
     except (psycopg.Error, UnicodeEncodeError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import struct
 from collections.abc import Iterable
 
 import msgspec
@@ -15,9 +16,12 @@ import msgspec
 from interest.types import Behavior, Partition, Reason
 from streams.policy import Policy, period
 
-# An event_id, where the producer gives one, is an event's identity; else the user's (item, action, time). Kept as its
-# 64-bit hash of this process: a third of the memory, four times the speed, wrong once in 10^17 events.
-Identity = int
+# An event_id, where the producer gives one, is an event's identity; else the user's (item, action, time). Kept as the 8
+# bytes of its hash in this process, many in one string: a tenth of the memory of a tuple, looked up at memchr's speed,
+# wrong once in 10^17 events.
+Identity = bytes
+WIDTH = 8  # bytes of one
+_packed = struct.Struct("=q").pack
 
 
 class Verdict(enum.Enum):
@@ -35,8 +39,8 @@ class Cache(msgspec.Struct, frozen=True, gc=False):
     user_id: str
     index: int = 0  # the index the open partition will have
     first_seq: int = 0  # the sequence number of its first behaviour
-    open: tuple[Identity, ...] = ()  # identities of its behaviours, in order of arrival
-    closed: frozenset[Identity] = frozenset()  # identities of the newest closed partition's behaviours
+    open: bytes = b""  # identities of its behaviours, in order of arrival
+    closed: bytes = b""  # identities of the newest closed partition's behaviours
     opened_at: float = math.inf  # least event time in the open cache
     last_at: float = -math.inf  # greatest event time in the open cache
     end: float = -math.inf  # greatest event time of any closed partition
@@ -44,11 +48,19 @@ class Cache(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def next_seq(self) -> int:
-        return self.first_seq + len(self.open)
+        return self.first_seq + len(self.open) // WIDTH
 
 
 def identity(item_id: str, action: str, at: float, event_id: str | None) -> Identity:
-    return hash(event_id or (item_id, action, at))
+    return _packed(hash(event_id or (item_id, action, at)))
+
+
+def holds(identities: bytes, key: Identity) -> bool:
+    """Whether `key` is one of them."""
+    place = identities.find(key)
+    while place > 0 and place % WIDTH:  # across two identities
+        place = identities.find(key, place + 1)
+    return place >= 0
 
 
 def fold(
@@ -59,29 +71,33 @@ def fold(
     At most two close at once: the one the behaviour no longer belongs to and, with a count of 1, its own.
     `tokens` is the estimated cost of the behaviour's line in a prompt; only a token policy reads it.
     """
-    at = behavior.at
-    key = hash(behavior.event_id or (behavior.item_id, behavior.action, at))
-    if (at <= cache.last_at or at <= cache.end or behavior.event_id) and (key in cache.closed or key in cache.open):
+    at, event_id = behavior.at, behavior.event_id
+    opened, last_at, end = cache.open, cache.last_at, cache.end
+    key = _packed(hash(event_id or (behavior.item_id, behavior.action, at)))
+    if (event_id or at <= last_at or at <= end) and (
+        (opened.find(key) >= 0 and holds(opened, key)) or (cache.closed.find(key) >= 0 and holds(cache.closed, key))
+    ):
         return cache, DUPLICATE, ()
-    verdict = LATE if at < cache.end else ACCEPTED
+    verdict = LATE if at < end else ACCEPTED
     closed: tuple[Partition, ...] = ()
-    if cache.open:
+    if opened:
         reason = _ends_before(cache, at, policy, tokens)
         if reason is not None:
             cache, partition = close(cache, reason)
             closed = (partition,)
+            opened, last_at, end = cache.open, cache.last_at, cache.end
     cache = Cache(
         cache.user_id,
         cache.index,
         cache.first_seq,
-        (*cache.open, key),
+        opened + key,
         cache.closed,
         at if at < cache.opened_at else cache.opened_at,
-        at if at > cache.last_at else cache.last_at,
-        cache.end,
+        at if at > last_at else last_at,
+        end,
         cache.tokens + tokens,
     )
-    if policy.count is not None and len(cache.open) >= policy.count:
+    if policy.count is not None and len(opened) >= (policy.count - 1) * WIDTH:
         cache, partition = close(cache, Reason.COUNT)
         closed = (*closed, partition)
     return cache, verdict, closed
@@ -114,7 +130,7 @@ def close(cache: Cache, reason: Reason) -> tuple[Cache, Partition]:
         cache.user_id,
         index=cache.index + 1,
         first_seq=cache.next_seq,
-        closed=frozenset(cache.open),
+        closed=cache.open,
         end=max(cache.end, cache.last_at),
     )
     return after, partition
@@ -138,8 +154,8 @@ def restore(
         user_id,
         index=newest.index + 1 if newest else 0,
         first_seq=newest.last_seq + 1 if newest else 0,
-        open=tuple(key for key, _, _ in opened),
-        closed=frozenset(key for key, _, _ in known[:size]),
+        open=b"".join([key for key, _, _ in opened]),
+        closed=b"".join([key for key, _, _ in known[:size]]),
         opened_at=min((at for _, at, _ in opened), default=math.inf),
         last_at=max((at for _, at, _ in opened), default=-math.inf),
         end=end,

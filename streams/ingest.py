@@ -24,14 +24,15 @@ from interest.tables import behaviors, partitions
 from interest.types import Behavior, Item, Partition
 from streams import counters, outbox
 from streams.append import append_behaviors
-from streams.fold import DUPLICATE, LATE, Cache, fold, sweep
+from streams.fold import DUPLICATE, LATE, WIDTH, Cache, fold, sweep
 from streams.outbox import Announcement
 from streams.policy import Policy, token_cost
 from streams.restore import restore_caches
 from streams.tables import offsets, policies
 
 _AT = attrgetter("at")
-HOT_BEHAVIORS = 1_000_000  # identities in each of two generations: about 40 bytes each, and 300 a user
+MEMORY_MB = 256  # as the setting INTERESTREAM_INGEST_MEMORY_MB
+USER_BYTES = 500  # of a cache without identities, and its place in a dict
 SWEPT_USERS = 5_000  # of one step of a sweep: 50 to 100 ms
 
 # A walk over the distinct ids, one index seek each: as quick with ten rows a user as with ten thousand.
@@ -102,11 +103,12 @@ class Ingest:
     """One writer of behaviours and partitions. Not thread-safe: fold in one thread, write in at most one other."""
 
     def __init__(
-        self, engine: Engine, policy: Policy, *, items: Mapping[str, Item] | None = None, hot: int = HOT_BEHAVIORS
+        self, engine: Engine, policy: Policy, *, items: Mapping[str, Item] | None = None, memory: int = MEMORY_MB << 20
     ) -> None:
+        """`memory`: bytes that users' caches may take, about; the users not seen for longest are let go."""
         self.engine, self.policy = engine, policy
         self.items: dict[str, Item] = dict(items or {})  # only a token policy reads them
-        self._hot_limit = hot
+        self._limit = memory // 2  # of each of two generations
         with writing(engine) as connection:
             _check_policy(connection, policy)
             counters.hold(connection, counters.FORGETS)  # so that the row is there
@@ -124,7 +126,7 @@ class Ingest:
         """Forget what memory holds; the store has it."""
         self._young: dict[str, Cache] = {}
         self._old: dict[str, Cache] = {}
-        self._held = 0  # behaviours whose identities `_young` holds
+        self._held = 0  # bytes of `_young`, about
         self._complete = False
 
     def position(self, source: str, partition: int = 0) -> Position:
@@ -164,13 +166,13 @@ class Ingest:
                 late += 1
             count += 1
             rows += (
-                user_id, before.first_seq + len(before.open), behavior.item_id, behavior.action, behavior.at,
+                user_id, before.first_seq + len(before.open) // WIDTH, behavior.item_id, behavior.action, behavior.at,
                 behavior.value, behavior.scene, behavior.event_id,
             )  # fmt: skip
             if ended:
                 closed += ended
                 closers += [place] * len(ended)
-        self._held += count
+        self._held += count * WIDTH
         watermark = max(map(_AT, batch), default=None)
         return Folded(
             rows=rows, accepted=count, closed=closed, closers=closers, late=late, duplicates=duplicates,
@@ -272,7 +274,7 @@ class Ingest:
         return [partition for partition in swept if partition is not None], names
 
     def _bring(self, users: set[str]) -> None:
-        if self._held > self._hot_limit:  # the users not seen for a whole generation are let go
+        if self._held > self._limit:  # the users not seen for a whole generation are let go
             self._complete = self._complete and not self._old
             self._old, self._young, self._held = self._young, {}, 0
         missing = []
@@ -280,16 +282,21 @@ class Ingest:
             cache = self._old.pop(user_id, None)
             if cache is not None:
                 self._young[user_id] = cache
-                self._held += len(cache.open) + len(cache.closed)
+                self._held += _size(cache)
             elif self._complete:
                 self._young[user_id] = Cache(user_id)
+                self._held += USER_BYTES
             else:
                 missing.append(user_id)
         if missing:
             with self.engine.connect() as connection:
                 found = restore_caches(connection, sorted(missing), self.policy, self.items)
             self._young.update(found)
-            self._held += sum(len(cache.open) + len(cache.closed) for cache in found.values())
+            self._held += sum(map(_size, found.values()))
+
+
+def _size(cache: Cache) -> int:
+    return USER_BYTES + len(cache.open) + len(cache.closed)
 
 
 @contextmanager

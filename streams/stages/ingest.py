@@ -102,8 +102,9 @@ class IngestStage:
             await asyncio.wait({work, asyncio.create_task(self._close())}, timeout=half)
 
     async def _work(self, stopping: asyncio.Task[bool]) -> None:
+        memory = self._context.settings.ingest.memory_mb << 20
         self._ingest = await self._patience.store(
-            lambda: Ingest(self._context.engine, self._policy), "cannot open the store"
+            lambda: Ingest(self._context.engine, self._policy, memory=memory), "cannot open the store"
         )
         settings = self._context.settings.kafka
         self._producer = await connected(self._context, self.name, lambda: make_producer(settings))

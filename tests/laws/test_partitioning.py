@@ -13,7 +13,7 @@ from sqlalchemy.pool import StaticPool
 
 from interest.tables import behaviors, metadata, partitions
 from interest.types import Behavior, Partition
-from streams.fold import Cache, Verdict, fold, identity, restore, sweep
+from streams.fold import WIDTH, Cache, Verdict, fold, holds, identity, restore, sweep
 from streams.ingest import Ingest, Position
 from streams.policy import Policy, Span
 from streams.store import _begin
@@ -42,7 +42,7 @@ events = st.lists(
 )
 
 
-def memory() -> Engine:
+def empty() -> Engine:
     engine = create_engine("sqlite://", poolclass=StaticPool)
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", _begin)
@@ -58,9 +58,9 @@ def content(engine: Engine) -> list[list[Any]]:
         ]
 
 
-def run(engine: Engine, log: Sequence[Behavior], policy: Policy, ends: Sequence[int], *, hot: int) -> Position:
+def run(engine: Engine, log: Sequence[Behavior], policy: Policy, ends: Sequence[int], *, memory: int) -> Position:
     """Ingest `log` from the stored position on, in chunks that end at `ends`; a fresh Ingest stands for a restart."""
-    ingest = Ingest(engine, policy, hot=hot)
+    ingest = Ingest(engine, policy, memory=memory)
     position = ingest.position("log")
     for end in [*sorted(ends), len(log)]:
         if end > position.offset:
@@ -69,12 +69,12 @@ def run(engine: Engine, log: Sequence[Behavior], policy: Policy, ends: Sequence[
     return position
 
 
-@given(events, policies, st.lists(st.integers(0, 40), max_size=6), st.sampled_from([0, 5, 1000]))
+@given(events, policies, st.lists(st.integers(0, 40), max_size=6), st.sampled_from([0, 1_200, 1 << 20]))
 @settings(deadline=None)
-def test_any_chunking_gives_the_same_store(log: list[Behavior], policy: Policy, ends: list[int], hot: int) -> None:
-    whole, chunked = memory(), memory()
-    expected = run(whole, log, policy, [], hot=1000)
-    assert run(chunked, log, policy, [end for end in ends if end <= len(log)], hot=hot) == expected
+def test_any_chunking_gives_the_same_store(log: list[Behavior], policy: Policy, ends: list[int], memory: int) -> None:
+    whole, chunked = empty(), empty()
+    expected = run(whole, log, policy, [], memory=1 << 20)
+    assert run(chunked, log, policy, [end for end in ends if end <= len(log)], memory=memory) == expected
     assert content(chunked) == content(whole)
 
 
@@ -85,8 +85,8 @@ class CrashError(Exception):
 @given(events, policies, st.data())
 @settings(deadline=None)
 def test_any_crash_point_gives_the_same_store(log: list[Behavior], policy: Policy, data: st.DataObject) -> None:
-    whole, crashed = memory(), memory()
-    run(whole, log, policy, [], hot=1000)
+    whole, crashed = empty(), empty()
+    run(whole, log, policy, [], memory=1 << 20)
     statements = data.draw(st.lists(st.integers(0, 12), max_size=3), label="crash at statement")
     for crash_at in statements:
         seen = 0
@@ -99,12 +99,12 @@ def test_any_crash_point_gives_the_same_store(log: list[Behavior], policy: Polic
 
         event.listen(crashed, "before_cursor_execute", count)
         try:
-            run(crashed, log, policy, [7, 14, 21], hot=5)
+            run(crashed, log, policy, [7, 14, 21], memory=2_000)
         except CrashError:
             pass
         finally:
             event.remove(crashed, "before_cursor_execute", count)
-    run(crashed, log, policy, [], hot=1000)
+    run(crashed, log, policy, [], memory=1 << 20)
     assert content(crashed) == content(whole)
 
 
@@ -156,8 +156,8 @@ def label(at: float, span: Span) -> object:
 @given(events, policies.filter(lambda policy: policy.tokens is None))
 @settings(deadline=None)
 def test_fold_equals_batch_recomputation(log: list[Behavior], policy: Policy) -> None:
-    engine = memory()
-    run(engine, log, policy, [], hot=1000)
+    engine = empty()
+    run(engine, log, policy, [], memory=1 << 20)
     rows, headers = content(engine)
     found: dict[str, list[list[tuple[Any, ...]]]] = {user: [] for user in {behavior.user_id for behavior in log}}
     for header in headers:
@@ -197,10 +197,10 @@ def test_a_restored_cache_folds_and_sweeps_like_the_one_in_memory(
 @settings(deadline=None)
 def test_a_sweep_in_between_changes_nothing(log: list[Behavior], policy: Policy, cut: int) -> None:
     log = sorted(log, key=lambda behavior: behavior.at)
-    whole, twice = memory(), memory()
-    run(whole, log, policy, [], hot=1000)
+    whole, twice = empty(), empty()
+    run(whole, log, policy, [], memory=1 << 20)
     for part in (log[:cut], log):
-        run(twice, part, policy, [], hot=1000)
+        run(twice, part, policy, [], memory=1 << 20)
         Ingest(twice, policy).sweep(max((behavior.at for behavior in part), default=0.0))
     Ingest(whole, policy).sweep(max((behavior.at for behavior in log), default=0.0))
     assert content(twice) == content(whole)
@@ -209,8 +209,8 @@ def test_a_sweep_in_between_changes_nothing(log: list[Behavior], policy: Policy,
 @given(events, policies)
 @settings(deadline=None)
 def test_partitions_cover_the_past_without_gap_or_overlap(log: list[Behavior], policy: Policy) -> None:
-    engine = memory()
-    position = run(engine, log, policy, [], hot=1000)
+    engine = empty()
+    position = run(engine, log, policy, [], memory=1 << 20)
     rows, headers = content(engine)
     assert position.accepted == len(rows)
     assert position.accepted + position.duplicates == len(log)
@@ -219,3 +219,12 @@ def test_partitions_cover_the_past_without_gap_or_overlap(log: list[Behavior], p
         assert (index, first) == expected.get(user, (0, 0))
         assert last >= first
         expected[user] = (index + 1, last + 1)
+
+
+@given(st.lists(st.binary(min_size=WIDTH, max_size=WIDTH), max_size=6), st.integers(0, 40))
+def test_an_identity_is_found_only_where_one_stands(held: list[bytes], place: int) -> None:
+    joined = b"".join(held)
+    across = joined[place : place + WIDTH]  # parts of two neighbours, most of the time
+    if len(across) == WIDTH:
+        assert holds(joined, across) == (across in held)
+    assert all(holds(joined, key) for key in held)
