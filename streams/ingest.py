@@ -26,7 +26,7 @@ from streams import counters, outbox
 from streams.append import append_behaviors
 from streams.fold import DUPLICATE, LATE, WIDTH, Cache, fold, sweep
 from streams.outbox import Announcement
-from streams.policy import Policy, token_cost
+from streams.policy import Policy, as_options, as_settings, token_cost
 from streams.restore import restore_caches
 from streams.tables import offsets, policies
 
@@ -334,13 +334,13 @@ def _advance(connection: Connection, move: Move) -> None:
 def _check_policy(connection: Connection, policy: Policy) -> None:
     """A store is partitioned by one policy; another would make partitions that no single policy explains."""
     stored = connection.execute(select(policies.c.policy).where(policies.c.generation == 0)).scalar()
-    wanted = msgspec.json.encode(policy).decode()
     empty = connection.execute(select(behaviors.c.user_id).limit(1)).first() is None
     if stored is None or empty:
-        upsert(connection, policies, [{"generation": 0, "policy": wanted}])
-    elif msgspec.json.decode(stored, type=Policy) != policy:
+        upsert(connection, policies, [{"generation": 0, "policy": msgspec.json.encode(policy).decode()}])
+        return
+    before = msgspec.json.decode(stored, type=Policy)
+    if before != policy:
         raise StoreError(
-            f"this store is partitioned by {stored}, not by {wanted}; "
-            "use the same options as before (an agent: the settings INTERESTREAM_INGEST_*), or another --store for the "
-            "other policy"
+            f"this store is partitioned by {as_options(before)}, not by {as_options(policy)}. Give `replay` the "
+            f"former again (an agent: {as_settings(before)}), or name another --store for the other policy"
         )

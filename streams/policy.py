@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
 
 import msgspec
@@ -69,6 +70,34 @@ def seconds(text: str) -> float:
     if not match:
         raise InputError(f"{text!r} is no duration; write for example 30m, 12h, 7d or 2w")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def as_options(policy: Policy) -> str:
+    """The policy as the options of `interestream replay` that name it."""
+    rules = {
+        "--partition": policy.count or 0,
+        "--gap": policy.gap_s and duration(policy.gap_s),
+        "--span": policy.span,
+        "--tokens": policy.tokens,
+    }
+    return " ".join(f"{name} {value}" for name, value in rules.items() if value is not None)
+
+
+def as_settings(policy: Policy) -> str:
+    """The policy as the agent's settings; every rule is named, for one that is set by mistake must be unset."""
+    rules = {
+        "COUNT": policy.count,
+        "GAP": policy.gap_s and duration(policy.gap_s),
+        "SPAN": policy.span,
+        "TOKENS": policy.tokens,
+    }
+    return " ".join(f"INTERESTREAM_INGEST_{name}={value or 'none'}" for name, value in rules.items())
+
+
+def duration(length: float) -> str:
+    """Seconds as `seconds` reads them, in the greatest unit that divides them; no weeks, for 14d is plainer than 2w."""
+    unit = next((unit for unit in "dhm" if length % _UNITS[unit] == 0), "s")
+    return f"{Decimal(repr(length / _UNITS[unit])):f}".removesuffix(".0") + unit
 
 
 def period(at: float, span: Span) -> int:

@@ -15,7 +15,8 @@ from interest.tables import behaviors, metadata, partitions
 from interest.types import Behavior, Partition
 from streams.fold import WIDTH, Cache, Verdict, fold, holds, identity, restore, sweep
 from streams.ingest import Ingest, Position
-from streams.policy import Policy, Span
+from streams.policy import Policy, Span, as_options, as_settings, duration, policy_of, seconds
+from streams.settings import read_settings
 from streams.store import _begin
 
 DAY = 86_400.0
@@ -228,3 +229,22 @@ def test_an_identity_is_found_only_where_one_stands(held: list[bytes], place: in
     if len(across) == WIDTH:
         assert holds(joined, across) == (across in held)
     assert all(holds(joined, key) for key in held)
+
+
+@given(policies)
+def test_a_policy_is_shown_as_what_is_typed_to_get_it(policy: Policy) -> None:
+    words = as_options(policy).split()
+    typed = dict(zip(words[::2], words[1::2], strict=True))
+    assert policy == Policy(
+        count=int(typed["--partition"]) or None,
+        gap_s=seconds(typed["--gap"]) if "--gap" in typed else None,
+        span=Span(typed["--span"]) if "--span" in typed else None,
+        tokens=int(typed["--tokens"]) if "--tokens" in typed else None,
+    )
+    environment = dict(word.split("=") for word in as_settings(policy).split())
+    assert policy_of(read_settings(None, environment)[0].ingest) == policy
+
+
+@given(st.floats(0, 1e12, exclude_min=True) | st.integers(1, 10**9).map(float))
+def test_a_duration_is_written_as_it_is_read(length: float) -> None:
+    assert seconds(duration(length)) == length

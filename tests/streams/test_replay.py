@@ -160,11 +160,14 @@ def test_a_log_that_only_begins_like_another_is_refused(tmp_path: Path, other: l
 def test_another_policy_on_the_same_store_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     write_log(log, 300)
-    interestream(tmp_path, "replay", log, "--no-llm")
-    refused = interestream(tmp_path, "replay", log, "--no-llm", "--partition", 20)
+    interestream(tmp_path, "replay", log, "--no-llm", "--gap", "12h")
+    refused = interestream(tmp_path, "replay", log, "--no-llm", "--partition", 20, "--span", "week")
     assert refused.returncode == 2
-    assert '"count":50' in refused.stderr
-    assert '"count":20' in refused.stderr
+    said = " ".join(refused.stderr.split())
+    assert "partitioned by --partition 50 --gap 12h, not by --partition 20 --span week" in said
+    assert "INTERESTREAM_INGEST_COUNT=50 INTERESTREAM_INGEST_GAP=12h INTERESTREAM_INGEST_SPAN=none" in said
+    assert "{" not in said
+    interestream(tmp_path, "replay", log, "--no-llm", "--partition", 50, "--gap", "12h")  # what it told to type
 
 
 @pytest.mark.parametrize(
