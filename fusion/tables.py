@@ -6,6 +6,8 @@ from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, Table, T
 
 from interest.tables import metadata
 
+# Tables of vectors have rowids: without, SQLite gives every row of more than 1,002 bytes a page of 4 KiB to itself.
+
 # One row per interest and encoder: the text encoder's view of the summary and of the shift.
 vectors = Table(
     "vectors",
@@ -17,7 +19,6 @@ vectors = Table(
     Column("encoder", Text, primary_key=True),  # encoder id: name and hash of its weights
     Column("summary", LargeBinary, nullable=False),  # float16, little endian, (d,)
     Column("shift", LargeBinary),  # the same; NULL for a user's first partition
-    sqlite_with_rowid=False,
 )
 
 # One row per user, partition and artifact: valid from that partition's closing until the next one's.
@@ -29,7 +30,6 @@ representations = Table(
     Column("index", Integer, primary_key=True, autoincrement=False),  # the newest partition it has seen
     Column("artifact", Text, primary_key=True),  # artifact id, or "pooled:<encoder id>" before anything is trained
     Column("vector", LargeBinary, nullable=False),  # float32, little endian, (d,)
-    sqlite_with_rowid=False,
 )
 
 # Which trained artifact the stream's representations come from: the row with the greatest number.
@@ -65,5 +65,4 @@ bank_vectors = Table(
     Column("vector", LargeBinary),  # float16, little endian, (d,)
     Column("owner", Text),  # the filler that claims it
     Column("until", Float(53)),  # when its claim lapses, by its clock
-    sqlite_with_rowid=False,
 )
