@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -52,7 +52,6 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a replay."""
 
     sent: int = 0  # acknowledged, and their letters closed
-    null_key: int = 0  # of them; unchanged they are refused again
     truncated: tuple[str, ...] = ()  # not sent: only their beginning is here
     refused: tuple[tuple[str, str], ...] = ()  # not sent: id and what the broker said
 
@@ -191,6 +190,38 @@ def _values(client: KafkaConsumer, chunk: Sequence[Listed]) -> dict[str, DeadLet
     }
 
 
+def refused_again(
+    settings: KafkaSettings,
+    letters: Sequence[Listed],
+    *,
+    value: bytes | None = None,
+    key: bytes | None = None,
+    done: Callable[[int], None] = lambda _count: None,
+) -> dict[str, str]:
+    """By id, why a message would be refused again if `replay` sent it now with these arguments (streams/refusing.py).
+
+    A letter that is cut off is not in it: `replay` does not send it anyway.
+    """
+    from streams.refusing import Sent, refusal
+
+    topics, found = Topics(settings.prefix), {}
+    with reading(settings) as client:
+        for chunk in _chunks(letters):
+            for id_, letter in _values(client, chunk).items():
+                if letter.truncated and value is None:
+                    continue
+                message = Sent(
+                    topic=letter.topic,
+                    key=letter.key if key is None else key,
+                    value=letter.value if value is None else value,
+                    timestamp=int(time() * 1000),  # it will get a new one
+                )
+                if reason := refusal(topics, message):
+                    found[id_] = reason
+            done(len(chunk))
+    return found
+
+
 def replay(
     settings: KafkaSettings,
     letters: Sequence[Listed],
@@ -221,11 +252,9 @@ def replay(
             ]
             accepted, refused = _send(producer, messages)
             close(producer, accepted, "replayed")
-            nulls = sum(letter.key is None for letter in accepted) if key is None else 0
             outcome = msgspec.structs.replace(
                 outcome,
                 sent=outcome.sent + len(accepted),
-                null_key=outcome.null_key + nulls,
                 refused=outcome.refused + tuple(refused),
             )
             done(len(chunk))

@@ -107,3 +107,27 @@ def usable(behavior: Behavior, produced_at: float) -> Behavior | Refusal:
         if len(text.encode()) > MAX_ID:
             return Refusal(f"{name} has {len(text.encode()):,} bytes; {MAX_ID:,} is the most")
     return behavior
+
+
+_PARTITION = msgspec.json.Decoder(Partition)
+_UPDATE = msgspec.json.Decoder(InterestUpdate)
+
+
+def partition_of_message(key: bytes | None, value: bytes | None) -> Partition:
+    """The partition that a message announces. Raises ValueError or msgspec.DecodeError for one that announces none."""
+    if value is None:
+        raise ValueError("the value is null; a partition is a JSON object")
+    partition = _PARTITION.decode(value)
+    if key != partition.user_id.encode():
+        raise ValueError(f"the key is not the user_id {partition.user_id!r}; key the message with it")
+    return partition
+
+
+def update_of_message(key: bytes | None, value: bytes | None) -> InterestUpdate:
+    """The update a message carries. Raises ValueError or msgspec.DecodeError where it carries none."""
+    if value is None:
+        raise ValueError("the value is null; an interest update is a JSON object")
+    update = _UPDATE.decode(value)
+    if key != update.user_id.encode():
+        raise ValueError(f"the key is not the user_id {update.user_id!r}; key the message with it")
+    return update

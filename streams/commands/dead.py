@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -124,15 +124,18 @@ def replay(
     key: Annotated[
         str | None, typer.Option("--key", metavar="TEXT", help="With one --id: send it with this key instead.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Send also what would be refused again.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Send messages back into their topic, after a fix; those that are still unusable become dead letters again.
+    """Send messages back into their topic, after a fix. What would be refused again is told and left out.
 
-    A message goes with its key to its own Kafka partition; its letter is closed once the broker has it. Interrupted at
-    any point nothing is lost: the same command goes on, and a message that was sent twice is dropped as a duplicate.
+    Each message is checked as the worker that reads it would; what only the store can refuse is tried. A message goes
+    with its key to its own Kafka partition; its letter is closed once the broker has it. Interrupted at any point
+    nothing is lost: the same command goes on, and a message that was sent twice is dropped as a duplicate.
     To mend one message: `dead show ID --raw > FILE`, edit FILE, `dead replay --id ID --value FILE`.
+    Exits with 1 if any message was not sent.
     """
-    from streams.dead_letters import open_letters
+    from streams.dead_letters import open_letters, refused_again
     from streams.dead_letters import replay as replay_letters
     from streams.progress import progress
     from streams.settings import load_settings
@@ -146,22 +149,38 @@ def replay(
     if not letters:
         print("no dead letters to replay")
         return
-    _ask(letters, "Send", "into their topics again", yes=yes)
-    with progress("replaying", len(letters)) as bar:
-        outcome = replay_letters(settings, letters, value=mended, key=new_key, done=bar)
-    print("\n".join(said(outcome)))
-    if outcome.truncated or outcome.refused:
+    with progress("checking", len(letters)) as bar:
+        again = refused_again(settings, letters, value=mended, key=new_key, done=bar)
+    if again:
+        print("\n".join(hopeless(letters, again, force=force)))
+    chosen = [letter for letter in letters if force or letter.id not in again]
+    if not chosen:
         raise typer.Exit(1)
+    _ask(chosen, "Send", "into their topics again", yes=yes)
+    with progress("replaying", len(chosen)) as bar:
+        outcome = replay_letters(settings, chosen, value=mended, key=new_key, done=bar)
+    print("\n".join(said(outcome)))
+    if len(chosen) < len(letters) or outcome.truncated or outcome.refused:
+        raise typer.Exit(1)
+
+
+def hopeless(letters: Sequence[Listed], again: Mapping[str, str], *, force: bool) -> Iterator[str]:
+    """How many would be refused again and why, with one of each reason to look at."""
+    what = "sent all the same" if force else "left out"
+    yield f"{len(again):,} of {len(letters):,} would be refused again; {what}:"
+    reasons = Counter((one.topic, again[one.id]) for one in letters if one.id in again)
+    examples = {(one.topic, again[one.id]): one.id for one in reversed(letters) if one.id in again}
+    for (topic, reason), count in reasons.most_common(20):
+        yield f"{count:>9,}  {topic}: {printable(reason.encode(), 160)} (e.g. {examples[topic, reason]})"
+    if len(reasons) > 20:
+        yield f"{sum(count for _, count in reasons.most_common()[20:]):>9,}  for {len(reasons) - 20:,} other reasons"
+    if not force:
+        yield "mend one (--id ID, --value FILE or --key TEXT), drop them (`dead discard`), or send them with --force"
 
 
 def said(outcome: Replayed) -> Iterator[str]:
     """What became of a replay."""
     yield f"{outcome.sent:,} messages sent again, their letters closed"
-    if outcome.null_key:
-        yield (
-            f"{outcome.null_key:,} of them have a null key: unchanged they are refused again, as new dead letters; "
-            "give such a one its key with --id ID --key TEXT"
-        )
     for place in outcome.truncated:
         topic, partition, offset = place.rsplit("/", 2)
         yield (

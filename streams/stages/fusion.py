@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -39,7 +38,7 @@ from streams.stages.messages import Message
 from streams.stages.patience import Patience, connected
 from streams.stages.representing import Making, Place, RewrittenError, announce_all, write_batch, write_missing
 from streams.stages.republish import OvertakenError, Republishing, begin, record
-from streams.wire import InterestUpdate
+from streams.wire import InterestUpdate, update_of_message
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -52,16 +51,6 @@ CLOSE_S = 2.0  # of the drain, for committing and leaving the group
 
 R = TypeVar("R")
 log = structlog.get_logger()
-
-
-def decode_update(key: bytes | None, value: bytes | None) -> InterestUpdate:
-    """The update a message carries. Raises ValueError where it carries none."""
-    if value is None:
-        raise ValueError("the value is null; an interest update is a JSON object")
-    update = msgspec.json.decode(value, type=InterestUpdate)
-    if key != update.user_id.encode():
-        raise ValueError(f"the key is not the user_id {update.user_id!r}")
-    return update
 
 
 class FusionStage:
@@ -130,7 +119,7 @@ class FusionStage:
             self._context,
             stage=self.name,
             topic=topics.updates,
-            decode=decode_update,
+            decode=update_of_message,
             producer=producer,
             window=self._settings.batch,
             remedy="stop the fusion workers, run `interestream fuse` (the store has every interest they were about), "

@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
 from interest.answers import Answers
@@ -31,6 +30,7 @@ from streams.stages.in_hand import Entry, InHand
 from streams.stages.interest_rows import Key, Loaded, Reader, key_of, save
 from streams.stages.messages import Message
 from streams.stages.patience import Patience, connected
+from streams.wire import partition_of_message
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -44,17 +44,6 @@ REMEDY = (
 )
 
 log = structlog.get_logger()
-_PARTITION = msgspec.json.Decoder(Partition)
-
-
-def decode(key: bytes | None, value: bytes | None) -> Partition:
-    """The partition that a message announces. Raises ValueError or msgspec.DecodeError for one that announces none."""
-    if value is None:
-        raise ValueError("the value is null; a partition is a JSON object")
-    partition = _PARTITION.decode(value)
-    if key != partition.user_id.encode():
-        raise ValueError(f"the key is not the user_id {partition.user_id!r}; key the message with it")
-    return partition
 
 
 class InterestStage:
@@ -115,7 +104,7 @@ class InterestStage:
                 self.context,
                 stage=self.name,
                 topic=self._topic,
-                decode=decode,
+                decode=partition_of_message,
                 producer=producer,
                 window=settings.llm.window,
                 remedy=REMEDY.format(topic=self._topic),

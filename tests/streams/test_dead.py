@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,8 @@ from streams.kafka import MAX_DEAD, Topics, dead_of, python_options, reading, so
 from streams.positions import positions_of
 from streams.settings import KafkaSettings
 from streams.topics import create_topics
+
+GOOD = b'{"user_id": "u1", "item_id": "i1", "action": "view", "at": 1000.0}'
 
 
 @pytest.fixture
@@ -116,7 +119,7 @@ def test_replay_sends_the_same_bytes_to_the_same_partition_and_closes_the_letter
     for offset, value in enumerate([b'{"a": 1}', b"\xff\x00", b"", None]):
         bury(offset, value, key=b"u%d" % offset, partition=offset % 3)
     outcome = replay(settings, open_letters(settings))
-    assert (outcome.sent, outcome.null_key, outcome.truncated, outcome.refused) == (4, 0, (), ())
+    assert (outcome.sent, outcome.truncated, outcome.refused) == (4, (), ())
     sent = sorted((one.key, one.value, one.partition) for one in behaviors(settings) if one.value is not None)
     assert sent == [(b"u0", b'{"a": 1}', 0), (b"u1", b"\xff\x00", 1), (b"u2", b"", 2)]
     assert [(one.key, one.partition) for one in behaviors(settings) if one.value is None] == [(b"u3", 0)]
@@ -184,7 +187,7 @@ def test_a_cut_letter_is_not_sent_and_points_to_the_whole_message(settings, bury
     listed = open_letters(settings)
     assert [(one.size, one.truncated) for one in listed] == [(MAX_DEAD + 1, True), (3_000_000, False)]
     assert len(read_whole(settings, listed[0]).value or b"") == KEPT
-    said = run("replay", "--yes", code=1)
+    said = run("replay", "--yes", "--force", code=1)
     assert "0 messages sent again" in said
     assert f"not sent: {place} is cut off here" in said
     assert "partition 1, offset 8" in said
@@ -201,20 +204,72 @@ def test_a_message_is_mended_by_hand(settings, bury, tmp_path):
     assert r'{"at": 1\x1b]' in shown
     assert run("show", place, "--raw").encode() == b'{"at": 1\x1b]'
     file.write_bytes(b'{"mended": true}')
-    said = run("replay", "--id", place, "--value", str(file), "--key", "u77", "--yes")
+    said = run("replay", "--id", place, "--value", str(file), "--key", "u77", "--yes", code=1)
+    assert "missing required field `user_id`" in said
+    file.write_bytes(GOOD)
+    assert "the key is not the user_id 'u1'" in run(
+        "replay", "--id", place, "--value", str(file), "--key", "u77", "--yes", code=1
+    )
+    assert behaviors(settings) == []
+    said = run("replay", "--id", place, "--value", str(file), "--key", "u1", "--yes")
     assert "1 messages sent again" in said
-    assert "null key" not in said
+    assert "refused" not in said
     [message] = behaviors(settings)
-    assert (message.key, message.value) == (b"u77", b'{"mended": true}')
+    assert (message.key, message.value) == (b"u1", GOOD)
     assert open_letters(settings) == []
     for wrong in (["--value", str(file)], ["--value", str(file), "--id", "a/0/1", "--id", "a/0/2"]):
         outcome = CliRunner().invoke(app, ["dead", "replay", *wrong])
         assert isinstance(outcome.exception, InputError)
 
 
-def test_what_a_null_key_means_is_said(settings, bury):
-    bury(1, key=None, reason="the key is null")
-    assert "1 of them have a null key: unchanged they are refused again" in run("replay", "--yes")
+def test_what_would_be_refused_again_is_told_and_left_out(settings, bury):
+    """Each topic's messages are checked as its stage would; only those that may pass are sent."""
+    topics = Topics(settings.prefix)
+    future = json.dumps(json.loads(GOOD) | {"at": time.time() + 3_600}).encode()
+    person, film = b'{"user_id": "u1", "attributes": {}}', b'{"item_id": "i1", "title": "Heat"}'
+    places = {
+        "may pass": [
+            bury(1, GOOD, reason="the store refuses it: no"),
+            bury(
+                2, future, reason="at is 3 days after the message was produced"
+            ),  # it was, by a clock that is right now
+            bury(3, person, topic=topics.users),
+            bury(4, None, topic=topics.users),
+            bury(5, film, key=b"i1", topic=topics.items),
+        ],
+        "cannot": [
+            bury(11, GOOD, key=None, reason="the key is null"),
+            bury(12, b"{"),
+            bury(13, b"{"),
+            bury(14, film, topic=topics.users),
+            bury(15, film, key=b"i2", topic=topics.items),
+            bury(16, GOOD, topic=topics.partitions),
+            bury(17, None, topic=topics.updates),
+        ],
+    }
+    everyone = set(places["may pass"] + places["cannot"])
+    assert {one.id for one in open_letters(settings)} == everyone
+    asked = CliRunner().invoke(app, ["dead", "replay"], input="n\n")
+    assert asked.exit_code == 1
+    assert "7 of 12 would be refused again; left out:" in asked.output
+    assert f"        2  {topics.behaviors}: Input data was truncated (e.g. {topics.behaviors}/1/12)" in asked.output
+    assert "the key is null; key the message with its user_id" in asked.output
+    assert "Send 5 messages" in asked.output
+    assert {one.id for one in open_letters(settings)} == everyone
+    said = run("replay", "--yes", code=1)
+    assert "5 messages sent again" in said
+    assert {one.id for one in open_letters(settings)} == set(places["cannot"])
+    assert [one.value for one in behaviors(settings)] == [GOOD, future]
+
+    said = run("replay", "--yes", code=1)
+    assert "7 of 7 would be refused again; left out:" in said
+    assert "sent again" not in said
+    assert len(behaviors(settings)) == 2
+    said = run("replay", "--yes", "--force")
+    assert "7 of 7 would be refused again; sent all the same:" in said
+    assert "7 messages sent again" in said
+    assert len(behaviors(settings)) == 5
+    assert open_letters(settings) == []
 
 
 def test_the_commands_ask_first_and_narrow(settings, bury):
@@ -229,7 +284,7 @@ def test_the_commands_ask_first_and_narrow(settings, bury):
     listed = json.loads(run("list", "--json"))
     assert listed["total"] == 1
     assert listed["letters"][0]["reason"] == "not JSON"
-    assert "1 messages sent again" in run("replay", "--id", "behaviors/1/3", "--yes")
+    assert "1 messages sent again" in run("replay", "--id", "behaviors/1/3", "--yes", "--force")
     assert "no dead letters" in run("list")
     assert "no dead letters to replay" in run("replay", "--yes")
     assert "no dead letters to discard" in run("discard", "--yes")
@@ -263,7 +318,7 @@ async def test_a_mended_message_is_ingested_and_one_replayed_twice_counts_once(s
         await drained(store, settings)
         [letter] = await asyncio.to_thread(open_letters, settings)
         assert "item_id" in letter.reason
-        said = await asyncio.to_thread(run, "replay", "--yes")  # not mended: it comes back, as another letter
+        said = await asyncio.to_thread(run, "replay", "--yes", "--force")  # not mended: it comes back, another letter
         assert "1 messages sent again" in said
         await drained(store, settings)
         [again] = await asyncio.to_thread(open_letters, settings)
