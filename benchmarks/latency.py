@@ -6,7 +6,7 @@ take under a second, at half the greatest rate of one worker.
 One Kafka, one worker (`interestream agent --stages ingest`), on SQLite and on PostgreSQL. The greatest rate of each is
 measured first, over a topic filled beforehand (or told: `--rate`); then behaviours are produced at half of it. Some of
 those that close a partition are watched: the time runs from when the producer has the message in hand until another
-connection, which looks every 5 ms, finds the partition.
+connection, which looks every 10 ms, finds the partition.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,8 @@ from interest.tables import partitions
 
 COUNT = 50  # behaviours that close a partition, as the settings have it
 WATCHED_PER_S = 100  # closing behaviours looked for in a second: enough for a p99, too few to burden the store
-WARM_S = 5.0  # not counted: the worker imports, joins its group, and meets its users for the first time
+WARM_S = 5.0  # not counted: the worker meets its users for the first time
+FIRST = 1_000  # messages produced before the pace begins, so that the worker has started and joined its group
 
 
 def main() -> None:
@@ -85,39 +85,55 @@ def watched(node: Node, kind: str, store: str, per_s: float, seconds: float, fol
     """Produce at a rate; return the waits of the watched partitions, in seconds."""
     settings = installation(node, f"latency-{kind}.")
     topic, log = f"{settings.prefix}behaviors", folder / f"latency-{kind}.log"
+    keyed, closes = _behaviors(per_s, seconds)
     with worker(settings, store, log) as process:
         engine = waited_for(store, log, process)
+        paced = Paced(node.bootstrap, topic, per_s)
+        for _ in paced.send(keyed[:FIRST]):
+            pass
+        for _ in range(600):  # until the worker has joined its group
+            if consumed(engine, topic) >= FIRST:
+                break
+            time.sleep(0.1)
         watch = Watch(engine)
         watch.start()
-        paced = Paced(node.bootstrap, topic, per_s)
-        rows = int(per_s * (seconds + WARM_S))
-        counts: Counter[int] = Counter()
-        users = max(100, int(per_s * WARM_S / COUNT))  # so that partitions close all the time after the warm-up
-        chosen = np.random.default_rng(1).integers(0, users, rows).tolist()
-        last = begun = time.time()
-        for user, now in zip(chosen, paced.send(_behaviors(chosen)), strict=True):
-            counts[user] += 1
-            closes = counts[user] % COUNT == 0
-            if closes and now > begun + WARM_S and now > last + 1 / WATCHED_PER_S:
-                watch.add(f"user-{user:08d}", counts[user] // COUNT - 1, now)
-                last = now
-        behind = time.time() - begun - rows / per_s
-        if behind > 1.0:
+        begun, last, waiting = time.time(), 0.0, iter(closes)
+        coming = next(waiting, None)
+        for rows, now in paced.send(keyed[FIRST:]):
+            while coming is not None and coming[0] - FIRST < rows.stop:
+                row, user_id, index = coming
+                if row >= FIRST and now > begun + WARM_S and now > last + 1 / WATCHED_PER_S:
+                    watch.add(user_id, index, now)
+                    last = now
+                coming = next(waiting, None)
+        behind = time.time() - begun - (len(keyed) - FIRST) / per_s
+        if behind > 0.5:
             raise RuntimeError(f"the producer was {behind:.1f} s late: it cannot do {per_s:,.0f}/s on this machine")
         waits = watch.finish()
-        assert consumed(engine, topic) <= rows
         engine.dispose()
     return waits
 
 
-def _behaviors(users: list[int]) -> Iterator[tuple[str, str]]:
-    for row, user in enumerate(users):
+def _behaviors(per_s: float, seconds: float) -> tuple[list[tuple[str, str]], list[tuple[int, str, int]]]:
+    """The messages, and which of them close which partition: (row, user, index).
+
+    As many users as close partitions all the time, from the first second that counts.
+    """
+    rows = FIRST + int(per_s * (seconds + WARM_S))
+    users = max(100, int(per_s * WARM_S / COUNT))
+    counts: Counter[int] = Counter()
+    keyed, closes = [], []
+    for row, user in enumerate(np.random.default_rng(1).integers(0, users, rows).tolist()):
         key = f"user-{user:08d}"
-        yield (
-            key,
+        counts[user] += 1
+        if counts[user] % COUNT == 0:
+            closes.append((row, key, counts[user] // COUNT - 1))
+        value = (
             f'{{"user_id":"{key}","item_id":"item-{row % 50_000:08d}","action":"play","at":{START + row / 100:.3f},'
-            f'"value":{row % 300}.5,"scene":"home/shelf-3","event_id":"0001-{row:012d}-8f2c41d0"}}',
+            f'"value":{row % 300}.5,"scene":"home/shelf-3","event_id":"0001-{row:012d}-8f2c41d0"}}'
         )
+        keyed.append((key, value))
+    return keyed, closes
 
 
 class Watch(threading.Thread):
@@ -160,7 +176,7 @@ class Watch(threading.Thread):
                 now = time.time()
                 with self._lock:
                     self._waits += [now - self._open.pop(one) for one in found]
-            time.sleep(0.005)
+            time.sleep(0.01)
 
 
 def say(line: str) -> None:

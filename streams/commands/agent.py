@@ -53,9 +53,11 @@ def agent(
         if code:
             raise typer.Exit(code)
         return
+    from streams.allocation import one_arena
     from streams.preflight import preflight
     from streams.waiting import store_opened, topics_checked
 
+    one_arena()
     topics_checked(settings.kafka)
     engine = store_opened(settings.store, settings.kafka.session_timeout_s)
     preflight(settings, engine, chosen)
