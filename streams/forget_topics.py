@@ -4,10 +4,14 @@ letters, and the plain word about the logs, of which Kafka cannot take single me
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 import msgspec
 
-from streams.dead_letters import discard, open_letters
-from streams.kafka import KafkaError, Topics, asking, sending
+from streams.dead_letters import Listed, discard, ends_of, open_letters, records
+from streams.kafka import KafkaError, Topics, asking, reading, sending
+from streams.partitioner import Partitioner
 from streams.settings import KafkaSettings
 from streams.topics import DAY_MS, read_topics
 
@@ -29,7 +33,7 @@ def forget_on_topics(settings: KafkaSettings, user_id: str) -> ForgottenOnTopics
     say, and was another partition before the topic grew. A tombstone for a key that is not there does nothing.
     """
     topics = Topics(settings.prefix)
-    compacted = (topics.users, topics.latest, topics.representations)
+    compacted = _compacted(topics)
     logs = (topics.behaviors, topics.partitions, topics.updates)
     key = user_id.encode()
     with asking(settings) as client:
@@ -44,7 +48,7 @@ def forget_on_topics(settings: KafkaSettings, user_id: str) -> ForgottenOnTopics
         producer.flush(timeout=ACK_S)
         for future in waiting:
             future.get(timeout=ACK_S)
-    letters = [letter for letter in open_letters(settings) if letter.key == key and letter.topic != topics.items]
+    letters = _letters(settings, key)
     if letters:
         discard(settings, letters)
     return ForgottenOnTopics(
@@ -52,6 +56,42 @@ def forget_on_topics(settings: KafkaSettings, user_id: str) -> ForgottenOnTopics
         letters=len(letters),
         held={name: _days(found[name].retention_ms) for name in logs if name in found},
     )
+
+
+def known_on_topics(settings: KafkaSettings, user_id: str, done: Callable[[int], None] = lambda _count: None) -> bool:
+    """Whether a compacted topic or an open dead letter has the user's key. `done` hears of messages read.
+
+    A tombstone counts too: a forget that was interrupted may have left partitions without one. The partition of Kafka's
+    own partitioner is read first; for a user who is nowhere, every compacted topic is read through.
+    """
+    topics = Topics(settings.prefix)
+    key = user_id.encode()
+    if _letters(settings, key):
+        return True
+    places = ends_of(settings, _compacted(topics))
+    counts = Counter(topic for topic, _ in places)
+    likely = {(topic, Partitioner(count)[user_id]) for topic, count in counts.items()}
+    with reading(settings) as client:
+        for some in (likely, places.keys() - likely):
+            for record in records(client, {place: places[place] for place in some}):
+                if record.key == key:
+                    return True
+                done(1)
+    return False
+
+
+def messages_on_topics(settings: KafkaSettings) -> int:
+    """How many messages `known_on_topics` reads at most: a compacted topic holds fewer than its offsets say."""
+    return sum(end - start for start, end in ends_of(settings, _compacted(Topics(settings.prefix))).values())
+
+
+def _compacted(topics: Topics) -> tuple[str, ...]:
+    return (topics.users, topics.latest, topics.representations)
+
+
+def _letters(settings: KafkaSettings, key: bytes) -> list[Listed]:
+    """Open dead letters with the user's key; those about items have an item's."""
+    return [one for one in open_letters(settings) if one.key == key and one.topic != Topics(settings.prefix).items]
 
 
 def again(error: KafkaError) -> KafkaError:

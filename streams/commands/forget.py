@@ -28,6 +28,9 @@ def forget(
         bool | None,
         typer.Option("--kafka/--no-kafka", help="Also on Kafka's topics. Default: if INTERESTREAM_KAFKA is set."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With Kafka: send the tombstones also for a user whom nobody knows.")
+    ] = False,
     store: Store = None,
 ) -> None:
     """Delete every trace of USER: behaviours, partitions, interests, answers, vectors, representations, profile.
@@ -36,7 +39,9 @@ def forget(
     of the agent notice and drop what they remember; stop a running replay first, it does not. With Kafka the topics
     users, interest-latest and representations get tombstones for the user, and the user's dead letters are discarded;
     what a worker was just sending may come after them, so repeat the command if workers run. If Kafka does not answer,
-    the same command does the rest later.
+    or the command is interrupted, the same command does the rest later.
+
+    A user whom neither the store nor those topics know is an error, and nothing is written: look for a typing mistake.
 
     The logs behaviors, partitions and interest-updates hold the user until their retention has passed. The counts of
     rows read stay, and with them the mark of how far each log was read: replaying the same log does not bring the user
@@ -55,15 +60,16 @@ def forget(
         erase_store(engine)
         print("the store's file is rewritten")
     elif kafka is True or (kafka is None and "kafka.brokers" in origins):
-        _forget_everywhere(engine, settings.kafka, user, yes=yes)
+        _forget_everywhere(engine, settings.kafka, user, yes=yes, force=force)
     else:
         _check(engine, user)
         _ask(f"Delete everything about user {user} from {_shown(engine)}?", yes=yes)
         _forget(engine, user)
 
 
-def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, yes: bool) -> None:
+def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, yes: bool, force: bool) -> None:
     """The store first, then the topics; a user the store does not know may be one whose topics are still to do."""
+    from streams.forget import erase as erase_store
     from streams.forget_topics import again, forget_on_topics
     from streams.kafka import KafkaError
 
@@ -71,8 +77,14 @@ def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, ye
     try:
         _check(engine, user)
     except InputError as unknown:
+        if not force:
+            _look_on_topics(settings, user, unknown)
         print(unknown)
         _ask(f"Forget {user} on the topics at {settings.brokers} all the same?", yes=yes)
+        try:
+            erase_store(engine)  # an earlier run may have been interrupted before it did
+        except StoreError as error:
+            left = error
     else:
         _ask(
             f"Delete everything about user {user} from {_shown(engine)} and the topics at {settings.brokers}?", yes=yes
@@ -88,6 +100,22 @@ def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, ye
     print("\n".join(said(done)))
     if left:
         raise left
+
+
+def _look_on_topics(settings: KafkaSettings, user: str, unknown: InputError) -> None:
+    """Raise InputError where the topics do not know the user either."""
+    from streams.forget_topics import known_on_topics, messages_on_topics
+    from streams.progress import progress
+
+    with progress("Looking on the topics", messages_on_topics(settings), unit="messages") as bar:
+        known = known_on_topics(settings, user, bar)
+    if not known:
+        raise InputError(
+            f"nothing was changed, for nobody knows {user!r}: at {settings.brokers} neither users, interest-latest and "
+            "representations nor the dead letters have it (behaviours that no worker has read yet are not looked at: "
+            "`interestream lag`). Of a forget that was interrupted, only the store's file can be left: `interestream "
+            f"forget --erase`. And {unknown}"
+        )
 
 
 def said(done: ForgottenOnTopics) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,13 +13,16 @@ from stage_rig import drained, in_loop, make_context, produce, read_all, running
 from typer.testing import CliRunner
 
 from deploy.kafka.node import free_port
+from interest.errors import InputError
 from interest.sql import writing
+from streams import forget as forgetting
 from streams.cli import app
 from streams.dead import dead_letter
 from streams.dead_letters import open_letters
 from streams.forget_topics import forget_on_topics
 from streams.kafka import KafkaError, Topics, make_producer
 from streams.outbox import Announcement, put
+from streams.partitioner import Partitioner
 from streams.store import open_store
 from streams.topics import create_topics
 
@@ -119,6 +123,7 @@ def fill(store) -> None:
 
 def test_while_kafka_is_away_the_store_is_done_and_the_topics_later(store, settings, topics, monkeypatch):
     fill(store)
+    asyncio.run(produce(settings, topics.users, [profile(ANN)]))
     monkeypatch.setenv("INTERESTREAM_KAFKA", f"127.0.0.1:{free_port()}")
     outcome = CliRunner().invoke(app, ["forget", ANN, "--yes", "--store", str(store.url)])
     assert isinstance(outcome.exception, KafkaError)
@@ -132,6 +137,62 @@ def test_while_kafka_is_away_the_store_is_done_and_the_topics_later(store, setti
     assert "on the topics" in asked
     assert f"{topics.users}: tombstones in all 3 partitions" in forget(store, ANN, "--yes")
     assert f"{topics.users}: tombstones in all 3 partitions" in forget(store, ANN, "--yes")  # as often as you like
+
+
+def compacted(settings) -> list:
+    topics = Topics(settings.prefix)
+    names = (topics.users, topics.latest, topics.representations)
+    return [message for name in names for message in asyncio.run(read_all(settings, name))]
+
+
+def test_a_user_whom_nobody_knows_is_an_error_and_nothing_is_written(store, settings, topics):
+    fill(store)
+    asyncio.run(produce(settings, topics.latest, [(BOB.encode(), b"{}")]))
+    before = compacted(settings), traces(store)
+    typo = ANN[:-1]
+    outcome = CliRunner().invoke(app, ["forget", typo, "--yes", "--store", str(store.url)])
+    assert isinstance(outcome.exception, InputError)
+    assert f"nothing was changed, for nobody knows '{typo}'" in str(outcome.exception)
+    assert "tombstones" not in outcome.output
+    assert (compacted(settings), traces(store)) == before
+    assert f"{topics.users}: tombstones in all 3 partitions" in forget(store, typo, "--yes", "--force")
+    assert len([one for one in compacted(settings) if (one.key, one.value) == (typo.encode(), None)]) == 9
+
+
+@pytest.mark.parametrize("where", ["users", "latest", "representations", "dead"])
+def test_a_forget_that_was_interrupted_is_completed(store, settings, topics, monkeypatch, where):
+    """The rows are gone, their bytes are not; of the topics one has a trace, or a tombstone in one partition only."""
+    fill(store)
+
+    async def leave() -> None:
+        async with make_producer(settings) as producer:
+            if where == "dead":
+                key, value, headers = dead_letter(topics.behaviors, 0, 7, ANN.encode(), b"{", 0, "not JSON")
+                await producer.send_and_wait(f"{topics.behaviors}.dead", value, key=key, headers=headers)
+            else:
+                at = (Partitioner(3)[ANN] + 1) % 3  # not where Kafka's partitioner would put it
+                value = None if where == "latest" else b"{}"
+                await producer.send_and_wait(getattr(topics, where), value, key=ANN.encode(), partition=at)
+
+    asyncio.run(leave())
+    with monkeypatch.context() as crash:
+
+        def stop(_: object) -> None:
+            raise KeyboardInterrupt
+
+        crash.setattr(forgetting, "erase", stop)
+        with pytest.raises(KeyboardInterrupt):
+            forgetting.forget(store, ANN)
+    assert traces(store) == []
+    files = list(Path(store.url.database).parent.glob("store.db*"))
+    assert ANN.encode() in b"".join(path.read_bytes() for path in files)
+
+    assert f"{topics.users}: tombstones in all 3 partitions" in forget(store, ANN, "--yes")
+    assert ANN.encode() not in b"".join(path.read_bytes() for path in files)
+    for topic in (topics.users, topics.latest, topics.representations):
+        kept = last_words(asyncio.run(read_all(settings, topic)))
+        assert [value for (key, _), value in kept.items() if key == ANN.encode()] == [None] * 3
+    assert open_letters(settings) == []
 
 
 def test_the_topics_are_left_alone_unless_kafka_is_configured(store, settings, topics, monkeypatch):
