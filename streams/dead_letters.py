@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from interest.errors import InputError
 from streams.dead import DeadLetter, place, read_letter
-from streams.kafka import DEAD, KafkaError, Topics, asking, dead_of, reading, sending
+from streams.kafka import DEAD, Topics, dead_of, reading, sending
+from streams.records import ends_of, records
 from streams.settings import KafkaSettings
-from streams.topics import offset_ranges, read_topics
 
 if TYPE_CHECKING:
-    from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+    from kafka import KafkaConsumer, KafkaProducer
 
-QUIET_S = 20.0  # a topic that is not read to its end and gives nothing for so long: the broker has gone
 CHUNK_BYTES, CHUNK_LETTERS = 64 << 20, 1_000  # of one round of replay: what is held in memory, and redone after a crash
 
 
@@ -97,38 +96,6 @@ def _id(settings: KafkaSettings, text: str) -> str:
     if not (partition.isdecimal() and offset.isdecimal()):
         raise InputError(f"{text!r} is no TOPIC/PARTITION/OFFSET; `interestream dead list` prints them")
     return place(full_name(settings, topic), int(partition), int(offset)).decode()
-
-
-def ends_of(settings: KafkaSettings, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
-    """Start and end offset of every partition of the topics that are there."""
-    with asking(settings) as client:
-        return offset_ranges(client, read_topics(client, topics).values())
-
-
-def records(client: KafkaConsumer, ranges: Mapping[tuple[str, int], tuple[int, int]]) -> Iterator[Any]:
-    """Every record from start to end offset of each partition; raises KafkaError when they stop coming."""
-    from kafka import TopicPartition
-
-    left: dict[TopicPartition, int] = {
-        TopicPartition(*where): end for where, (start, end) in ranges.items() if start < end
-    }
-    client.assign(list(left))
-    client.resume(*left)  # an earlier call for the same partitions paused them
-    for where in left:
-        client.seek(where, ranges[where.topic, where.partition][0])
-    heard = monotonic()
-    while left:
-        polled = client.poll(timeout_ms=500)
-        if polled:
-            heard = monotonic()
-        elif monotonic() - heard > QUIET_S:
-            raise KafkaError(f"no answer for {QUIET_S:.0f} s while reading {next(iter(left)).topic}; run it again")
-        for where, found in polled.items():
-            if where in left:
-                yield from (record for record in found if record.offset < left[where])
-        for where in [where for where, end in left.items() if client.position(where) >= end]:
-            del left[where]
-            client.pause(where)
 
 
 def _newest(client: KafkaConsumer, ranges: Mapping[tuple[str, int], tuple[int, int]]) -> dict[str, Listed]:

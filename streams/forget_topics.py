@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from streams.dead_letters import Listed, discard, ends_of, open_letters, records
+from streams.dead_letters import Listed, discard, open_letters
 from streams.kafka import KafkaError, Topics, asking, reading, sending
 from streams.partitioner import Partitioner
+from streams.records import ends_of, records
 from streams.settings import KafkaSettings
 from streams.topics import DAY_MS, read_topics
 

@@ -53,6 +53,12 @@ def subscribe(
     "representations" each user's newest vector. `start`: "beginning", "now", a moment (datetime with a time zone, or
     UTC seconds; the first message produced then or later), or the `positions()` of an earlier subscription.
 
+    Of the two topics with the newest, what is there already comes once a user: when the subscription is opened they are
+    read from `start` to their ends, to find which messages Kafka will keep when it compacts them, and only those are
+    handed out; then every new one follows. A user who was forgotten since (a tombstone) does not come at all; of one
+    forgotten while you follow nothing is handed out, and what you hold of the user is yours to delete. With a group all
+    messages come, older ones too.
+
     Without a group, where to go on is in the caller's hands: save `positions()`. With one, Kafka keeps it: an update
     counts as done once the next one is asked for, so after a crash the last ones may come again (at least once), and
     processes with the same group share the users out. `start` then only counts where the group has no position yet.
@@ -77,5 +83,6 @@ def subscribe(
         start=start,
         group=group,
         follow=follow,
+        newest=topic != "updates",
         warn=warn,
     )

@@ -19,6 +19,7 @@ from interest.errors import InterestreamError
 from streams.kafka import KafkaError, make_consumer, python_options, reach
 from streams.passing import passes, said
 from streams.places import Places, Positions, Start, find_places
+from streams.records import newest_offsets
 from streams.settings import KafkaSettings
 from streams.wire import InterestUpdate, RepresentationUpdate
 
@@ -35,6 +36,7 @@ QUIET_S = 5.0  # of silence, before it is looked whether a broker is there at al
 # a subscriber may take its time with one update; its heartbeats are sent by a thread or task of the client's own
 MAX_POLL_INTERVAL_MS = 3_600_000
 COMMIT_TIMEOUT_MS = 5000
+MANY = 100_000  # messages: reading them takes seconds, in which nothing is said
 RECONNECT_MS = 2000  # at most between two attempts to reach a broker that is away
 log = logging.getLogger("interestream.subscribe")
 
@@ -52,11 +54,15 @@ class Subscription(Generic[Update]):
         start: Start,
         group: str | None,
         follow: bool,
+        newest: bool,
         warn: Callable[[str], object],
     ) -> None:
         self.skipped = 0  # messages that were no updates
         self._settings, self._topic, self._group, self._follow, self._warn = settings, topic, group, follow, warn
         self._users, self._start = users, start
+        # members of a group are given partitions as they come and go: each would have to look through all of them
+        self._is_newest = newest and group is None
+        self._newest: dict[tuple[int, bytes], int] = {}  # by partition and key: the offset that alone counts
         self._keys = None if users is None else {user.encode() for user in users}
         self._decoder: msgspec.json.Decoder[Update] = msgspec.json.Decoder(kind)
         self._places: Places | None = None
@@ -72,7 +78,9 @@ class Subscription(Generic[Update]):
         while self._places is None:
             start = self._positions or self._start
             try:
-                self._places = find_places(self._settings, self._topic, start, self._users, self._group)
+                places = find_places(self._settings, self._topic, start, self._users, self._group)
+                self._newest = self._find_newest(places) if self._is_newest else {}
+                self._places = places
             except Exception as error:
                 self._trouble(error)
                 if time.monotonic() > deadline:
@@ -81,6 +89,14 @@ class Subscription(Generic[Update]):
                 continue
             self._positions = dict(self._places.starts)
         return self
+
+    def _find_newest(self, places: Places) -> dict[tuple[int, bytes], int]:
+        """Read once what is there already, so that of each user's messages only the newest is handed out."""
+        ranges = {number: (start, places.ends[number]) for number, start in places.starts.items()}
+        count = sum(max(0, end - start) for start, end in ranges.values())
+        if count >= MANY:
+            self._warn(f"looking for each user's newest among {count:,} messages of {self._topic}")
+        return newest_offsets(self._settings, self._topic, ranges, self._keys, lambda: self._stopped)
 
     def positions(self) -> Positions:
         """By Kafka partition, the offset after the update that was handed out last: a `start` to go on from."""
@@ -250,6 +266,8 @@ class Subscription(Generic[Update]):
         self._positions[partition] = offset + 1
         if value is None or (self._keys is not None and key is not None and key not in self._keys):
             return None  # a null value is a tombstone: the user was forgotten
+        if key is not None and offset < self._newest.get((partition, key), 0):
+            return None
         try:
             update = self._decoder.decode(value)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:

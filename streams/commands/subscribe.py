@@ -44,14 +44,21 @@ def subscribe(
     ] = None,
     topic: Annotated[
         Topic,
-        typer.Option(help="updates: every one; latest: each user's, with older ones until Kafka compacts them."),
+        typer.Option(
+            help="updates: every one; latest: each user's newest; representations: each user's newest vector."
+        ),
     ] = Topic.UPDATES,
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Wait for more; else end where the topic ends now.")
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text to read.")] = False,
 ) -> None:
-    """Print interest updates as the agents publish them. Ctrl-C ends it."""
+    """Print interest updates as the agents publish them. Ctrl-C ends it.
+
+    With --topic latest or representations and --from beginning (or a TIME), each user's newest is printed once, and
+    then whatever is new. A user who was forgotten is not printed; a forget while this runs prints nothing. With --group
+    every message is printed, older ones too, until Kafka has compacted them away.
+    """
     import streams.subscribing as api
 
     for library in ("aiokafka", "kafka"):  # what they would say of a broker that is away is said below, once

@@ -22,9 +22,10 @@ from streams import dead_letters
 from streams.cli import app
 from streams.commands.dead import printable
 from streams.dead import KEPT, dead_letter, read_letter
-from streams.dead_letters import Listed, close, discard, ends_of, open_letters, read_whole, records, replay
+from streams.dead_letters import Listed, close, discard, open_letters, read_whole, replay
 from streams.kafka import MAX_DEAD, Topics, dead_of, python_options, reading, source_of
 from streams.positions import positions_of
+from streams.records import ends_of, records
 from streams.settings import KafkaSettings
 from streams.topics import create_topics
 

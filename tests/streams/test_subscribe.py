@@ -26,6 +26,7 @@ from streams import InterestUpdate, RepresentationUpdate, subscribe
 from streams.kafka import KafkaError, Topics, admin, make_producer
 from streams.partitioner import Partitioner
 from streams.settings import KafkaSettings
+from streams.subscription import Subscription
 from streams.topics import create_topics
 
 COMMAND = Path(sys.executable).parent / "interestream"
@@ -205,6 +206,61 @@ def test_other_topics(topics: KafkaSettings) -> None:
     assert by_user(subscribe(start="beginning", topic="latest", settings=topics, follow=False)) == [("u1", 7)]
     with pytest.raises(InputError, match="no topic 'behaviors'"):
         subscribe(topic="behaviors", settings=topics)  # type: ignore[call-overload]
+
+
+def collect(subscription: Subscription[InterestUpdate], kind: str, most: int | None = None) -> list[InterestUpdate]:
+    async def read() -> list[InterestUpdate]:
+        got = []
+        async for one in subscription:
+            got.append(one)
+            if len(got) == most:
+                break
+        await subscription.aclose()
+        return got
+
+    return list(islice(subscription, most)) if kind == "for" else asyncio.run(read())
+
+
+@pytest.mark.parametrize("kind", ["for", "async for"])
+def test_of_latest_each_users_newest_comes_once_and_then_what_is_new(topics: KafkaSettings, kind: str) -> None:
+    latest = Topics(topics.prefix).latest
+    publish(topics, [*everything(range(3)), update("u4", 3), None], topic=latest)  # u0 was forgotten
+    newest = [("u4", 3)] + [(user, 2) for user in USERS if user not in ("u0", "u4")]
+    subscription = subscribe(start="beginning", topic="latest", settings=topics)
+    with subscription:
+        assert by_user(collect(subscription, kind, 8)) == sorted(newest)
+        publish(topics, [update("u1", 3), update("u1", 4), None, update("u0", 9)], topic=latest)
+        live = collect(subscription, kind, 2)  # goes on from its positions: u1's third is not the newest any more
+        assert sorted((one.user_id, one.index) for one in live) == [("u0", 9), ("u1", 4)]
+
+    with subscribe(start="now", topic="latest", settings=topics) as following:
+        publish(topics, [update("u2", 3), update("u2", 4)], topic=latest)
+        assert by_user(collect(following, kind, 2)) == [("u2", 3), ("u2", 4)]  # as it happens, each is the newest
+
+
+def test_of_latest_a_part_that_was_read_goes_on_and_a_moment_and_users_narrow(topics: KafkaSettings) -> None:
+    latest, noon = Topics(topics.prefix).latest, time.time() - 3600
+    publish(topics, everything([0]), topic=latest, at=noon - 60)
+    publish(topics, [one for one in everything([1, 2]) if one.user_id < "u5"], topic=latest, at=noon + 60)
+    with subscribe(start="beginning", topic="latest", settings=topics) as first:
+        begun = list(islice(first, 4))
+    rest = subscribe(start=first.positions(), topic="latest", settings=topics, follow=False)
+    assert by_user([*begun, *rest]) == [(user, 2 if user < "u5" else 0) for user in USERS]
+    since = subscribe(start=noon, topic="latest", settings=topics, follow=False)
+    assert by_user(since) == [(user, 2) for user in USERS if user < "u5"]
+    some = subscribe({"u4", "u5"}, "beginning", topic="latest", settings=topics, follow=False)
+    assert by_user(some) == [("u4", 2), ("u5", 0)]
+    group = subscribe(
+        start="beginning", group=f"{topics.prefix}g", topic="latest", settings=topics, follow=False
+    )  # fmt: skip
+    assert len(list(group)) == 9 + 10
+
+
+def test_the_command_prints_a_line_a_user(topics: KafkaSettings) -> None:
+    publish(topics, everything(range(3)), topic=Topics(topics.prefix).latest)
+    out, err = run(topics, "--topic", "latest", "--from", "beginning", "--no-follow", "--json").communicate()
+    got = [msgspec.json.decode(line, type=InterestUpdate) for line in out.splitlines()]
+    assert by_user(got) == [(user, 2) for user in USERS], err
 
 
 def test_no_topic_and_no_broker_are_told(kafka: KafkaSettings) -> None:
