@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import msgspec
 
 from interest.errors import InterestreamError
-from streams.kafka import KafkaError, make_consumer, python_options, reach
+from streams.kafka import CHECK_CRCS, KafkaError, make_consumer, python_options, reach
 from streams.passing import passes, said
 from streams.places import Places, Positions, Start, find_places
 from streams.records import newest_offsets
@@ -202,6 +202,7 @@ class Subscription(Generic[Update]):
             group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="none",
+            check_crcs=CHECK_CRCS,
             session_timeout_ms=int(self._settings.session_timeout_s * 1000),
             heartbeat_interval_ms=int(self._settings.session_timeout_s * 1000 / 6),
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
