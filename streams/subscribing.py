@@ -10,6 +10,7 @@ from streams.kafka import Topics
 from streams.places import Start
 from streams.settings import KafkaSettings, Settings, load_settings
 from streams.subscription import Subscription, log
+from streams.users import check_id
 from streams.wire import InterestUpdate, RepresentationUpdate
 
 Topic = Literal["updates", "latest", "representations"]
@@ -75,6 +76,8 @@ def subscribe(
     named = {users} if isinstance(users, str) else None if users is None else set(users)
     if named is not None and not named:
         raise InputError("users names nobody; leave it out to follow everybody")
+    for user in named or ():
+        check_id(user)
     return Subscription(
         kafka,
         getattr(Topics(kafka.prefix), topic),

@@ -31,6 +31,7 @@ def user_tables() -> Iterator[Table]:
 
 def check_user(connection: Connection, user_id: str) -> None:
     """Raise InputError, with ids that are there, unless some table of the store knows this user."""
+    check_id(user_id)
     if any(_knows(connection, table, user_id) for table in user_tables()):
         return
     ids = list(connection.scalars(_IDS, {"most": LOOKED_AT}))
@@ -40,6 +41,16 @@ def check_user(connection: Connection, user_id: str) -> None:
     if ids:
         raise InputError(f"there is no user {user_id!r} in the store; known users are for example {', '.join(ids[:5])}")
     raise InputError(f"there is no user {user_id!r}: the store is empty; run `interestream replay` first")
+
+
+def check_id(user_id: str) -> None:
+    """Raise InputError for what no message and no store can hold: an argument whose bytes are not UTF-8."""
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"the user's id {user_id!r} is not UTF-8, as every id is; does the terminal send UTF-8?"
+        ) from None
 
 
 def _knows(connection: Connection, table: Table, user_id: str) -> bool:

@@ -132,3 +132,11 @@ def test_the_command_asks_first(small):
 def test_what_to_forget_must_be_said(small):
     run = CliRunner().invoke(app, ["forget", "--store", small.url.render_as_string()])
     assert isinstance(run.exception, InputError)
+
+
+@pytest.mark.parametrize("command", [["forget", "--yes"], ["timeline"], ["subscribe", "--user"]])
+def test_an_id_that_is_not_utf8_is_an_error_in_a_sentence(small, command):
+    where = [] if command[0] == "subscribe" else ["--store", small.url.render_as_string()]
+    run = CliRunner().invoke(app, [*command, "caf\udce9", *where])
+    assert isinstance(run.exception, InputError)
+    assert "is not UTF-8" in str(run.exception)
