@@ -10,7 +10,7 @@ distinct item. BAHE reads one vector a behaviour from the bank. Histories of 25,
 1,024 and 2,048 tokens.
 
 Each measurement is a process of its own: seconds are the fastest of some steps, memory is the peak of the resident set
-in a step beyond model, gradients and optimiser, which are the same for both (the whole process's is told too). What
+in a step beyond model and optimiser, which are the same for both (the whole process's is told too). What
 filling the bank costs is told as seconds a text, once for every distinct text. Prints a table and, last, one JSON line.
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import random
 import re
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,42 +46,37 @@ from fusion.moments import sample_moments
 from fusion.readers import Chosen
 from fusion.spec import fit_spec
 from fusion.train import fast_cpu
-from interest.types import Item
-from streams.settings import default_llm
+from streams.catalogue import items_of
+from streams.settings import default_llm, sample_log
 
 HISTORIES = (25, 50, 100)
-DAY, ITEMS = 86_400.0, 400
+DAY = 86_400.0
 RULE = LabelRule.parse("value>=4")
-WORDS = (
-    "Night", "River", "Golden", "Heart", "Last", "Summer", "Return", "Secret", "Garden", "City", "Dream", "Long",
-    "Winter", "Silent", "House", "Great", "Escape", "Brother", "Moon", "Paper", "Island", "Letter", "Broken", "Glass",
-)  # fmt: skip
-KINDS = ("Action", "Adventure", "Animation", "Comedy", "Crime", "Drama", "Horror", "Romance", "Sci-Fi", "Thriller")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="fewer steps, and only the histories of the two ratios")
+    options.add_argument("--quick", action="store_true", help="fewer steps, at 100 behaviours one, and no 25")
     options.add_argument("--llm", type=Path, default=default_llm())
     options.add_argument("--cut", type=int, help="default: half of the layers")
-    options.add_argument("--batch", type=int, help="users of a step, for both; default: 2, with --quick 1")
+    options.add_argument("--batch", type=int, default=8, help="users of a step, for both; default: 8")
     options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--tune", choices=("full", "lora"), default="full", help="how the layers above are trained")
     options.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     options.add_argument("--histories", type=int, nargs="+")
-    options.add_argument("--steps", type=int)
+    options.add_argument("--steps", type=int, help="beyond a first one; default: 4")
     options.add_argument("--save", type=Path)
     options.add_argument("--one", choices=tuple(SYSTEMS), help=argparse.SUPPRESS)  # what a child process measures
     chosen = options.parse_args()
-    chosen.batch = chosen.batch or (1 if chosen.quick else 2)
     if chosen.one:
         print(json.dumps(measure(chosen.one, chosen)))
         return
     histories = chosen.histories or ((50, 100) if chosen.quick else HISTORIES)
-    steps = chosen.steps or (1 if chosen.quick else 5)
     found: dict[str, dict[int, dict[str, float]]] = {name: {} for name in SYSTEMS}
     print(f"{'history':>8}{'tokens':>8}{'system':>12}{'s a sample':>14}{'MB a sample':>14}")
     for history in histories:
         for name in SYSTEMS:
+            steps = chosen.steps or ((2 if history == 50 else 0) if chosen.quick else 4)  # after a first one
             own = child(name, history, steps, chosen)
             found[name][history] = own
             shown = f"{own['seconds']:>14.4f}{own['megabytes']:>14.1f}"
@@ -98,6 +93,7 @@ def main() -> None:
         "batch": chosen.batch,
         "threads": chosen.threads,
         "precision": chosen.precision,
+        "tune": chosen.tune,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
     print(json.dumps(line))
@@ -112,7 +108,8 @@ def ratio(found: dict[str, Any], history: int, what: str) -> float:
 def child(name: str, history: int, steps: int, chosen: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", name, "--histories", str(history), "--steps", str(steps)]
     command += ["--llm", str(chosen.llm), "--batch", str(chosen.batch), "--threads", str(chosen.threads)]
-    command += ["--precision", chosen.precision, *(["--cut", str(chosen.cut)] if chosen.cut is not None else [])]
+    command += ["--precision", chosen.precision, "--tune", chosen.tune]
+    command += ["--cut", str(chosen.cut)] if chosen.cut is not None else []
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     own: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return own
@@ -125,22 +122,24 @@ def measure(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
     history, batch = chosen.histories[0], chosen.batch
     model, step, told = SYSTEMS[name](history, batch, chosen)
     before = reset_peak()
-    step()  # before the allocator is told to keep what is freed
+    times = [timed(step)]  # before the allocator is told to keep what is freed
     peak = memory("VmHWM")
-    times = []
     with fast_cpu():
-        for _ in range((chosen.steps or 1) + 1):  # the first warms up
-            began = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - began)
+        times += [timed(step) for _ in range(chosen.steps)]
     trained = sum(weight.numel() for weight in model.parameters())
     return {
-        "seconds": min(times[1:]) / batch,
+        "seconds": min(times) / batch,
         "megabytes": (peak - before) / batch,
         "process_megabytes": peak,
         "trained_parameters": trained,
         **told,
     }
+
+
+def timed(step: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
 
 
 System = tuple[Bahe, Callable[[], None], dict[str, Any]]
@@ -196,15 +195,16 @@ def encode_tokens(model: Bahe, low: Low, rows: list[list[int]]) -> Tensor:
 
 
 def stepper(model: Bahe, forward: Callable[[], Tensor], batch: int) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
-    optimizer.step()  # makes its state: with the gradients, what both systems hold whatever they read
+    optimizer.step()  # makes its state, which both systems hold whatever they read
+    optimizer.zero_grad(set_to_none=True)
     targets = torch.arange(batch).remainder(2).float()
     model.train()
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad(set_to_none=True)
         F.binary_cross_entropy_with_logits(forward(), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
@@ -215,15 +215,11 @@ SYSTEMS = {"full-text": full_text_step, "bahe": bahe_step}
 
 
 def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, Samples, Low]:
-    """`batch` users with full histories of films whose titles are as long as MovieLens's."""
-    names = random.Random(0)
+    """`batch` users with full histories of films of the sample log, titles and years as MovieLens writes them."""
     catalogue = {
-        str(i): Item(
-            item_id=str(i),
-            title=f"{' '.join(names.sample(WORDS, names.choice((2, 3, 4))))} ({names.randrange(1950, 2001)})",
-            categories=tuple(names.sample(KINDS, names.choice((1, 2, 3)))),
-        )
-        for i in range(ITEMS)
+        item.item_id: msgspec.structs.replace(item, title=f"{item.title} ({item.attributes.get('release_year', '')})")
+        for items in items_of(sample_log() / "ml-100k.item", {})
+        for item in items
     }
     rng, size = np.random.default_rng(0), history + 1
     log = Log(
@@ -232,7 +228,7 @@ def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, S
         actions=["rate"],
         starts=np.arange(batch + 1) * size,
         user=np.repeat(np.arange(batch, dtype=np.int32), size),
-        item=np.concatenate([rng.permutation(ITEMS)[:size] for _ in range(batch)]).astype(np.int32),
+        item=np.concatenate([rng.permutation(len(catalogue))[:size] for _ in range(batch)]).astype(np.int32),
         action=np.zeros(batch * size, np.int32),
         seq=np.tile(np.arange(size), batch),
         at=np.tile(np.arange(size) * DAY, batch),
@@ -246,7 +242,7 @@ def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, S
     recipe = recipe_of(chosen.llm, chosen.cut, precision=chosen.precision)
     config = BaheConfig(
         recipe=recipe, folder=str(chosen.llm), architecture=architecture(chosen.llm), history=history,
-        precision=chosen.precision,
+        precision=chosen.precision, tune=chosen.tune,
     )  # fmt: skip
     model = Bahe(spec, config)
     begin_with_llm(model, config)
