@@ -105,6 +105,7 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
             data = _data(chosen, work, *held)
         line, scores = execute(run, data)
         np.savez(work / "scores" / f"{run.file}.npz", **{part: own.astype(np.float32) for part, own in scores.items()})
+        line["samples_peak_mb"] = data.peak_mb
         (results / f"{run.file}.json").write_text(json.dumps(_rounded(line), indent=1) + "\n")
         say(f"  validation AUC {line['valid']['auc']:.4f}, test AUC {line['test']['auc']:.4f}")
     _report(chosen, work, results, runs)
@@ -150,7 +151,7 @@ def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
     say(f"  rows: {', '.join(f'{int((dataset.part == part).sum()):,}' for part in own)}")
     users = dataset.log.user[dataset.rows[dataset.of(TEST)]]
     np.savez(work / "scores" / f"{split}.npz", labels=dataset.labels[dataset.of(TEST)], users=users)
-    return Data(dataset, read, chosen.quick, work)
+    return Data(dataset, read, chosen.quick, work, round(peak))
 
 
 def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
@@ -171,7 +172,7 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
         if (own := f"{OURS}, 50") in models and (other := "torch-rechub BST, 50") in models:
             # by processor time, so that what else ran on the machine does not count
             ratio = models[own]["rows_per_cpu_s"] / models[other]["rows_per_cpu_s"]
-            splits[split]["throughput"] = {"peer": other, "ratio": round(ratio, 1)}
+            splits[split]["training_throughput"] = {"peer": other, "ratio": round(ratio, 1)}
         _table(split, splits[split])
     line = {
         "benchmark": "ctr_ml1m",
@@ -253,7 +254,7 @@ def _mean(lines: list[dict[str, Any]]) -> dict[str, Any]:
     for part in ("valid", "test"):
         out[part] = {key: float(np.mean([line[part][key] for line in lines])) for key in lines[0][part]}
     out["test"]["auc_sd"] = float(np.std([line["test"]["auc"] for line in lines], ddof=min(1, len(lines) - 1)))
-    for key in ("rows_per_s", "rows_per_cpu_s", "minutes", "parameters", "epochs"):
+    for key in ("rows_per_s", "rows_per_cpu_s", "minutes", "parameters", "epochs", "samples_peak_mb"):
         if key in lines[0]:
             out[key] = float(np.mean([line[key] for line in lines if key in line]))
     return _rounded(out)

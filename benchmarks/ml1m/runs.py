@@ -74,6 +74,7 @@ class Data:
     read: Labelled
     quick: bool
     work: Path  # where checkpoints and pre-trained encoders are kept
+    peak_mb: int  # this process's memory after the samples were built
 
 
 def execute(run: Run, data: Data) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -141,9 +142,10 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
     model = build(dataset.spec, config)
     take_over(model, dataset.spec, held)
     rates = _Clock(len(dataset.of(TRAIN)))
+    folder = data.work / "runs" / f"{run.file}-{settings_of(run)}"
     epochs = train(
         model, dataset.samples, dataset.labels, (dataset.of(TRAIN), dataset.of(VALID)), settings,
-        folder=data.work / "runs" / f"{run.file}-{settings_of(run)}", fingerprint=fingerprint(dataset, config, settings),
+        folder=folder, fingerprint=fingerprint(dataset, config, settings),
         advance=rates.advance, report=rates.report,
     )  # fmt: skip
     scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in _PARTS}
