@@ -33,6 +33,7 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     sequences: tuple[str, ...] = ("recent",)
     history: int = 50  # M, of each sequence
     mask: Mask = "causal"
+    together: int = 16  # moments of a user that share a pass in training; 1 where the mask is not causal
     pooling: TextPooling = "mean"
     tune: Literal["full", "lora"] = "full"
     rank: int = 8  # of LoRA
@@ -54,7 +55,8 @@ class Bahe(nn.Module):
     def __init__(self, spec: FeatureSpec, config: BaheConfig) -> None:
         super().__init__()
         self.config = config
-        self.reader = Past(config.sequences, config.history)
+        # a state that has seen what comes later cannot serve an earlier moment
+        self.reader = Past(config.sequences, config.history, config.together if config.mask == "causal" else 1)
         self.high = High(
             config.architecture, config.recipe.cut, mask=config.mask, pooling=config.pooling,
             checkpointing=config.checkpointing, precision=config.precision,
@@ -93,30 +95,30 @@ class Bahe(nn.Module):
 
     def forward(self, batch: Histories) -> Tensor:
         vectors = self._vectors(batch)
-        users = self._encode(batch.history, vectors)
+        users = self._encode(batch, vectors)
         return self.score(users, self._items(batch, vectors), self.interest(batch), batch)
 
     def encode_users(self, batch: Histories) -> Tensor:
-        """(G, N, d): the users' side, once for any number of candidates."""
-        return self._encode(batch.history, self._vectors(batch))
+        """(S, N, d): the users' side, once for any number of candidates."""
+        return self._encode(batch, self._vectors(batch))
 
     def encode_items(self, batch: Histories) -> Tensor:
         """(O, d)."""
         return self._items(batch, self._vectors(batch))
 
     def interest(self, batch: Histories) -> Tensor | None:
-        """(G, 32), where the model reads interests."""
+        """(S, 32), where the model reads interests."""
         return None if self.fusion is None else self.fusion.user_vector(batch.texts, batch.partitions)
 
     def score(self, users: Tensor, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
-        """(B,) logits from users (G, N, d), items (O, d) and interests (G, 32)."""
+        """(B,) logits from users (S, N, d), items (O, d) and interests (S, 32)."""
         parts = [project(users[:, n]) for n, project in enumerate(self.of_user)]
-        user = torch.stack(parts, dim=1)[batch.window]  # (B, N, w)
+        user = torch.stack(parts, dim=1)[batch.past]  # (B, N, w)
         offered = items[batch.target]  # (B, d)
         item = self.of_item(offered)[:, None]  # (B, 1, w)
         inputs = [user.flatten(1), item[:, 0], (user * item).flatten(1)]
         if self.fusion is not None and interest is not None:
-            inputs.append(self.fusion.join(interest[batch.window], offered))
+            inputs.append(self.fusion.join(interest[batch.past], offered))
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         logit: Tensor = self.head(torch.cat([*inputs, batch.dense], dim=1)) + self.linear(batch.dense)
         return logit[:, 0]
@@ -124,13 +126,17 @@ class Bahe(nn.Module):
     def _vectors(self, batch: Histories) -> Tensor:
         return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
 
-    def _encode(self, history: Tensor, vectors: Tensor) -> Tensor:
-        many, windows, longest = history.shape
-        rows = history.reshape(many * windows, longest)
-        there = rows > 0
-        pooled = self.high(F.embedding(rows, vectors), there).view(many, windows, -1)  # (N, G, d)
-        some = there.any(dim=1).view(many, windows, 1)
-        users: Tensor = self.norm(torch.where(some, pooled, self.nothing[:, None]))
+    def _encode(self, batch: Histories, vectors: Tensor) -> Tensor:
+        many, windows, longest = batch.history.shape
+        rows = batch.history.reshape(many * windows, longest)
+        x = F.embedding(rows, vectors)
+        if self.config.mask == "causal":
+            row = batch.window + windows * torch.arange(many, device=rows.device)[:, None]  # (N, S)
+            pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten())
+        else:
+            pooled = self.high(x, rows > 0)  # every past has a window of its own
+        pooled = pooled.view(many, len(batch.window), -1)  # (N, S, d)
+        users: Tensor = self.norm(torch.where(batch.seen[..., None] > 0, pooled, self.nothing[:, None]))
         return users.transpose(0, 1)
 
     def _items(self, batch: Histories, vectors: Tensor) -> Tensor:

@@ -81,7 +81,13 @@ class BaheStates:
 
     def _encode(self, batch: Histories, fresh: list[int], keys: list[str], stamps: list[bytes]) -> None:
         if fresh:
-            own = dataclasses.replace(batch, history=batch.history[:, fresh], partitions=batch.partitions[fresh])
+            own = dataclasses.replace(  # in scoring every past has a window of its own
+                batch,
+                history=batch.history[:, fresh],
+                seen=batch.seen[:, fresh],
+                window=torch.arange(len(fresh)),
+                partitions=batch.partitions[fresh],
+            )
             users, interests = self._model.encode_users(own), self._model.interest(own)
             for place, window in enumerate(fresh):
                 interest = None if interests is None else interests[place]

@@ -205,6 +205,18 @@ class High(nn.Module):
         pooled = pool(self.states(x, seen), sizes.clamp(min=1), self.pooling)
         return pooled * (sizes > 0)[:, None]
 
+    def prefixes(self, x: Tensor, row: Tensor, sizes: Tensor) -> Tensor:
+        """(S, d) pooled, from the first `sizes` (S,) elements of the sequences `row` (S,) of x (B, T, d).
+
+        Zero where that is none. A state knows nothing of later elements, so one pass serves all beginnings of a
+        sequence. Raises ValueError where the mask is not causal.
+        """
+        if self.mask != "causal":
+            raise ValueError(f"the beginnings of a sequence share a pass under a causal mask, not a {self.mask} one")
+        states, last = self.states(x), (sizes - 1).clamp(min=0)
+        pooled = states[row, last] if self.pooling == "last" else states.cumsum(dim=1)[row, last] / (last + 1)[:, None]
+        return pooled * (sizes > 0)[:, None]
+
     def states(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """(B, T, d) after the final norm, float32. seen: (B, 1, 1, T) for a mask that is not causal."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
