@@ -6,10 +6,11 @@ they are made: commands without Kafka start without them.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,14 @@ def make_consumer(settings: KafkaSettings, *topics: str, group: str | None = Non
         heartbeat_interval_ms=int(settings.session_timeout_s * 1000 / 6),
         **options,
     )
+
+
+async def commit(consumer: AIOKafkaConsumer, offsets: Mapping[Any, Any]) -> None:
+    """Commit offsets to the consumer's group. Who is cancelled here need not hear how it ended: without this asyncio
+    would log an exception that was never retrieved, from a task inside aiokafka."""
+    running = asyncio.ensure_future(consumer.commit(dict(offsets)))
+    running.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.shield(running)
 
 
 def make_producer(settings: KafkaSettings, **options: Any) -> AIOKafkaProducer:

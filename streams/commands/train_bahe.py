@@ -70,6 +70,14 @@ def bahe(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="what the upper layers compute in; weights are float32")
     ] = "float32",
+    together: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="neighbouring moments of a user that share a pass in training, at most an eighth of --batch-size; "
+            "1 with --mask bidirectional",
+        ),
+    ] = 16,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="compute activations twice rather than keep them")
     ] = False,
@@ -152,6 +160,7 @@ def bahe(
             tune=tune,
             rank=rank,
             alpha=2.0 * rank,
+            together=together,
             checkpointing=checkpointing,
             precision=precision,
             interest=interest,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from streams.kafka import commit
 from streams.stage import Context
 from streams.stages.marks import Marks
 
@@ -57,11 +58,12 @@ class Commits:
             return
         epoch = self._epoch
         try:
-            await consumer.commit(
+            await commit(
+                consumer,
                 {
                     TopicPartition(self._topic, one): (low, f"{topic_id} {text}".rstrip())
                     for one, (low, text) in moved.items()
-                }
+                },
             )
         except (CommitFailedError, IllegalStateError) as error:
             log.info("offsets not committed", stage=self._stage, topic=self._topic, why=str(error))

@@ -22,7 +22,7 @@ from streams import counters
 from streams.announce import Announcer
 from streams.append import refused_content
 from streams.ingest import ForgottenError, Ingest, Position, fewer_collections
-from streams.kafka import make_producer
+from streams.kafka import commit, make_producer
 from streams.outbox import Announcement
 from streams.policy import policy_of
 from streams.positions import Standing, begin, look
@@ -292,7 +292,7 @@ class IngestStage:
         offsets = {topic_partition(place): position.offset for place, position in mine.items()}
         try:
             if offsets:
-                await consumer.commit(offsets)  # 3
+                await commit(consumer, offsets)  # 3
         except CommitFailedError:
             log.warning("this worker is out of its group; it waits to be given partitions anew")
             self._outside = generation
