@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.rig.behaviors import preload
+from benchmarks.rig.behaviors import messages, preload
 from benchmarks.rig.servers import consumed, fresh_store, installation, kafka
 from benchmarks.rig.worker import resident_mb, waited_for, worker
 
@@ -36,7 +36,7 @@ def main() -> None:
         settings = installation(node, "memory.")
         topic = f"{settings.prefix}behaviors"
         say(f"producing {rows:,} behaviours")
-        preload(node.bootstrap, topic, "uniform", rows)
+        preload(node.bootstrap, topic, messages("uniform", rows))
         store, log = fresh_store("sqlite", Path(made), ""), Path(made) / "worker.log"
         sizes: list[float] = []
         with worker(settings, store, log) as process:

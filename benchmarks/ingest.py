@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import text
 
-from benchmarks.rig.behaviors import preload
+from benchmarks.rig.behaviors import messages, preload
 from benchmarks.rig.servers import fresh_store, installation, kafka, postgres
 from benchmarks.rig.worker import Rate, rate, waited_for, worker
 from streams.settings import KafkaSettings
@@ -66,7 +66,7 @@ def measure(rows: int, repeats: int) -> dict[str, Any]:
         topics = {users: installation(node, f"{users}.") for users in ("zipf", "uniform")}
         for users in topics:
             say(f"producing {rows:,} behaviours of {users} users")
-            sizes.append(preload(node.bootstrap, f"{users}.behaviors", users, rows))
+            sizes.append(preload(node.bootstrap, f"{users}.behaviors", messages(users, rows)))
         for turn in range(repeats):
             for users, settings in topics.items():
                 topic = f"{users}.behaviors"

@@ -4,9 +4,9 @@ take under a second, at half the greatest rate of one worker.
     python benchmarks/latency.py [--quick] [--rate EVENTS_PER_S] [--save benchmarks/results/latency.json]
 
 One Kafka, one worker (`interestream agent --stages ingest`), on SQLite and on PostgreSQL. The greatest rate of each is
-measured first, over a topic filled beforehand (or told: `--rate`); then behaviours are produced at half of it. Some of
-those that close a partition are watched: the time runs from when the producer has the message in hand until another
-connection, which looks every 10 ms, finds the partition.
+measured first, over a topic filled beforehand with the same behaviours (or told: `--rate`); then they are produced at
+half of it. Some of those that close a partition are watched: the time runs from when the producer has the message in
+hand until another connection, which looks every 10 ms, finds the partition.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Engine, select, tuple_
+from sqlalchemy import Engine, select
 
 from benchmarks.rig.behaviors import START, Paced, preload
 from benchmarks.rig.servers import consumed, fresh_store, installation, kafka, postgres
@@ -35,6 +35,7 @@ from interest.tables import partitions
 COUNT = 50  # behaviours that close a partition, as the settings have it
 WATCHED_PER_S = 100  # closing behaviours looked for in a second: enough for a p99, too few to burden the store
 WARM_S = 5.0  # not counted: the worker meets its users for the first time
+USERS = 4_000  # few enough that partitions close all the time
 FIRST = 1_000  # messages produced before the pace begins, so that the worker has started and joined its group
 
 
@@ -47,7 +48,8 @@ def main() -> None:
     stores: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as made, kafka(Path(made)) as node, postgres() as server:
         for kind in ("sqlite", "postgresql"):
-            greatest = chosen.rate or ceiling(node, kind, server, Path(made))
+            rows = 400_000 if chosen.quick else 1_600_000  # about as many as are produced afterwards
+            greatest = chosen.rate or ceiling(node, kind, server, Path(made), rows)
             store = fresh_store(kind, Path(made), server)
             waits = watched(node, kind, store, greatest / 2, 15.0 if chosen.quick else 60.0, Path(made))
             stores[kind] = {
@@ -67,11 +69,11 @@ def main() -> None:
         chosen.save.write_text(json.dumps(line, indent=1) + "\n")
 
 
-def ceiling(node: Node, kind: str, server: str, folder: Path, rows: int = 400_000) -> float:
-    """The greatest rate of one worker, over a topic that was filled beforehand."""
+def ceiling(node: Node, kind: str, server: str, folder: Path, rows: int) -> float:
+    """The greatest rate of one worker over the same behaviours, in a topic that was filled beforehand."""
     settings = installation(node, f"ceiling-{kind}.")
     topic = f"{settings.prefix}behaviors"
-    preload(node.bootstrap, topic, "uniform", rows)
+    preload(node.bootstrap, topic, traffic(rows)[0])
     store, log = fresh_store(kind, folder, server), folder / f"ceiling-{kind}.log"
     with worker(settings, store, log) as process:
         engine = waited_for(store, log, process)
@@ -85,7 +87,7 @@ def watched(node: Node, kind: str, store: str, per_s: float, seconds: float, fol
     """Produce at a rate; return the waits of the watched partitions, in seconds."""
     settings = installation(node, f"latency-{kind}.")
     topic, log = f"{settings.prefix}behaviors", folder / f"latency-{kind}.log"
-    keyed, closes = _behaviors(per_s, seconds)
+    keyed, closes = traffic(FIRST + int(per_s * (seconds + WARM_S)))
     with worker(settings, store, log) as process:
         engine = waited_for(store, log, process)
         paced = Paced(node.bootstrap, topic, per_s)
@@ -114,16 +116,11 @@ def watched(node: Node, kind: str, store: str, per_s: float, seconds: float, fol
     return waits
 
 
-def _behaviors(per_s: float, seconds: float) -> tuple[list[tuple[str, str]], list[tuple[int, str, int]]]:
-    """The messages, and which of them close which partition: (row, user, index).
-
-    As many users as close partitions all the time, from the first second that counts.
-    """
-    rows = FIRST + int(per_s * (seconds + WARM_S))
-    users = max(100, int(per_s * WARM_S / COUNT))
+def traffic(rows: int) -> tuple[list[tuple[str, str]], list[tuple[int, str, int]]]:
+    """Behaviours of uniform users, and which of them close which partition: (row, user, index)."""
     counts: Counter[int] = Counter()
     keyed, closes = [], []
-    for row, user in enumerate(np.random.default_rng(1).integers(0, users, rows).tolist()):
+    for row, user in enumerate(np.random.default_rng(1).integers(0, USERS, rows).tolist()):
         key = f"user-{user:08d}"
         counts[user] += 1
         if counts[user] % COUNT == 0:
@@ -163,16 +160,16 @@ class Watch(threading.Thread):
         return self._waits
 
     def run(self) -> None:
-        key = tuple_(partitions.c.user_id, partitions.c.index)
         while not self._ended:
             with self._lock:
                 asked = list(itertools.islice(self._open, 500))
             if asked:
                 query = select(partitions.c.user_id, partitions.c.index).where(
-                    partitions.c.generation == 0, key.in_(asked)
+                    partitions.c.user_id.in_({user_id for user_id, _ in asked}), partitions.c.generation == 0
                 )
                 with self._engine.connect() as connection:
-                    found = [(row[0], row[1]) for row in connection.execute(query)]
+                    there = {(row[0], row[1]) for row in connection.execute(query)}
+                found = [one for one in asked if one in there]
                 now = time.time()
                 with self._lock:
                     self._waits += [now - self._open.pop(one) for one in found]

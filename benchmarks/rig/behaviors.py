@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from confluent_kafka import Producer
@@ -46,11 +46,11 @@ def producer(brokers: str) -> Producer:
     )
 
 
-def preload(brokers: str, topic: str, users: str, rows: int) -> float:
-    """Produce `rows` behaviours into a topic; return their mean size in bytes."""
-    sender, size = producer(brokers), 0
-    for key, value in messages(users, rows):
-        size += len(value)
+def preload(brokers: str, topic: str, keyed: Iterable[tuple[str, str]]) -> float:
+    """Produce messages into a topic; return their mean size in bytes."""
+    sender, size, rows = producer(brokers), 0, 0
+    for key, value in keyed:
+        size, rows = size + len(value), rows + 1
         while True:
             try:
                 sender.produce(topic, value, key)
