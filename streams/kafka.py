@@ -26,6 +26,8 @@ STAGES = ("ingest", "interest", "fusion")
 DEAD = ".dead"
 MAX_MESSAGE = 1_048_576  # bytes of one message on our topics, Kafka's own default
 MAX_DEAD = 16_777_216  # a dead letter holds the whole message that it is about, and a topic may allow large ones
+# aiokafka asks a broker one thing at a time: while it waits for topics where nothing comes, the others wait with it
+FETCH_WAIT_MS = 50
 # kafka-python computes a batch's checksum in Python: 9/10 of the time of reading. The broker has checked it.
 CHECK_CRCS = False
 
@@ -110,6 +112,7 @@ def make_consumer(settings: KafkaSettings, *topics: str, group: str | None = Non
         auto_offset_reset="none",
         session_timeout_ms=int(settings.session_timeout_s * 1000),
         heartbeat_interval_ms=int(settings.session_timeout_s * 1000 / 6),
+        fetch_max_wait_ms=FETCH_WAIT_MS,
         **options,
     )
 

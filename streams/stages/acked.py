@@ -186,9 +186,7 @@ class Acked(Generic[T]):
         settings = self._context.settings.kafka
 
         def make() -> AIOKafkaConsumer:
-            return make_consumer(
-                settings, group=group_of(settings, self._stage), max_poll_interval_ms=NEVER_MS, fetch_max_wait_ms=100
-            )
+            return make_consumer(settings, group=group_of(settings, self._stage), max_poll_interval_ms=NEVER_MS)
 
         self._consumer = await connected(self._context, self._stage, make)
         self._consumer.subscribe([self._topic], listener=listener(self._revoked, self._given))
