@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, Table, delete
+from sqlalchemy import Connection, Table, delete
 
-from interest.sql import item_row, read_items, upsert, user_row
+from interest.sql import item_row, upsert, user_row
 from interest.tables import items, users
 from interest.types import MAX_ID, Item, User
 from streams import counters
@@ -87,15 +87,3 @@ def apply(connection: Connection, changed: Mapping[str, Item | None], profiles: 
 def _remove(connection: Connection, table: Table, key: str, gone: Sequence[str]) -> None:
     for start in range(0, len(gone), 500):  # below every driver's limit on parameters
         connection.execute(delete(table).where(table.c[key].in_(gone[start : start + 500])))
-
-
-def changes(engine: Engine) -> int:
-    """How often the store's items have changed, by whatever worker."""
-    with engine.connect() as connection:
-        return counters.read(connection, counters.ITEMS)
-
-
-def read(engine: Engine) -> tuple[int, dict[str, Item]]:
-    """That count, and the items as of then."""
-    with engine.connect() as connection:
-        return counters.read(connection, counters.ITEMS), read_items(connection)

@@ -1,8 +1,8 @@
 """The ingest stage: behaviours from Kafka become rows of the store, for ever. One transaction a polled batch.
 
-While one batch is written by a thread, the next is decoded and folded, and the one after it fetched. Whatever goes
-wrong (a rebalance, another writer, a store or a broker that is away), everything in hand is dropped, the stored
-positions are read again, and reading goes on from there: memory is never trusted over the store.
+While one batch is written by a thread, the next is fetched, decoded and folded. Whatever goes wrong (a rebalance,
+another writer, a store or a broker that is away), everything in hand is dropped, the stored positions are read again,
+and reading goes on from there: memory is never trusted over the store.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from interest.errors import InterestreamError
+from interest.sql import read_items
+from streams import counters
 from streams.announce import Announcer
 from streams.append import refused_content
 from streams.ingest import ForgottenError, Ingest, Position, fewer_collections
@@ -25,7 +27,6 @@ from streams.outbox import Announcement
 from streams.policy import policy_of
 from streams.positions import Standing, begin, look
 from streams.stage import Context
-from streams.stages import catalogue
 from streams.stages.burial import bury
 from streams.stages.hand import Hand, Place, prepare, sweep_hand
 from streams.stages.joining import join, topic_partition
@@ -70,7 +71,6 @@ class IngestStage:
         self._standings: dict[str, Standing] = {}
         self._held_back: dict[Place, int] | None = None  # the ends of items and users, read before any behaviour
         self._pending: asyncio.Task[None] | None = None  # the transaction in hand
-        self._ahead: asyncio.Task[dict[Place, Sequence[Any]]] | None = None  # the poll of the batch after it
         self._acknowledged: list[Announcement] = []  # to be taken out of the outbox
         self._limit = context.settings.ingest.batch
         self._poison: dict[Place, dict[int, str]] = {}  # offsets of messages that the store refuses, and its words
@@ -139,15 +139,7 @@ class IngestStage:
     def _assigned(self) -> None:
         self._generation += 1
 
-    async def _forget_ahead(self) -> None:
-        """What was polled ahead is left to be read again."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
-
     async def _disconnect(self) -> None:
-        await self._forget_ahead()
         lag, consumer, self._lag, self._consumer = self._lag, self._consumer, None, None
         self._outside = self._generation
         if lag is not None:
@@ -162,8 +154,7 @@ class IngestStage:
         if self._begun != self._generation and not await self._begin():
             await asyncio.wait({stopping}, timeout=POLL_S)
             return
-        ahead, self._ahead = self._ahead, None
-        polled = await (ahead or self._poll(stopping))
+        polled = await self._poll(stopping)
         ends = {place: await self._consumer.position(topic_partition(place)) for place in self._positions}
         if self._begun != self._generation:
             raise _MovedError
@@ -176,7 +167,6 @@ class IngestStage:
             hand = await asyncio.to_thread(
                 prepare, self._ingest, self._topics, polled, ends, self._positions, self._poison
             )
-            self._ahead = asyncio.create_task(self._poll(stopping), name="ingest-poll")
             await self._settle()
             self._submit(hand)
             if hand.items and self._policy.tokens is not None:
@@ -279,7 +269,6 @@ class IngestStage:
         """
         from aiokafka.errors import CommitFailedError
 
-        await self._forget_ahead()
         await asyncio.gather(self._settle(), return_exceptions=True)  # 1
         generation, consumer, lag = self._generation, self._consumer, self._lag
         assert consumer is not None
@@ -338,7 +327,15 @@ class IngestStage:
             self._held_back = None
 
     async def _read_items(self) -> None:
-        self._catalogue, self._ingest.items = await asyncio.to_thread(catalogue.read, self._context.engine)
+        def read() -> tuple[int, dict[str, Any]]:
+            with self._context.engine.connect() as connection:
+                return counters.read(connection, counters.ITEMS), read_items(connection)
+
+        self._catalogue, self._ingest.items = await asyncio.to_thread(read)
+
+    def _changes(self) -> int:
+        with self._context.engine.connect() as connection:
+            return counters.read(connection, counters.ITEMS)
 
     async def _keep_house(self) -> None:
         """What is to be done now and then: the outbox when idle, a sweep, another worker's items, the topics' ids."""
@@ -348,7 +345,7 @@ class IngestStage:
             self._acknowledged = []
         if self._policy.tokens is not None and now - self._items_at >= ITEMS_S:
             self._items_at = now
-            if await asyncio.to_thread(catalogue.changes, self._context.engine) != self._catalogue:
+            if await asyncio.to_thread(self._changes) != self._catalogue:
                 await self._read_items()
         if self._policy.sweeps and now - self._swept_at >= SWEEP_S and self._held_back is None:
             self._swept_at = now
