@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -252,7 +253,11 @@ def _bootstrap(positive: Array, users: Array, ours: Array, other: Array) -> dict
 def _mean(lines: list[dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {"seeds": len(lines)}
     for part in ("valid", "test"):
-        out[part] = {key: float(np.mean([line[part][key] for line in lines])) for key in lines[0][part]}
+        out[part] = {
+            key: float(np.mean([line[part][key] for line in lines]))
+            for key, value in lines[0][part].items()
+            if value is not None
+        }
     out["test"]["auc_sd"] = float(np.std([line["test"]["auc"] for line in lines], ddof=min(1, len(lines) - 1)))
     for key in ("rows_per_s", "rows_per_cpu_s", "minutes", "parameters", "epochs", "samples_peak_mb"):
         if key in lines[0]:
@@ -263,6 +268,8 @@ def _mean(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(own) for key, own in value.items()}
+    if isinstance(value, float) and math.isnan(value):
+        return None  # no rows of the kind: inside users nobody is cold
     return round(value, 4 if abs(value) < 10 else 0) if isinstance(value, float) else value
 
 
