@@ -51,7 +51,7 @@ vllm-stop: install
 
 test: fetch vllm-install
 	$(BIN)/python deploy/kafka/node.py fetch
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --reruns 1
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_PROCESSES) --reruns 1
 
 soak: fetch
 	$(BIN)/python deploy/kafka/node.py fetch

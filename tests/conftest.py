@@ -9,11 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4  # random is seeded by the test's name: tried again, it would meet its own topics
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine, create_engine, make_url, text
+from xdist.scheduler import LoadScopeScheduling
 
 from deploy.kafka.node import Node
 from deploy.vllm.server import Server
@@ -25,12 +27,18 @@ hypothesis_settings.register_profile("shared-cores", deadline=None)  # a slow ma
 hypothesis_settings.load_profile("shared-cores")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes, one of them has all tests of the vLLM server: it fills both cores as it is."""
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.xdist_group("vllm"))
+class _OneVllm(LoadScopeScheduling):
+    """With several test processes, one of them has all tests of the vLLM server: it fills both cores as it is.
+
+    xdist's own groups do nothing under pytest 9.2, which no longer reads the names that xdist 3.8 gives to tests.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "vllm" if "test_vllm.py" in nodeid or "[vllm]" in nodeid else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneVllm:
+    return _OneVllm(config, log)
 
 
 @pytest.fixture
