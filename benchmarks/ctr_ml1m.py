@@ -43,6 +43,7 @@ from ml1m.runs import (
     say,
     settings_of,
 )
+from paired import bootstrap
 
 from fusion.dataset import DatasetConfig, read_dataset, read_labelled
 from fusion.labels import LabelRule
@@ -57,7 +58,6 @@ PUBLISHED = {  # FuxiCTR on the same rows with one seed, measured elsewhere; not
 }
 COLUMN = {"global": "global_time", "user": "per_user"}
 OURS = "SRP4CTR"
-REPEATS = 500  # of the bootstrap; the standard deviation is then known to 3 %
 
 
 def main() -> None:
@@ -227,27 +227,7 @@ def _paired(split: str, ours: str, other: str, work: Path, runs: list[Run]) -> d
             return None
         pair.append(np.mean(seeds, axis=0))
     held = np.load(work / "scores" / f"{split}.npz")
-    return _bootstrap(held["labels"] > 0, held["users"], pair[0], pair[1])
-
-
-def _bootstrap(positive: Array, users: Array, ours: Array, other: Array) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    names, user = np.unique(users, return_inverse=True)
-    orders = [np.argsort(scores, kind="stable") for scores in (ours, other)]
-
-    def area(order: Array, weight: Array) -> float:
-        right, wrong = np.where(positive, weight, 0)[order], np.where(positive, 0, weight)[order]
-        return float((right * (np.cumsum(wrong) - wrong / 2)).sum() / (right.sum() * wrong.sum()))
-
-    gaps = []
-    for _ in range(REPEATS):
-        weight = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[user].astype(np.float64)
-        gaps.append(area(orders[0], weight) - area(orders[1], weight))
-    low, high = np.quantile(gaps, [0.025, 0.975])
-    return {
-        key: round(float(v), 5)
-        for key, v in (("mean", np.mean(gaps)), ("sd", np.std(gaps)), ("low", low), ("high", high))
-    }
+    return bootstrap(held["labels"] > 0, held["users"], pair[0], pair[1])
 
 
 def _mean(lines: list[dict[str, Any]]) -> dict[str, Any]:
