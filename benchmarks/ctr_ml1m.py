@@ -47,7 +47,6 @@ from paired import bootstrap
 
 from fusion.dataset import DatasetConfig, read_dataset, read_labelled
 from fusion.labels import LabelRule
-from fusion.log import Array
 from fusion.splits import TEST, TRAIN, VALID
 from streams.store import open_store
 

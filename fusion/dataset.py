@@ -112,6 +112,7 @@ def read_dataset(
     )  # fmt: skip
     spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
     samples.standardise(spec)
+    samples.given = samples.events.value[rows]
     number = {item: i for i, item in enumerate(log.items)}
     places = np.array([number[item] for item in spec.items])
     strict, bulk = tail_items(np.bincount(log.item[part == TRAIN], minlength=len(log.items)))

@@ -69,6 +69,7 @@ class Samples:
         self.profiles, self.dense = profiles, dense  # (U, A') int32; (n, F) float32
         self._knowledge = knowledge
         self.named = named
+        self.given: Array | None = None  # (n,) int32, value bucket of each sample's own event; set where it is known
         self.atoms: Atoms | None = None  # set by fusion.atoms.attach, for models that read texts
 
     def __len__(self) -> int:

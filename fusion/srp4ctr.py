@@ -13,7 +13,7 @@ question it starts with; attention has learnt biases for how many events and how
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import torch
@@ -32,9 +32,11 @@ from fusion.fgbert import (
     split_heads,
     start,
 )
-from fusion.spec import FeatureSpec
+from fusion.spec import FIRST, FeatureSpec
 from fusion.uif import WIDTH, InterestFusion
 from fusion.windows import USER_COUNTS, Candidates, Folded, Items, Users, Windows
+
+NO_CLASS = -100  # torch's number for rows that a cross-entropy leaves out
 
 
 class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +48,7 @@ class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2
+    value_task: float = 0.0  # weight of a second task in training: which value the user gives (0: none)
     interest: bool = False
     pretrained: str = ""  # id of the pre-training that the encoder came from
 
@@ -72,6 +75,13 @@ class UserState:
     states: Tensor | None  # (G, T, d), for MP
     queried: Tensor | None  # (G, q d)
     interest: Tensor | None  # (G, 32)
+
+
+class Hidden(NamedTuple):
+    """What the last layers read."""
+
+    hidden: Tensor  # (B, h)
+    dense: Tensor  # (B, F)
 
 
 class CrossLayer(nn.Module):
@@ -154,6 +164,7 @@ class Srp4Ctr(nn.Module):
             inputs = width
         self.head = nn.Sequential(*layers, nn.Linear(inputs, 1))
         self.linear = nn.Linear(len(spec.dense), 1, bias=False)
+        self.value = nn.Linear(inputs, spec.value_rows) if config.value_task else None
         for embedding in self.profile:
             nn.init.normal_(cast(nn.Embedding, embedding).weight, std=0.01)
         nn.init.zeros_(self.linear.weight)
@@ -173,8 +184,21 @@ class Srp4Ctr(nn.Module):
         nn.init.zeros_(self.age.weight)
 
     def forward(self, batch: Folded) -> Tensor:
+        return self._logits(self._read(batch))
+
+    def learn(self, batch: Folded) -> tuple[Tensor, Tensor]:
+        """(B,) logits, and the summed cross-entropy of the second task times its weight."""
+        read = self._read(batch)
+        if self.value is None:
+            return self._logits(read), read.hidden.new_zeros(())
+        given = batch.candidates.given
+        told = given.masked_fill(given < FIRST, NO_CLASS)
+        loss = F.cross_entropy(self.value(read.hidden), told, ignore_index=NO_CLASS, reduction="sum")
+        return self._logits(read), self.config.value_task * loss
+
+    def _read(self, batch: Folded) -> Hidden:
         items = self.encoder.items(batch.items)  # (M, d)
-        return self._score(self._encode(batch.users, items), batch.candidates, items)
+        return self._hidden(self._encode(batch.users, items), batch.candidates, items)
 
     def encode_user(self, users: Users, items: Items) -> UserState:
         """The users' side, once for any number of candidates."""
@@ -182,7 +206,7 @@ class Srp4Ctr(nn.Module):
 
     def score(self, state: UserState, candidates: Candidates, items: Items) -> Tensor:
         """(B,) logits of candidates, in as many windows as the state has."""
-        return self._score(state, candidates, self.encoder.items(items))
+        return self._logits(self._hidden(state, candidates, self.encoder.items(items)))
 
     def _encode(self, users: Users, items: Tensor) -> UserState:
         there = users.event > 0
@@ -205,7 +229,7 @@ class Srp4Ctr(nn.Module):
             interest=self.fusion.user_vector(users.texts, users.partitions) if self.fusion is not None else None,
         )
 
-    def _score(self, state: UserState, candidates: Candidates, items: Tensor) -> Tensor:
+    def _hidden(self, state: UserState, candidates: Candidates, items: Tensor) -> Hidden:
         offered = F.embedding(candidates.target, items)  # (G, C, d)
         columns = torch.arange(state.there.shape[1], device=offered.device, dtype=torch.int32)
         ago = candidates.seen[:, :, None] - columns  # (G, C, T): 1 is the newest event
@@ -229,7 +253,10 @@ class Srp4Ctr(nn.Module):
         if self.fusion is not None and state.interest is not None:
             inputs.append(self.fusion.join(F.embedding(window, state.interest), mine))
         inputs += [*self._profile(candidates.profile), candidates.dense]
-        logit: Tensor = self.head(torch.cat(inputs, dim=1)) + self.linear(candidates.dense)
+        return Hidden(self.head[:-1](torch.cat(inputs, dim=1)), candidates.dense)
+
+    def _logits(self, read: Hidden) -> Tensor:
+        logit: Tensor = self.head[-1](read.hidden) + self.linear(read.dense)
         return logit[:, 0]
 
     def _bias(self, ago: Tensor, age: Tensor, sees: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -84,9 +84,10 @@ def train(
                 _set_rate(optimizer, config, (epoch * steps + seen / config.batch_size) / (config.epochs * steps))
                 batch = _hide(on(reader.gather(samples, chosen), place), config.unknown)
                 wanted = targets[torch.from_numpy(chosen.rows)].to(place)
-                loss = F.binary_cross_entropy_with_logits(model(batch), wanted, reduction="sum") / rows
+                logits, second = _learn(model, batch)
+                loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / rows
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss + second / rows).backward()  # type: ignore[no-untyped-call]
                 together.sum_gradients(model)
                 optimizer.step()
                 _follow(
@@ -130,6 +131,12 @@ def predict(
     model.train(was)
     together.sum_(out)
     return out.numpy()
+
+
+def _learn(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
+    """Logits, and the summed loss of what else the model learns."""
+    own = getattr(model, "learn", None)
+    return own(batch) if own is not None else (model(batch), 0.0)
 
 
 def reader_of(model: nn.Module) -> Reader:

@@ -61,6 +61,7 @@ class Candidates:
     slot: Tensor  # (B,) int64, g * C + c
     profile: Tensor  # (B, A') int32
     dense: Tensor  # (B, F) float32
+    given: Tensor  # (B,) int64: bucket of the value that the user then gave, for training; 0 where nobody knows
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -149,6 +150,7 @@ class Windows:
         heads = samples.moments.take(chosen.rows[begin])
         texts, partitions = samples.texts(heads)
         table = samples.items
+        given = np.zeros(len(chosen), np.int32) if samples.given is None else samples.given[chosen.rows]
         return Folded(
             items=Items(
                 tensor(table.row[distinct]), tensor(table.categories[distinct]), tensor(table.attributes[distinct])
@@ -169,6 +171,7 @@ class Windows:
                 slot=tensor(window * slots + slot),
                 profile=tensor(samples.profiles[own.user]),
                 dense=tensor(samples.dense[chosen.rows]),
+                given=tensor(given.astype(np.int64)),
             ),
         )
 

@@ -24,7 +24,9 @@ from fusion.fgbert import FgBertConfig
 from fusion.pretrain import PretrainConfig
 from fusion.pretrained import adopt, encoder_for, load_pretrained, take_over
 from fusion.pretrained import run as run_pretraining
+from fusion.readers import Chosen
 from fusion.score import Scorer
+from fusion.spec import FIRST
 from fusion.srp4ctr import Srp4Ctr, Srp4CtrConfig, forms
 from fusion.train import TrainConfig, predict, train
 from interest.sql import insert_new
@@ -73,6 +75,38 @@ def test_an_interrupted_run_goes_on_and_ends_as_the_uninterrupted_one(store: Eng
     straight = run(data, own, QUICK, split="global", folder=tmp_path / "straight")
     assert artifact_id(tmp_path / "stopped") == artifact_id(tmp_path / "straight")
     assert again == straight
+
+
+def test_the_second_task_is_taught_the_users_own_value_and_never_reads_it(store: Engine) -> None:
+    fill(store, random_rows(4))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    samples, given = data.samples, data.samples.given
+    assert given is not None
+    assert np.array_equal(
+        given - FIRST, np.searchsorted(data.spec.value_edges, data.log.value[data.rows], side="right")
+    )
+    torch.manual_seed(0)
+    model = Srp4Ctr(data.spec, msgspec.structs.replace(SMALL, value_task=0.5)).eval()
+    chosen = Chosen(np.arange(40), np.ones(40, np.int64))
+
+    def learnt(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        samples.given = values
+        learnt: tuple[torch.Tensor, torch.Tensor] = model.learn(model.reader.gather(samples, chosen))
+        return learnt
+
+    logits, loss = learnt(given)
+    again, other = learnt(given[::-1].copy())
+    assert torch.equal(logits, again)
+    assert torch.equal(logits, model(model.reader.gather(samples, chosen)))
+    assert not torch.equal(loss, other)
+    assert learnt(given * 0)[1].item() == 0  # nobody knows: nothing to learn
+    (teaches,) = torch.autograd.grad(loss, [model.encoder.item.weight])
+    assert teaches.abs().sum() > 0
+    samples.given = np.where(np.arange(len(given)) == 3, given, 0)
+    batch = model.reader.gather(samples, chosen)
+    per_row = torch.log_softmax(model.value(model._read(batch).hidden), dim=1)
+    assert torch.allclose(model.learn(batch)[1], -0.5 * per_row[3, given[3]])
 
 
 @pytest.fixture
