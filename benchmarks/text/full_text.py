@@ -1,0 +1,234 @@
+"""The full-text LLM-CTR baseline: BAHE's trained layers and head, over the tokens of all that a user did.
+
+A user's behaviours are lines of one text, tokenised together. The frozen layers are causal and never change, so they
+run once a user and their states are kept in files (float16, memory-mapped), as are those of item texts. The trained
+layers are causal too: one pass over a user's tokens serves all of the user's moments, each of which pools the tokens of
+the lines before it. An item's text goes through the trained layers once for all of its offers in a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusion.atoms import texts_of
+from fusion.bahe import Bahe, BaheConfig
+from fusion.cut import Low, pool
+from fusion.encode import Samples, tensor
+from fusion.encoder import batches
+from fusion.histories import Past
+from fusion.log import Array
+from fusion.readers import Chosen, cut
+from fusion.spec import FIRST, UNKNOWN, FeatureSpec
+
+USERS_AT_ONCE = 4  # in scoring: 10 MB of the widest activations of a small LLM
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStates:
+    """States after the cut, float16 memory maps, of the texts of U users and of I items."""
+
+    user: list[Array]  # (T, d) each
+    ends: list[Array]  # (n + 1,) int64 each: how many tokens the user's first 0..n lines have
+    item: list[Array]  # (T, d) each; by the log's number of the item
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """B samples of G users, O distinct items. Lists stay on the processor: this baseline is for one without a GPU."""
+
+    item_row: Tensor  # (O,) int32: 1 unknown, 2 known
+    users: list[Tensor]  # G times (T, d) float16
+    moments: list[int]  # (G,) samples of each
+    seen: Tensor  # (B,) int64: tokens of a moment's past
+    items: list[Tensor]  # (O', T', d) float16 each: items of like lengths, padding on the right; O in all
+    sizes: Tensor  # (O,) int64, tokens
+    target: Tensor  # (B,) int64 into the O
+    past: Tensor  # (B,) int64: every sample has a past of its own
+    profile: Tensor  # (B, A') int32
+    dense: Tensor  # (B, F) float32
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+class FullText(Bahe):
+    """Scores moments: `forward(batch) -> (B,)` logits. What it trains is what BAHE trains.
+
+    Users go one by one and items by length: on a processor that is as fast as a batch, and nothing is spent on padding.
+    """
+
+    def __init__(self, spec: FeatureSpec, config: BaheConfig, tokens: TokenStates) -> None:
+        super().__init__(spec, config)
+        self.reader = Texts(tokens, config.history)
+
+    def forward(self, batch: TokenBatch) -> Tensor:  # type: ignore[override]
+        pooled = torch.cat(
+            [
+                self.high.prefixes(states.float()[None], torch.zeros_like(seen), seen)
+                for states, seen in zip(batch.users, batch.seen.split(batch.moments), strict=True)
+            ]
+        )  # (B, d)
+        users = self.norm(torch.where(batch.seen[:, None] > 0, pooled, self.nothing))[:, None]
+        return self.score(users, self._offered(batch), None, batch)  # type: ignore[arg-type]
+
+    def _offered(self, batch: TokenBatch) -> Tensor:
+        """(O, d)."""
+        shares = [len(states) for states in batch.items]
+        pooled = []
+        for given, sizes, row in zip(batch.items, batch.sizes.split(shares), batch.item_row.split(shares), strict=True):
+            states, unknown = given.float(), (row == UNKNOWN)[:, None, None]
+            if unknown.any():
+                states = torch.where(unknown, self.unknown, states)
+            pooled.append(pool(self.high.states(states), sizes, self.config.pooling))
+        items: Tensor = self.norm(torch.cat(pooled))
+        return items
+
+
+class WholeUsers(Past):
+    """Training batches of whole users: all training moments of each share one pass."""
+
+    def plan(
+        self, samples: Samples, /, rows: Array, size: int, rng: np.random.Generator, processes: int
+    ) -> Iterator[list[Chosen]]:
+        users = [rows[places] for places in by_user(samples, rows)]
+        each = max(size // max(map(len, users)), processes)
+        for batch in cut(rng.permutation(len(users)), each, processes):
+            yield [joined([users[user] for user in share]) for share in np.array_split(batch, processes)]
+
+
+class Texts(WholeUsers):
+    """How full text reads samples (a `Reader`)."""
+
+    def __init__(self, tokens: TokenStates, history: int) -> None:
+        super().__init__(("recent",), history)
+        self._tokens, self._longest = tokens, history
+
+    def parts(self, samples: Samples, /, rows: Array) -> Iterator[Chosen]:
+        users = by_user(samples, rows)
+        for start in range(0, len(users), USERS_AT_ONCE):
+            yield joined(users[start : start + USERS_AT_ONCE])
+
+    def gather(self, samples: Samples, chosen: Chosen) -> TokenBatch:  # type: ignore[override]
+        own, tokens = samples.moments.take(chosen.rows), self._tokens
+        lines = own.stop - own.first
+        whole = own.first == samples.named.log.starts[own.user]
+        if not whole.all() or lines.max(initial=0) > self._longest:
+            raise ValueError("a moment's past is not the beginning of its user's text")
+        seen = np.array([tokens.ends[u][n] for u, n in zip(own.user, lines, strict=True)], np.int64)
+        begin = np.cumsum(chosen.sizes) - chosen.sizes
+        needed = np.maximum.reduceat(seen, begin)  # (G,) tokens; at least one, so that there is something to read
+        offered, target = np.unique(own.item, return_inverse=True)
+        sizes = np.array([len(tokens.item[item]) for item in offered], np.int64)
+        groups = [np.array(places) for _, places in batches(sizes.tolist(), len(sizes), int(sizes.max()))]
+        order = np.concatenate(groups)
+        return TokenBatch(
+            item_row=torch.full((len(offered),), FIRST, dtype=torch.int32),
+            users=[tensor(tokens.user[u][: max(n, 1)].copy()) for u, n in zip(own.user[begin], needed, strict=True)],
+            moments=chosen.sizes.tolist(),
+            seen=tensor(seen),
+            items=[_padded([tokens.item[item] for item in offered[group]]) for group in groups],
+            sizes=tensor(sizes[order]),
+            target=tensor(np.argsort(order)[target.ravel()]),
+            past=torch.arange(len(chosen)),
+            profile=tensor(samples.profiles[own.user]),
+            dense=tensor(samples.dense[chosen.rows]),
+        )
+
+
+def by_user(samples: Samples, rows: Array) -> list[Array]:
+    """Places in `rows`, every user's together, oldest first."""
+    own = samples.moments.take(rows)
+    order = np.lexsort((own.stop, own.user))
+    return np.split(order, np.flatnonzero(np.diff(own.user[order])) + 1)
+
+
+def joined(windows: list[Array]) -> Chosen:
+    return Chosen(np.concatenate(windows), np.array([len(window) for window in windows], np.int64))
+
+
+def tokenise(low: Low, lines: Sequence[str]) -> tuple[list[int], Array]:
+    """Token ids of lines put together, and how many of them the first 0..n lines have: (n + 1,).
+
+    Raises ValueError where a token reaches over the end of a line: a moment would see what came after it.
+    """
+    text = "".join(line + "\n" for line in lines)
+    made = low._tokenizer(text, return_offsets_mapping=True)
+    ends = np.cumsum([0, *(len(line) + 1 for line in lines)])
+    spans = np.array(made["offset_mapping"], np.int64).reshape(-1, 2)
+    line = np.searchsorted(ends, spans[:, 1], side="left")  # which line a token ends in, from 1
+    if (spans[:, 0] < ends[np.maximum(line - 1, 0)]).any():
+        raise ValueError("this tokenizer joins the end of a line with the beginning of the next")
+    return made["input_ids"], np.searchsorted(line, np.arange(len(lines) + 1), side="right")
+
+
+def token_states(
+    samples: Samples, low: Low, folder: Path, history: int, advance: Callable[[int], None] = lambda _: None
+) -> TokenStates:
+    """The states of every user's first `history` behaviours and of every item; what is not in `folder` is computed.
+
+    Files are named by what they hold, so an interrupted run goes on and no setting is mistaken for another. The
+    processor seconds that they took are in cost.json, by file. `advance` is called with the tokens of each one made.
+    """
+    log, found = samples.named.log, texts_of(samples, low.recipe.template)
+    folder.mkdir(parents=True, exist_ok=True)
+    users, ends = [], []
+    for first, stop in pairwise(log.starts):
+        lines = [found.texts[text] for text in found.event[first : min(stop, first + history)]]
+        ids, until = tokenise(low, lines)
+        users.append(_kept(low, [ids], folder, advance))
+        ends.append(until)
+    ids_of = low.tokens([found.texts[text] for text in found.item[1:]])
+    every = _kept(low, ids_of, folder, advance)
+    sizes = np.cumsum([0, *map(len, ids_of)])
+    items = [every[start:stop] for start, stop in pairwise(sizes)]
+    return TokenStates(users, ends, items)
+
+
+def _kept(low: Low, rows: list[list[int]], folder: Path, advance: Callable[[int], None]) -> Array:
+    """(T, d) float16: the states of some texts, one after the other, as a memory map."""
+    key = hashlib.blake2b(low.recipe.id.encode() + json.dumps(rows).encode(), digest_size=16).hexdigest()
+    path, costs = folder / f"{key}.npy", folder / "cost.json"
+    if not path.exists():
+        began = time.process_time()
+        states = _computed(low, rows)
+        partial = folder / "partial.npy"
+        np.save(partial, states)
+        cost = json.loads(costs.read_text()) if costs.exists() else {}
+        cost[key] = {"tokens": len(states), "seconds": round(time.process_time() - began, 3)}
+        costs.write_text(json.dumps(cost))
+        partial.replace(path)
+        advance(len(states))
+    held: Array = np.load(path, mmap_mode="r")
+    return held
+
+
+def _computed(low: Low, rows: list[list[int]]) -> Array:
+    sizes = np.array([len(row) for row in rows])
+    starts = np.cumsum(sizes) - sizes
+    out = np.empty((int(sizes.sum()), low.width), np.float16)
+    for length, chosen in batches(sizes.tolist(), 1 if len(rows) == 1 else 16, int(sizes.max())):
+        ids = torch.zeros((len(chosen), max(length, 1)), dtype=torch.long)
+        for k, row in enumerate(chosen):
+            ids[k, : sizes[row]] = torch.tensor(rows[row])
+        states = low.states(ids).float().numpy()
+        for k, row in enumerate(chosen):
+            out[starts[row] : starts[row] + sizes[row]] = states[k, : sizes[row]]
+    return out
+
+
+def _padded(rows: list[Array]) -> Tensor:
+    longest = max(1, *(len(row) for row in rows))
+    out = np.zeros((len(rows), longest, rows[0].shape[1]), rows[0].dtype)
+    for k, row in enumerate(rows):
+        out[k, : len(row)] = row
+    return tensor(out)

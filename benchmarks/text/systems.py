@@ -1,0 +1,211 @@
+"""One run of `bahe_auc.py`: a system, its settings and a seed become scores and figures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from sqlalchemy import Engine
+from text.full_text import FullText, TokenStates, WholeUsers, token_states
+from text.sample import HISTORY
+
+from fusion import metrics
+from fusion.atoms import texts_of
+from fusion.bahe import Bahe, BaheConfig
+from fusion.bahe_training import begin_with_llm, give_vectors
+from fusion.bank import fill, missing
+from fusion.checkpoint import remove_checkpoint
+from fusion.cut import Mask, Recipe, TextPooling, architecture, open_low, recipe_of
+from fusion.dataset import Dataset
+from fusion.din import Din, DinConfig
+from fusion.experiment import fingerprint
+from fusion.log import Array
+from fusion.splits import TEST, TRAIN, VALID
+from fusion.train import TrainConfig, predict, train
+
+FULL_TEXT, BAHE, BAHE_USERS, DIN = "full text", "BAHE", "BAHE, full text's batches", "DIN without text"
+SYSTEMS = (FULL_TEXT, BAHE, BAHE_USERS, DIN)
+TOGETHER = 16
+# Every text is known here, so nothing is hidden. The mean of the weights has a memory of 50 steps, for an epoch has 60
+TRAIN_TEXT = TrainConfig(epochs=3, batch_size=128, lr=1e-3, pretrained_rate=0.1, unknown=0.0, average=0.98)
+TRAIN_DIN = TrainConfig(epochs=10, batch_size=128, lr=1e-3, average=0.98)
+PARTS = (("valid", VALID), ("test", TEST))
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a run is made with, but its seed."""
+
+    system: str = BAHE
+    cut: int
+    text_pooling: TextPooling = "mean"  # of a text's tokens in the bank
+    pooling: TextPooling = "mean"  # of a user's states
+    mask: Mask = "causal"
+    counts: bool = True  # the head sees the lifelong counts
+    training: TrainConfig = TRAIN_TEXT
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:8]
+
+
+@dataclass(slots=True)
+class World:
+    """The sample, and where things are kept."""
+
+    dataset: Dataset
+    engine: Engine
+    llm: Path
+    work: Path
+    told: Callable[[str, dict[str, Any]], None]  # keeps what a bank or the token states cost
+    counts: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = self.dataset.samples.dense.copy()
+
+    @property
+    def digest(self) -> str:
+        """Of the data."""
+        return fingerprint(self.dataset)[:8]
+
+
+def name_of(setting: Setting, seed: int) -> str:
+    """Of the files of a run."""
+    return f"{setting.system.replace(',', '').replace(chr(39), '').replace(' ', '-').lower()}-{setting.digest}-s{seed}"
+
+
+def execute(setting: Setting, seed: int, world: World) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Figures, and scores of the validation and of the test part."""
+    dataset, config = world.dataset, msgspec.structs.replace(setting.training, seed=seed)
+    dataset.samples.dense[:] = world.counts if setting.counts else 0.0
+    torch.manual_seed(seed)
+    model, own = _model(setting, world)
+    clock = _Clock(len(dataset.of(TRAIN)))
+    folder = world.work / "runs" / name_of(setting, seed)
+    epochs = train(
+        model, dataset.samples, dataset.labels, (dataset.of(TRAIN), dataset.of(VALID)), config,
+        folder=folder, fingerprint=fingerprint(dataset, own, config, setting),
+        advance=clock.advance, report=clock.report,
+    )  # fmt: skip
+    began = time.process_time()
+    scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in PARTS}
+    scored = sum(map(len, scores.values()))
+    line = {
+        "system": setting.system, "seed": seed, "settings": msgspec.to_builtins(setting), "data": world.digest,
+        **{name: measure(dataset, part, scores[name]) for name, part in PARTS},
+        **clock.noted(),
+        "scoring_seconds_a_sample": (time.process_time() - began) / scored,
+        "epochs": len(epochs), "valid_curve": [round(epoch.auc, 5) for epoch in epochs],
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }  # fmt: skip
+    remove_checkpoint(folder)
+    return line, scores
+
+
+def measure(dataset: Dataset, part: int, scores: Array) -> dict[str, float]:
+    own = dataset.of(part)
+    labels = dataset.labels[own]
+    slices = {name: chosen[own] for name, chosen in dataset.slices.items()}
+    return {
+        "auc": metrics.auc(labels, scores),
+        "gauc": metrics.gauc(labels, scores, dataset.log.user[dataset.rows[own]]),
+        "log_loss": metrics.log_loss(labels, scores),
+        **{name: metrics.auc(labels[chosen], scores[chosen]) for name, chosen in slices.items()},
+    }
+
+
+def _model(setting: Setting, world: World) -> tuple[torch.nn.Module, msgspec.Struct]:
+    if setting.system == DIN:
+        return Din(world.dataset.spec, DinConfig()), DinConfig()
+    recipe = recipe_of(world.llm, setting.cut, pooling=setting.text_pooling)
+    config = BaheConfig(
+        recipe=recipe, folder=str(world.llm), architecture=architecture(world.llm), history=HISTORY,
+        mask=setting.mask, pooling=setting.pooling, together=TOGETHER,
+    )  # fmt: skip
+    if setting.system == FULL_TEXT:
+        model: Bahe = FullText(world.dataset.spec, config, read_tokens(world, recipe))
+    else:
+        fill_bank(world, recipe)
+        model = Bahe(world.dataset.spec, config)
+        if setting.system == BAHE_USERS:
+            model.reader = WholeUsers(config.sequences, config.history)
+    begin_with_llm(model, config)
+    return model, config
+
+
+def read_tokens(world: World, recipe: Recipe) -> TokenStates:
+    low, folder = open_low(world.llm, recipe), world.work / "tokens" / recipe.id
+    with bar(f"Token states, cut {recipe.cut}") as advance:
+        made = token_states(world.dataset.samples, low, folder, HISTORY, advance)
+    cost = msgspec.json.decode((folder / "cost.json").read_bytes()).values()
+    tokens, seconds = sum(own["tokens"] for own in cost), sum(own["seconds"] for own in cost)
+    world.told(f"tokens-{recipe.id}", {"cut": recipe.cut, "tokens": tokens, "seconds": round(seconds, 1)})
+    return made
+
+
+def fill_bank(world: World, recipe: Recipe) -> None:
+    """Let the samples know their vectors; tell what filling the bank took, if there was something to fill."""
+    texts = texts_of(world.dataset.samples, recipe.template).texts
+    if missing(world.engine, recipe.id, dict(zip(recipe.keys(texts), texts, strict=True))):
+        low, began = open_low(world.llm, recipe), time.process_time()
+        with bar(f"Bank, cut {recipe.cut}, {recipe.pooling}") as advance:
+            filled = fill(world.engine, low, texts, advance=advance)
+        seconds = (time.process_time() - began) / filled.computed
+        tokens = sum(map(len, low.tokens(texts))) / len(texts)
+        world.told(
+            f"bank-{recipe.id}",
+            {"cut": recipe.cut, "pooling": recipe.pooling, "texts": len(texts), "seconds_a_text": round(seconds, 5),
+             "tokens_a_text": round(tokens, 2)},
+        )  # fmt: skip
+    quiet = lambda _title, _total: contextlib.nullcontext(lambda _: None)  # noqa: E731
+    give_vectors(world.dataset, world.engine, recipe, world.llm, world.work / "bank", quiet)
+
+
+class _Clock:
+    """Processor seconds a training sample, validation left out; what an earlier session had done is not counted."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows, self._seen, self._busy, self._last = rows, 0, 0.0, time.process_time()
+
+    def advance(self, count: int) -> None:
+        now = time.process_time()
+        if count < self._rows:
+            self._seen, self._busy = self._seen + count, self._busy + now - self._last
+        self._last = now
+
+    def report(self, epoch: Any) -> None:
+        say(f"  {epoch}")
+        self._last = time.process_time()
+
+    def noted(self) -> dict[str, float]:
+        return {"seconds_a_sample": self._busy / self._seen, "samples_timed": self._seen} if self._seen else {}
+
+
+@contextlib.contextmanager
+def bar(title: str) -> Iterator[Callable[[int], None]]:
+    """Counts on the standard error, about every hundredth call."""
+    done = calls = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, calls
+        done, calls = done + count, calls + 1
+        if calls % 100 == 0:
+            say(f"  {title}: {done:,}")
+
+    yield advance
+
+
+def say(what: object) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def mean_scores(files: list[Path], part: str) -> Array:
+    return np.asarray(np.mean([np.load(file)[part] for file in files], axis=0))

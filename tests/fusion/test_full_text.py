@@ -1,0 +1,198 @@
+"""The full-text baseline of benchmarks/bahe_auc.py: one pass a user is exact, kept states change nothing, no leaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ctr_world import fill, log_of, random_rows, samples_of, spec_of
+from sqlalchemy import Engine
+from test_bahe import alone, config_of, shaken
+from tiny_llm import WIDTH, save_llm
+
+from fusion.atoms import texts_of
+from fusion.bahe_training import begin_with_llm
+from fusion.cut import Low, open_low, pool, recipe_of
+from fusion.encode import Samples
+from fusion.log import Log
+from fusion.readers import Chosen
+from fusion.splits import TEST, TRAIN, VALID
+from fusion.train import TrainConfig, predict, train
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from text.cost import bahe, days, full_text, shape_of
+from text.full_text import FullText, TokenStates, by_user, joined, token_states, tokenise
+from text.sample import EVENTS, choose, parts, read_sample
+
+CLOSE = 1e-5  # float32 sums in another order
+USERS, EACH = 6, 14
+LOG = log_of(random_rows(3, user_count=USERS, each=EACH), USERS, 40)
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llm(tmp_path_factory.mktemp("llm") / "tiny", max_position_embeddings=4096)
+
+
+@pytest.fixture(scope="module")
+def low(llm: Path) -> Low:
+    return open_low(llm, recipe_of(llm, 2))
+
+
+def samples_from(log: Log) -> Samples:
+    return samples_of(spec_of(LOG), log, np.arange(log.size))
+
+
+def lines_of(samples: Samples, low: Low, user: int) -> list[str]:
+    found, starts = texts_of(samples, low.recipe.template), samples.named.log.starts
+    return [found.texts[text] for text in found.event[starts[user] : starts[user + 1]]]
+
+
+def exact(samples: Samples, low: Low) -> TokenStates:
+    """The states in float32, made at once."""
+    read = [tokenise(low, lines_of(samples, low, user)) for user in range(USERS)]
+    found = texts_of(samples, low.recipe.template)
+    ids = low.tokens([found.texts[text] if text >= 0 else "?" for text in found.item[1:]])
+    return TokenStates(
+        [states_of(low, ids) for ids, _ in read], [ends for _, ends in read], [states_of(low, one) for one in ids]
+    )
+
+
+def states_of(low: Low, ids: list[int]) -> np.ndarray:
+    return np.asarray(low.states(torch.tensor(ids)[None])[0].numpy())
+
+
+def model_of(llm: Path, samples: Samples, tokens: TokenStates, **changes: object) -> FullText:
+    config = config_of(llm, recipe_of(llm, 2), history=EACH, **changes)
+    torch.manual_seed(0)
+    model = FullText(samples.spec, config, tokens)
+    begin_with_llm(model, config)
+    shaken(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model: FullText, samples: Samples, chosen: Chosen) -> np.ndarray:
+    return np.asarray(model(model.reader.gather(samples, chosen)).numpy())
+
+
+def every_user(samples: Samples) -> Chosen:
+    return joined(by_user(samples, np.arange(len(samples))))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: Path, low: Low) -> None:
+    """By itself: the lines before the moment alone, tokenised, through the lower and the upper layers, and pooled."""
+    samples = samples_from(LOG)
+    model = model_of(llm, samples, exact(samples, low), pooling=pooling)
+    shared = logits(model, samples, every_user(samples))
+    np.testing.assert_allclose(shared, logits(model, samples, alone(np.arange(LOG.size))), atol=CLOSE)
+    found = texts_of(samples, low.recipe.template)
+    for row in (1, 2, EACH - 1, EACH + 5):
+        position, user = row % EACH, row // EACH
+        ids, _ = tokenise(low, lines_of(samples, low, user)[:position])
+        item = found.item[LOG.item[row] + 1]
+        offered = low.tokens([found.texts[item] if item >= 0 else "?"])[0]
+        batch = model.reader.gather(samples, alone(np.array([row])))
+        with torch.no_grad():
+            states = [model.high.states(low.states(torch.tensor(own)[None])) for own in (ids, offered)]
+            sides = [model.norm(pool(own, torch.tensor([own.shape[1]]), pooling)) for own in states]
+            single = model.score(sides[0][:, None], sides[1], None, batch)
+        np.testing.assert_allclose(single.numpy(), shared[row], atol=CLOSE)
+    assert len(np.unique(shared.round(5))) == len(shared)
+
+
+def test_kept_states_are_those_computed_and_change_nothing(llm: Path, low: Low, tmp_path: Path) -> None:
+    samples, made = samples_from(dataclasses.replace(LOG, item=LOG.item // 10 * 10)), []  # items of the catalogue
+    tokens = token_states(samples, low, tmp_path, EACH, made.append)
+    again = token_states(samples, low, tmp_path, EACH, lambda _: pytest.fail("computed twice"))
+    whole = exact(samples, low)
+    for kept, second, computed in zip(tokens.user, again.user, whole.user, strict=True):
+        np.testing.assert_array_equal(kept, second)
+        np.testing.assert_allclose(kept, computed, rtol=1e-3, atol=1e-4)  # float16
+    assert sum(made) == sum(map(len, tokens.user)) + sum(map(len, tokens.item))
+    every = every_user(samples)
+    same = [logits(model_of(llm, samples, own), samples, every) for own in (tokens, again, whole)]
+    np.testing.assert_array_equal(same[0], same[1])
+    np.testing.assert_allclose(same[0], same[2], atol=1e-2)
+
+
+def test_what_comes_later_changes_no_score(llm: Path, low: Low) -> None:
+    samples = samples_from(LOG)
+    model, every = model_of(llm, samples, exact(samples, low)), every_user(samples)
+    before, rng = logits(model, samples, every), np.random.default_rng(0)
+    row = EACH + 7
+    later = (LOG.user == 1) & (LOG.seq >= LOG.seq[row])
+    item = np.where(later, rng.integers(0, 40, LOG.size), LOG.item).astype(np.int32)
+    item[row] = LOG.item[row]  # what is offered stays, how it was rated does not
+    other = samples_from(dataclasses.replace(LOG, item=item, value=np.where(later, 6 - LOG.value, LOG.value)))
+    other.dense[:] = samples.dense  # other users' later counts are another law's
+    after = logits(model_of(llm, other, exact(other, low)), other, every)
+    np.testing.assert_allclose(after[: row + 1], before[: row + 1], atol=CLOSE)
+    assert np.abs(after[row + 1 : 2 * EACH] - before[row + 1 : 2 * EACH]).max() > 100 * CLOSE
+
+
+def test_it_trains_what_bahe_trains_and_whole_users_at_once(llm: Path, low: Low) -> None:
+    samples = samples_from(LOG)
+    model = model_of(llm, samples, exact(samples, low))
+    labels, rows = (LOG.value >= 4).astype(np.int8), np.arange(LOG.size)
+    plan = [shares[0] for shares in model.reader.plan(samples, rows, 2 * EACH, np.random.default_rng(0), 1)]
+    assert [chosen.sizes.tolist() for chosen in plan] == [[EACH, EACH]] * 3
+    assert sorted(np.concatenate([chosen.rows for chosen in plan])) == rows.tolist()
+    before = model.high.layers[0].mlp.up_proj.weight.detach().clone()
+    config = TrainConfig(epochs=40, batch_size=2 * EACH, lr=5e-3, average=0.5, unknown=0.0, patience=40)
+    epochs = train(model, samples, labels, (rows, rows), config)
+    assert not torch.equal(before, model.high.layers[0].mlp.up_proj.weight)
+    assert max(epoch.auc for epoch in epochs) > 0.95
+    assert predict(model, samples, rows).shape == (LOG.size,)
+
+
+def test_a_token_over_the_end_of_a_line_is_refused(low: Low) -> None:
+    class Greedy:
+        def _tokenizer(self, text: str, **_: object) -> dict[str, object]:
+            return {"input_ids": [0, 1], "offset_mapping": [(0, 4), (4, len(text))]}
+
+    assert tokenise(low, ["ab", "é"])[1].tolist() == [0, 3, 6]  # bytes: é has two
+    with pytest.raises(ValueError, match="end of a line"):
+        tokenise(Greedy(), ["ab", "cd"])  # type: ignore[arg-type]
+
+
+def test_the_sample_is_the_beginning_of_some_users_and_the_same_each_time() -> None:
+    sizes = {1: EVENTS - 1, 2: EVENTS, 3: EVENTS + 30, 4: 90, 5: 60}
+    rows = pd.DataFrame([{"user_id": user, "seq": seq} for user, size in sizes.items() for seq in range(size)])
+    kept = choose(rows, 3)
+    assert set(kept["user_id"]) < {2, 3, 4, 5}
+    assert (kept.groupby("user_id")["seq"].agg(["size", "max"]) == [EVENTS, EVENTS - 1]).all(axis=None)
+    pd.testing.assert_frame_equal(kept, choose(rows.sample(frac=1, random_state=1).sort_index(), 3))
+    assert set(kept["user_id"]) <= set(choose(rows, 4)["user_id"])
+
+
+def test_nobody_trains_on_what_is_after_his_test_and_cold_items_are_counted_in_training(store: Engine) -> None:
+    fill(store, random_rows(2, user_count=12), 12)
+    dataset = read_sample(store)
+    log = dataset.log
+    assert np.array_equal(parts(log)[dataset.rows], dataset.part)
+    for user in range(len(log.users)):
+        own = dataset.part[log.user[dataset.rows] == user]
+        assert (np.diff(own) >= 0).all()
+        assert set(own) == {TRAIN, VALID, TEST}
+    trained = log.item[dataset.rows[dataset.of(TRAIN)]]
+    times = np.array([(trained == item).sum() for item in log.item[dataset.rows]])
+    assert np.array_equal(dataset.slices["cold"], times < 5)
+    assert np.array_equal(dataset.slices["unseen"], times == 0)
+    assert np.array_equal(dataset.slices["warm"], ~dataset.slices["cold"])
+
+
+def test_the_estimate_counts_the_weights_of_a_real_layer(llm: Path, low: Low) -> None:
+    own = {"hidden_size": WIDTH, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    shape = shape_of(own | {"num_hidden_layers": 4}, 2, 20.0, 15.0)
+    held = sum(weight.numel() for weight in low._layers[0].parameters() if weight.dim() > 1)
+    assert shape.layer == held
+    assert full_text(shape) > full_text(shape, 10) > full_text(shape, 10, kept=True) > bahe(shape) > bahe(shape, 16)
+    assert days(8 * 312e12 * 0.5 * 86_400, 1, utilisation=0.5) == pytest.approx(1.0)
