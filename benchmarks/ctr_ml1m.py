@@ -35,6 +35,7 @@ from ml1m.runs import (
     PEER,
     PEERS,
     PRETRAIN,
+    TEXT,
     TRAIN_FRESH,
     TRAIN_SRP,
     Data,
@@ -57,6 +58,7 @@ PUBLISHED = {  # FuxiCTR on the same rows with one seed, measured elsewhere; not
 }
 COLUMN = {"global": "global_time", "user": "per_user"}
 OURS = "SRP4CTR"
+HISTORIES = (50, 200)
 
 
 def main() -> None:
@@ -78,7 +80,7 @@ def main() -> None:
             _run_all(chosen, Path(folder), Path(folder) / "results", histories=(50,), seeds=1)
         return
     cache = Path(os.environ.get("INTERESTREAM_CACHE", Path.home() / ".cache" / "interestream"))
-    _run_all(chosen, chosen.work or cache / "ctr_ml1m", RESULTS, histories=(50, 200), seeds=chosen.seeds)
+    _run_all(chosen, chosen.work or cache / "ctr_ml1m", RESULTS, histories=HISTORIES, seeds=chosen.seeds)
 
 
 def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ...], seeds: int) -> None:
@@ -88,7 +90,7 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
         Run(split, model, history, seed)
         for split in COLUMN
         for history in (0, *histories)
-        for model in (LEARNT if history else COUNTED)
+        for model in _models(history, quick=chosen.quick)
         for seed in range(seeds if history else 1)
     ]
     patterns = [pattern.strip() for pattern in chosen.only.split("|")]
@@ -109,6 +111,12 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
         (results / f"{run.file}.json").write_text(json.dumps(_rounded(line), indent=1) + "\n")
         say(f"  validation AUC {line['valid']['auc']:.4f}, test AUC {line['test']['auc']:.4f}")
     _report(chosen, work, results, runs)
+
+
+def _models(history: int, *, quick: bool) -> tuple[str, ...]:
+    if not history:
+        return COUNTED
+    return (*LEARNT, TEXT) if history == min(HISTORIES) and not quick else LEARNT
 
 
 def _line(results: Path, run: Run) -> dict[str, Any] | None:

@@ -12,8 +12,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from ml1m import bahe
 
 from fusion import metrics
+from fusion.bahe import BaheConfig
+from fusion.bahe_training import begin_with_llm
 from fusion.dataset import Dataset, Labelled
 from fusion.din import DinConfig
 from fusion.experiment import fingerprint
@@ -39,6 +42,7 @@ FORMS = {
 PEERS = ("torch-rechub DIN", "torch-rechub BST")
 LEARNT = (*FORMS, "Interestream DIN", *PEERS)  # have a history and a seed
 COUNTED = ("LightGBM on the same counts",)
+TEXT = "BAHE"  # at the shortest history alone, and not in a quick run: its bank takes a quarter of an hour
 TOGETHER = 15  # 50 + 15 - 1 = 64 columns
 PRETRAIN = PretrainConfig(epochs=10)
 # on a tenth of the users, validation AUC: .8006 with the encoder at the full rate (best after one epoch), .8008 at a
@@ -99,6 +103,8 @@ def settings_of(run: Run) -> str:
         return _digest(PEER)
     if run.model == "Interestream DIN":
         return _digest(DinConfig(), TrainConfig())
+    if run.model == TEXT:
+        return _digest(bahe.settings_of())
     encoder = FgBertConfig(positions=run.history + TOGETHER - 1)
     own = forms(encoder, together=TOGETHER)[FORMS[run.model]]
     return _digest(own, TRAIN_FRESH) if run.model == FRESH else _digest(own, TRAIN_SRP, PRETRAIN)
@@ -130,6 +136,9 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
     settings = msgspec.structs.replace(TRAIN_FRESH if fresh else TRAIN_SRP, seed=run.seed)
     if run.model == "Interestream DIN":
         config, settings = DinConfig(), TrainConfig(seed=run.seed)
+    elif run.model == TEXT:
+        config = bahe.prepare(dataset, run.history, data.work)
+        settings = msgspec.structs.replace(bahe.TRAIN_BAHE, seed=run.seed)
     else:
         encoder = FgBertConfig(positions=run.history + TOGETHER - 1)
         if not fresh:
@@ -141,10 +150,14 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
     torch.manual_seed(run.seed)
     model = build(dataset.spec, config)
     take_over(model, dataset.spec, held)
+    selection = dataset.of(VALID)
+    if isinstance(config, BaheConfig):
+        begin_with_llm(model, config)
+        selection = bahe.selecting(dataset)
     rates = _Clock(len(dataset.of(TRAIN)))
     folder = data.work / "runs" / f"{run.file}-{settings_of(run)}"
     epochs = train(
-        model, dataset.samples, dataset.labels, (dataset.of(TRAIN), dataset.of(VALID)), settings,
+        model, dataset.samples, dataset.labels, (dataset.of(TRAIN), selection), settings,
         folder=folder, fingerprint=fingerprint(dataset, config, settings),
         advance=rates.advance, report=rates.report,
     )  # fmt: skip
