@@ -71,8 +71,8 @@ class Place:
 
     def line(self, setting: Setting, seed: int, data: str) -> dict[str, Any] | None:
         """What was kept of a run on the same data."""
-        path, scores = self.results / f"{name_of(setting, seed)}.json", self.scores(setting, seed)
-        if not path.exists() or not scores.exists():
+        path = self.results / f"{name_of(setting, seed)}.json"
+        if not path.exists():
             return None
         line: dict[str, Any] = json.loads(path.read_text())
         return line if line["data"] == data else None
@@ -126,14 +126,16 @@ def run(chosen: argparse.Namespace, place: Place) -> None:
         for seed in range(chosen.seeds)
         if any(fnmatch(f"{name}/{seed}", pattern.strip()) for pattern in chosen.only.split("|"))
     ]
+    compared = [own for name, own in both(chosen).items() if name in SYSTEMS]
     waiting = [one for one in wanted if place.line(one[1], one[2], world.digest) is None]
     for number, (name, setting, seed) in enumerate([] if chosen.report else waiting, 1):
         say(f"[{number}/{len(waiting)}] {name}/{seed}")
-        line, scores = execute(setting, seed, world)
+        tested = setting in compared  # what the sweep alone looks at is not tested
+        line, scores = execute(setting, seed, world, tested=tested)
         kept = {part: own.astype(np.float32) for part, own in scores.items()}
         np.savez(place.scores(setting, seed), **kept)
         place.tell(name_of(setting, seed), rounded(line))
-        say(f"  validation AUC {line['valid']['auc']:.4f}, test AUC {line['test']['auc']:.4f}")
+        say(f"  validation AUC {line['valid']['auc']:.4f}" + (f", test {line['test']['auc']:.4f}" if tested else ""))
     report(chosen, place, world, rows)
     engine.dispose()
 
@@ -141,7 +143,9 @@ def run(chosen: argparse.Namespace, place: Place) -> None:
 def settings(chosen: argparse.Namespace) -> dict[str, Setting]:
     """What is run, by name: the systems, or the sweep."""
     training = msgspec.structs.replace(TRAIN_TEXT, epochs=chosen.epochs, lr=chosen.lr, pretrained_rate=chosen.rate)
-    base = Setting(cut=chosen.cut, counts=not chosen.without_counts, training=training)
+    base = Setting(
+        users=chosen.users, llm=chosen.llm.name, cut=chosen.cut, counts=not chosen.without_counts, training=training
+    )  # fmt: skip
     if not chosen.sweep:
         din = msgspec.structs.replace(TRAIN_DIN, epochs=1) if chosen.quick else TRAIN_DIN
         own = {name: msgspec.structs.replace(base, system=name) for name in SYSTEMS}
@@ -223,7 +227,7 @@ def mean_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {"seeds": len(lines)}
     for part in ("valid", "test"):
         for name in COLUMNS:
-            own = [line[part][name] for line in lines if line[part][name] is not None]
+            own = [line[part][name] for line in lines if line.get(part, {}).get(name) is not None]
             if own:
                 out.setdefault(part, {})[name] = float(np.mean(own))
                 out[part][f"{name}_sd"] = float(np.std(own, ddof=min(1, len(own) - 1)))
@@ -235,7 +239,10 @@ def mean_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[str, Any]:
-    """BAHE against the others in AUC, on the whole test part and on each slice, of the seeds' mean scores."""
+    """BAHE against the others in AUC, on the whole test part and on each slice, of the seeds' mean scores.
+
+    Scores are in the cache, not beside the lines: without them there is nothing to compare.
+    """
     dataset, own = world.dataset, {k: s for k, s in both(chosen).items() if k in SYSTEMS}
     test = dataset.of(TEST)
     labels, users = dataset.labels[test] > 0, dataset.log.user[dataset.rows[test]]
@@ -243,8 +250,9 @@ def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[
     scores = {}
     for name, setting in own.items():
         held = [s for s in range(chosen.seeds) if place.line(setting, s, world.digest)]
-        if held:
-            scores[name] = mean_scores([place.scores(setting, s) for s in held], "test")
+        files = [file for seed in held if (file := place.scores(setting, seed)).exists()]
+        if files:
+            scores[name] = mean_scores(files, "test")
     out: dict[str, Any] = {}
     for other in (name for name in scores if name != BAHE and BAHE in scores):
         out[f"BAHE - {other}"] = {

@@ -45,6 +45,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a run is made with, but its seed."""
 
     system: str = BAHE
+    users: int  # of the sample
+    llm: str  # the name of its folder
     cut: int
     text_pooling: TextPooling = "mean"  # of a text's tokens in the bank
     pooling: TextPooling = "mean"  # of a user's states
@@ -82,8 +84,10 @@ def name_of(setting: Setting, seed: int) -> str:
     return f"{setting.system.replace(',', '').replace(chr(39), '').replace(' ', '-').lower()}-{setting.digest}-s{seed}"
 
 
-def execute(setting: Setting, seed: int, world: World) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Figures, and scores of the validation and of the test part."""
+def execute(
+    setting: Setting, seed: int, world: World, *, tested: bool = True
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Figures, and scores of the validation part and, if it is to be `tested`, of the test part."""
     dataset, config = world.dataset, msgspec.structs.replace(setting.training, seed=seed)
     dataset.samples.dense[:] = world.counts if setting.counts else 0.0
     torch.manual_seed(seed)
@@ -96,11 +100,12 @@ def execute(setting: Setting, seed: int, world: World) -> tuple[dict[str, Any], 
         advance=clock.advance, report=clock.report,
     )  # fmt: skip
     began = time.process_time()
-    scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in PARTS}
+    parts = PARTS if tested else PARTS[:1]
+    scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in parts}
     scored = sum(map(len, scores.values()))
     line = {
         "system": setting.system, "seed": seed, "settings": msgspec.to_builtins(setting), "data": world.digest,
-        **{name: measure(dataset, part, scores[name]) for name, part in PARTS},
+        **{name: measure(dataset, part, scores[name]) for name, part in parts},
         **clock.noted(),
         "scoring_seconds_a_sample": (time.process_time() - began) / scored,
         "epochs": len(epochs), "valid_curve": [round(epoch.auc, 5) for epoch in epochs],
@@ -191,13 +196,14 @@ class _Clock:
 
 @contextlib.contextmanager
 def bar(title: str) -> Iterator[Callable[[int], None]]:
-    """Counts on the standard error, about every hundredth call."""
-    done = calls = 0
+    """Tells on the standard error how far it is, twice a minute."""
+    done, told = 0, time.monotonic()
 
     def advance(count: int) -> None:
-        nonlocal done, calls
-        done, calls = done + count, calls + 1
-        if calls % 100 == 0:
+        nonlocal done, told
+        done += count
+        if time.monotonic() - told > 30:
+            told = time.monotonic()
             say(f"  {title}: {done:,}")
 
     yield advance
