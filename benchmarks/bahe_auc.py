@@ -4,7 +4,7 @@
                                   [--save benchmarks/results/bahe_auc.json]
 
 A sample of ML-1M (benchmarks/text/sample.py): the same users, rows and epochs, the same trained layers of the LLM, the
-same head, optimiser and selection on validation for full text and BAHE; DIN may train longer. Full text is made as fast
+same head, optimiser and selection on validation for full text and BAHE. Full text is made as fast
 as it honestly can be: frozen states are kept, one pass over a user's tokens serves all of the user's moments. BAHE also
 runs with full text's batches, whole users, so that what batches do is told from what texts do.
 

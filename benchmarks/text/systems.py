@@ -37,7 +37,8 @@ SYSTEMS = (FULL_TEXT, BAHE, BAHE_USERS, DIN)
 TOGETHER = 16
 # Every text is known here, so nothing is hidden. The mean of the weights has a memory of 50 steps, for an epoch has 60
 TRAIN_TEXT = TrainConfig(epochs=3, batch_size=128, lr=1e-3, pretrained_rate=0.1, unknown=0.0, average=0.98)
-TRAIN_DIN = TrainConfig(epochs=10, batch_size=128, lr=1e-3, average=0.98)
+# DIN has learnt all it can here after one epoch. Validation, three seeds: .7244 at 2e-3, .7237 at 1e-3, .7231 at 5e-4
+TRAIN_DIN = TrainConfig(epochs=3, batch_size=128, lr=2e-3, average=0.98)
 PARTS = (("valid", VALID), ("test", TEST))
 
 
