@@ -21,6 +21,7 @@ from fusion.log import Array
 from fusion.readers import Chosen, cut
 
 TOKENS_AT_ONCE = 32_768  # history positions per scoring batch: 32 MB for the widest activations at width 64
+ALIKE = 16  # batches of training whose windows are sorted by length together
 SCORES_AT_ONCE = 4096  # candidates per scoring batch
 # the counts that do not depend on the candidate
 USER_COUNTS = tuple(i for i, name in enumerate(NAMES) if name.startswith(("user_", "days_")))
@@ -97,8 +98,15 @@ class Windows:
         block = (own.stop - own.first + shift[own.user]) // self._together
         windows = _runs(rows, block, own.first, own.user)
         each = max(size // self._together, processes)
-        for batch in cut(rng.permutation(len(windows)), each, processes):
-            yield [_chosen([windows[w] for w in share]) for share in np.array_split(batch, processes)]
+        # like with like, for little padding, but by chance: sorted inside random runs of a few batches
+        moments, first = samples.moments, np.array([window[0] for window in windows], np.int64)
+        length = np.minimum(moments.stop[first] - moments.first[first], samples.spec.history)
+        order, together = rng.permutation(len(windows)), ALIKE * each
+        runs = [order[start : start + together] for start in range(0, len(order), together)]
+        alike = [run[np.argsort(length[run], kind="stable")] for run in runs]
+        batches = cut(np.concatenate(alike) if alike else order, each, processes)
+        for number in [*rng.permutation(len(batches) - 1), -1]:  # what is left over comes last
+            yield [_chosen([windows[w] for w in share]) for share in np.array_split(batches[number], processes)]
 
     def parts(self, samples: Samples, rows: Array) -> Iterator[Chosen]:
         own = samples.moments.take(rows)

@@ -85,6 +85,7 @@ def test_beyond_m_the_first_moment_of_a_window_scores_as_alone(
 ) -> None:
     """The later ones see the window's whole beginning, so a little more than M: they differ, but not without bound."""
     model, samples = world(llm, recipe, made, **SHORT[form])
+    apart = 0.0
     for chosen in planned(samples, np.arange(LOG.size))[:4]:
         batch = model.reader.gather(samples, chosen)
         assert batch.seen.max() <= M + TOGETHER - 1
@@ -92,7 +93,8 @@ def test_beyond_m_the_first_moment_of_a_window_scores_as_alone(
         shared, single = logits(model, samples, chosen), logits(model, samples, alone(chosen.rows))
         first = np.cumsum(chosen.sizes) - chosen.sizes
         np.testing.assert_allclose(shared[first], single[first], atol=CLOSE)
-        assert np.abs(shared - single).max() > 100 * CLOSE
+        apart = max(apart, np.abs(shared - single).max())
+    assert apart > 100 * CLOSE
 
 
 @pytest.mark.parametrize("form", list(SHORT))

@@ -142,6 +142,19 @@ def test_pretrained_weights_are_taken_over_and_may_be_frozen_or_slowed(
     assert 0 < moved[0.1] < moved[1.0] / 2
 
 
+def test_longer_histories_than_in_pre_training_begin_as_its_oldest_position(store: Engine, pretrained: Path) -> None:
+    held = load_pretrained(pretrained)
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    encoder = encoder_for(held, data, split="global", positions=20)
+    assert encoder.positions == 20
+    model = Srp4Ctr(data.spec, msgspec.structs.replace(SMALL, encoder=encoder))
+    take_over(model, data.spec, held)
+    position, trained = model.encoder.position.weight, held.weights["position.weight"]
+    assert torch.equal(position[-len(trained) :], trained)
+    assert torch.equal(position[:6], trained[:1].expand(6, -1))
+
+
 def test_a_store_that_has_grown_takes_over_what_it_shares(pretrained: Path) -> None:
     held = load_pretrained(pretrained)
     old = held.spec
