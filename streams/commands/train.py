@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 train = typer.Typer(help="Train a CTR model on the store; one sub-command per model.", no_args_is_help=True)
 
-SLOW = 0.1  # of the learning rate: at the full one pre-trained weights over-fit within an epoch (benchmarks/ml1m)
-
 Out = Annotated[Path, typer.Option(help="folder of the artifact; an interrupted run there is continued")]
 Interest = Annotated[bool, typer.Option(help="use the interests' vectors (UIF)")]
 Label = Annotated[str, typer.Option(help="what a positive is: value>=4, action=purchase...")]
@@ -99,12 +97,16 @@ def srp4ctr(
     history: History = 50,
     min_history: MinHistory = 5,
     batch_size: Annotated[int, typer.Option(min=1)] = 1024,
-    lr: Rate = 1e-3,
+    lr: Rate = 2e-3,
     together: Together = 15,
+    value_task: Annotated[
+        float, typer.Option(min=0.0, help="weight of a second task in training: which value the user gives; 0: none")
+    ] = 0.5,
+    embedding_decay: Annotated[float, typer.Option(min=0.0, help="decoupled weight decay of embeddings")] = 0.2,
     pretrained_rate: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=1.0, help="learning rate of pre-trained weights, as a share of --lr: 0 freezes; default 0.1"
+            min=0.0, max=1.0, help="learning rate of pre-trained weights, as a share of --lr: 0 freezes; default 1"
         ),
     ] = None,
     form: Annotated[
@@ -144,12 +146,19 @@ def srp4ctr(
         prompt_version=prompt_version,
         encoder=encoder,
     )
-    share = 1.0 if pretrained is None else SLOW if pretrained_rate is None else pretrained_rate
-    settings = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, lr=lr, pretrained_rate=share)
+    settings = TrainConfig(
+        epochs=epochs,
+        seed=seed,
+        batch_size=batch_size,
+        lr=lr,
+        embedding_decay=embedding_decay,
+        pretrained_rate=1.0 if pretrained_rate is None else pretrained_rate,
+    )
 
     def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
         own = encoder_for(held, dataset, split=split, positions=history + together - 1)
-        config = forms(own, together=together, interest=interest, pretrained="" if held is None else held.id)[form]
+        more = {"value_task": value_task, "interest": interest, "pretrained": "" if held is None else held.id}
+        config = forms(own, together=together, **more)[form]
         return config, lambda fresh: take_over(fresh, dataset.spec, held)
 
     run_training(store, out, data, settings, model, threads, device)
