@@ -160,7 +160,8 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
     selection = dataset.of(VALID)
     if isinstance(config, BaheConfig):
         begin_with_llm(model, config)
-        selection = bahe.selecting(dataset)
+    if isinstance(config, BaheConfig) or run.history > PRETRAINED:
+        selection = bahe.selecting(dataset)  # to score is dearer than to train: each moment has a window of its own
     rates = _Clock(len(dataset.of(TRAIN)))
     folder = data.work / "runs" / f"{run.file}-{settings_of(run)}"
     epochs = train(
