@@ -22,6 +22,7 @@ from fusion.splits import TRAIN, VALID
 from fusion.train import fast_cpu
 
 WIDTH = 24  # of every feature: torch-rechub stacks those of a list
+INNER = 4  # BST's feed-forward block in widths; as it comes it is 2,048 wide, so that an epoch here takes an hour
 CANDIDATE = 1  # the offered item's rating: unknown
 AT_ONCE = 2048
 
@@ -118,5 +119,9 @@ def _build(name: str, dataset: Dataset) -> Any:
     features += [SparseFeature(f"attribute{i}", column.size, WIDTH) for i, column in enumerate(spec.item_columns)]
     head = {"dims": [200, 80], "dropout": 0.2}
     if name == "BST":
-        return BST(features, history, target, head, nhead=4, dropout=0.1, num_layers=1, max_seq_len=spec.history + 1)
+        model = BST(features, history, target, head, nhead=4, dropout=0.1, num_layers=1, max_seq_len=spec.history + 1)
+        d = model.item_dim
+        layer = nn.TransformerEncoderLayer(d, 4, INNER * d, 0.1, activation=nn.LeakyReLU(), batch_first=True)
+        model.transformer_layers = nn.TransformerEncoder(layer, 1)
+        return model
     return DIN(features, history, target, head, {"dims": [36]})
