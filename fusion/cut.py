@@ -2,8 +2,13 @@
 
 Low is the embeddings and layers 1..k: a text becomes one vector, the mean of its tokens' states or the last one's.
 High is layers k + 1..n and the final norm: a sequence of such vectors is read as the LLM read tokens. The positions in
-the text were low's; high's rotary positions are 0, 1, 2... over behaviours, oldest first. Its mask is causal, as the
+the text were low's; high's rotary positions are 1, 2, 3... over behaviours, oldest first. Its mask is causal, as the
 layers were pre-trained; bidirectional is an option.
+
+LLMs make the first token of whatever they read an attention sink, which all others look at where they have nothing to
+look for (Xiao et al., ICLR 2024; Sun et al., COLM 2024): its state has a few dimensions a thousand times as large as
+any other's (SmolLM2: 30,000 to 1). So every text and every sequence of vectors begins with a token of its own for that,
+at position 0, and no pooling sees it. What it is like after layer k depends on nothing that follows.
 
 Works for causal LLMs of transformers built like Llama. Knows nothing of users, banks or CTR. transformers is imported
 when a model is opened.
@@ -28,6 +33,7 @@ from fusion.encoder import ROWS_CPU, ROWS_CUDA, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
+NO_SINK = -1  # in banks of versions that had none; nothing finds their vectors
 LARGEST = 65_504.0  # of float16, as which the bank keeps vectors
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -54,7 +60,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cut: int  # k: layers that are low
     pooling: TextPooling = "mean"
     precision: Precision = "float32"  # that low computes in
-    max_tokens: int = 64  # of a text; titles with categories have 10 to 30
+    sink: int = NO_SINK  # the token before every text
+    max_tokens: int = 64  # of a text, after the sink; titles with categories have 10 to 30
     template: Template = PLAIN
 
     @property
@@ -100,8 +107,19 @@ def recipe_of(
         cut=chosen,
         pooling=pooling,
         precision=precision,
+        sink=sink_of(own),
         template=template,
     )
+
+
+def sink_of(own: Architecture) -> int:
+    """The token that begins a text: what the LLM has for that, else what ends one, else its first."""
+    for name in ("bos_token_id", "eos_token_id"):
+        found = own.get(name)
+        chosen = found[0] if isinstance(found, list) and found else found
+        if isinstance(chosen, int) and 0 <= chosen < int(own["vocab_size"]):
+            return chosen
+    return 0
 
 
 def architecture(folder: Path) -> Architecture:
@@ -135,14 +153,19 @@ class Low:
         self._tokenizer, self._rows = tokenizer, rows
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, cut at the recipe's length."""
-        ids = self._tokenizer(list(texts), truncation=True, max_length=self.recipe.max_tokens)["input_ids"]
+        """Token ids of texts, cut at the recipe's length, without special tokens."""
+        most = self.recipe.max_tokens
+        ids = self._tokenizer(list(texts), truncation=True, max_length=most, add_special_tokens=False)["input_ids"]
         return cast(list[list[int]], ids)
 
     @torch.no_grad()
     def states(self, ids: Tensor) -> Tensor:
-        """(B, T, d) states after layer k of token ids (B, T). Padding goes on the right: the mask is causal."""
-        return through(self._layers, self._rotary, self._embed(ids))
+        """(B, T, d) states after layer k of token ids (B, T), which the sink goes before and has no state here.
+
+        Padding goes on the right: the mask is causal.
+        """
+        ids = nn.functional.pad(ids, (1, 0), value=self.recipe.sink)
+        return through(self._layers, self._rotary, self._embed(ids))[:, 1:]
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> NDArray[np.float32]:
         """One vector a text, in the order given. `advance` is called with the texts of each finished batch.
@@ -176,7 +199,12 @@ class Low:
 
 
 class High(nn.Module):
-    """The layers above the cut, over vectors instead of tokens. Fresh weights; `put` gives it an LLM's."""
+    """The layers above the cut, over vectors instead of tokens. Fresh weights; `put` gives it an LLM's.
+
+    What goes before every sequence, the sink's state after layer k, is not trained.
+    """
+
+    sink: Tensor  # (d,)
 
     def __init__(
         self,
@@ -192,6 +220,7 @@ class High(nn.Module):
         shell = _shell(own, int(own["num_hidden_layers"]) - cut)
         self.layers, self.norm, self.rotary = shell.layers, shell.norm, shell.rotary_emb
         self.width = int(shell.config.hidden_size)
+        self.register_buffer("sink", torch.zeros(self.width))
         self.mask, self.pooling, self.checkpointing, self.precision = mask, pooling, checkpointing, precision
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
@@ -199,9 +228,7 @@ class High(nn.Module):
         sizes = there.sum(dim=1)
         seen = None
         if self.mask == "bidirectional":
-            seen = there.clone()
-            seen[:, 0] = True  # an empty row looks at its padding: no softmax over nothing
-            seen = seen[:, None, None, :]
+            seen = nn.functional.pad(there, (1, 0), value=True)[:, None, None, :]
         pooled = pool(self.states(x, seen), sizes.clamp(min=1), self.pooling)
         return pooled * (sizes > 0)[:, None]
 
@@ -218,10 +245,11 @@ class High(nn.Module):
         return pooled * (sizes > 0)[:, None]
 
     def states(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(B, T, d) after the final norm, float32. seen: (B, 1, 1, T) for a mask that is not causal."""
+        """(B, T, d) after the final norm, float32. seen: (B, 1, 1, 1 + T) for a mask that is not causal."""
+        x = torch.cat([self.sink.expand(len(x), 1, -1), x], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             again = self.checkpointing and self.training and torch.is_grad_enabled()
-            x = self.norm(through(self.layers, self.rotary, x, seen, again=again))
+            x = self.norm(through(self.layers, self.rotary, x, seen, again=again)[:, 1:])
         return x.float()
 
 
@@ -274,9 +302,11 @@ def same_llm(folder: Path, recipe: Recipe) -> None:
 
 
 def high_weights(folder: Path, cut: int) -> dict[str, Tensor]:
-    """The weights of an LLM's layers above the cut, by their names in `High`, float32."""
-    out = {}
-    for name, value in _load(folder, torch.float32).state_dict().items():
+    """The weights of an LLM's layers above the cut and its sink's state, by their names in `High`, float32."""
+    model = _load(folder, torch.float32)
+    first = model.embed_tokens(torch.tensor([[sink_of(architecture(folder))]]))
+    out = {"sink": through(model.layers[:cut], model.rotary_emb, first)[0, 0]}
+    for name, value in model.state_dict().items():
         if name.startswith("norm."):
             out[name] = value
         elif name.startswith("layers."):

@@ -7,7 +7,8 @@ Both join the other features of a CTR model: profile, lifelong counts, interests
 
 Ours, beyond the paper: a candidate's query, output and feed-forward block start as copies of the encoder's, and its
 position where a masked behaviour stands, so that pre-training's question "what did the user make of this item?" is the
-question it starts with; attention has learnt biases for how many events and how many days ago something was.
+question it starts with; attention has learnt biases for how many events and how many days ago something was; the whole
+past joins as two sums (fusion/lifelong.py); training also asks which value the user gives.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fusion.fgbert import (
     split_heads,
     start,
 )
+from fusion.lifelong import Lifelong
 from fusion.spec import FIRST, FeatureSpec
 from fusion.uif import WIDTH, InterestFusion
 from fusion.windows import USER_COUNTS, Candidates, Folded, Items, Users, Windows
@@ -48,6 +50,7 @@ class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2
+    lifelong: bool = False  # sums over the whole past beside the encoded history
     value_task: float = 0.0  # weight of a second task in training: which value the user gives (0: none)
     interest: bool = False
     pretrained: str = ""  # id of the pre-training that the encoder came from
@@ -75,6 +78,7 @@ class UserState:
     states: Tensor | None  # (G, T, d), for MP
     queried: Tensor | None  # (G, q d)
     interest: Tensor | None  # (G, 32)
+    lifelong: Tensor | None  # (G, 2 d)
 
 
 class Hidden(NamedTuple):
@@ -156,6 +160,8 @@ class Srp4Ctr(nn.Module):
             inputs += config.queries * d
         if config.pooled:
             inputs += d
+        self.lifelong = Lifelong(d) if config.lifelong else None
+        inputs += 4 * d if config.lifelong else 0
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
         inputs += 3 * WIDTH if config.interest else 0
         layers: list[nn.Module] = []
@@ -227,6 +233,7 @@ class Srp4Ctr(nn.Module):
             states=encoded.states if self.config.pooled else None,
             queried=queried,
             interest=self.fusion.user_vector(users.texts, users.partitions) if self.fusion is not None else None,
+            lifelong=self.lifelong.user(users, items) if self.lifelong is not None else None,
         )
 
     def _hidden(self, state: UserState, candidates: Candidates, items: Tensor) -> Hidden:
@@ -252,6 +259,8 @@ class Srp4Ctr(nn.Module):
             inputs.append(F.embedding(window, state.queried))
         if self.fusion is not None and state.interest is not None:
             inputs.append(self.fusion.join(F.embedding(window, state.interest), mine))
+        if self.lifelong is not None and state.lifelong is not None:
+            inputs.append(self.lifelong.join(F.embedding(window, state.lifelong), mine))
         inputs += [*self._profile(candidates.profile), candidates.dense]
         return Hidden(self.head[:-1](torch.cat(inputs, dim=1)), candidates.dense)
 

@@ -93,6 +93,7 @@ def _apart(state: UserState) -> list[UserState]:
                 states=None if state.states is None else state.states[g : g + 1, -columns:].clone(),
                 queried=None if state.queried is None else state.queried[g : g + 1].clone(),
                 interest=None if state.interest is None else state.interest[g : g + 1].clone(),
+                lifelong=None if state.lifelong is None else state.lifelong[g : g + 1].clone(),
             )
         )
     return out
@@ -111,7 +112,7 @@ def _stack(states: list[UserState], columns: int) -> UserState:
         return [x for x in own if x is not None]
 
     states_, queried = optional([s.states for s in states]), optional([s.queried for s in states])
-    interest = optional([s.interest for s in states])
+    interest, lifelong = optional([s.interest for s in states]), optional([s.lifelong for s in states])
     layers = range(len(states[0].keys))
     return UserState(
         there=left([s.there for s in states], 1),
@@ -120,4 +121,5 @@ def _stack(states: list[UserState], columns: int) -> UserState:
         states=left(states_, 2) if states_ else None,
         queried=torch.cat(queried) if queried else None,
         interest=torch.cat(interest) if interest else None,
+        lifelong=torch.cat(lifelong) if lifelong else None,
     )

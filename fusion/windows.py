@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fusion.counts import DAY, NAMES
 from fusion.encode import Samples, tensor
-from fusion.events import buckets
+from fusion.events import LABEL_ROWS, buckets
 from fusion.log import Array
 from fusion.readers import Chosen, cut
 
@@ -47,6 +47,9 @@ class Users:
     context: Tensor  # (G, U) float32: the user's own counts at the window's first moment
     texts: Tensor  # (Q, W) float32
     partitions: Tensor  # (G, P) int32 into the Q, newest first, -1 is none; at the window's first moment
+    past: Tensor  # (E,) int64 into the M: the whole past of the windows' first moments, window after window
+    past_positive: Tensor  # (E,) float32: 1 where the label rule calls the behaviour a positive, else 0
+    past_size: Tensor  # (G,) int64: how many of the E are each window's
 
     def __len__(self) -> int:
         return len(self.event)
@@ -132,6 +135,7 @@ class Windows:
 
         1. Columns: prefixes end at the same column, so the newest event before a window has one place.
         2. Slots: the k-th sample of a window is in slot k.
+        3. The rows of the log behind each window's first moment, one window's after the other's.
         """
         events, own = samples.events, samples.moments.take(chosen.rows)
         windows = len(chosen.sizes)
@@ -154,7 +158,9 @@ class Windows:
         seen[window, slot] = prefix + size - first[window]
         day[window, slot] = own.at // DAY
         age = buckets(day[:, :, None] - events.day[row][:, None, :])
-        distinct, where = samples.distinct(event, target)
+        begun, whole = own.first[begin], own.stop[begin] - own.first[begin]
+        past = events.rows[np.repeat(begun - (np.cumsum(whole) - whole), whole) + np.arange(whole.sum())]  # 3
+        distinct, where = samples.distinct(event, target, events.item[past])
         heads = samples.moments.take(chosen.rows[begin])
         texts, partitions = samples.texts(heads)
         table = samples.items
@@ -171,6 +177,9 @@ class Windows:
                 context=tensor(samples.dense[chosen.rows[begin]][:, USER_COUNTS]),
                 texts=tensor(texts),
                 partitions=tensor(partitions),
+                past=tensor(where[events.item[past]].astype(np.int64)),
+                past_positive=tensor((events.label[past] == LABEL_ROWS - 1).astype(np.float32)),
+                past_size=tensor(whole),
             ),
             candidates=Candidates(
                 target=tensor(where[target]),

@@ -318,7 +318,7 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
     config = TrainConfig(epochs=1, batch_size=50, average=0.0)
     train(model, samples, labels, (np.arange(200), np.arange(200, 300)), config)
     moved = [name for name, value in model.high.state_dict().items() if not torch.equal(value, before[name])]
-    assert sorted(moved) == sorted(before)
+    assert sorted([*moved, "sink"]) == sorted(before)
     assert all(torch.equal(value, held[name]) for name, value in model.high.named_buffers())
     np.testing.assert_array_equal(samples.atoms.file.vectors, bank)
     assert not any("embed" in name for name, _ in model.named_parameters())  # low is no part of the model
@@ -448,9 +448,9 @@ def test_an_artifact_holds_the_upper_layers_alone_and_knows_its_llm(
         high = [name for name in names if name.startswith("high.")]
         assert not any("embed" in name for name in names)
         if form == "lora":
-            assert all(name.endswith((".up", ".down")) for name in high)
+            assert all(name.endswith((".up", ".down", ".sink")) for name in high)
         else:
-            assert len(high) == 2 * 9 + 1  # two layers and the norm
+            assert len(high) == 2 * 9 + 2  # two layers, the norm and the sink's state
         with pytest.raises(ArtifactError, match=r"another language model than tiny@.*weights differ"):
             load_artifact(tmp_path / form, other)
     moved = save_llm(tmp_path / "moved")

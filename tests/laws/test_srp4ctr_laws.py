@@ -31,12 +31,12 @@ def shaken(model: nn.Module) -> None:
             weight.add_(torch.randn_like(weight) * 0.2)
 
 
-@pytest.fixture(params=["full", "no-cross", "no-querying", "mp", "interest"])
+@pytest.fixture(params=["full", "no-cross", "no-querying", "mp", "interest", "lifelong"])
 def trained(request: pytest.FixtureRequest) -> tuple[Srp4Ctr, Samples]:
     spec = spec_of(LOG, partitions=3, text_width=32)
     torch.manual_seed(0)
-    form = "full" if request.param == "interest" else request.param
-    model = Srp4Ctr(spec, forms(ENCODER, together=TOGETHER, interest=request.param == "interest")[form])
+    more = {request.param: True} if request.param in ("interest", "lifelong") else {}
+    model = Srp4Ctr(spec, forms(ENCODER, together=TOGETHER, **more)["full" if more else request.param])
     shaken(model)
     return model.eval(), samples_of(spec, LOG, np.arange(LOG.size), knowledge_of(LOG))
 
@@ -111,7 +111,7 @@ def test_folded_is_unfolded_and_the_order_of_candidates_only_permutes_their_scor
 
 
 def flat(state: UserState) -> list[torch.Tensor]:
-    tensors = [*state.keys, *state.values, state.states, state.queried, state.interest]
+    tensors = [*state.keys, *state.values, state.states, state.queried, state.interest, state.lifelong]
     return [tensor for tensor in tensors if tensor is not None]
 
 
@@ -199,7 +199,7 @@ def test_the_first_moment_of_a_window_scores_as_alone(trained: tuple[Srp4Ctr, Sa
     for chosen in windows(samples, np.arange(LOG.size))[:6]:
         first = np.cumsum(chosen.sizes) - chosen.sizes
         single = logits(model, samples, alone(chosen.rows[first]))
-        np.testing.assert_allclose(logits(model, samples, chosen)[first], single, atol=CLOSE)
+        np.testing.assert_allclose(logits(model, samples, chosen)[first], single, rtol=CLOSE, atol=CLOSE)
 
 
 def test_unknown_items_users_and_values_score_finite(trained: tuple[Srp4Ctr, Samples]) -> None:
