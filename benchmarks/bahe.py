@@ -171,7 +171,8 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
     attach(samples, low.recipe, lambda texts: nothing(low, texts))
     rows = samples_rows(samples, batch)
     read = model.reader.gather(samples, rows)
-    users = [low._tokenizer("\n".join(texts))["input_ids"] for texts in history_texts_of(samples, model, rows)]
+    ids_of = lambda texts: low._tokenizer("\n".join(texts), add_special_tokens=False)["input_ids"]  # noqa: E731
+    users = [ids_of(texts) for texts in history_texts_of(samples, model, rows)]
     items = low.tokens(item_texts(samples, model, rows))
 
     def forward() -> Tensor:

@@ -162,7 +162,7 @@ def tokenise(low: Low, lines: Sequence[str]) -> tuple[list[int], Array]:
     Raises ValueError where a token reaches over the end of a line: a moment would see what came after it.
     """
     text = "".join(line + "\n" for line in lines)
-    made = low._tokenizer(text, return_offsets_mapping=True)
+    made = low._tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
     ends = np.cumsum([0, *(len(line) + 1 for line in lines)])
     spans = np.array(made["offset_mapping"], np.int64).reshape(-1, 2)
     line = np.searchsorted(ends, spans[:, 1], side="left")  # which line a token ends in, from 1
