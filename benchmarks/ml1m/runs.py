@@ -32,14 +32,14 @@ from fusion.train import TrainConfig, predict, train
 from interest.errors import ArtifactError
 
 FRESH = "SRP4CTR, no pre-training"
-ALONE = "SRP4CTR, no second task"
+PLAIN = "SRP4CTR, no second task, no lifelong sums"
 FORMS = {
     "SRP4CTR": "full",
     "SRP4CTR, no cross-attention": "no-cross",
     "SRP4CTR, no queries": "no-querying",
     "FG-BERT-MP": "mp",
     FRESH: "full",
-    ALONE: "full",
+    PLAIN: "full",
 }
 PEERS = ("torch-rechub DIN", "torch-rechub BST")
 LEARNT = (*FORMS, "Interestream DIN", *PEERS)  # have a history and a seed
@@ -116,8 +116,9 @@ def _encoder(history: int) -> FgBertConfig:
 
 
 def _config(run: Run, encoder: FgBertConfig, pretrained: str = "") -> Srp4CtrConfig:
-    task = 0.0 if run.model == ALONE else VALUE_TASK
-    own = forms(encoder, together=TOGETHER[run.history], value_task=task, pretrained=pretrained)
+    plain = run.model == PLAIN
+    more = {"value_task": 0.0 if plain else VALUE_TASK, "lifelong": not plain}
+    own = forms(encoder, together=TOGETHER[run.history], pretrained=pretrained, **more)
     return own[FORMS[run.model]]
 
 

@@ -102,7 +102,8 @@ def srp4ctr(
     value_task: Annotated[
         float, typer.Option(min=0.0, help="weight of a second task in training: which value the user gives; 0: none")
     ] = 0.5,
-    embedding_decay: Annotated[float, typer.Option(min=0.0, help="decoupled weight decay of embeddings")] = 0.2,
+    lifelong: Annotated[bool, typer.Option(help="sums over the whole past beside the encoded history")] = True,
+    embedding_decay: Annotated[float, typer.Option(min=0.0, help="decoupled weight decay of embeddings")] = 0.1,
     pretrained_rate: Annotated[
         float | None,
         typer.Option(
@@ -157,8 +158,8 @@ def srp4ctr(
 
     def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
         own = encoder_for(held, dataset, split=split, positions=history + together - 1)
-        more = {"value_task": value_task, "interest": interest, "pretrained": "" if held is None else held.id}
-        config = forms(own, together=together, **more)[form]
+        more = {"value_task": value_task, "lifelong": lifelong, "interest": interest}
+        config = forms(own, together=together, pretrained="" if held is None else held.id, **more)[form]
         return config, lambda fresh: take_over(fresh, dataset.spec, held)
 
     run_training(store, out, data, settings, model, threads, device)

@@ -17,6 +17,7 @@ from fusion.cut import High, Recipe, architecture, high_weights, open_low, put, 
 from fusion.lora import LoraLinear, add_lora
 from interest.errors import ArtifactError, InputError
 
+SECOND = "Murder in the First (1995), Drama, Thriller"  # SmolLM2 makes its first token a second sink
 TEXTS = ["rated 5: Toy Story (1995), Animation, Comedy", "rated 1: Heat", "x", "rated 3: Ünïcode – 音楽, Drama"]
 CLOSE = 1e-5
 
@@ -61,13 +62,28 @@ def test_low_then_high_is_the_uncut_smollm(llm_folder: Path, cut: int) -> None:
         torch.testing.assert_close(high_of(llm_folder, cut).states(low.states(ids)), expected, atol=1e-3, rtol=1e-3)
 
 
+def test_a_further_sink_in_a_text_is_left_out_of_its_mean(tmp_path: Path) -> None:
+    """A token whose state is far longer than those beside it says nothing of the text but would be all of its mean."""
+    folder = save_llm(tmp_path / "sinks")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    massive = tokenizer("M")["input_ids"][0]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[massive] *= 100.0
+    model.save_pretrained(folder)
+    low = open_low(folder, recipe_of(folder, 2))
+    states = low.states(torch.tensor(low.tokens(["Moon"])))[0].numpy()
+    np.testing.assert_allclose(low(["Moon"])[0], states[1:].mean(axis=0), atol=CLOSE)
+    np.testing.assert_allclose(low(["MMMM"])[0], low.states(torch.tensor([[massive] * 4]))[0].mean(dim=0), rtol=1e-5)
+
+
 @pytest.mark.model
 def test_smollms_sink_takes_what_no_vector_should_hold(llm_folder: Path) -> None:
     """Above the layers where the sink comes about: its largest dimension is beyond a thousand, no text's is."""
     low = open_low(llm_folder, recipe_of(llm_folder, 20))
     assert low.recipe.sink == architecture(llm_folder)["bos_token_id"]
     assert high_weights(llm_folder, 20)["sink"].abs().max() > 10_000
-    assert np.abs(low(TEXTS)).max() < 1_000
+    assert np.abs(low([*TEXTS, SECOND])).max() < 1_000
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
