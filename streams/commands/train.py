@@ -103,7 +103,7 @@ def srp4ctr(
         float, typer.Option(min=0.0, help="weight of a second task in training: which value the user gives; 0: none")
     ] = 0.5,
     lifelong: Annotated[bool, typer.Option(help="sums over the whole past beside the encoded history")] = True,
-    embedding_decay: Annotated[float, typer.Option(min=0.0, help="decoupled weight decay of embeddings")] = 0.1,
+    embedding_decay: Annotated[float, typer.Option(min=0.0, help="decoupled weight decay of embeddings")] = 0.2,
     pretrained_rate: Annotated[
         float | None,
         typer.Option(
