@@ -104,7 +104,8 @@ def flops(model: Srp4Ctr, batch: Folded) -> dict[str, float]:
         "user": totals["Srp4Ctr.encoder"],
         "candidate": sum(totals[f"Srp4Ctr.cross.{number}"] for number in layers),
         "querying": totals["Srp4Ctr.querying"],
-        "head": totals["Srp4Ctr.head"] + totals["Srp4Ctr.linear"],
+        "lifelong": totals["Srp4Ctr.lifelong.taste"],
+        "head": sum(own for name, own in totals.items() if name.startswith(("Srp4Ctr.head.", "Srp4Ctr.linear"))),
     }
 
 
@@ -138,7 +139,7 @@ def world(length: int) -> tuple[Srp4Ctr, dict[int, Folded]]:
     rule = LabelRule.parse("value>=4")
     spec = fit_spec(log, rule.labels(log), np.ones(size, bool), {}, {}, rule=rule, history=length, min_history=5)
     torch.manual_seed(0)
-    model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=length), together=1)).eval()
+    model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=length), together=1, lifelong=True)).eval()
     batches = {}
     for n in NUMBERS:
         moments, past = now_moments(log, np.zeros(n, np.int32), rng.permutation(ITEMS)[:n].astype(np.int32), 301 * DAY)

@@ -262,7 +262,10 @@ class Srp4Ctr(nn.Module):
         if self.lifelong is not None and state.lifelong is not None:
             inputs.append(self.lifelong.join(F.embedding(window, state.lifelong), mine))
         inputs += [*self._profile(candidates.profile), candidates.dense]
-        return Hidden(self.head[:-1](torch.cat(inputs, dim=1)), candidates.dense)
+        x = torch.cat(inputs, dim=1)
+        for layer in list(self.head)[:-1]:
+            x = layer(x)
+        return Hidden(x, candidates.dense)
 
     def _logits(self, read: Hidden) -> Tensor:
         logit: Tensor = self.head[-1](read.hidden) + self.linear(read.dense)

@@ -21,6 +21,7 @@ from fusion.log import Array
 from fusion.readers import Chosen, cut
 
 TOKENS_AT_ONCE = 32_768  # history positions per scoring batch: 32 MB for the widest activations at width 64
+PAST_AT_ONCE = 2_000_000  # events of whole pasts per scoring batch: 50 MB
 ALIKE = 16  # batches of training whose windows are sorted by length together
 SCORES_AT_ONCE = 4096  # candidates per scoring batch
 # the counts that do not depend on the candidate
@@ -118,14 +119,18 @@ class Windows:
             for window in _runs(np.arange(len(rows)), own.at, own.seq, own.stop, own.first, own.user)
             for start in range(0, len(window), SCORES_AT_ONCE)
         ]
-        seen = np.minimum(own.stop - own.first, samples.spec.history)
+        whole = own.stop - own.first
+        seen = np.minimum(whole, samples.spec.history)
         windows.sort(key=lambda window: (len(window), seen[window[0]]))  # like with like: little padding
         at_once = max(TOKENS_AT_ONCE // samples.spec.history, 1)
         part: list[Array] = []
+        past = 0
         for window in windows:
-            if part and (len(part) == at_once or (len(part) + 1) * len(window) > SCORES_AT_ONCE):
+            past += int(whole[window[0]])
+            full = len(part) == at_once or (len(part) + 1) * len(window) > SCORES_AT_ONCE or past > PAST_AT_ONCE
+            if part and full:
                 yield _chosen(part)
-                part = []
+                part, past = [], int(whole[window[0]])
             part.append(window)
         if part:
             yield _chosen(part)

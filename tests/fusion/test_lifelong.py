@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from ctr_world import RULE, log_of, random_rows, samples_of, spec_of
 
+from fusion import windows
 from fusion.fgbert import FgBertConfig
 from fusion.labels import POSITIVE
 from fusion.lifelong import Lifelong
@@ -55,3 +57,13 @@ def test_the_sums_teach_the_embeddings_of_items_beyond_the_history() -> None:
     assert oldest
     for item in oldest:
         assert grad[samples.items.row[item + 1]].abs().sum() > 0
+
+
+def test_scoring_holds_no_more_of_whole_pasts_at_once_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "PAST_AT_ONCE", 60)
+    samples = samples_of(spec_of(LOG, history=HISTORY), LOG, np.arange(LOG.size))
+    reader = windows.Windows(5)
+    parts = list(reader.parts(samples, np.arange(LOG.size)))
+    assert np.array_equal(np.sort(np.concatenate([part.rows for part in parts])), np.arange(LOG.size))
+    assert max(len(reader.gather(samples, part).users.past) for part in parts) <= 60
+    assert len(parts) > LOG.size * 12 / 60  # moments have 12 events behind them
