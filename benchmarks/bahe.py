@@ -37,7 +37,7 @@ from fusion.atoms import attach, texts_of
 from fusion.bahe import Bahe, BaheConfig
 from fusion.bahe_training import begin_with_llm
 from fusion.bank_file import KEY, BankFile
-from fusion.cut import Low, architecture, open_low, pool, recipe_of
+from fusion.cut import Low, architecture, open_low, recipe_of
 from fusion.encode import Samples, encode
 from fusion.histories import Histories
 from fusion.labels import LabelRule
@@ -176,8 +176,8 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
     items = low.tokens(item_texts(samples, model, rows))
 
     def forward() -> Tensor:
-        pooled = model.norm(encode_tokens(model, low, users))[:, None]  # (G, 1, d)
-        offered = model.norm(encode_tokens(model, low, items))
+        pooled = model.users(encode_tokens(model, low, users)[:, None])  # (G, 1, 2 d)
+        offered = model.items(encode_tokens(model, low, items)[:, : low.width])
         own = Histories(**{name: getattr(read, name) for name in Histories.__slots__} | {"target": torch.arange(batch)})
         return model.score(pooled, offered, None, own)
 
@@ -185,14 +185,15 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
 
 
 def encode_tokens(model: Bahe, low: Low, rows: list[list[int]]) -> Tensor:
-    """(B, d) of token sequences: frozen layers without a gradient, trained ones with; padding on the right."""
+    """(B, 2 d) of token sequences: frozen layers without a gradient, trained ones with; padding on the right."""
     sizes = torch.tensor([len(row) for row in rows])
     ids = torch.zeros((len(rows), int(sizes.max())), dtype=torch.long)
     for row, own in enumerate(rows):
         ids[row, : len(own)] = torch.tensor(own)
     with torch.autocast("cpu", torch.bfloat16, enabled=model.config.precision == "bfloat16"):
-        states = low.states(ids)
-    return pool(model.high.states(states.float()), sizes, model.config.pooling)
+        states = low.states(ids).float()
+    pooled: Tensor = model.high(states, torch.arange(ids.shape[1]) < sizes[:, None])
+    return pooled
 
 
 def stepper(model: Bahe, forward: Callable[[], Tensor], batch: int) -> Callable[[], None]:

@@ -1,11 +1,13 @@
 """BAHE (arXiv 2403.19347): an LLM's upper layers read a user's behaviours, one vector each, and are trained for CTR.
 
 Each of N sequences goes through the same layers separately ("feature parallel"), is pooled, and the N vectors are
-concatenated; the offered item, a sequence of one, goes through them too. The head sees users, item, their products,
-the interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an item that nobody has met
-is as good as its text.
+concatenated; the offered item, a sequence of one, goes through them too. Beside what the layers make of a user's
+sequence is the mean of what they read, and all is standardised (fusion/standardise.py). The head sees users, item,
+their products, the interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an item that
+nobody has met is as good as its text.
 
-Paper silent, chosen here: mask, positions and pooling (fusion/cut.py), the products, counts and interests in the head.
+Paper silent, chosen here: mask, positions, sink and pooling (fusion/cut.py), what is standardised, the products, counts
+and interests in the head.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from fusion.encoder import Precision
 from fusion.histories import Histories, Past
 from fusion.lora import add_lora
 from fusion.spec import UNKNOWN, FeatureSpec
+from fusion.standardise import Standardise
 from fusion.uif import WIDTH, InterestFusion
 
 
@@ -68,9 +71,9 @@ class Bahe(nn.Module):
             add_lora(self.high, config.rank, config.alpha)
         d, w, many = self.high.width, config.width, len(config.sequences)
         self.unknown = nn.Parameter(torch.zeros(d))  # an item of which nothing is known
-        self.nothing = nn.Parameter(torch.zeros(many, d))  # a sequence without behaviours
-        self.norm = nn.LayerNorm(d)
-        self.of_user = nn.ModuleList(nn.Linear(d, w) for _ in config.sequences)
+        self.nothing = nn.Parameter(torch.zeros(many, 2 * d))  # a sequence without behaviours
+        self.users, self.items = Standardise(many, 2 * d), Standardise(d)
+        self.of_user = nn.ModuleList(nn.Linear(2 * d, w) for _ in config.sequences)
         self.of_item = nn.Linear(d, w)
         self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
@@ -102,7 +105,7 @@ class Bahe(nn.Module):
         return self.score(users, self._items(batch, vectors), self.interest(batch), batch)
 
     def encode_users(self, batch: Histories) -> Tensor:
-        """(S, N, d): the users' side, once for any number of candidates."""
+        """(S, N, 2 d): the users' side, once for any number of candidates."""
         return self._encode(batch, self._vectors(batch))
 
     def encode_items(self, batch: Histories) -> Tensor:
@@ -114,7 +117,7 @@ class Bahe(nn.Module):
         return None if self.fusion is None else self.fusion.user_vector(batch.texts, batch.partitions)
 
     def score(self, users: Tensor, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
-        """(B,) logits from users (S, N, d), items (O, d) and interests (S, 32)."""
+        """(B,) logits from users (S, N, 2 d), items (O, d) and interests (S, 32)."""
         parts = [project(users[:, n]) for n, project in enumerate(self.of_user)]
         user = torch.stack(parts, dim=1)[batch.past]  # (B, N, w)
         offered = items[batch.target]  # (B, d)
@@ -138,14 +141,20 @@ class Bahe(nn.Module):
             pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten())
         else:
             pooled = self.high(x, rows > 0)  # every past has a window of its own
-        pooled = pooled.view(many, len(batch.window), -1)  # (N, S, d)
-        users: Tensor = self.norm(torch.where(batch.seen[..., None] > 0, pooled, self.nothing[:, None]))
-        return users.transpose(0, 1)
+        pooled = pooled.view(many, len(batch.window), -1).transpose(0, 1)  # (S, N, 2 d)
+        return self.users_of(pooled, batch.seen.T > 0)
+
+    def users_of(self, pooled: Tensor, there: Tensor) -> Tensor:
+        """(S, N, 2 d): the users' side from pooled sequences (S, N, 2 d), of which there (S, N) are any."""
+        return torch.where(there[..., None], self.users(pooled, there), self.nothing)
 
     def _items(self, batch: Histories, vectors: Tensor) -> Tensor:
         single = F.embedding(batch.offered, vectors)[:, None]  # (O, 1, d)
-        there = torch.ones(single.shape[:2], dtype=torch.bool, device=single.device)
-        items: Tensor = self.norm(self.high(single, there))
+        return self.items_of(self.high.states(single)[:, 0], batch.target)
+
+    def items_of(self, pooled: Tensor, target: Tensor) -> Tensor:
+        """(O, d): the items' side. In training an item counts as often as it is offered: target (B,) into the O."""
+        items: Tensor = self.items(pooled, torch.bincount(target, minlength=len(pooled)) if self.training else None)
         return items
 
 

@@ -197,8 +197,7 @@ class Low:
         place = self._embed.weight.device
         states, sizes = self.states(ids.to(place)).float(), sizes.to(place)
         if self.recipe.pooling == "mean":
-            read = ordinary(states, sizes)
-            vectors = (states * read[..., None]).sum(dim=1) / read.sum(dim=1, keepdim=True)
+            vectors = _mean_of_text(states, sizes)
         else:
             vectors = pool(states, sizes, self.recipe.pooling)
         pooled: NDArray[np.float32] = vectors.cpu().numpy()
@@ -208,7 +207,8 @@ class Low:
 class High(nn.Module):
     """The layers above the cut, over vectors instead of tokens. Fresh weights; `put` gives it an LLM's.
 
-    What goes before every sequence, the sink's state after layer k, is not trained.
+    What goes before every sequence, the sink's state after layer k, is not trained. A sequence pooled has two halves:
+    what the layers made of it, pooled, and the mean of what they read, so that nothing that low knew is lost.
     """
 
     sink: Tensor  # (d,)
@@ -231,16 +231,17 @@ class High(nn.Module):
         self.mask, self.pooling, self.checkpointing, self.precision = mask, pooling, checkpointing, precision
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        """(B, d) pooled, from sequences (B, T, d) whose first elements are `there` (B, T) bool; zero where none is."""
+        """(B, 2 d), from sequences (B, T, d) whose first elements are `there` (B, T) bool; zero where none is."""
         sizes = there.sum(dim=1)
         seen = None
         if self.mask == "bidirectional":
             seen = nn.functional.pad(there, (1, 0), value=True)[:, None, None, :]
-        pooled = pool(self.states(x, seen), sizes.clamp(min=1), self.pooling)
+        size = sizes.clamp(min=1)
+        pooled = torch.cat([pool(self.states(x, seen), size, self.pooling), pool(x, size, "mean")], dim=1)
         return pooled * (sizes > 0)[:, None]
 
     def prefixes(self, x: Tensor, row: Tensor, sizes: Tensor) -> Tensor:
-        """(S, d) pooled, from the first `sizes` (S,) elements of the sequences `row` (S,) of x (B, T, d).
+        """(S, 2 d), from the first `sizes` (S,) elements of the sequences `row` (S,) of x (B, T, d).
 
         Zero where that is none. A state knows nothing of later elements, so one pass serves all beginnings of a
         sequence. Raises ValueError where the mask is not causal.
@@ -248,7 +249,8 @@ class High(nn.Module):
         if self.mask != "causal":
             raise ValueError(f"the beginnings of a sequence share a pass under a causal mask, not a {self.mask} one")
         states, last = self.states(x), (sizes - 1).clamp(min=0)
-        pooled = states[row, last] if self.pooling == "last" else states.cumsum(dim=1)[row, last] / (last + 1)[:, None]
+        made = states[row, last] if self.pooling == "last" else states.cumsum(dim=1)[row, last] / (last + 1)[:, None]
+        pooled = torch.cat([made, x.cumsum(dim=1)[row, last] / (last + 1)[:, None]], dim=1)
         return pooled * (sizes > 0)[:, None]
 
     def states(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -283,12 +285,14 @@ def pool(states: Tensor, sizes: Tensor, how: TextPooling) -> Tensor:
     return (states * there[..., None]).sum(dim=1) / sizes[:, None]
 
 
-def ordinary(states: Tensor, sizes: Tensor) -> Tensor:
-    """(B, T) bool: which states of texts (B, T, d), of which the first `sizes` (B,) count, are no attention sinks."""
+def _mean_of_text(states: Tensor, sizes: Tensor) -> Tensor:
+    """(B, d) of texts' states after layer k (B, T, d), of which the first `sizes` (B,) >= 1 count; no further sinks."""
     there = torch.arange(states.shape[1], device=states.device) < sizes[:, None]
-    length = states.norm(dim=-1)
+    length = torch.linalg.vector_norm(states, dim=-1)
     usual = length.masked_fill(~there, float("nan")).nanmedian(dim=1).values
-    return there & (length <= FURTHER_SINK * usual[:, None])
+    read = there & (length <= FURTHER_SINK * usual[:, None])
+    mean: Tensor = (states * read[..., None]).sum(dim=1) / read.sum(dim=1, keepdim=True)
+    return mean
 
 
 def open_low(folder: Path, recipe: Recipe, *, device: str | None = None) -> Low:

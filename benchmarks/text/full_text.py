@@ -77,8 +77,8 @@ class FullText(Bahe):
                 self.high.prefixes(states.float()[None], torch.zeros_like(seen), seen)
                 for states, seen in zip(batch.users, batch.seen.split(batch.moments), strict=True)
             ]
-        )  # (B, d)
-        users = self.norm(torch.where(batch.seen[:, None] > 0, pooled, self.nothing))[:, None]
+        )  # (B, 2 d)
+        users = self.users_of(pooled[:, None], batch.seen[:, None] > 0)
         return self.score(users, self._offered(batch), None, batch)  # type: ignore[arg-type]
 
     def _offered(self, batch: TokenBatch) -> Tensor:
@@ -90,8 +90,7 @@ class FullText(Bahe):
             if unknown.any():
                 states = torch.where(unknown, self.unknown, states)
             pooled.append(pool(self.high.states(states), sizes, self.config.pooling))
-        items: Tensor = self.norm(torch.cat(pooled))
-        return items
+        return self.items_of(torch.cat(pooled), batch.target)
 
 
 class WholeUsers(Past):

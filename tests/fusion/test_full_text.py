@@ -101,9 +101,10 @@ def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: 
         offered = low.tokens([found.texts[item] if item >= 0 else "?"])[0]
         batch = model.reader.gather(samples, alone(np.array([row])))
         with torch.no_grad():
-            states = [model.high.states(low.states(torch.tensor(own)[None])) for own in (ids, offered)]
-            sides = [model.norm(pool(own, torch.tensor([own.shape[1]]), pooling)) for own in states]
-            single = model.score(sides[0][:, None], sides[1], None, batch)
+            read = [low.states(torch.tensor(own)[None]) for own in (ids, offered)]
+            made = [pool(model.high.states(own), torch.tensor([own.shape[1]]), pooling) for own in read]
+            user = torch.cat([made[0], read[0].mean(dim=1)], dim=1)
+            single = model.score(model.users(user[:, None]), model.items(made[1]), None, batch)
         np.testing.assert_allclose(single.numpy(), shared[row], atol=CLOSE)
     assert len(np.unique(shared.round(5))) == len(shared)
 
