@@ -149,8 +149,8 @@ class Bahe(nn.Module):
         return torch.where(there[..., None], self.users(pooled, there), self.nothing)
 
     def _items(self, batch: Histories, vectors: Tensor) -> Tensor:
-        single = F.embedding(batch.offered, vectors)[:, None]  # (O, 1, d)
-        return self.items_of(self.high.states(single)[:, 0], batch.target)
+        single = F.embedding(batch.offered, vectors)  # (O, d)
+        return self.items_of(self.high.singles(single), batch.target)
 
     def items_of(self, pooled: Tensor, target: Tensor) -> Tensor:
         """(O, d): the items' side. In training an item counts as often as it is offered: target (B,) into the O."""

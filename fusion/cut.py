@@ -36,6 +36,7 @@ from interest.errors import ArtifactError, InputError
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
 NO_SINK = -1  # in banks of versions that had none; nothing finds their vectors
 FURTHER_SINK = 8.0  # times the median length of a text's states; SmolLM2: others are below 2, sinks 20 to 80
+ABREAST = 16  # sequences of one that share a sink: it is then a sixteenth of their cost, and their mask is small
 LARGEST = 65_504.0  # of float16, as which the bank keeps vectors
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -235,7 +236,8 @@ class High(nn.Module):
         sizes = there.sum(dim=1)
         seen = None
         if self.mask == "bidirectional":
-            seen = nn.functional.pad(there, (1, 0), value=True)[:, None, None, :]
+            seen = nn.functional.pad(there, (1, 0), value=True)[:, None, None].repeat(1, 1, 1 + there.shape[1], 1)
+            seen[:, :, 0, 1:] = False  # the sink is what it was in pre-training, whatever follows
         size = sizes.clamp(min=1)
         pooled = torch.cat([pool(self.states(x, seen), size, self.pooling), pool(x, size, "mean")], dim=1)
         return pooled * (sizes > 0)[:, None]
@@ -253,21 +255,41 @@ class High(nn.Module):
         pooled = torch.cat([made, x.cumsum(dim=1)[row, last] / (last + 1)[:, None]], dim=1)
         return pooled * (sizes > 0)[:, None]
 
-    def states(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(B, T, d) after the final norm, float32. seen: (B, 1, 1, 1 + T) for a mask that is not causal."""
+    def singles(self, x: Tensor) -> Tensor:
+        """(O, d) of O sequences of one, x (O, d).
+
+        Some go abreast behind one sink, all at position 1, and none sees another: as if each had a sink of its own.
+        """
+        each = min(ABREAST, max(len(x), 1))
+        rows = nn.functional.pad(x, (0, 0, 0, -len(x) % each)).view(-1, each, self.width)
+        seen = torch.eye(1 + each, dtype=torch.bool, device=x.device)
+        seen[:, 0] = True
+        places = torch.ones(1 + each, dtype=torch.long, device=x.device)
+        places[0] = 0
+        return self.states(rows, seen[None, None], places).flatten(0, 1)[: len(x)]
+
+    def states(self, x: Tensor, seen: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """(B, T, d) after the final norm, float32.
+
+        seen: (B, 1, 1 + T, 1 + T) for a mask that is not causal; places: (1 + T,) positions, if not 0, 1, 2...
+        """
         x = torch.cat([self.sink.expand(len(x), 1, -1), x], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             again = self.checkpointing and self.training and torch.is_grad_enabled()
-            x = self.norm(through(self.layers, self.rotary, x, seen, again=again)[:, 1:])
+            x = self.norm(through(self.layers, self.rotary, x, seen, places, again=again)[:, 1:])
         return x.float()
 
 
-def through(layers: Any, rotary: Any, x: Tensor, seen: Tensor | None = None, *, again: bool = False) -> Tensor:
-    """(B, T, d) through decoder layers, at positions 0..T - 1; without `seen` the mask is causal.
+def through(
+    layers: Any, rotary: Any, x: Tensor, seen: Tensor | None = None, places: Tensor | None = None, *,
+    again: bool = False,
+) -> Tensor:  # fmt: skip
+    """(B, T, d) through decoder layers, at positions 0..T - 1 or `places` (T,); without `seen` the mask is causal.
 
     again: activations inside a layer are not kept but computed again when the gradient needs them.
     """
-    rope = rotary(x, position_ids=torch.arange(x.shape[1], device=x.device)[None])
+    at = torch.arange(x.shape[1], device=x.device) if places is None else places
+    rope = rotary(x, position_ids=at[None])
     for layer in layers:
 
         def step(own: Tensor, layer: Any = layer) -> Tensor:

@@ -13,7 +13,18 @@ from tiny_llm import LAYERS, WIDTH, save_llm, save_tokenizer
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from fusion.behavior_text import Template
-from fusion.cut import High, Recipe, architecture, high_weights, open_low, put, recipe_of, same_llm, sink_of
+from fusion.cut import (
+    ABREAST,
+    High,
+    Recipe,
+    architecture,
+    high_weights,
+    open_low,
+    put,
+    recipe_of,
+    same_llm,
+    sink_of,
+)
 from fusion.lora import LoraLinear, add_lora
 from interest.errors import ArtifactError, InputError
 
@@ -239,8 +250,18 @@ def test_the_mask_is_what_it_says(llm: Path) -> None:
     later[0, 3:] = 5.0
     causal, both = high_of(llm, 2), high_of(llm, 2, mask="bidirectional")
     torch.testing.assert_close(causal.states(later)[0, :3], causal.states(x[:1])[0, :3])
-    seen = torch.ones(1, 1, 1, 6, dtype=torch.bool)
+    seen = torch.ones(1, 1, 6, 6, dtype=torch.bool)
     assert (both.states(later, seen)[0, :3] - both.states(x[:1], seen)[0, :3]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mask", ["causal", "bidirectional"])
+@pytest.mark.parametrize("count", [1, 5, ABREAST, ABREAST + 3])
+@torch.no_grad()
+def test_sequences_of_one_that_go_abreast_do_not_see_each_other(llm: Path, mask: str, count: int) -> None:
+    torch.manual_seed(0)
+    x, high = torch.randn(count, WIDTH), high_of(llm, 1, mask=mask)
+    expected = high(x[:, None], torch.ones(count, 1, dtype=torch.bool))[:, :WIDTH]
+    torch.testing.assert_close(high.singles(x), expected, atol=CLOSE, rtol=0)
 
 
 def gradients(high: High, x: torch.Tensor, there: torch.Tensor) -> dict[str, torch.Tensor]:
