@@ -59,7 +59,7 @@ from streams.settings import cache_folder, default_llm
 
 RESULTS = Path(__file__).parent / "results" / "bahe_auc"
 COLUMNS = ("auc", "gauc", "log_loss", "warm", "cold", "unseen")
-CUT = 26  # 4 layers are trained: three runs of full text are then about 75 processor minutes
+CUT = 26  # 4 layers are trained: three runs of full text are then about 100 processor minutes
 LEAST_OF_A_CLASS = 30  # under this a slice has no AUC to speak of, and resampled users may have none
 CUTS = (10, 15, 20, 24, 27)
 
@@ -154,8 +154,8 @@ def settings(chosen: argparse.Namespace) -> dict[str, Setting]:
         *(("cut", cut) for cut in CUTS),
         ("text_pooling", "last"), ("pooling", "last"), ("mask", "bidirectional"),
     ]  # fmt: skip
-    trainings = [("lr", 5e-4), ("lr", 2e-3), ("pretrained_rate", 0.0), ("pretrained_rate", 0.03)]
-    trainings += [("pretrained_rate", 0.3), ("unknown", 0.02)]
+    trainings = [("lr", 1e-3), ("lr", 4e-3), ("pretrained_rate", 0.0), ("pretrained_rate", 0.015)]
+    trainings += [("pretrained_rate", 0.15), ("unknown", 0.02)]
     out = {"sweep/default": base}
     for name, value in changes:
         out[f"sweep/{name}={value}"] = msgspec.structs.replace(base, **{name: value})

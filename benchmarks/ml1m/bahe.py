@@ -20,7 +20,7 @@ from streams.store import open_store
 CUT = 27  # of 30 layers: three are trained
 TOGETHER = 64
 # one processor, 775,000 rows: 404 a second (351 by 512), so an epoch is 32 minutes; at cut 28 they would be 21
-TRAIN_BAHE = TrainConfig(epochs=3, batch_size=1024, lr=1e-3, pretrained_rate=0.1)
+TRAIN_BAHE = TrainConfig(epochs=3, batch_size=1024, lr=2e-3, pretrained_rate=0.05)
 SELECTING = 5  # selection looks at the validation rows of each fifth user: scoring is exact, about 100 rows a second
 
 

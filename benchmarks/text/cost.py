@@ -1,8 +1,9 @@
 """What BAHE and full text cost at scale, by arithmetic that one can follow: FLOPs a sample, and days on 8 A100.
 
 A layer does 2 FLOPs a weight and token, and 2 * 2 * d for each of the tokens that a token attends to (queries by keys,
-weights by values). A gradient costs twice the forward pass. The head, the embeddings' look-up and the optimiser, which
-are small and the same for both, are left out.
+weights by values). Every text and every sequence has a sink before it; items go abreast behind one. A gradient costs
+twice the forward pass. The head, the embeddings' look-up and the optimiser, which are small and the same for both, are
+left out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+
+from fusion.cut import ABREAST
 
 SAMPLES = 50_000_000  # a day's, in the paper (section 4.1)
 GPUS, PEAK = 8, 312e12  # A100, dense bfloat16, FLOP/s
@@ -50,20 +53,20 @@ def full_text(shape: Shape, shared: float = 1.0, *, kept: bool = False) -> float
 
     kept: the frozen layers' states are read, not computed.
     """
-    users, items = forward(shape, shape.history * shape.behavior) / shared, forward(shape, shape.item)
+    users, items = forward(shape, 1 + shape.history * shape.behavior) / shared, forward(shape, 1 + shape.item)
     frozen = 0 if kept else shape.cut
     return (users + items) * (frozen + 3 * (shape.layers - shape.cut))
 
 
 def bahe(shape: Shape, together: float = 1.0) -> float:
     """The same for one vector a behaviour, where `together` samples of a user share a window."""
-    window = shape.history + together - 1
-    return 3 * (shape.layers - shape.cut) * (forward(shape, window) / together + forward(shape, 1))
+    window = 1 + shape.history + together - 1
+    return 3 * (shape.layers - shape.cut) * (forward(shape, window) / together + forward(shape, 1 + 1 / ABREAST))
 
 
 def bank(shape: Shape, behaviors_a_text: float) -> float:
     """FLOPs of filling the bank for one new behaviour, of which so many have the same text."""
-    return shape.cut * forward(shape, shape.behavior) / behaviors_a_text
+    return shape.cut * forward(shape, 1 + shape.behavior) / behaviors_a_text
 
 
 def days(flops: float, samples: int = SAMPLES, *, utilisation: float = UTILISATION) -> float:

@@ -48,7 +48,7 @@ def bahe(
     interest: Interest = False,
     label: Label = "value>=4",
     split: SplitBy = "global",
-    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    epochs: Annotated[int, typer.Option(min=1)] = 4,
     seed: Annotated[int, typer.Option()] = 0,
     history: Annotated[int, typer.Option(min=1, help="behaviours of each sequence, the newest")] = 50,
     min_history: MinHistory = 5,
@@ -81,7 +81,7 @@ def bahe(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="compute activations twice rather than keep them")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
     lr: Rate = 1e-3,
     llm_lr: Annotated[
         float, typer.Option(min=0.0, help="peak learning rate of the LLM's layers; 0 freezes them")
