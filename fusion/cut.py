@@ -8,8 +8,8 @@ layers were pre-trained; bidirectional is an option.
 LLMs make the first token of whatever they read an attention sink, which all others look at where they have nothing to
 look for (Xiao et al., ICLR 2024; Sun et al., COLM 2024): its state has one dimension a thousand times as large as most
 (SmolLM2 after layer 26: 24,800, where the median of a word is 7). So every text and every sequence of vectors begins
-with a token of its own for that, at position 0, and no pooling sees it. What it is like after layer k depends on nothing
-that follows. Where a text's first token becomes a second one (3.8 % of film titles), the mean leaves that out too.
+with a token of its own for that, at position 0, and no pooling sees it. What it is like after layer k depends on
+nothing that follows. Where a text's first token becomes a second one (3.8 % of film titles), it is left out too.
 
 Works for causal LLMs of transformers built like Llama. Knows nothing of users, banks or CTR. transformers is imported
 when a model is opened.
