@@ -122,6 +122,6 @@ def _build(name: str, dataset: Dataset) -> Any:
         model = BST(features, history, target, head, nhead=4, dropout=0.1, num_layers=1, max_seq_len=spec.history + 1)
         d = model.item_dim
         layer = nn.TransformerEncoderLayer(d, 4, INNER * d, 0.1, activation=nn.LeakyReLU(), batch_first=True)
-        model.transformer_layers = nn.TransformerEncoder(layer, 1)
+        model.transformer_layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
         return model
     return DIN(features, history, target, head, {"dims": [36]})
