@@ -11,7 +11,7 @@ runs with full text's batches, whole users, so that what batches do is told from
 A run is one system with one seed; its line is kept in benchmarks/results/bahe_auc/ and not made twice, so the benchmark
 can be stopped anywhere, even inside a run, and goes on. --sweep changes one setting of BAHE at a time and looks at the
 validation part alone. --without-counts takes the lifelong counts from every system's head. Differences are of the
-seeds' mean scores, paired over users (bootstrap). Prints tables of what there is and, last, one JSON line.
+seeds' mean AUC, paired over users (bootstrap). Prints tables of what there is and, last, one JSON line.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from text.systems import (
     Setting,
     World,
     execute,
-    mean_scores,
     name_of,
     say,
+    scores_of,
 )
 
 from fusion.atoms import texts_of
@@ -239,7 +239,7 @@ def mean_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[str, Any]:
-    """BAHE against the others in AUC, on the whole test part and on each slice, of the seeds' mean scores.
+    """BAHE against the others in AUC, on the whole test part and on each slice, by the mean of the seeds' AUC.
 
     Scores are in the cache, not beside the lines: without them there is nothing to compare.
     """
@@ -252,11 +252,12 @@ def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[
         held = [s for s in range(chosen.seeds) if place.line(setting, s, world.digest)]
         files = [file for seed in held if (file := place.scores(setting, seed)).exists()]
         if files:
-            scores[name] = mean_scores(files, "test")
+            scores[name] = scores_of(files, "test")
     out: dict[str, Any] = {}
     for other in (name for name in scores if name != BAHE and BAHE in scores):
         out[f"BAHE - {other}"] = {
-            name: bootstrap(labels[rows], users[rows], scores[BAHE][rows], scores[other][rows]) | {"rows": rows.sum()}
+            name: bootstrap(labels[rows], users[rows], scores[BAHE][:, rows], scores[other][:, rows])
+            | {"rows": rows.sum()}
             for name, rows in slices.items()
             if min(labels[rows].sum(), (~labels[rows]).sum()) >= LEAST_OF_A_CLASS
         }

@@ -178,7 +178,7 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
             continue
         for name, auc in ({} if chosen.quick else PUBLISHED[split]).items():
             models[name] = {"test": {"auc": auc}, "published": True}
-        splits[split] = {"models": models} | _margins(split, models, work, runs)
+        splits[split] = {"models": models} | _margins(split, models, work, results, runs)
         if (own := f"{OURS}, 50") in models and (other := "torch-rechub BST, 50") in models:
             # by processor time, so that what else ran on the machine does not count
             ratio = models[own]["rows_per_cpu_s"] / models[other]["rows_per_cpu_s"]
@@ -203,7 +203,7 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
         chosen.save.write_text(json.dumps(line, indent=1) + "\n")
 
 
-def _margins(split: str, models: dict[str, Any], work: Path, runs: list[Run]) -> dict[str, Any]:
+def _margins(split: str, models: dict[str, Any], work: Path, results: Path, runs: list[Run]) -> dict[str, Any]:
     """The best peer by test AUC, and how far SRP4CTR's best history (by validation AUC) is above it."""
     own = {name: m for name, m in models.items() if name.rsplit(",", 1)[0] == OURS}
     peers = {name: m for name, m in models.items() if m.get("published") or name.startswith((*PEERS, *COUNTED))}
@@ -218,22 +218,23 @@ def _margins(split: str, models: dict[str, Any], work: Path, runs: list[Run]) ->
         out["paired"] = {
             name: interval
             for name in models
-            if name != best and (interval := _paired(split, best, name, work, runs)) is not None
+            if name != best and (interval := _paired(split, best, name, work, results, runs)) is not None
         }
     return out
 
 
-def _paired(split: str, ours: str, other: str, work: Path, runs: list[Run]) -> dict[str, float] | None:
-    """Difference of test AUC over resampled users, each model by the mean of its seeds' scores."""
+def _paired(split: str, ours: str, other: str, work: Path, results: Path, runs: list[Run]) -> dict[str, float] | None:
+    """Difference of test AUC over resampled users, each model by the mean of its seeds' AUC."""
     pair = []
     for name in (ours, other):
         model, _, history = name.rpartition(", ")
         key = (model, int(history)) if history.isdigit() else (name, 0)
-        files = [work / "scores" / f"{r.file}.npz" for r in runs if (r.split, r.model, r.history) == (split, *key)]
+        own = [r for r in runs if (r.split, r.model, r.history) == (split, *key) and _line(results, r) is not None]
+        files = [work / "scores" / f"{run.file}.npz" for run in own]
         seeds = [np.load(file)["test"] for file in files if file.exists()]
         if not seeds:
             return None
-        pair.append(np.mean(seeds, axis=0))
+        pair.append(np.stack(seeds))
     held = np.load(work / "scores" / f"{split}.npz")
     return bootstrap(held["labels"] > 0, held["users"], pair[0], pair[1])
 

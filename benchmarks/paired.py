@@ -10,10 +10,14 @@ REPEATS = 500  # of the bootstrap; the standard deviation is then known to 3 %
 
 
 def bootstrap(positive: Array, users: Array, ours: Array, other: Array) -> dict[str, float]:
-    """Mean, standard deviation and the 95 % interval of `ours` - `other` in AUC, both scores of the same (n,) rows."""
+    """Mean, standard deviation and the 95 % interval of `ours` - `other` in AUC.
+
+    Both are scores of the same n rows: (n,), or (S, n) of S seeds, whose AUCs are averaged. Scores are not: the mean of
+    several models' scores ranks better than each, so that the side with more seeds would be favoured.
+    """
     rng = np.random.default_rng(0)
     names, user = np.unique(users, return_inverse=True)
-    orders = [np.argsort(scores, kind="stable") for scores in (ours, other)]
+    orders = [np.argsort(np.atleast_2d(scores), axis=1, kind="stable") for scores in (ours, other)]
 
     def area(order: Array, weight: Array) -> float:
         right, wrong = np.where(positive, weight, 0)[order], np.where(positive, 0, weight)[order]
@@ -22,7 +26,8 @@ def bootstrap(positive: Array, users: Array, ours: Array, other: Array) -> dict[
     gaps = []
     for _ in range(REPEATS):
         weight = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[user].astype(np.float64)
-        gaps.append(area(orders[0], weight) - area(orders[1], weight))
+        left, right = (np.mean([area(order, weight) for order in own]) for own in orders)
+        gaps.append(left - right)
     low, high = np.quantile(gaps, [0.025, 0.975])
     return {
         key: round(float(v), 5)

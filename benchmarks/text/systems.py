@@ -216,5 +216,6 @@ def say(what: object) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def mean_scores(files: list[Path], part: str) -> Array:
-    return np.asarray(np.mean([np.load(file)[part] for file in files], axis=0))
+def scores_of(files: list[Path], part: str) -> Array:
+    """(S, n): every seed's."""
+    return np.stack([np.load(file)[part] for file in files])
