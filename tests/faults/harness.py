@@ -98,7 +98,10 @@ def read_topic(kafka: KafkaSettings, topic: str) -> list[ConsumerRecord]:
 
     async def run() -> list[ConsumerRecord]:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=kafka.brokers, enable_auto_commit=False, max_partition_fetch_bytes=32 << 20
+            bootstrap_servers=kafka.brokers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # by default aiokafka asks for the end, whose answer may come after the seek
+            max_partition_fetch_bytes=32 << 20,
         )
         await consumer.start()
         try:

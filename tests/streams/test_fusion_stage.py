@@ -265,8 +265,9 @@ def test_a_message_that_is_no_update_becomes_a_dead_letter(engine: Engine, kafka
         assert (await latest(context)).keys() == {"u0"}
         return await announced(context, dead_of(context.topics.updates))
 
-    letters = asyncio.run(go())
-    assert [value for _, _, value in letters] == [b"no JSON", msgspec.json.encode(good)]  # the second: another key
+    letters = asyncio.run(go())  # in one Kafka partition or in two
+    held = sorted(value or b"" for _, _, value in letters)
+    assert held == sorted([b"no JSON", msgspec.json.encode(good)])  # the second: another key
 
 
 def test_activation_switches_and_publishes_every_user_again(
