@@ -37,7 +37,9 @@ from ml1m.runs import (
     PRETRAIN,
     PRETRAINED,
     TEXT,
+    TOGETHER,
     TRAIN_SRP,
+    VALUE_TASK,
     Data,
     Run,
     execute,
@@ -191,7 +193,7 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
         "splits": splits,
         "settings": {
             "pretraining": msgspec.to_builtins(PRETRAIN) | {"history": PRETRAINED},
-            "training": msgspec.to_builtins(TRAIN_SRP),
+            "training": msgspec.to_builtins(TRAIN_SRP) | {"value_task": VALUE_TASK, "together": TOGETHER},
             "peers": PEER,
         },
         "threads": chosen.threads,

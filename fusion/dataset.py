@@ -113,8 +113,6 @@ def read_dataset(
     spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
     samples.standardise(spec)
     samples.given = samples.events.value[rows]
-    number = {item: i for i, item in enumerate(log.items)}
-    places = np.array([number[item] for item in spec.items])
     strict, bulk = tail_items(np.bincount(log.item[part == TRAIN], minlength=len(log.items)))
     seen = np.zeros(len(log.users), bool)
     seen[log.user[rows[part[rows] == TRAIN]]] = True
@@ -125,9 +123,16 @@ def read_dataset(
         rows=rows,
         labels=labels[rows],
         part=part[rows],
-        statistics=ItemHistory(log, event_columns(log, labels, spec.scale)).snapshot().take(places),
+        statistics=statistics_of(spec, log, labels),
         slices={"tail": strict[log.item[rows]], "bulk_tail": bulk[log.item[rows]], "cold_users": ~seen[log.user[rows]]},
     )
+
+
+def statistics_of(spec: FeatureSpec, log: Log, labels: Array) -> ItemStatistics:
+    """Of every item at the end of the log, by place in `spec.items`; none of an item that the log does not have."""
+    number = {item: i for i, item in enumerate(log.items)}
+    places = np.array([number.get(item, -1) for item in spec.items])
+    return ItemHistory(log, event_columns(log, labels, spec.scale)).snapshot().take(places)
 
 
 def _check(log: Log, labels: Array, part: Array, config: DatasetConfig) -> None:

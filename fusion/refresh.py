@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
-from fusion.counts import ItemHistory, event_columns
-from fusion.dataset import LEAST_SAMPLES, Dataset
+from fusion.dataset import LEAST_SAMPLES, Dataset, statistics_of
 from fusion.encode import encode
 from fusion.knowledge import read_knowledge
 from fusion.labels import UNLABELLED
@@ -53,8 +52,6 @@ def read_new(
     samples = encode(
         spec, log, moments, past, items=log.items, catalogue=catalogue, profiles=profiles, knowledge=knowledge
     )
-    number = {item: i for i, item in enumerate(log.items)}
-    places = np.array([number.get(item, -1) for item in spec.items])
     before = part == OLD
     strict, bulk = tail_items(np.bincount(log.item[before], minlength=len(log.items)))
     met = np.zeros(len(log.users), bool)
@@ -66,7 +63,7 @@ def read_new(
         rows=rows,
         labels=labels[rows],
         part=part[rows],
-        statistics=ItemHistory(log, event_columns(log, labels, spec.scale)).snapshot().take(places),
+        statistics=statistics_of(spec, log, labels),
         slices={"tail": strict[log.item[rows]], "bulk_tail": bulk[log.item[rows]], "cold_users": ~met[log.user[rows]]},
     )
 

@@ -143,7 +143,7 @@ class Srp4Ctr(nn.Module):
         own = config.encoder
         d = own.width
         self.config, self.history = config, spec.history
-        self.reader = Windows(config.together)
+        self.reader = Windows(config.together, whole_past=config.lifelong)
         self.encoder = FgBert(spec, own)
         self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
         told = config.profile * len(spec.user_columns)

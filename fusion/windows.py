@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fusion.counts import DAY, NAMES
 from fusion.encode import Samples, tensor
-from fusion.events import LABEL_ROWS, buckets
+from fusion.events import buckets
+from fusion.labels import POSITIVE, UNLABELLED
 from fusion.log import Array
 from fusion.readers import Chosen, cut
 
@@ -48,7 +49,7 @@ class Users:
     context: Tensor  # (G, U) float32: the user's own counts at the window's first moment
     texts: Tensor  # (Q, W) float32
     partitions: Tensor  # (G, P) int32 into the Q, newest first, -1 is none; at the window's first moment
-    past: Tensor  # (E,) int64 into the M: the whole past of the windows' first moments, window after window
+    past: Tensor  # (E,) int64 into the M: the whole past of the windows' first moments, window after window, if asked
     past_positive: Tensor  # (E,) float32: 1 where the label rule calls the behaviour a positive, else 0
     past_size: Tensor  # (G,) int64: how many of the E are each window's
 
@@ -91,8 +92,9 @@ class Folded:
 class Windows:
     """How a folding model reads samples (a `Reader`); scoring has one window for every distinct moment."""
 
-    def __init__(self, together: int) -> None:
-        self._together = together
+    def __init__(self, together: int, *, whole_past: bool = False) -> None:
+        """whole_past: also gather what is older than the history (`Users.past`)."""
+        self._together, self._whole_past = together, whole_past
 
     def plan(
         self, samples: Samples, rows: Array, size: int, rng: np.random.Generator, processes: int
@@ -119,8 +121,8 @@ class Windows:
             for window in _runs(np.arange(len(rows)), own.at, own.seq, own.stop, own.first, own.user)
             for start in range(0, len(window), SCORES_AT_ONCE)
         ]
-        whole = own.stop - own.first
-        seen = np.minimum(whole, samples.spec.history)
+        size = own.stop - own.first
+        seen, whole = np.minimum(size, samples.spec.history), size * self._whole_past
         windows.sort(key=lambda window: (len(window), seen[window[0]]))  # like with like: little padding
         at_once = max(TOKENS_AT_ONCE // samples.spec.history, 1)
         part: list[Array] = []
@@ -163,7 +165,7 @@ class Windows:
         seen[window, slot] = prefix + size - first[window]
         day[window, slot] = own.at // DAY
         age = buckets(day[:, :, None] - events.day[row][:, None, :])
-        begun, whole = own.first[begin], own.stop[begin] - own.first[begin]
+        begun, whole = own.first[begin], first * self._whole_past
         past = events.rows[np.repeat(begun - (np.cumsum(whole) - whole), whole) + np.arange(whole.sum())]  # 3
         distinct, where = samples.distinct(event, target, events.item[past])
         heads = samples.moments.take(chosen.rows[begin])
@@ -183,7 +185,7 @@ class Windows:
                 texts=tensor(texts),
                 partitions=tensor(partitions),
                 past=tensor(where[events.item[past]].astype(np.int64)),
-                past_positive=tensor((events.label[past] == LABEL_ROWS - 1).astype(np.float32)),
+                past_positive=tensor((events.label[past] == POSITIVE - UNLABELLED + 1).astype(np.float32)),
                 past_size=tensor(whole),
             ),
             candidates=Candidates(

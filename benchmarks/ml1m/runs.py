@@ -49,8 +49,8 @@ TOGETHER = {50: 15, 200: 56}  # windows of 64 and of 255 columns in training
 VALUE_TASK = 0.5
 PRETRAIN = PretrainConfig(epochs=10)
 PRETRAINED = 50  # history in pre-training, for both: the same encoder then reads longer ones
-# Chosen on validation, inside users, history 50. With the encoder at a tenth of 1e-3 for six epochs .8240, still
-# rising; at the full rate of 2e-3 .8259 after four of six; with the second task .8284 there, and less after it
+# Chosen on validation in trials, inside users, history 50, which were not kept: the encoder at a tenth of 1e-3 for six
+# epochs .8240, still rising; at the full rate of 2e-3 .8259 after four of six; with the second task .8284 there
 TRAIN_SRP = TrainConfig(epochs=4, lr=2e-3, embedding_decay=0.2)
 PEER = {"epochs": 4, "lr": 1e-3, "decay": 1e-6}
 

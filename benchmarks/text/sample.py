@@ -17,8 +17,7 @@ from sqlalchemy import Engine
 
 from fusion.atoms import texts_of
 from fusion.behavior_text import Template
-from fusion.counts import ItemHistory, event_columns
-from fusion.dataset import Dataset
+from fusion.dataset import Dataset, statistics_of
 from fusion.encode import encode
 from fusion.labels import LabelRule
 from fusion.log import Array, Log, read_log
@@ -85,7 +84,6 @@ def read_sample(engine: Engine) -> Dataset:
     )  # fmt: skip
     spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
     samples.standardise(spec)
-    number = {item: i for i, item in enumerate(log.items)}
     times = np.bincount(log.item[rows[part[rows] == TRAIN]], minlength=len(log.items))[log.item[rows]]
     return Dataset(
         spec=spec,
@@ -94,9 +92,7 @@ def read_sample(engine: Engine) -> Dataset:
         rows=rows,
         labels=labels[rows],
         part=part[rows],
-        statistics=ItemHistory(log, event_columns(log, labels, spec.scale))
-        .snapshot()
-        .take(np.array([number[item] for item in spec.items])),
+        statistics=statistics_of(spec, log, labels),
         slices={"warm": times >= FEW, "cold": times < FEW, "unseen": times == 0},
     )
 

@@ -62,7 +62,7 @@ def test_the_sums_teach_the_embeddings_of_items_beyond_the_history() -> None:
 def test_scoring_holds_no_more_of_whole_pasts_at_once_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "PAST_AT_ONCE", 60)
     samples = samples_of(spec_of(LOG, history=HISTORY), LOG, np.arange(LOG.size))
-    reader = windows.Windows(5)
+    reader = windows.Windows(5, whole_past=True)
     parts = list(reader.parts(samples, np.arange(LOG.size)))
     assert np.array_equal(np.sort(np.concatenate([part.rows for part in parts])), np.arange(LOG.size))
     assert max(len(reader.gather(samples, part).users.past) for part in parts) <= 60
