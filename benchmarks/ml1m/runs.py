@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from clock import Clock
 from ml1m import bahe
 
 from fusion import metrics
@@ -163,18 +164,28 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
         begin_with_llm(model, config)
     if isinstance(config, BaheConfig) or run.history > PRETRAINED:
         selection = bahe.selecting(dataset)  # to score is dearer than to train: each moment has a window of its own
-    rates = _Clock(len(dataset.of(TRAIN)))
+    clock = Clock(len(dataset.of(TRAIN)), say)
     folder = data.work / "runs" / f"{run.file}-{settings_of(run)}"
     epochs = train(
         model, dataset.samples, dataset.labels, (dataset.of(TRAIN), selection), settings,
         folder=folder, fingerprint=fingerprint(dataset, config, settings),
-        advance=rates.advance, report=rates.report,
+        advance=clock.advance, report=clock.report,
     )  # fmt: skip
     scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in _PARTS}
-    return scores, rates.noted() | {
+    return scores, _rates(clock) | {
         "epochs": len(epochs),
         "valid_curve": [round(epoch.auc, 5) for epoch in epochs],
         "parameters": sum(weight.numel() for weight in model.parameters()),
+    }
+
+
+def _rates(clock: Clock) -> dict[str, float]:
+    if not clock.seen:
+        return {}
+    return {
+        "rows_per_s": clock.seen / clock.wall_s,
+        "rows_per_cpu_s": clock.seen / clock.busy_s,
+        "minutes": clock.wall_s / 60,
     }
 
 
@@ -211,34 +222,6 @@ def _boosted(data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 _PARTS = (("valid", VALID), ("test", TEST))
-
-
-class _Clock:
-    """Training rows a second, validation left out: by the clock, and by this process's processor time."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows, self._seen, self._wall, self._busy = rows, 0, 0.0, 0.0
-        self._last = (time.perf_counter(), time.process_time())
-
-    def advance(self, count: int) -> None:
-        now = (time.perf_counter(), time.process_time())
-        if count < self._rows:  # else: what an earlier session had done
-            self._seen += count
-            self._wall, self._busy = self._wall + now[0] - self._last[0], self._busy + now[1] - self._last[1]
-        self._last = now
-
-    def report(self, epoch: Any) -> None:
-        say(epoch)
-        self._last = (time.perf_counter(), time.process_time())
-
-    def noted(self) -> dict[str, float]:
-        if not self._seen:
-            return {}
-        return {
-            "rows_per_s": self._seen / self._wall,
-            "rows_per_cpu_s": self._seen / self._busy,
-            "minutes": self._wall / 60,
-        }
 
 
 def say(what: object) -> None:

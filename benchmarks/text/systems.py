@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from clock import Clock
 from sqlalchemy import Engine
 from text.full_text import FullText, TokenStates, WholeUsers, token_states
 from text.sample import HISTORY
@@ -95,13 +96,14 @@ def execute(
     dataset.samples.dense[:] = world.counts if setting.counts else 0.0
     torch.manual_seed(seed)
     model, own = _model(setting, world)
-    clock = _Clock(len(dataset.of(TRAIN)))
+    clock = Clock(len(dataset.of(TRAIN)), lambda epoch: say(f"  {epoch}"))
     folder = world.work / "runs" / name_of(setting, seed)
     epochs = train(
         model, dataset.samples, dataset.labels, (dataset.of(TRAIN), dataset.of(VALID)), config,
         folder=folder, fingerprint=fingerprint(dataset, own, config, setting),
         advance=clock.advance, report=clock.report,
     )  # fmt: skip
+    timed = {"seconds_a_sample": clock.busy_s / clock.seen, "samples_timed": clock.seen} if clock.seen else {}
     began = time.process_time()
     parts = PARTS if tested else PARTS[:1]
     scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in parts}
@@ -109,7 +111,7 @@ def execute(
     line = {
         "system": setting.system, "seed": seed, "settings": msgspec.to_builtins(setting), "data": world.digest,
         **{name: measure(dataset, part, scores[name]) for name, part in parts},
-        **clock.noted(),
+        **timed,
         "scoring_seconds_a_sample": (time.process_time() - began) / scored,
         "epochs": len(epochs), "valid_curve": [round(epoch.auc, 5) for epoch in epochs],
         "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -175,26 +177,6 @@ def fill_bank(world: World, recipe: Recipe) -> None:
         )  # fmt: skip
     quiet = lambda _title, _total: contextlib.nullcontext(lambda _: None)  # noqa: E731
     give_vectors(world.dataset, world.engine, recipe, world.llm, world.work / "bank", quiet)
-
-
-class _Clock:
-    """Processor seconds a training sample, validation left out; what an earlier session had done is not counted."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows, self._seen, self._busy, self._last = rows, 0, 0.0, time.process_time()
-
-    def advance(self, count: int) -> None:
-        now = time.process_time()
-        if count < self._rows:
-            self._seen, self._busy = self._seen + count, self._busy + now - self._last
-        self._last = now
-
-    def report(self, epoch: Any) -> None:
-        say(f"  {epoch}")
-        self._last = time.process_time()
-
-    def noted(self) -> dict[str, float]:
-        return {"seconds_a_sample": self._busy / self._seen, "samples_timed": self._seen} if self._seen else {}
 
 
 @contextlib.contextmanager

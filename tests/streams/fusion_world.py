@@ -42,6 +42,10 @@ PARTITIONS = 2
 KINDS = ("war", "comedy", "film noir", "musical", "western", "science fiction", "romance")
 
 
+class CrashError(Exception):
+    """Stands for the process ending."""
+
+
 def update(user_id: str, index: int, version: str = "json-1", **changes: Any) -> InterestUpdate:
     """What was learnt of one partition; texts of every length."""
     chosen = random.Random(f"{user_id} {index} {version}")
@@ -70,6 +74,9 @@ def update(user_id: str, index: int, version: str = "json-1", **changes: Any) ->
 def of_users(users: int, each: int) -> list[InterestUpdate]:
     """Every user's partitions, users interleaved."""
     return [update(f"u{user}", index) for index in range(each) for user in range(users)]
+
+
+EVERY = of_users(9, 4)
 
 
 def learn(engine: Engine, updates: Iterable[InterestUpdate]) -> None:
@@ -181,6 +188,10 @@ def newest_rows(engine: Engine, artifact: str) -> dict[str, RepresentationUpdate
     with engine.connect() as connection:
         rows = connection.execute(query).mappings().all()
     return {row["user_id"]: RepresentationUpdate(**row) for row in rows}
+
+
+def floats(updates: dict[str, RepresentationUpdate]) -> dict[str, tuple[int, str, tuple[float, ...]]]:
+    return {user: (one.index, one.artifact, one.floats()) for user, one in updates.items()}
 
 
 def make_artifact(folder: Path, view: View, *, seed: int = 0, interest: bool = True, width: int = 384) -> str:
