@@ -16,12 +16,10 @@ import argparse
 import json
 import math
 import os
-import platform
 import re
 import sys
 import tempfile
 from fnmatch import fnmatch
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +43,7 @@ from ml1m.runs import (
     execute,
     say,
     settings_of,
+    versions,
 )
 from paired import bootstrap
 
@@ -197,8 +196,7 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
             "peers": PEER,
         },
         "threads": chosen.threads,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "lightgbm", "torch-rechub")},
+        "versions": versions(),
     }
     print(json.dumps(line))
     if chosen.save:

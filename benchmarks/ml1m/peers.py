@@ -25,6 +25,7 @@ WIDTH = 24  # of every feature: torch-rechub stacks those of a list
 INNER = 4  # BST's feed-forward block in widths; as it comes it is 2,048 wide, so that an epoch here takes an hour
 CANDIDATE = 1  # the offered item's rating: unknown
 AT_ONCE = 2048
+SHAPE = {"width": WIDTH, "inner": INNER, "batch": AT_ONCE}  # a kept figure was made with this
 
 
 class Peer:
