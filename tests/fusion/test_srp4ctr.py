@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from fusion import metrics
 from fusion.artifact import artifact_id, load_artifact
@@ -26,7 +26,7 @@ from fusion.spec import FIRST
 from fusion.srp4ctr import Srp4Ctr, Srp4CtrConfig, forms
 from fusion.train import TrainConfig, predict, train
 from interest.sql import insert_new
-from interest.tables import behaviors
+from interest.tables import behaviors, items
 
 ENCODER = FgBertConfig(positions=14, width=16, dropout=0.0)
 SMALL = Srp4CtrConfig(encoder=ENCODER, together=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, value_task=0.5)
@@ -215,3 +215,30 @@ def test_states_above_the_limit_are_dropped(store: Engine, tmp_path: Path) -> No
         for users in (["u1", "u2", "u3"], ["u3", "u2"], ["u1"]):
             scorer(connection, [(user, "i1") for user in users], 1e9)
     assert (scorer.states.made, scorer.states.taken) == (4, 2)
+
+
+def test_a_state_is_made_again_when_the_catalogue_or_what_happened_has_changed(store: Engine, tmp_path: Path) -> None:
+    """Not only the newest behaviour counts: a shop edits its items, and who was forgotten may come back."""
+    log = fill(store, random_rows(6))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    run(data, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    scorer, loaded = Scorer(load_artifact(tmp_path)), load_artifact(tmp_path)
+    pairs = [(user, f"i{i}") for user in ("u1", "u2") for i in range(5)]
+
+    def scored() -> np.ndarray:
+        with store.connect() as connection:
+            held = scorer(connection, pairs, 1e9)
+            np.testing.assert_allclose(held, Scorer(loaded)(connection, pairs, 1e9), atol=1e-6)
+        return held
+
+    first = scored()
+    others = {f"i{item}" for item in set(log.item[log.user == 1].tolist())} - {f"i{i}" for i in range(5)}
+    with store.begin() as connection:
+        connection.execute(update(items).where(items.c.item_id.in_(others)).values(categories='["Horror"]'))
+    changed = scored()
+    assert np.abs(changed - first).max() > 0
+    with store.begin() as connection:  # forgotten, and back with as many behaviours of the same times and values
+        own = behaviors.c.user_id == "u2"
+        connection.execute(update(behaviors).where(own, behaviors.c.item_id != "i7").values(item_id="i7"))
+    assert np.abs(scored()[5:] - changed[5:]).max() > 0
