@@ -32,6 +32,7 @@ from fusion.spec import FeatureSpec
 from fusion.train import TrainConfig
 from interest.errors import ArtifactError
 
+PRETRAINING = "fgbert"  # what the folder of a pre-training says that it is
 FILES = ("config.json", "metrics.json", "model.safetensors", "spec.json", "statistics.safetensors")
 Metrics = dict[str, dict[str, float]]  # part ("valid", "test") -> metric -> value
 
@@ -131,6 +132,14 @@ class _Kind(msgspec.Struct):
     kind: str
 
 
+def kind_in(folder: Path) -> str | None:
+    """What a folder says that it holds; None where it says nothing that can be read."""
+    try:
+        return msgspec.json.decode((folder / "config.json").read_bytes(), type=_Kind).kind
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 def read_config(data: bytes) -> ArtifactConfig[Any]:
     """Decoded as what its kind says; a kind of another version is a msgspec.ValidationError."""
     kind = msgspec.json.decode(data, type=_Kind).kind
@@ -146,6 +155,11 @@ def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
 
     llm: where the LLM is that a BAHE model stands on, if it is not where it was in training.
     """
+    if kind_in(folder) == PRETRAINING:
+        raise ArtifactError(
+            f"{folder} is a pre-training; train on it into another folder: "
+            f"interestream train srp4ctr --pretrained {folder} --out ANOTHER"
+        )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ArtifactError(

@@ -115,6 +115,7 @@ def _stamp(batch: Histories, window: int) -> bytes:
         own = sequence[sequence > 0].long()
         digest.update(f"{len(own)}".encode())
         digest.update(batch.item_row[own].numpy().tobytes() + batch.vectors[own].numpy().tobytes())
-    seen = batch.partitions[window]
-    digest.update(batch.texts[seen[seen >= 0]].numpy().tobytes())
+    slots = (batch.partitions[window] >= 0).nonzero()[:, 0]  # a partition's age tells too
+    digest.update(f"{slots.tolist()}".encode())
+    digest.update(batch.texts[batch.partitions[window, slots]].numpy().tobytes())
     return digest.digest()

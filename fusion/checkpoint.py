@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fusion.log import Array
 from interest.errors import ArtifactError
 
 NAME = "checkpoint.safetensors"
+CPU = torch.device("cpu")
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -40,6 +45,15 @@ class Checkpoint(Generic[E]):
     average: dict[str, Tensor]
     best: dict[str, Tensor]
     epochs: list[E] = field(default_factory=list)
+
+
+def fingerprint_of(settings: Sequence[msgspec.Struct], data: Iterable[Array]) -> str:
+    """What a checkpoint must agree on to be continued."""
+    digest = hashlib.sha256(msgspec.json.encode(settings))
+    for array in data:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def save_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str) -> None:
@@ -74,7 +88,8 @@ def load_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str, kind: 
         )
     state.epochs = msgspec.json.decode(note["epochs"], type=list[kind])  # type: ignore[valid-type]
     state.model.load_state_dict(_part(tensors, "model/"))
-    state.average, state.best = _part(tensors, "average/"), _part(tensors, "best/")
+    place = next(state.model.parameters()).device
+    state.average, state.best = (_part(tensors, prefix, place) for prefix in ("average/", "best/"))
     saved: dict[int, dict[str, Any]] = {}
     for name, value in _part(tensors, "optimizer/").items():
         number, key = name.split("/", 1)
@@ -87,5 +102,5 @@ def remove_checkpoint(folder: Path) -> None:
         (folder / NAME).unlink()
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _part(tensors: dict[str, Tensor], prefix: str, place: torch.device = CPU) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value.to(place) for name, value in tensors.items() if name.startswith(prefix)}

@@ -75,6 +75,15 @@ class Samples:
     def __len__(self) -> int:
         return len(self.moments)
 
+    @property
+    def content(self) -> tuple[Array, ...]:
+        """What models are shown beside the log's events: if any of it changes, these are other samples."""
+        table, knowledge = self.items, self._knowledge
+        texts = (
+            () if knowledge is None else (knowledge.starts, knowledge.last_seq, knowledge.closed_at, knowledge.vectors)
+        )
+        return (self.dense, self.profiles, table.row, table.categories, table.attributes, *texts)
+
     def standardise(self, spec: FeatureSpec) -> None:
         """Bring the counts to the spec's scale, once."""
         self.spec = spec

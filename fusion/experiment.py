@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 
 from fusion import metrics
 from fusion.artifact import ArtifactConfig, Metrics, save_artifact, versions
-from fusion.checkpoint import Epoch, remove_checkpoint
+from fusion.checkpoint import Epoch, fingerprint_of, remove_checkpoint
 from fusion.dataset import Dataset
 from fusion.models import ModelConfig, build, kind_of
 from fusion.parallel import ALONE, Processes
@@ -77,7 +76,5 @@ def measure(model: torch.nn.Module, dataset: Dataset, part: int, together: Proce
 
 def fingerprint(dataset: Dataset, *configs: msgspec.Struct) -> str:
     """What a checkpoint must agree on to be continued: the data, the spec and the settings."""
-    digest = hashlib.sha256(msgspec.json.encode([dataset.spec, *configs]))
-    for array in (dataset.rows, dataset.labels, dataset.part, dataset.log.at, dataset.log.item):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    data = (dataset.rows, dataset.labels, dataset.part, *dataset.log.content, *dataset.samples.content)
+    return fingerprint_of([dataset.spec, *configs], data)

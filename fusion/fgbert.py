@@ -161,7 +161,7 @@ def start(module: nn.Module) -> None:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(G, T, d) to (G, H, T, d / H)."""
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:

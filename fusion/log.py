@@ -43,6 +43,11 @@ class Log:
     def size(self) -> int:
         return len(self.item)
 
+    @property
+    def content(self) -> tuple[Array, ...]:
+        """What happened, without the names."""
+        return (self.starts, self.item, self.action, self.at, self.value, self.scene)
+
     def position(self) -> Array:
         """Rank of every event inside its user, from 0: (N,) int64."""
         return np.arange(self.size) - self.starts[self.user]

@@ -8,7 +8,6 @@ of the validation part are masked to measure, with the training events before th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from fusion.encode import tensor
 from fusion.events import Events
 from fusion.log import Array, Log
 from fusion.moments import Past
+from fusion.readers import cut
 from fusion.spec import FIRST, FeatureSpec, ItemTable
 from fusion.windows import Items
 
@@ -103,8 +103,7 @@ def draw(size: int, shares: tuple[float, float], rng: np.random.Generator) -> tu
     return rng.random(size) < shares[0], rng.random(size) < shares[1]
 
 
-def batches(windows: list[Array], size: int, rng: np.random.Generator) -> Iterator[list[Array]]:
-    """The windows in random order, `size` at a time."""
+def batches(windows: list[Array], size: int, rng: np.random.Generator, least: int = 1) -> list[list[Array]]:
+    """The windows in random order, `size` at a time; what is left over, if fewer than `least`, with those before."""
     order = rng.permutation(len(windows))
-    for start in range(0, len(order), size):
-        yield [windows[w] for w in order[start : start + size]]
+    return [[windows[w] for w in batch] for batch in cut(order, size, least)]

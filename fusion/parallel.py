@@ -34,11 +34,15 @@ class Processes:
     def sum_gradients(self, model: nn.Module) -> None:
         if self.count == 1:
             return
-        own = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in own])
+        own = [weight for weight in model.parameters() if weight.requires_grad]
+        # what one share did not use, another may have: every process sends all, and which of it is there
+        there = torch.tensor([weight.grad is not None for weight in own], dtype=torch.float32, device=own[0].device)
+        parts = [(torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten() for weight in own]
+        flat = torch.cat([there, *parts])
         dist.all_reduce(flat)
-        for gradient, summed in zip(own, torch.split(flat, [gradient.numel() for gradient in own]), strict=True):
-            gradient.copy_(summed.view_as(gradient))
+        summed = torch.split(flat[len(own) :], [weight.numel() for weight in own])
+        for weight, gradient, uses in zip(own, summed, flat[: len(own)].tolist(), strict=True):
+            weight.grad = gradient.view_as(weight).clone() if uses else None
 
     def wait(self) -> None:
         """Until every process is here."""

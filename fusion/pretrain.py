@@ -26,9 +26,12 @@ from fusion.parallel import ALONE, Processes
 from fusion.readers import on
 from fusion.spec import FIRST, FeatureSpec, ItemTable
 from fusion.train import fast_cpu
+from fusion.windows import Items
 
 TOP = 10  # of HR@10
 VALID_BATCH = 128  # windows
+LOGITS_AT_ONCE = 2**25  # of the item softmax: 128 MB
+ITEMS_AT_ONCE = 2**16  # embedded at once in validation, where all of the log's are: 128 MB of categories
 
 
 class PretrainConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +51,9 @@ class PretrainConfig(msgspec.Struct, frozen=True, kw_only=True):
 class PretrainEpoch(msgspec.Struct, frozen=True):
     epoch: int
     loss: float  # mean over the training batches
-    valid_loss: float
-    valid_item_loss: float
-    hit_rate: float  # HR@10 of masked validation items among all known items
+    valid_loss: float | None  # these three: None where too little is masked in the validation part to measure
+    valid_item_loss: float | None
+    hit_rate: float | None  # HR@10 of masked validation items among all known items
 
 
 class Pretraining(nn.Module):
@@ -60,10 +63,10 @@ class Pretraining(nn.Module):
         super().__init__()
         self.encoder, self.heads = FgBert(spec, config), FgBertHeads(spec, config)
 
-    def forward(self, batch: Masked) -> tuple[Tensor, Tensor]:
-        """States (G, T, d) and item embeddings (M, d)."""
+    def forward(self, batch: Masked, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (G, T, d) and item embeddings (M, d), which may be given."""
         own = self.encoder
-        items = own.items(batch.items)
+        items = own.items(batch.items) if items is None else items
         x, s = F.embedding(batch.event, items), own.behaviors(batch.behavior)
         x = torch.where(batch.item_masks[..., None], own.hidden_item, x)
         s = torch.where(batch.behavior_masks[..., None], own.hidden_behavior, s)
@@ -73,19 +76,31 @@ class Pretraining(nn.Module):
         assert states is not None
         return states, items
 
-    def losses(self, batch: Masked) -> tuple[Tensor, Tensor, Tensor]:
+    def items_of(self, items: Items) -> Tensor:
+        """Embeddings (M, d), a part at a time."""
+        columns = (items.row, items.categories, items.attributes)
+        parts = zip(*(torch.split(column, ITEMS_AT_ONCE) for column in columns), strict=True)
+        return torch.cat([self.encoder.items(Items(*part)) for part in parts])
+
+    def losses(self, batch: Masked, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Summed cross-entropy of the masked items and of all fields of the masked behaviours; each item's rank."""
-        states, items = self(batch)
+        states, items = self(batch, items)
         asked = batch.item_masks & (batch.items.row[batch.event] >= FIRST)  # a stranger is no class
         wanted = batch.event[asked].long()
-        item_loss, ranks = self._item_loss(states[asked], items, wanted, batch)
+        at_once = max(LOGITS_AT_ONCE // len(batch.classes), 1)
+        parts = [
+            self._item_loss(*part, items, batch)
+            for part in zip(torch.split(states[asked], at_once), torch.split(wanted, at_once), strict=True)
+        ]
+        item_loss, ranks = torch.stack([loss for loss, _ in parts]).sum(), torch.cat([rank for _, rank in parts])
         told, rows = states[batch.behavior_masks], batch.behavior[batch.behavior_masks].long()
         field_loss = states.new_zeros(())
         for field, head in enumerate(self.heads.fields):
             field_loss = field_loss + F.cross_entropy(head(told), rows[:, field], reduction="sum")
         return item_loss, field_loss, ranks
 
-    def _item_loss(self, states: Tensor, items: Tensor, wanted: Tensor, batch: Masked) -> tuple[Tensor, Tensor]:
+    def _item_loss(self, states: Tensor, wanted: Tensor, items: Tensor, batch: Masked) -> tuple[Tensor, Tensor]:
+        """Of m masked items (m, d), the loss and the ranks (m,)."""
         row = batch.items.row
         logits = self.heads.item_logits(states, items[batch.classes], row[batch.classes])  # (m, K)
         if batch.log_share is None:
@@ -145,10 +160,11 @@ def pretrain(
             rng = np.random.default_rng((config.seed, epoch))
             masks = draw(events, (config.item_masks, config.behavior_masks), rng)
             windows = sequences.cut(rng.integers(0, columns, len(data.log.users)))
-            steps = -(-len(windows) // config.batch_size)
+            drawn = batches(windows, config.batch_size, rng, together.count)
+            steps = len(drawn)
             total = torch.zeros((), dtype=torch.float64)
             model.train()
-            for step, chosen in enumerate(batches(windows, config.batch_size, rng)):
+            for step, chosen in enumerate(drawn):
                 offsets = np.array([rng.integers(0, columns - len(window) + 1) for window in chosen])
                 sampled = rng.choice(known, config.negatives, p=share) if known > config.full_softmax else None
                 entries = np.concatenate(chosen)
@@ -189,23 +205,25 @@ class _Validation:
         self._windows = [window for window in windows if (self._masks[0] | self._masks[1])[window].any()]
 
     @torch.no_grad()
-    def __call__(self, model: Pretraining) -> tuple[float, float, float]:
-        """Loss, its item part, HR@10; NaN where nothing is masked."""
+    def __call__(self, model: Pretraining) -> tuple[float | None, float | None, float | None]:
+        """Loss, its item part, HR@10; None where nothing is masked."""
         model.eval()
         place = next(model.parameters()).device
         items = fields = hits = 0.0
         asked = 0
+        embedded: Tensor | None = None  # every batch has all of the log's items, and the same
         for start in range(0, len(self._windows), VALID_BATCH):
             windows = self._windows[start : start + VALID_BATCH]
             offsets = np.array([self._sequences.columns - len(window) for window in windows])
             batch = on(self._sequences.gather(windows, self._masks, offsets, None, np.empty(0)), place)
-            item_loss, field_loss, ranks = model.losses(batch)
+            embedded = model.items_of(batch.items) if embedded is None else embedded
+            item_loss, field_loss, ranks = model.losses(batch, embedded)
             items, fields, hits = items + float(item_loss), fields + float(field_loss), hits + int((ranks < TOP).sum())
             asked += len(ranks)
         behaviors = sum(int(self._masks[1][window].sum()) for window in self._windows)
-        if not asked or not behaviors:
-            return float("nan"), float("nan"), float("nan")
-        return items / asked + fields / behaviors, items / asked, hits / asked
+        if not asked:
+            return None, None, None
+        return (items / asked + fields / behaviors if behaviors else None), items / asked, hits / asked
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, config: PretrainConfig, done: float) -> None:

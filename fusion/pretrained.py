@@ -6,20 +6,18 @@ Rows of vocabularies are matched by their texts, so a store that has grown since
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fusion.artifact import artifact_id, begin, complete, save_weights, versions
-from fusion.checkpoint import remove_checkpoint
+from fusion.artifact import PRETRAINING, artifact_id, begin, complete, kind_in, save_weights, versions
+from fusion.checkpoint import fingerprint_of, remove_checkpoint
 from fusion.dataset import Dataset, Labelled
 from fusion.events import behavior_rows
 from fusion.fgbert import FgBert, FgBertConfig
@@ -71,17 +69,18 @@ def run(
     torch.manual_seed(config.seed)
     model = Pretraining(read.spec, encoder).to(place or torch.device("cpu"))
     data = data_of(read)
+    shown = (read.labels, read.part, *read.log.content, data.table.row, data.table.categories, data.table.attributes)
     epochs = pretrain(
         model, data, config,
-        folder=folder, fingerprint=_fingerprint(read, encoder, config), advance=advance, report=report,
-        together=together,
+        folder=folder, fingerprint=fingerprint_of([read.spec, encoder, config], shown),
+        advance=advance, report=report, together=together,
     )  # fmt: skip
     if together.first:
         scratch = begin(folder)
         save_weights(model, scratch / "model.safetensors")
         read.spec.save(scratch / "spec.json")
         record = PretrainedConfig(
-            kind="fgbert", encoder=encoder, training=config, split=split,
+            kind=PRETRAINING, encoder=encoder, training=config, split=split,
             events=int(data.train.sum()), until=float(read.log.at[data.train].max()), versions=versions(),
         )  # fmt: skip
         for name, value in (("metrics.json", epochs), ("config.json", record)):
@@ -99,6 +98,9 @@ def data_of(read: Labelled) -> PretrainData:
 
 def load_pretrained(folder: Path) -> Pretrained:
     """Raises ArtifactError, naming the file, where something is missing, broken or of another version."""
+    kind = kind_in(folder)
+    if kind not in (None, PRETRAINING):
+        raise ArtifactError(f"{folder} is a trained artifact ({kind}), no pre-training; name what `pretrain` wrote")
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ArtifactError(
@@ -203,10 +205,3 @@ def _matched(own: tuple[str, ...], other: tuple[str, ...]) -> Tensor:
     """Rows of the other vocabulary for every row of our own: padding, unknown, then the texts."""
     rows = {text: row for row, text in enumerate(other, FIRST)}
     return torch.tensor([0, 1, *(rows.get(text, 1) for text in own)])
-
-
-def _fingerprint(read: Labelled, *configs: msgspec.Struct) -> str:
-    digest = hashlib.sha256(msgspec.json.encode([read.spec, *configs]))
-    for array in (read.labels, read.part, read.log.at, read.log.item):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

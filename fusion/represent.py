@@ -53,8 +53,7 @@ def fusion_of(artifact: Artifact) -> InterestFusion:
     fusion = getattr(artifact.model, "fusion", None)
     if not isinstance(fusion, InterestFusion):
         raise ArtifactError(
-            f"artifact {artifact.id} was trained with --no-interest; it has no user vectors. "
-            "Train one without that option"
+            f"artifact {artifact.id} was trained without interests; it has no user vectors. Train one with --interest"
         )
     return fusion
 

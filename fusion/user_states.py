@@ -1,8 +1,9 @@
 """Users' sides of a folding model, kept between requests until the user does something.
 
-A state is taken again while everything that it was made from is the same: the user's newest behaviour, how many of them
-the moment sees, the counts and the profile that the queries start from, the interests' vectors. What is kept is a few
-hundred kB a user (2 layers, L = 200, width 64: 410 kB), so the oldest are dropped above `limit`.
+A state is taken again while everything that it was made from is the same, item by item: the behaviours that the moment
+sees and their items as the catalogue has them, the counts and the profile that the queries start from, the interests'
+vectors. What is kept is a few hundred kB a user (2 layers, L = 200, width 64: 205 kB), so the oldest are dropped above
+`limit`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from fusion.encode import Samples
 from fusion.log import Array
 from fusion.readers import Chosen
 from fusion.srp4ctr import Srp4Ctr, UserState
-from fusion.windows import Folded, Users
+from fusion.windows import Folded
 
-LIMIT = 1000  # users: 410 MB at L = 200
+LIMIT = 1000  # users: 205 MB at L = 200
 
 
 class UserStates:
@@ -38,10 +39,7 @@ class UserStates:
         heads = chosen.rows[chosen.sizes.cumsum() - chosen.sizes]
         moments = samples.moments.take(heads)
         keys = [names[user] for user in moments.user]
-        stamps = [
-            _stamp(batch.users, window, int(moments.seq[window]), int(moments.stop[window] - moments.first[window]))
-            for window in range(len(keys))
-        ]
+        stamps = _stamps(batch)
         states = [self._take(key, stamp) for key, stamp in zip(keys, stamps, strict=True)]
         missing = [window for window, state in enumerate(states) if state is None]
         for window, state in zip(missing, self._encode(samples, heads[missing]), strict=True):
@@ -72,12 +70,25 @@ class UserStates:
             self._held.popitem(last=False)
 
 
-def _stamp(users: Users, window: int, seq: int, visible: int) -> bytes:
-    seen = users.partitions[window]
-    digest = hashlib.blake2b(f"{seq} {visible}".encode(), digest_size=16)
-    for tensor in (users.context[window], users.profile[window], users.texts[seen[seen >= 0]]):
-        digest.update(tensor.numpy().tobytes())
-    return digest.digest()
+def _stamps(batch: Folded) -> list[bytes]:
+    """Of everything that each window's state is made of; the padding is none of it."""
+    users, items = batch.users, batch.items
+    shown = torch.cat([items.row[:, None], items.categories, items.attributes], dim=1)
+    sizes = users.past_size.tolist()
+    pasts = zip(torch.split(users.past, sizes), torch.split(users.past_positive, sizes), strict=True)
+    out = []
+    for window, (past, positive) in enumerate(pasts):
+        there = users.event[window] > 0
+        slots = (users.partitions[window] >= 0).nonzero()[:, 0]
+        told = users.texts[users.partitions[window, slots]]
+        digest = hashlib.blake2b(f"{int(there.sum())} {len(past)} {slots.tolist()}".encode(), digest_size=16)
+        for part in (
+            shown[users.event[window, there]], users.behavior[window, there], shown[past], positive,
+            users.context[window], users.profile[window], told,
+        ):  # fmt: skip
+            digest.update(part.numpy().tobytes())
+        out.append(digest.digest())
+    return out
 
 
 def _apart(state: UserState) -> list[UserState]:

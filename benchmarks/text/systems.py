@@ -73,14 +73,11 @@ class World:
     work: Path
     told: Callable[[str, dict[str, Any]], None]  # keeps what a bank or the token states cost
     counts: Array = field(init=False)
+    digest: str = field(init=False)  # of the data
 
     def __post_init__(self) -> None:
         self.counts = self.dataset.samples.dense.copy()
-
-    @property
-    def digest(self) -> str:
-        """Of the data."""
-        return fingerprint(self.dataset)[:8]
+        self.digest = fingerprint(self.dataset)[:8]
 
 
 def name_of(setting: Setting, seed: int) -> str:

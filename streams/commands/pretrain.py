@@ -99,10 +99,9 @@ def fgbert(
 
 
 def _print_epoch(epoch: PretrainEpoch) -> None:
+    loss, rate = ("-" if one is None else f"{one:.4f}" for one in (epoch.valid_loss, epoch.hit_rate))
     typer.echo(
-        f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}, validation loss {epoch.valid_loss:.4f}, "
-        f"masked-item HR@10 {epoch.hit_rate:.4f}",
-        err=True,
+        f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}, validation loss {loss}, masked-item HR@10 {rate}", err=True
     )
 
 

@@ -47,19 +47,32 @@ def score(
 
     engine, model = open_store(store_url(store), create=False), load_artifact(artifact, llm)
     scorer = Scorer(model)
+    order, told = _by_user(wanted), 0
+    scores: dict[int, float] = {}  # those that wait for a pair before them in the file
+    together = len(wanted) if user else AT_ONCE  # one user's items are ranked among each other
     with engine.connect() as connection, progress("Scoring", len(wanted), unit="pairs") as advance:
         moment = newest_time(connection) if at is None else at
-        together = len(wanted) if user else AT_ONCE  # one user's items are ranked among each other
-        for start in range(0, len(wanted), together):
-            part = wanted[start : start + together]
-            scores = scorer(connection, part, moment)
-            ranked = zip(part, scores.tolist(), strict=True)
-            catalogue = {} if json else read_items(connection, {item_id for _, item_id in part})
-            for (user_id, item_id), p in sorted(ranked, key=lambda row: -row[1]) if user else ranked:
+        for start in range(0, len(order), together):
+            part = order[start : start + together]
+            found = scorer(connection, [wanted[i] for i in part], moment)
+            scores |= zip(part, found.tolist(), strict=True)
+            ready = next((i for i in range(told, len(wanted)) if i not in scores), len(wanted))
+            ranked = [(*wanted[i], scores.pop(i)) for i in range(told, ready)]
+            told = ready
+            catalogue = {} if json else read_items(connection, {item_id for _, item_id, _ in ranked})
+            for user_id, item_id, p in sorted(ranked, key=lambda row: -row[2]) if user else ranked:
                 line = {"user_id": user_id, "item_id": item_id, "score": round(p, 6)}
                 title = catalogue[item_id].title if item_id in catalogue else ""
                 print(jsons.dumps(line) if json else f"{user_id}\t{item_id}\t{p:.4f}\t{title}".rstrip())
             advance(len(part))
+
+
+def _by_user(wanted: list[Pair]) -> list[int]:
+    """The pairs' numbers, each user's next to each other, so that a user's side is made once whatever their order."""
+    own: dict[str, list[int]] = {}
+    for number, (user_id, _) in enumerate(wanted):
+        own.setdefault(user_id, []).append(number)
+    return [number for numbers in own.values() for number in numbers]
 
 
 def _wanted(pairs: Path | None, user: str | None, items: str | None) -> list[Pair]:

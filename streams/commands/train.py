@@ -136,6 +136,8 @@ def srp4ctr(
         raise InputError(
             "--pretrained-rate needs --pretrained: there are no pre-trained weights to slow down or freeze"
         )
+    if pretrained is not None and pretrained.resolve() == out.resolve():
+        raise InputError(f"--out {out} is the pre-training itself; give another folder")
     held = None if pretrained is None else load_pretrained(pretrained)
     data = DatasetConfig(
         label=LabelRule.parse(label),

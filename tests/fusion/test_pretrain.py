@@ -18,12 +18,15 @@ from safetensors.torch import load_file
 from sqlalchemy import Engine
 from torch.nn import functional as F
 
+from fusion import pretrain as pretraining
+from fusion.artifact import load_artifact
 from fusion.checkpoint import NAME as CHECKPOINT
 from fusion.dataset import DatasetConfig, Labelled, read_labelled
 from fusion.fgbert import FgBertConfig, hide
 from fusion.masks import Masked, Sequences, draw
-from fusion.pretrain import PretrainConfig, Pretraining, pretrain
+from fusion.pretrain import TOP, PretrainConfig, Pretraining, pretrain
 from fusion.pretrained import check, data_of, load_pretrained, run
+from fusion.spec import FIRST
 from fusion.splits import TRAIN, VALID
 from interest.errors import ArtifactError
 
@@ -120,7 +123,61 @@ def test_it_learns_what_users_do(read: Labelled) -> None:
     model = Pretraining(read.spec, FgBertConfig(positions=12, width=16, dropout=0.0))
     epochs = pretrain(model, data_of(read), PretrainConfig(epochs=40, batch_size=8, lr=5e-3))
     assert epochs[-1].loss < 0.8 * epochs[0].loss
-    assert 0 <= epochs[-1].hit_rate <= 1
+
+
+def test_the_hit_rate_counts_items_among_the_ten_most_probable(read: Labelled) -> None:
+    model, batch = masked(read)
+    with torch.no_grad():
+        states, items = model(batch)
+        asked = batch.item_masks & (batch.items.row[batch.event] >= FIRST)
+        logits = model.heads.item_logits(states[asked], items[batch.classes], batch.items.row[batch.classes])
+        best = logits.topk(TOP).indices + FIRST
+        hits = (best == batch.items.row[batch.event[asked].long()][:, None]).any(dim=1)
+        assert torch.equal(model.losses(batch)[2] < TOP, hits)
+    assert 0 < hits.sum() < len(hits)
+
+
+def test_losses_and_items_are_the_same_in_parts(read: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As catalogues of a million items are measured."""
+    model, batch = masked(read)
+    with torch.no_grad():
+        whole = model.losses(batch)
+        monkeypatch.setattr(pretraining, "LOGITS_AT_ONCE", 3 * len(batch.classes))
+        monkeypatch.setattr(pretraining, "ITEMS_AT_ONCE", 7)
+        assert torch.equal(model.items_of(batch.items), model.encoder.items(batch.items))
+        parts = model.losses(batch, model.items_of(batch.items))
+    torch.testing.assert_close(parts, whole)
+
+
+def test_where_nothing_is_masked_nothing_is_measured_and_the_run_can_be_resumed(read: Labelled, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(QUICK, item_masks=0.0, epochs=1)
+    for more in (0, 1):  # the second goes on from the first's checkpoint
+        torch.manual_seed(0)
+        model, own = Pretraining(read.spec, SMALL), msgspec.structs.replace(config, epochs=1 + more)
+        epochs = pretrain(model, data_of(read), own, folder=tmp_path, fingerprint="one")
+    assert [(epoch.valid_loss, epoch.valid_item_loss, epoch.hit_rate) for epoch in epochs] == [(None,) * 3] * 2
+
+
+def test_the_rate_rises_in_a_line_and_falls_as_a_polynomial() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    config = PretrainConfig(lr=1.0, warm_up=0.1, power=2.0)
+    rates = []
+    for done in (0.0, 0.05, 0.1, 0.5, 0.9):
+        pretraining._set_rate(optimizer, config, done)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.0, 0.5 * 0.95**2, 0.9**2, 0.5**2, 0.1**2])
+
+
+def test_a_run_is_not_continued_on_other_data(read: Labelled, tmp_path: Path) -> None:
+    def fails(_: int) -> None:
+        if (tmp_path / CHECKPOINT).exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(read, SMALL, QUICK, split="global", folder=tmp_path, advance=fails)
+    log = dataclasses.replace(read.log, value=read.log.value + np.float32(0.25))
+    with pytest.raises(ArtifactError, match="other data or settings"):
+        run(dataclasses.replace(read, log=log), SMALL, QUICK, split="global", folder=tmp_path)
 
 
 def test_the_sampled_softmax_estimates_the_full_one(read: Labelled) -> None:
@@ -199,6 +256,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Pa
         check(held, read.spec, split="global", until=until - 1)
     with pytest.raises(ArtifactError, match="value buckets"):
         check(held, msgspec.structs.replace(read.spec, value_edges=(1.0,)), split="global", until=until)
+    with pytest.raises(ArtifactError, match="is a pre-training; train on it"):
+        load_artifact(tmp_path)
+    (tmp_path / "config.json").write_bytes(b'{"kind": "din"}')
+    with pytest.raises(ArtifactError, match=r"trained artifact \(din\), no pre-training"):
+        load_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes(b"{}")
     with pytest.raises(ArtifactError, match="broken pre-training"):
         load_pretrained(tmp_path)

@@ -1,11 +1,7 @@
-"""SRP4CTR in training: it learns, takes over what was pre-trained, resumes, works in two processes, comes back."""
+"""SRP4CTR in training: it learns, takes over what was pre-trained, resumes, comes back."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -13,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from fusion import metrics
 from fusion.artifact import artifact_id, load_artifact
@@ -30,10 +26,10 @@ from fusion.spec import FIRST
 from fusion.srp4ctr import Srp4Ctr, Srp4CtrConfig, forms
 from fusion.train import TrainConfig, predict, train
 from interest.sql import insert_new
-from interest.tables import behaviors
+from interest.tables import behaviors, items
 
 ENCODER = FgBertConfig(positions=14, width=16, dropout=0.0)
-SMALL = Srp4CtrConfig(encoder=ENCODER, together=5, queries=2, hidden=(16,), dropout=0.0)
+SMALL = Srp4CtrConfig(encoder=ENCODER, together=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, value_task=0.5)
 QUICK = TrainConfig(epochs=3, batch_size=128, patience=9)
 DATA = DatasetConfig(label=RULE, history=10)
 
@@ -221,43 +217,28 @@ def test_states_above_the_limit_are_dropped(store: Engine, tmp_path: Path) -> No
     assert (scorer.states.made, scorer.states.taken) == (4, 2)
 
 
-TWO = """
-import json, sys
-from pathlib import Path
-import msgspec, torch
-from fusion.dataset import read_dataset
-from fusion.experiment import run
-from fusion.parallel import processes
-from streams.store import open_store
-from test_srp4ctr import DATA, QUICK, SMALL
-torch.set_num_threads(1)
-with open_store(sys.argv[1]).connect() as connection:
-    data = read_dataset(connection, DATA)
-with processes(torch.device("cpu")) as together:
-    epochs = []
-    measured = run(
-        data, SMALL, msgspec.structs.replace(QUICK, unknown=0.0),
-        split="global", folder=Path(sys.argv[2]), report=epochs.append, together=together,
-    )
-    if together.first:
-        print(json.dumps({"epochs": [[e.loss, e.auc] for e in epochs], "test": measured["test"]}))
-"""
+def test_a_state_is_made_again_when_the_catalogue_or_what_happened_has_changed(store: Engine, tmp_path: Path) -> None:
+    """Not only the newest behaviour counts: a shop edits its items, and who was forgotten may come back."""
+    log = fill(store, random_rows(6))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    run(data, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    scorer, loaded = Scorer(load_artifact(tmp_path)), load_artifact(tmp_path)
+    pairs = [(user, f"i{i}") for user in ("u1", "u2") for i in range(5)]
 
+    def scored() -> np.ndarray:
+        with store.connect() as connection:
+            held = scorer(connection, pairs, 1e9)
+            np.testing.assert_allclose(held, Scorer(loaded)(connection, pairs, 1e9), atol=1e-6)
+        return held
 
-def test_two_processes_learn_what_one_learns(store: Engine, tmp_path: Path) -> None:
-    """Gradients are summed over shares of the same batches: without dropout the curves are equal but for rounding."""
-    fill(store, random_rows(8))
-    url = store.url.render_as_string(hide_password=False)
-    (tmp_path / "job.py").write_text(TWO)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
-    told = {}
-    for count in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        done = subprocess.run(
-            [*command, tmp_path / "job.py", url, tmp_path / str(count)],
-            env=env, check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        told[count] = json.loads(done.stdout.splitlines()[-1])
-    np.testing.assert_allclose(told[2]["epochs"], told[1]["epochs"], rtol=1e-3)
-    assert told[2]["test"]["auc"] == pytest.approx(told[1]["test"]["auc"], abs=2e-3)
-    assert load_artifact(tmp_path / "2").config.kind == "srp4ctr"
+    first = scored()
+    others = {f"i{item}" for item in set(log.item[log.user == 1].tolist())} - {f"i{i}" for i in range(5)}
+    with store.begin() as connection:
+        connection.execute(update(items).where(items.c.item_id.in_(others)).values(categories='["Horror"]'))
+    changed = scored()
+    assert np.abs(changed - first).max() > 0
+    with store.begin() as connection:  # forgotten, and back with as many behaviours of the same times and values
+        own = behaviors.c.user_id == "u2"
+        connection.execute(update(behaviors).where(own, behaviors.c.item_id != "i7").values(item_id="i7"))
+    assert np.abs(scored()[5:] - changed[5:]).max() > 0

@@ -18,9 +18,10 @@ from sqlalchemy import Engine
 from fusion import metrics
 from fusion.artifact import artifact_id, load_artifact
 from fusion.checkpoint import NAME as CHECKPOINT
+from fusion.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
 from fusion.dataset import DatasetConfig, read_dataset
 from fusion.din import Din, DinConfig
-from fusion.experiment import run
+from fusion.experiment import fingerprint, run
 from fusion.train import TrainConfig, predict, train
 from interest.errors import ArtifactError, InputError
 
@@ -109,6 +110,34 @@ def test_a_checkpoint_of_another_run_is_refused(store: Engine, tmp_path: Path) -
     (tmp_path / CHECKPOINT).write_bytes(b"torn")
     with pytest.raises(ArtifactError, match="remove it to train from the start"):
         train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_a_checkpoint_comes_back_where_the_model_is(tmp_path: Path) -> None:
+    """`meta` stands for a GPU: what an average is followed on must not stay on the processor."""
+    model = torch.nn.Linear(2, 2)
+    held = Checkpoint[Epoch](
+        model, torch.optim.Adam(model.parameters()), {"weight": torch.ones(2, 2)}, {"bias": torch.ones(2)}
+    )
+    save_checkpoint(tmp_path, held, "one")
+    there = torch.nn.Linear(2, 2, device="meta")
+    back = Checkpoint[Epoch](there, torch.optim.Adam(there.parameters()), {}, {})
+    load_checkpoint(tmp_path, back, "one", Epoch)
+    assert [value.device.type for value in (*back.average.values(), *back.best.values())] == ["meta", "meta"]
+
+
+def test_runs_on_other_values_catalogues_or_interests_are_told_apart(store: Engine) -> None:
+    fill(store, random_rows(5), interests=True)
+    with store.connect() as connection:
+        data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True))
+    seen = {fingerprint(data)}
+    data.log.value[3] += 0.25
+    seen.add(fingerprint(data))
+    data.samples.items.categories[2] += 1
+    seen.add(fingerprint(data))
+    data.samples._knowledge.vectors[0, 0] += 1
+    seen.add(fingerprint(data))
+    assert len(seen) == 4
 
 
 def test_too_small_a_log_and_missing_interests_are_told(store: Engine) -> None:

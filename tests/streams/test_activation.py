@@ -57,7 +57,7 @@ def test_what_cannot_be_activated_is_refused_and_nothing_changes(engine: Engine,
     with pytest.raises(ArtifactError, match=r"prompt version json-1 encoded by small@1.*it has: json-2 by small@1"):
         activate(engine, tmp_path / "one")
     make_artifact(tmp_path / "plain", VIEW, interest=False)
-    with pytest.raises(ArtifactError, match="--no-interest"):
+    with pytest.raises(ArtifactError, match="trained without interests"):
         activate(engine, tmp_path / "plain")
     with pytest.raises(ArtifactError, match="no complete artifact"):
         activate(engine, tmp_path / "nowhere")

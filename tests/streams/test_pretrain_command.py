@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ctr_world import fill, random_rows
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from typer.testing import CliRunner, Result
 
 from fusion.artifact import load_artifact
 from fusion.pretrained import load_pretrained
+from fusion.score import Scorer
 from interest.errors import ArtifactError, InputError
 from streams.cli import app
 
@@ -58,6 +60,33 @@ def test_from_pretraining_to_scores(url: str, tmp_path: Path) -> None:
     assert float(rows[0][2]) == pytest.approx(by_item["i2"], abs=1e-4)
 
 
+def test_pairs_are_scored_user_by_user_and_printed_in_the_files_order(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that goes item by item: every user's side is made once though the users do not fit into one part."""
+    result = run("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", *SIZES)
+    assert result.exit_code == 0, result.output
+    named = [(f"u{user}", f"i{item}") for item in range(4) for user in range(9)]
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("user_id,item_id\n" + "".join(f"{user},{item}\n" for user, item in named))
+    scored = ("score", tmp_path / "srp", "--store", url, "--pairs", pairs, "--json")
+    whole = run(*scored).stdout
+    assert [(line["user_id"], line["item_id"]) for line in map(json.loads, whole.splitlines())] == named
+    asked: list[int] = []
+    score = Scorer.__call__
+
+    def counted(self: Scorer, connection: Connection, pairs: list[tuple[str, str]], at: float) -> np.ndarray:
+        asked.append(len({user for user, _ in pairs}))
+        return score(self, connection, pairs, at)
+
+    monkeypatch.setattr(Scorer, "__call__", counted)
+    monkeypatch.setattr("streams.commands.score.AT_ONCE", 8)
+    in_parts = run(*scored).stdout
+    assert asked == [2, 2, 2, 2, 1]
+    for left, right in zip(whole.splitlines(), in_parts.splitlines(), strict=True):
+        assert json.loads(left) == pytest.approx(json.loads(right), abs=2e-6)
+
+
 def test_an_ablation_without_pretraining(url: str, tmp_path: Path) -> None:
     result = run("train", "srp4ctr", "--form", "mp", "--store", url, "--out", tmp_path / "mp", *SIZES)
     assert result.exit_code == 0, result.output
@@ -81,5 +110,7 @@ def test_what_does_not_fit_is_told_in_a_sentence(url: str, tmp_path: Path) -> No
     result = run(*own, tmp_path / "fgbert", "--history", 10, "--together", 5, "--split", "user")
     assert "--split global, not user" in str(result.exception)
     assert isinstance(run(*own, tmp_path / "nowhere").exception, ArtifactError)
+    result = run(*own, tmp_path / "srp", *SIZES)
+    assert "is the pre-training itself" in str(result.exception)
     result = run("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", "--pretrained-rate", 0.5)
     assert "needs --pretrained" in str(result.exception)
