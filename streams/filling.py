@@ -7,6 +7,7 @@ worker or a forgotten user in between means.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine, select
@@ -40,6 +41,7 @@ class Walk:
         self._spans: list[Span] = []
         self._forgets = 0  # users forgotten when it was read
         self.behaviors = self.asked = self.computed = 0
+        self.looked_s = 0.0  # finding out what is new
         self.whole = True  # no marks were left for another walk
 
     @property
@@ -75,11 +77,13 @@ class Walk:
         begin = self._next
         if begin is None:
             return
+        start = time.monotonic()
         with self._engine.connect() as connection:
             forgets = counters.read(connection, counters.FORGETS)  # before: who is forgotten later is found out
             page = read_page(connection, self._low.recipe.id, begin, USERS)
         self._begun, self._next, self._forgets = begin, page.after, forgets
         self._spans = [one for one in page.spans if self._mine(one.user_id)]
+        self.looked_s += time.monotonic() - start
 
 
 def accepted(connection: Connection) -> Accepted:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from fusion.bank import Computes
 
+REST = 9.0  # times as long as looking for what is new took: a tenth of the time at most goes into that
+
 R = TypeVar("R")
 log = structlog.get_logger()
 
@@ -48,6 +50,7 @@ class Filling:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bank")
         self._low: _Interruptible | None = None
         self._work: asyncio.Task[None] | None = None
+        self._looked_s = 0.0  # the last time
 
     async def open(self) -> None:
         """Load the LLM. Raises InputError or ArtifactError."""
@@ -55,7 +58,7 @@ class Filling:
         self._low = None if low is None else _Interruptible(low)
 
     def start(self, stop: asyncio.Event) -> None:
-        """Fill what is new, and look again every `poll_s`, until `stop`."""
+        """Fill what is new, and look again every `poll_s` (less often where that takes long), until `stop`."""
         if self._low is not None:
             self._work = asyncio.create_task(self._run(self._low, stop), name="fusion-bank")
 
@@ -84,7 +87,8 @@ class Filling:
                 now = (mine, await self._patience.store(self._accepted, "cannot read what came in"))
                 if mine and now != done and await self._fill(low, mine, stop):
                     done = now
-                await asyncio.wait({ending}, timeout=self._context.settings.fusion.poll_s)
+                rest = max(self._context.settings.fusion.poll_s, REST * self._looked_s)
+                await asyncio.wait({ending}, timeout=rest)
         except _StoppedError:
             return
         finally:
@@ -99,6 +103,7 @@ class Filling:
             if stop.is_set() or mine != frozenset(self._partitions()):
                 return False
             await self._patience.storing(partial(self._in_thread, walk.step), "cannot fill the bank")
+        self._looked_s = walk.looked_s
         if walk.behaviors:
             log.info(
                 "bank filled", bank=low.recipe.id, behaviors=walk.behaviors, texts=walk.asked,
