@@ -25,11 +25,11 @@ from fusion.encode import Samples
 from fusion.histories import Histories
 from fusion.readers import Chosen
 
-LIMIT = 10_000  # users, and items: 46 and 23 MB with a small LLM
+LIMIT = 10_000  # users, items, and texts that the bank lacked: 46, 23 and 12 MB with a small LLM
 
 
 class StoredTexts:
-    """Vectors from the store's bank; what the bank lacks is computed, and kept here while the process lasts."""
+    """Vectors from the store's bank; what the bank lacks is computed, and the newest of it kept here."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self._recipe, self._folder = recipe, folder
@@ -47,6 +47,8 @@ class StoredTexts:
             self._made |= dict(zip(lacking, made, strict=True))
         keys = sorted(text_of)
         held = [found[key] if key in found else self._made[key] for key in keys]
+        for key in list(self._made)[: max(0, len(self._made) - LIMIT)]:  # the oldest; those of this call are held
+            del self._made[key]
         return BankFile(np.array(keys, KEY), np.stack(held) if held else np.zeros((0, 0), np.float16))
 
 

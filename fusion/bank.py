@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, or_, s
 from sqlalchemy.exc import SQLAlchemyError
 
 from fusion.cut import Recipe
-from fusion.tables import bank_vectors, banks
+from fusion.tables import bank_marks, bank_vectors, banks
 from interest.sql import insert_new, writing
 
 KEYS_AT_ONCE = 500  # below every driver's limit on parameters
@@ -38,7 +38,9 @@ class Computes(Protocol):
     """What fills a bank: fusion.cut.Low."""
 
     recipe: Recipe
-    width: int
+
+    @property
+    def width(self) -> int: ...
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]: ...
 
@@ -46,6 +48,7 @@ class Computes(Protocol):
 class Filled(NamedTuple):
     asked: int  # distinct texts
     computed: int  # by this filler; the others were there, or came from another filler
+    left: int = 0  # claimed by other fillers, who had not written them when this one was done
 
 
 @dataclass(slots=True)
@@ -168,7 +171,7 @@ def fill(
         raise
     with writing(engine) as connection:
         _count_up(connection, recipe.id, "asked", asked)
-    return Filled(asked, computed)
+    return Filled(asked, computed, len(missing(engine, recipe.id, elsewhere)))
 
 
 def _compute(claims: Claims, low: Computes, texts: dict[bytes, str]) -> set[bytes]:
@@ -210,6 +213,7 @@ def remove(engine: Engine, bank: str, keys: Sequence[bytes] | None = None) -> in
         with writing(engine) as connection:
             gone = count(connection, bank)
             connection.execute(delete(bank_vectors).where(bank_vectors.c.bank == bank))
+            connection.execute(delete(bank_marks).where(bank_marks.c.bank == bank))
             connection.execute(delete(banks).where(banks.c.id == bank))
         return gone
     lapsed = or_(bank_vectors.c.vector.is_not(None), bank_vectors.c.until < time.time())

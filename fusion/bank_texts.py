@@ -1,19 +1,18 @@
-"""Which texts the store's behaviours and items make: all of them, or those of newly closed partitions."""
+"""Which texts the store's behaviours and items make: all of them, or those of some behaviours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, and_, func, select, tuple_
+from sqlalchemy import Connection, Engine, bindparam, func, select
 
 from fusion.bank import Computes, Filled, fill, note_size, read_keys, read_recipes, remove
+from fusion.bank_marks import Span
 from fusion.behavior_text import Template, behavior_text, item_text
 from interest.sql import read_items
-from interest.tables import behaviors, partitions
+from interest.tables import behaviors
 from interest.types import Item
-
-KEYS_AT_ONCE = 150  # of three parameters each: below every driver's limit
 
 _WHAT = (behaviors.c.item_id, behaviors.c.action, behaviors.c.value)
 
@@ -22,14 +21,6 @@ class Texts(NamedTuple):
     texts: list[str]  # distinct: of behaviours first, then of items
     behaviors: int  # in the store
     distinct: int  # texts that these make
-
-
-class Closed(NamedTuple):
-    """A closed partition."""
-
-    user_id: str
-    generation: int
-    number: int  # its index
 
 
 def store_texts(connection: Connection, template: Template) -> Texts:
@@ -42,31 +33,26 @@ def store_texts(connection: Connection, template: Template) -> Texts:
     return Texts(list(every), sum(row[3] for row in rows), len(own))
 
 
-def partition_texts(connection: Connection, template: Template, closed: Iterable[Closed]) -> list[str]:
-    """The distinct texts of the behaviours of some partitions, and of their items."""
-    there = and_(
-        behaviors.c.user_id == partitions.c.user_id,
-        behaviors.c.seq.between(partitions.c.first_seq, partitions.c.last_seq),
-    )
-    key = tuple_(partitions.c.user_id, partitions.c.generation, partitions.c.index)
-    query = select(*_WHAT).distinct().select_from(partitions.join(behaviors, there)).order_by(*_WHAT)
-    wanted = [tuple(place) for place in closed]
-    rows: list[Any] = []
-    for start in range(0, len(wanted), KEYS_AT_ONCE):
-        rows += connection.execute(query.where(key.in_(wanted[start : start + KEYS_AT_ONCE]))).all()
+def span_texts(connection: Connection, template: Template, spans: Iterable[Span]) -> list[str]:
+    """The distinct texts of some behaviours, and of their items."""
+    within = behaviors.c.seq.between(bindparam("first"), bindparam("last"))
+    query = select(*_WHAT).where(behaviors.c.user_id == bindparam("user_id"), within).order_by(behaviors.c.seq)
+    rows: dict[tuple[Any, ...], None] = {}
+    for span in spans:  # each is one range of the key
+        rows |= dict.fromkeys(tuple(row) for row in connection.execute(query, span._asdict()))
     catalogue = read_items(connection, {row[0] for row in rows})
     items = (item_text(template, item) for item in catalogue.values())
     return [text for text in dict.fromkeys([*_texts(template, catalogue, rows), *items]) if text]
 
 
-def fill_new(engine: Engine, low: Computes, closed: Iterable[Closed]) -> Filled:
-    """What the stream calls for newly closed partitions: only texts that nobody has met cost a forward pass.
+def fill_new(engine: Engine, low: Computes, spans: Iterable[Span], *, wait: bool = False) -> Filled:
+    """What the stream calls for new behaviours: only texts that nobody has met cost a forward pass.
 
-    Idempotent. Waits for no other filler: what one has claimed is its own to write.
+    Idempotent. Unless `wait` is set it waits for no other filler: `left` counts what others have claimed.
     """
     with engine.connect() as connection:
-        texts = partition_texts(connection, low.recipe.template, closed)
-    return fill(engine, low, texts, wait=False)
+        texts = span_texts(connection, low.recipe.template, spans)
+    return fill(engine, low, texts, wait=wait)
 
 
 def collect(engine: Engine, keep: Sequence[str] | None = None) -> dict[str, int]:

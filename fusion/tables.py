@@ -66,3 +66,13 @@ bank_vectors = Table(
     Column("owner", Text),  # the filler that claims it
     Column("until", Float(53)),  # when its claim lapses, by its clock
 )
+
+# One row per user and bank (fusion/bank_marks.py): the bank has the texts of the user's behaviours up to this one.
+bank_marks = Table(
+    "bank_marks",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("bank", Text, primary_key=True),
+    Column("seq", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,11 @@ from interest.errors import InputError
 from streams.settings import BankSettings, cache_folder, default_llm, load_settings, model_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fusion.bank import Computes
-    from fusion.cut import Recipe
+    from fusion.cut import Low, Recipe
 
 
 def llm_folder(named: str | None) -> Path:
@@ -40,15 +44,48 @@ def choose(
 
 def open_bank(settings: BankSettings) -> Computes | None:
     """What the stream fills its bank with; None where no LLM is set. Raises InputError or ArtifactError."""
+    found = _set(settings)
+    if found is None:
+        return None
+    from fusion.cut import open_low
+
+    return open_low(*found)
+
+
+def bank_when_needed(settings: BankSettings) -> Computes | None:
+    """The same, whose LLM is loaded for the first text. Raises InputError."""
+    found = _set(settings)
+    return None if found is None else _WhenNeeded(*found)
+
+
+class _WhenNeeded:
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.recipe, self._folder = recipe, folder
+        self._opened: Low | None = None
+
+    @property
+    def width(self) -> int:
+        return self._low.width
+
+    def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]:
+        return self._low(texts, advance)
+
+    @property
+    def _low(self) -> Low:
+        if self._opened is None:
+            from fusion.cut import open_low
+
+            self._opened = open_low(self._folder, self.recipe)
+        return self._opened
+
+
+def _set(settings: BankSettings) -> tuple[Path, Recipe] | None:
     if settings.llm is None:
         return None
     try:
-        folder, recipe = _recipe(settings.llm, settings, settings.cut, settings.pooling, settings.precision)
+        return _recipe(settings.llm, settings, settings.cut, settings.pooling, settings.precision)
     except InputError as error:
         raise InputError(f"INTERESTREAM_BANK_LLM: {error}") from None
-    from fusion.cut import open_low
-
-    return open_low(folder, recipe)
 
 
 def bank_files() -> Path:

@@ -86,11 +86,11 @@ class FusionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     encoder: str | None = None  # a folder; none: the fetched MiniLM
     half_life: Annotated[float, Meta(gt=0)] | None = None  # partitions; none: fusion/pool.py's
     batch: Count = 64  # interests encoded together
-    poll_s: Seconds = 10.0  # how often a new artifact is looked for
+    poll_s: Seconds = 10.0  # how often a new artifact is looked for, and new behaviours for the bank
 
 
 class BankSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The behaviour bank's recipe, for the commands that use it; with an LLM set, the fusion stage keeps it filled."""
+    """The behaviour bank's recipe; with an LLM set, the fusion stage and `fuse` fill the bank with what is new."""
 
     llm: str | None = None  # a folder, or a fetched model's name
     cut: Annotated[int, Meta(ge=0)] | None = None  # layers that are low; none: half of them

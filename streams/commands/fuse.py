@@ -34,8 +34,9 @@ def fuse(
 ) -> None:
     """Encode interests that have no vectors yet, and write the users' representations.
 
-    Without --artifact these are the recency-weighted pool of the partitions' vectors. Interrupt it anywhere and run it
-    again; what is there is not made twice.
+    Without --artifact these are the recency-weighted pool of the partitions' vectors. With [bank] llm set, fill the
+    behaviour bank with what is new, as the agent does. Interrupt it anywhere and run it again; what is there is not
+    made twice.
     """
     from streams.settings import store_url
     from streams.store import open_store
@@ -45,6 +46,7 @@ def fuse(
         _represent(engine, artifact)
     else:
         _pool(engine, encoder, prompt_version, half_life)
+    _fill(engine)
 
 
 def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_life: float | None) -> None:
@@ -98,3 +100,20 @@ def _represent(engine: Engine, artifact: Path) -> None:
     with progress("Representing users", None, unit="partitions") as advance:
         count = represent(engine, loaded, advance)
     print(f"{count:,} partitions have a user representation by the trained artifact {loaded.id}")
+
+
+def _fill(engine: Engine) -> None:
+    from streams.banks import bank_when_needed
+    from streams.progress import progress
+    from streams.settings import load_settings
+
+    low = bank_when_needed(load_settings().bank)
+    if low is None:
+        return
+    from streams.filling import Walk
+
+    walk = Walk(engine, low, wait=True)
+    with progress("Filling the bank", None, unit="behaviours") as advance:
+        while not walk.over:
+            advance(walk.step())
+    print(f"{walk.behaviors:,} new behaviours; {walk.computed:,} of their texts computed for bank {low.recipe.id}")

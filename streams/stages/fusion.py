@@ -2,7 +2,8 @@
 
 A message only says which interest to look at; texts are read from the store, so one that comes late, twice or out of
 order changes nothing. Beside new work the stage looks for another activated artifact (streams/activation.py) and then
-publishes every user's newest representation again, a chunk at a time.
+publishes every user's newest representation again, a chunk at a time. With an LLM set, the behaviour bank is filled
+beside all that (streams/stages/filling.py).
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from interest.sql import writing
 from streams import counters, outbox
 from streams.activation import POOLED, Activation, open_activated, read_activations
 from streams.announce import Announcer
-from streams.banks import open_bank
 from streams.encoders import encoder_folder
 from streams.kafka import group_of, make_producer
 from streams.outbox import Announcement
 from streams.stage import Context
 from streams.stages.acked import Acked
+from streams.stages.filling import Filling
 from streams.stages.messages import Message
 from streams.stages.patience import Patience, connected
 from streams.stages.representing import Making, Place, RewrittenError, announce_all, write_batch, write_missing
@@ -42,8 +43,6 @@ from streams.wire import InterestUpdate, update_of_message
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
-
-    from fusion.bank import Computes
 
 SETTLE_S = 0.02  # between looks whether a chunk is done
 IDLE_S = 0.2  # between looks for messages where there are none
@@ -72,9 +71,8 @@ class FusionStage:
             ) from None
         except ValueError as error:
             raise InputError(f"INTERESTREAM_FUSION_HALF_LIFE: {error}") from None
-        self._bank: Computes | None = None
-        self._stop = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fusion")  # torch works here, and nowhere else at once
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fusion")  # torch works here; the bank has its own
+        self._filling = Filling(context, self.name, lambda: self._acked.partitions if self._acked else [])
         self._patience = Patience(context, self.name)
         self._sent: list[Announcement] = []  # acknowledged by the broker, still in the outbox
         self._last: dict[int, tuple[int, int]] = {}  # by Kafka partition: newest offset announced for, newest n
@@ -89,14 +87,16 @@ class FusionStage:
         self._writing = False  # a chunk of these is being written and announced
 
     async def run(self, stop: asyncio.Event) -> None:
-        """1. Open the encoder and work until `stop`. 2. Finish the batch in hand. 3. Commit and leave the group."""
-        self._stop = stop
+        """1. Open the encoder and work until `stop`. 2. Finish the batch in hand. 3. Commit and leave the group.
+        4. Let the bank's batch of texts end, as far as there is time."""
         work = asyncio.create_task(self._work(stop), name="fusion-work")
         halted = asyncio.create_task(stop.wait())
         drain_s = self._context.settings.agent.drain_s
+        deadline = 0.0
         try:
             await asyncio.wait({work, halted}, return_when=asyncio.FIRST_COMPLETED)  # 1
-            await asyncio.wait({work}, timeout=max(0.0, drain_s - CLOSE_S))  # 2
+            deadline = time.monotonic() + max(0.0, drain_s - CLOSE_S)
+            await asyncio.wait({work}, timeout=deadline - time.monotonic())  # 2
             if work.done():
                 work.result()
         finally:
@@ -104,6 +104,7 @@ class FusionStage:
                 task.cancel()
             await asyncio.wait({work, halted})
             await self._leave()  # 3
+            await self._filling.end(deadline - time.monotonic() if stop.is_set() else 0.0)  # 4
             self._thread.shutdown(wait=False)
 
     async def _leave(self) -> None:
@@ -131,14 +132,16 @@ class FusionStage:
     async def _work(self, stop: asyncio.Event) -> None:
         log.info("loading the text encoder", folder=str(self._folder))
         self._making = Making(await self._in_thread(partial(open_encoder, self._folder)), self._half_life)
-        self._bank = await self._in_thread(partial(open_bank, self._context.settings.bank))
+        await self._filling.open()
         await self._look()
         kafka = self._context.settings.kafka
         self._producer = await connected(self._context, self.name, partial(make_producer, kafka))
         self._announcer = Announcer(self._context, self._producer, self.name)
         self._acked = acked = self._consumer(self._producer)
         await acked.start()
+        self._filling.start(stop)
         while not stop.is_set():
+            self._filling.check()
             if time.monotonic() >= self._next_look:
                 await self._look()
             await self._plan(acked.partitions)
@@ -184,7 +187,7 @@ class FusionStage:
     # New interests.
 
     async def _fuse(self, messages: list[Message[InterestUpdate]]) -> None:
-        """1. Read the texts. 2. Encode them. 3. Write all in one transaction. 4. Announce. 5. Fill the bank."""
+        """1. Read the texts. 2. Encode them. 3. Write all in one transaction. 4. Announce."""
         while True:
             latest = {_key(one.value): one for one in messages if not one.lost}
             if not latest:
@@ -200,17 +203,6 @@ class FusionStage:
             break
         self._context.metrics.skipped.labels(self.name).inc(len(latest) - len(there))
         await self._announce(made)  # 4
-        if self._bank is not None:
-            filled = partial(self._in_thread, partial(self._fill_bank, self._bank, list(here)))
-            await self._patience.storing(filled, "cannot fill the bank")  # 5
-
-    def _fill_bank(self, bank: Computes, keys: list[Key]) -> None:
-        """What a stop leaves out is computed where it is needed, or by `interestream bank fill`."""
-        from fusion.bank_texts import Closed, fill_new
-
-        for key in keys:
-            if not self._stop.is_set():
-                fill_new(self._context.engine, bank, [Closed(key.user_id, key.generation, key.index)])
 
     def _find(self, keys: Collection[Key]) -> tuple[list[Texts], list[Key]]:
         with self._context.engine.connect() as connection:

@@ -15,9 +15,10 @@ from tiny_llm import save_llm
 from torch import nn
 
 from fusion.artifact import artifact_id, load_artifact
+from fusion.bahe_states import StoredTexts
 from fusion.bahe_training import begin_with, begin_with_llm, continued, give_vectors
 from fusion.checkpoint import NAME as CHECKPOINT
-from fusion.cut import Recipe, recipe_of
+from fusion.cut import Recipe, open_low, recipe_of
 from fusion.dataset import Dataset, DatasetConfig
 from fusion.experiment import run
 from fusion.log import Log
@@ -224,3 +225,19 @@ def test_parts_of_a_refresh() -> None:
     part = new_parts(LOG, float(np.sort(LOG.at)[199]))
     assert (part[LOG.at <= np.sort(LOG.at)[199]] == OLD).all()
     assert np.bincount(part + 1).tolist() == [200, 80, 10, 10]
+
+
+def test_texts_that_the_bank_lacks_are_kept_up_to_the_limit(
+    store: Engine, llm: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusion.bahe_states.LIMIT", 3)
+    names = [f"film {n}" for n in range(8)]
+    direct = open_low(llm, recipe)(names).astype(np.float16)
+    stored = StoredTexts(recipe, llm)
+    with store.connect() as connection:
+        for chosen in ([0, 1], [1, 2, 3, 4, 5, 6], [0, 7]):  # the second asks for more than is kept
+            keys = recipe.keys([names[n] for n in chosen])
+            file = stored(connection, [names[n] for n in chosen])
+            np.testing.assert_array_equal(file.vectors[file.find(keys)], direct[chosen])
+            assert len(stored._made) <= 3
+    assert list(stored._made) == recipe.keys([names[n] for n in (6, 0, 7)])

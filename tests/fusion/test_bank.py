@@ -23,7 +23,8 @@ from tiny_llm import save_llm
 from fusion import bank
 from fusion.bank import LEASE_S, Filled, fill, read_vectors
 from fusion.bank_file import open_file
-from fusion.bank_texts import Closed, collect, fill_new, partition_texts, store_texts
+from fusion.bank_marks import Span, read_page, take, write_marks
+from fusion.bank_texts import collect, fill_new, span_texts, store_texts
 from fusion.behavior_text import Template, behavior_text, did, item_text, shown
 from fusion.cut import Low, Recipe, open_low, recipe_of
 from fusion.tables import bank_vectors, banks
@@ -247,26 +248,71 @@ def test_the_stores_texts(world: Engine) -> None:
     assert any(text.startswith("rated 5: Item ") for text in found.texts)
 
 
-def test_closed_partitions_cost_only_unseen_texts(world: Engine, low: Low) -> None:
+def test_new_behaviours_cost_only_unseen_texts(world: Engine, low: Low) -> None:
     with world.connect() as connection:
         rows = connection.execute(
             select(behaviors.c.item_id, behaviors.c.action, behaviors.c.value).where(
                 behaviors.c.user_id == "u1", behaviors.c.seq.between(5, 9)
             )
         ).all()
-        texts = partition_texts(connection, PLAIN, [Closed("u1", 0, 1)])
+        texts = span_texts(connection, PLAIN, [Span("u1", 5, 9)])
         book = {f"i{i}": Item(item_id=f"i{i}", title=f"Item {i}") for i in range(40)}
     titled = Template(behavior="{did} {value}: {title}", item="{title}")
     with world.connect() as connection:
-        short = partition_texts(connection, titled, [Closed("u1", 0, 1)])
+        short = span_texts(connection, titled, [Span("u1", 5, 9)])
     known = [row for row in rows if not row[0].endswith("9")]
     assert {behavior_text(titled, action, value, book[item]) for item, action, value in known} <= set(short)
     counting = Counting(low)
-    assert fill_new(world, counting, [Closed("u1", 0, 1)]).computed == len(texts)
-    assert fill_new(world, counting, [Closed("u1", 0, 1)]) == Filled(len(texts), 0)
-    assert fill_new(world, counting, [Closed("nobody", 0, 1)]) == Filled(0, 0)
-    fill_new(world, counting, [Closed("u1", 0, n) for n in range(5)] + [Closed("u2", 0, 0)])
+    assert fill_new(world, counting, [Span("u1", 5, 9)]).computed == len(texts)
+    assert fill_new(world, counting, [Span("u1", 5, 9)]) == Filled(len(texts), 0)
+    assert fill_new(world, counting, [Span("nobody", 5, 9)]) == Filled(0, 0)
+    fill_new(world, counting, [Span("u1", 5 * n, 5 * n + 4) for n in range(5)] + [Span("u2", 0, 4)])
     assert len(counting.seen) == len(set(counting.seen))
+
+
+def test_what_another_filler_has_claimed_is_counted_as_left(store: Engine, low: Low) -> None:
+    bank.register(store, low.recipe, low.width)
+    bank.Claims(store, low.recipe.id, "another").take(low.recipe.keys(TEXTS[:2]))
+    assert fill(store, low, TEXTS[:5], wait=False) == Filled(5, 3, 2)
+    with store.begin() as connection:
+        connection.execute(update(bank_vectors).where(bank_vectors.c.vector.is_(None)).values(until=0.0))
+    assert fill(store, low, TEXTS[:5], wait=False) == Filled(5, 2, 0)
+
+
+def test_marks_say_which_behaviours_are_new_to_a_bank(world: Engine, low: Low) -> None:
+    def pages(most: int, name: str = low.recipe.id) -> list[Span]:
+        found: list[Span] = []
+        after: str | None = ""
+        while after is not None:
+            with world.connect() as connection:
+                page = read_page(connection, name, after, most)
+            found, after = found + page.spans, page.after
+        return found
+
+    every = pages(1000)
+    assert every == sorted(Span(f"u{n}", 0, 24) for n in range(30)) == pages(7) == pages(30) == pages(1)
+    done = [every[0], every[3]._replace(last=9), every[29]]
+    bank.register(world, low.recipe, low.width)
+    with world.begin() as connection:
+        write_marks(connection, low.recipe.id, done)
+    assert pages(4) == [*every[1:3], every[3]._replace(first=10), *every[4:29]]
+    assert pages(4, "another") == every
+    bank.remove(world, low.recipe.id)
+    assert pages(4) == every
+
+
+@pytest.mark.parametrize("most", [1, 4, 5, 6, 11, 12, 100])
+def test_spans_are_taken_in_pieces(most: int) -> None:
+    left = [Span("a", 0, 4), Span("b", 7, 7), Span("c", 2, 6)]
+    seen: list[tuple[str, int]] = []
+    sizes = []
+    while left:
+        some, left = take(left, most)
+        sizes.append(sum(one.size for one in some))
+        seen += [(one.user_id, seq) for one in some for seq in range(one.first, one.last + 1)]
+    assert seen == [("a", n) for n in range(5)] + [("b", 7)] + [("c", n) for n in range(2, 7)]
+    assert sizes[:-1] == [most] * (len(sizes) - 1)
+    assert 0 < sizes[-1] <= most
 
 
 def test_collection_removes_what_nothing_leads_to(world: Engine, llm: Path, low: Low) -> None:
