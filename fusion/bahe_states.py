@@ -31,8 +31,9 @@ LIMIT = 10_000  # users, and items: 46 and 23 MB with a small LLM
 class StoredTexts:
     """Vectors from the store's bank; what the bank lacks is computed, and kept here while the process lasts."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self._recipe, self._folder = recipe, folder
+    def __init__(self, recipe: Recipe, folder: Path, width: int) -> None:
+        """width: of a vector, which a bank without any has too."""
+        self._recipe, self._folder, self._width = recipe, folder, width
         self._low: Low | None = None
         self._made: dict[bytes, np.ndarray] = {}
 
@@ -47,7 +48,7 @@ class StoredTexts:
             self._made |= dict(zip(lacking, made, strict=True))
         keys = sorted(text_of)
         held = [found[key] if key in found else self._made[key] for key in keys]
-        return BankFile(np.array(keys, KEY), np.stack(held) if held else np.zeros((0, 0), np.float16))
+        return BankFile(np.array(keys, KEY), np.stack(held) if held else np.zeros((0, self._width), np.float16))
 
 
 class BaheStates:

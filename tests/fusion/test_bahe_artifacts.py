@@ -92,7 +92,8 @@ def test_an_artifact_comes_back_and_keeps_states_until_the_user_acts(
     loaded = load_artifact(tmp_path / "bahe")
     assert loaded.config.kind == "bahe"
     now = float(data.log.at.max()) + DAY
-    pairs = [("u1", f"i{i}") for i in range(20)] + [("u2", "i1"), ("nobody", "i3"), ("u1", "stranger")]
+    pairs = [("u1", f"i{i}") for i in range(20)]
+    pairs += [("u2", "i1"), ("nobody", "i3"), ("u1", "stranger"), ("nobody", "stranger")]
     with store.connect() as connection:
         scorer = Scorer(loaded)
         first = scorer(connection, pairs, now)
