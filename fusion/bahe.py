@@ -138,7 +138,7 @@ class Bahe(nn.Module):
         x = F.embedding(rows, vectors)
         if self.config.mask == "causal":
             row = batch.window + windows * torch.arange(many, device=rows.device)[:, None]  # (N, S)
-            pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten())
+            pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten(), self.config.history)
         else:
             pooled = self.high(x, rows > 0)  # every past has a window of its own
         pooled = pooled.view(many, len(batch.window), -1).transpose(0, 1)  # (S, N, 2 d)
