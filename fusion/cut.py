@@ -35,6 +35,7 @@ from fusion.encoder import ROWS_CPU, ROWS_CUDA, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
+VERSION = 1  # of everything below that can change a text's vector but is no field of Recipe, FURTHER_SINK included
 NO_SINK = -1  # in banks of versions that had none; nothing finds their vectors
 FURTHER_SINK = 4.0  # times the median length of a text's states; SmolLM2: other tokens' up to 2.2, sinks' 5.8 to 70
 ABREAST = 16  # sequences of one that share a sink: it is then a sixteenth of their cost, and their mask is small
@@ -67,6 +68,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sink: int = NO_SINK  # the token before every text
     max_tokens: int = 64  # of a text, after the sink; titles with categories have 10 to 30
     template: Template = PLAIN
+    version: int = 0  # that of whoever makes the vectors; 0 in banks from before it was kept, which nothing finds
 
     @property
     def id(self) -> str:
@@ -113,6 +115,7 @@ def recipe_of(
         precision=precision,
         sink=sink_of(own),
         template=template,
+        version=VERSION,
     )
 
 
@@ -345,6 +348,11 @@ def same_llm(folder: Path, recipe: Recipe) -> None:
         theirs = {"weights": own.llm.rpartition("@")[2], "config.json": own.config, "tokenizer": own.tokenizer}
         ours = {"weights": recipe.llm.rpartition("@")[2], "config.json": recipe.config, "tokenizer": recipe.tokenizer}
         differ = " and ".join(name for name in ours if ours[name] != theirs[name])
+        if not differ:
+            raise ArtifactError(
+                f"{recipe.llm} is the right language model, but what was made with it has vectors of version "
+                f"{recipe.version}; here they are of version {own.version}; train anew"
+            )
         raise ArtifactError(
             f"{folder} is another language model than {recipe.llm}: its {differ} differ; name the right folder with "
             "--llm, or train anew on this one"
