@@ -23,8 +23,8 @@ class Standardise(nn.Module):
 
     mean: Tensor
     variance: Tensor
-    # The shape without its last dimension: batches in which there was a row, at most 1 / (1 - MEMORY). Each sequence has
-    # its own, for a rare one may come late. A float, for the averaged weights have it too
+    # The shape without its last dimension: batches in which there was a row, at most 1 / (1 - MEMORY). Each sequence
+    # has its own, for a rare one may come late. A float, for the averaged weights have it too
     batches: Tensor
 
     def __init__(self, *shape: int) -> None:
