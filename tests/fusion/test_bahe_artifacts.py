@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ctr_world import DAY, RULE, fill, random_rows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 from test_bahe import FORMS, LOG, QUICK, THREE, config_of, quiet, ready
 from tiny_llm import save_llm
@@ -171,6 +171,25 @@ def test_without_the_llm_a_fully_trained_artifact_scores_what_the_bank_knows(
         scorer(connection, [("u1", "new")], at)
     with pytest.raises(InputError, match="name one with --llm"):
         load_artifact(tmp_path / "lora")
+
+
+def test_an_artifact_whose_weights_are_of_another_version_is_told_as_that(
+    world: Log, store: Engine, llm: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    saved(store, llm, recipe, tmp_path / "bahe")
+    file = tmp_path / "bahe" / "model.safetensors"
+    own = load_file(file)
+    older = own | {"users.batches": torch.tensor(3.0)}  # as it once was
+    fewer = {name: value for name, value in own.items() if name != "nothing"}
+    for held, apart in (
+        (older, "1 of them, users.batches first"),
+        (fewer | {"what": own["nothing"]}, "2 of them, not"),
+    ):
+        save_file(held, file)
+        with pytest.raises(ArtifactError, match=f"bahe is a bahe model of another version.*{apart}.*train again into"):
+            load_artifact(tmp_path / "bahe")
+    save_file(own, file)
+    assert load_artifact(tmp_path / "bahe").config.kind == "bahe"
 
 
 def test_a_refresh_goes_on_with_new_behaviours_alone(
