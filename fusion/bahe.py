@@ -51,7 +51,7 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2
     interest: bool = False
-    until: float = 0.0  # event time of the newest behaviour it has learnt from, or was selected and tested by
+    until: float = 0.0  # event time after which a refresh finds what is new to it (fusion.bahe_training.newest)
     continued_from: str = ""  # id of the artifact whose weights it began with
 
 
