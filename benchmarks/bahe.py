@@ -10,8 +10,10 @@ distinct item. BAHE reads one vector a behaviour from the bank. Histories of 25,
 1,024 and 2,048 tokens.
 
 Each measurement is a process of its own: seconds are the fastest of some steps, memory is the peak of the resident set
-in a step beyond model and optimiser, which are the same for both (the whole process's is told too). What
-filling the bank costs is told as seconds a text, once for every distinct text. Prints a table and, last, one JSON line.
+in a step beyond model and optimiser, which are the same for both (the whole process's is told too); --quick has one
+step at 100, so no time there. What filling the bank costs comes on top of BAHE's steps: seconds a text, paid once for
+every distinct text however many behaviours and epochs there are, and what that is for each training sample of the whole
+sample log, whose repeats of a text are counted. Prints a table and, last, one JSON line.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from fusion.atoms import attach, texts_of
 from fusion.bahe import Bahe, BaheConfig
 from fusion.bahe_training import begin_with_llm
 from fusion.bank_file import KEY, BankFile
+from fusion.behavior_text import Template, behavior_text, item_text
 from fusion.cut import Low, architecture, open_low, recipe_of
 from fusion.encode import Samples, encode
 from fusion.histories import Histories
@@ -46,17 +49,19 @@ from fusion.moments import sample_moments
 from fusion.readers import Chosen
 from fusion.spec import fit_spec
 from fusion.train import fast_cpu
+from interest.types import Item
 from streams.catalogue import items_of
 from streams.settings import default_llm, sample_log
 
 HISTORIES = (25, 50, 100)
+TRAINING = 0.8  # of a log's behaviours (fusion/splits.py)
 DAY = 86_400.0
 RULE = LabelRule.parse("value>=4")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="fewer steps, at 100 behaviours one, and no 25")
+    options.add_argument("--quick", action="store_true", help="fewer steps, at 100 behaviours one, no 25")
     options.add_argument("--llm", type=Path, default=default_llm())
     options.add_argument("--cut", type=int, help="default: half of the layers")
     options.add_argument("--batch", type=int, default=8, help="users of a step, for both; default: 8")
@@ -76,7 +81,7 @@ def main() -> None:
     print(f"{'history':>8}{'tokens':>8}{'system':>12}{'s a sample':>14}{'MB a sample':>14}")
     for history in histories:
         for name in SYSTEMS:
-            steps = chosen.steps or ((2 if history == 50 else 0) if chosen.quick else 4)  # after a first one
+            steps = steps_of(chosen, history)
             own = child(name, history, steps, chosen)
             found[name][history] = own
             shown = f"{own['seconds']:>14.4f}{own['megabytes']:>14.1f}"
@@ -84,9 +89,9 @@ def main() -> None:
     line = {
         "benchmark": "bahe",
         "command": "python benchmarks/bahe.py" + " --quick" * chosen.quick,
-        **{f"time_ratio_{m}": ratio(found, m, "seconds") for m in histories},
+        **{f"time_ratio_{m}": ratio(found, m, "seconds") for m in histories if steps_of(chosen, m)},
         **{f"memory_ratio_{m}": ratio(found, m, "megabytes") for m in histories},
-        "bank": found["bahe"][histories[0]]["bank"],
+        "bank": bank_cost(float(found["bahe"][histories[0]]["seconds_a_text"])),
         "measured": found,
         "llm": recipe_of(chosen.llm, chosen.cut).llm,
         "cut": recipe_of(chosen.llm, chosen.cut).cut,
@@ -103,6 +108,31 @@ def main() -> None:
 
 def ratio(found: dict[str, Any], history: int, what: str) -> float:
     return round(found["full-text"][history][what] / found["bahe"][history][what], 2)
+
+
+def steps_of(chosen: argparse.Namespace, history: int) -> int:
+    """Beyond a first one, which is slower than the others: without more there is no time to tell."""
+    if chosen.steps is not None:
+        return int(chosen.steps)
+    if chosen.quick:
+        return 2 if history == 50 else 0
+    return 4
+
+
+def bank_cost(seconds_a_text: float) -> dict[str, float]:
+    """What the bank of the whole sample log costs: its texts are those of its ratings and of its films."""
+    films, template = catalogue_of(), Template()
+    rows = [line.split("\t") for line in (sample_log() / "ml-100k.inter").read_text().splitlines()[1:]]
+    done = {(item, float(value)) for _, item, value, _ in rows}
+    own = {behavior_text(template, "rate", value, films.get(item)) for item, value in done}
+    texts = own | {text for item in films.values() if (text := item_text(template, item))}
+    return {
+        "seconds_a_text": round(seconds_a_text, 5),
+        "texts": len(texts),
+        "behaviors": len(rows),
+        "behaviors_a_text": round(len(rows) / len(own), 2),
+        "seconds_a_training_sample": round(seconds_a_text * len(texts) / (TRAINING * len(rows)), 5),
+    }
 
 
 def child(name: str, history: int, steps: int, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -148,12 +178,12 @@ System = tuple[Bahe, Callable[[], None], dict[str, Any]]
 def bahe_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
     model, samples, low = world(history, batch, chosen)
     recipe = low.recipe
-    made: dict[str, float] = {}
+    made: list[float] = []  # seconds a text
 
     def source(texts: list[str]) -> BankFile:
         began = time.perf_counter()
         vectors = low(texts).astype(np.float16)
-        made["seconds_a_text"] = (time.perf_counter() - began) / len(texts)
+        made.append((time.perf_counter() - began) / len(texts))
         keys = np.array(recipe.keys(texts), KEY)
         order = np.argsort(keys)
         return BankFile(keys[order], vectors[order])
@@ -162,7 +192,7 @@ def bahe_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
     rows = samples_rows(samples, batch)
     tokens = sum(map(len, low.tokens(history_texts_of(samples, model, rows)[0])))
     step = stepper(model, lambda: model(model.reader.gather(samples, rows)), batch)
-    return model, step, {"tokens": tokens, "bank": made}
+    return model, step, {"tokens": tokens, "seconds_a_text": made[0], "texts_made": len(samples.atoms.file.keys)}
 
 
 def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
@@ -216,21 +246,29 @@ def stepper(model: Bahe, forward: Callable[[], Tensor], batch: int) -> Callable[
 SYSTEMS = {"full-text": full_text_step, "bahe": bahe_step}
 
 
-def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, Samples, Low]:
-    """`batch` users with full histories of films of the sample log, titles and years as MovieLens writes them."""
-    catalogue = {
+def catalogue_of() -> dict[str, Item]:
+    """The sample log's films, by id."""
+    return {
         item.item_id: msgspec.structs.replace(item, title=f"{item.title} ({item.attributes.get('release_year', '')})")
         for items in items_of(sample_log() / "ml-100k.item", {})
         for item in items
     }
-    rng, size = np.random.default_rng(0), history + 1
+
+
+def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, Samples, Low]:
+    """`batch` users with full histories of films of the sample log, drawn at random; titles are MovieLens's."""
+    films, rng, size = catalogue_of(), np.random.default_rng(0), history + 1
+    drawn = np.concatenate([rng.permutation(len(films))[:size] for _ in range(batch)])
+    kept, item = np.unique(drawn, return_inverse=True)  # no other film costs a text
+    names = list(films)
+    catalogue = {names[k]: films[names[k]] for k in kept}
     log = Log(
         users=[str(user) for user in range(batch)],
         items=list(catalogue),
         actions=["rate"],
         starts=np.arange(batch + 1) * size,
         user=np.repeat(np.arange(batch, dtype=np.int32), size),
-        item=np.concatenate([rng.permutation(len(catalogue))[:size] for _ in range(batch)]).astype(np.int32),
+        item=item.astype(np.int32),
         action=np.zeros(batch * size, np.int32),
         seq=np.tile(np.arange(size), batch),
         at=np.tile(np.arange(size) * DAY, batch),

@@ -23,7 +23,7 @@ import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from fusion.bahe import BaheConfig, find_llm
 from fusion.counts import ItemStatistics
@@ -150,6 +150,18 @@ def read_config(data: bytes) -> ArtifactConfig[Any]:
     return config
 
 
+def _take(model: nn.Module, held: dict[str, Tensor], folder: Path, kind: str) -> None:
+    """Give the model its weights. Raises ArtifactError where they are those of another version's model."""
+    ours, theirs = ({name: value.shape for name, value in own.items()} for own in (model.state_dict(), held))
+    apart = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    if apart:
+        raise ArtifactError(
+            f"{folder} is a {kind} model of another version: its weights do not fit this version's ({len(apart)} of "
+            f"them, {apart[0]} first); train again into a new folder, or score it with the version that wrote it"
+        )
+    model.load_state_dict(held)
+
+
 def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
     """Raises ArtifactError, naming the file, where something is missing, broken or of another version.
 
@@ -170,7 +182,7 @@ def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
         config = read_config((folder / "config.json").read_bytes())
         metrics = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=dict[str, dict[str, float | None]])
         model = build(spec, config.model)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        _take(model, load_file(folder / "model.safetensors"), folder, config.kind)
         sums = {name: value.numpy() for name, value in load_file(folder / "statistics.safetensors").items()}
         statistics = ItemStatistics(sums["total"], sums["recent"], sums["first_at"])
     except (msgspec.MsgspecError, SafetensorError, RuntimeError, KeyError, OSError) as error:

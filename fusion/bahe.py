@@ -51,7 +51,7 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2
     interest: bool = False
-    until: float = 0.0  # event time of the newest behaviour it has learnt from, or was selected and tested by
+    until: float = 0.0  # event time after which a refresh finds what is new to it (fusion.bahe_training.newest)
     continued_from: str = ""  # id of the artifact whose weights it began with
 
 
@@ -138,7 +138,7 @@ class Bahe(nn.Module):
         x = F.embedding(rows, vectors)
         if self.config.mask == "causal":
             row = batch.window + windows * torch.arange(many, device=rows.device)[:, None]  # (N, S)
-            pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten())
+            pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten(), self.config.history)
         else:
             pooled = self.high(x, rows > 0)  # every past has a window of its own
         pooled = pooled.view(many, len(batch.window), -1).transpose(0, 1)  # (S, N, 2 d)

@@ -31,8 +31,9 @@ LIMIT = 10_000  # users, items, and texts that the bank lacked: 46, 23 and 12 MB
 class StoredTexts:
     """Vectors from the store's bank; what the bank lacks is computed, and the newest of it kept here."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self._recipe, self._folder = recipe, folder
+    def __init__(self, recipe: Recipe, folder: Path, width: int) -> None:
+        """width: of a vector, which a bank without any has too."""
+        self._recipe, self._folder, self._width = recipe, folder, width
         self._low: Low | None = None
         self._made: dict[bytes, np.ndarray] = {}
 
@@ -49,7 +50,7 @@ class StoredTexts:
         held = [found[key] if key in found else self._made[key] for key in keys]
         for key in list(self._made)[: max(0, len(self._made) - LIMIT)]:  # the oldest; those of this call are held
             del self._made[key]
-        return BankFile(np.array(keys, KEY), np.stack(held) if held else np.zeros((0, 0), np.float16))
+        return BankFile(np.array(keys, KEY), np.stack(held) if held else np.zeros((0, self._width), np.float16))
 
 
 class BaheStates:

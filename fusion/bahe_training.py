@@ -18,6 +18,7 @@ from fusion.bank import fill, missing
 from fusion.bank_file import BankFile, open_file
 from fusion.cut import Recipe, high_weights, open_low
 from fusion.dataset import Dataset
+from fusion.splits import TRAIN, Split
 from interest.errors import ArtifactError
 
 Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # title and total of a long job: its advance
@@ -38,9 +39,15 @@ def give_vectors(dataset: Dataset, engine: Engine, recipe: Recipe, llm: Path, fo
     attach(dataset.samples, recipe, source)
 
 
-def newest(dataset: Dataset) -> float:
-    """Event time of the newest behaviour that a run on the dataset has seen."""
-    return float(dataset.log.at.max())
+def newest(dataset: Dataset, split: Split = "global") -> float:
+    """Event time after which a refresh finds what a run on the dataset has not learnt from.
+
+    Where parts follow each other in time that is its newest training sample's: the next run trains on what this one
+    was selected and tested by, which is lost for good otherwise (as is what has the very same time). Where every user
+    has parts, others' training samples are newer than that, so it is the newest behaviour's.
+    """
+    known = dataset.log.at if split == "user" else dataset.log.at[dataset.rows[dataset.of(TRAIN)]]
+    return float(known.max())
 
 
 def begin_with_llm(model: nn.Module, config: BaheConfig) -> None:

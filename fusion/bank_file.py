@@ -1,16 +1,19 @@
 """A bank as a memory-mapped file, for training: millions of vectors are read where they lie, none is held in memory.
 
 <folder>/<bank id>/<digest of its keys>/ holds keys.npy (n,) of 16 bytes, ascending, and vectors.npy (n, d) float16.
-The same vectors always make the same folder, so that two exports at once agree.
+The same vectors always make the same folder, so that two exports at once agree. A folder whose name begins with a dot
+is one that is being written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from fusion.log import Array
 from fusion.tables import bank_vectors
 from interest.errors import ArtifactError
 
+ABANDONED_S = 3_600.0  # an export to which nothing was written for so long was killed
 READ_AT_ONCE = 2_000  # rows: 2 MB of a small LLM's vectors
 KEY = np.dtype("S16")  # of one length, so that numpy's padding with zeros takes nothing away
 
@@ -50,7 +54,7 @@ def open_file(
     Vectors never change, so an older file that has the keys is as good as a new one. `advance`: vectors written.
     Raises ArtifactError where the store lacks some of them.
     """
-    for there in sorted((folder / bank).glob("*/vectors.npy")):
+    for there in sorted((folder / bank).glob("[!.]*/vectors.npy")):
         found = _open(there.parent)
         if (found.find(keys) >= 0).all():
             return found
@@ -64,40 +68,49 @@ def open_file(
 def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[int], None]) -> BankFile:
     """Raises ArtifactError where the bank is empty.
 
-    1. Write into a folder of its own. 2. Move that to its place. 3. Remove older exports, which others may read on.
+    1. Read the bank and its size in one statement: what others add meanwhile is in both or in neither. 2. Write into a
+    folder of its own. 3. Move that to its place, unless another export was quicker. 4. Remove older exports, which
+    others may read on, and what killed ones left.
     """
     own = (bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
-    size, width = connection.execute(
-        select(func.count(), func.coalesce(func.max(func.length(bank_vectors.c.vector)), 0)).where(*own)
-    ).one()
-    if not size:
+    whole = select(func.count()).select_from(bank_vectors).where(*own).correlate(None).scalar_subquery()
+    query = select(bank_vectors.c.key, bank_vectors.c.vector, whole).where(*own).order_by(bank_vectors.c.key)
+    parts = connection.execution_options(yield_per=READ_AT_ONCE).execute(query).partitions()  # 1
+    first = next(parts, None)
+    if first is None:
         raise ArtifactError(f"bank {bank} is empty; run `interestream bank fill`")
+    _, vector, size = first[0]
     scratch = folder / f".{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
     try:
-        keys = np.lib.format.open_memmap(scratch / "keys.npy", "w+", KEY, (size,))  # 1
-        vectors = np.lib.format.open_memmap(scratch / "vectors.npy", "w+", np.dtype("<f2"), (size, width // 2))
-        query = select(bank_vectors.c.key, bank_vectors.c.vector).where(*own).order_by(bank_vectors.c.key).limit(size)
+        keys = np.lib.format.open_memmap(scratch / "keys.npy", "w+", KEY, (size,))  # 2
+        vectors = np.lib.format.open_memmap(scratch / "vectors.npy", "w+", np.dtype("<f2"), (size, len(vector) // 2))
         digest, row = hashlib.sha256(), 0
-        for part in connection.execution_options(yield_per=READ_AT_ONCE).execute(query).partitions():
-            for key, vector in part:
+        for part in chain([first], parts):
+            for key, vector, _ in part:
                 keys[row], vectors[row] = bytes(key), np.frombuffer(vector, "<f2")
                 digest.update(bytes(key))
                 row += 1
             advance(len(part))
         keys.flush()
         vectors.flush()
-        if row < size:  # vectors were removed meanwhile
-            return _export(connection, bank, folder, advance)
         place = folder / digest.hexdigest()[:16]
         if not place.exists():
-            scratch.rename(place)  # 2
+            scratch.rename(place)  # 3
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    for old in folder.iterdir():
-        if old != place and not old.name.startswith("."):
-            shutil.rmtree(old, ignore_errors=True)  # 3
+    for other in folder.iterdir():
+        if other != place and (not other.name.startswith(".") or _abandoned(other)):
+            shutil.rmtree(other, ignore_errors=True)  # 4
     return _open(place)
+
+
+def _abandoned(scratch: Path) -> bool:
+    try:
+        written = [path.stat().st_mtime for path in (scratch, *scratch.iterdir())]
+    except FileNotFoundError:  # it has just been finished
+        return False
+    return max(written) < time.time() - ABANDONED_S
 
 
 def _open(folder: Path) -> BankFile:

@@ -30,10 +30,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fusion.behavior_text import Template
+from fusion.causal_lm import load, shell
 from fusion.encoder import ROWS_CPU, ROWS_CUDA, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
+VERSION = 1  # of everything below that can change a text's vector but is no field of Recipe, FURTHER_SINK included
 NO_SINK = -1  # in banks of versions that had none; nothing finds their vectors
 FURTHER_SINK = 4.0  # times the median length of a text's states; SmolLM2: other tokens' up to 2.2, sinks' 5.8 to 70
 ABREAST = 16  # sequences of one that share a sink: it is then a sixteenth of their cost, and their mask is small
@@ -66,6 +68,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sink: int = NO_SINK  # the token before every text
     max_tokens: int = 64  # of a text, after the sink; titles with categories have 10 to 30
     template: Template = PLAIN
+    version: int = 0  # that of whoever makes the vectors; 0 in banks from before it was kept, which nothing finds
 
     @property
     def id(self) -> str:
@@ -112,6 +115,7 @@ def recipe_of(
         precision=precision,
         sink=sink_of(own),
         template=template,
+        version=VERSION,
     )
 
 
@@ -225,9 +229,9 @@ class High(nn.Module):
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
-        shell = _shell(own, int(own["num_hidden_layers"]) - cut)
-        self.layers, self.norm, self.rotary = shell.layers, shell.norm, shell.rotary_emb
-        self.width = int(shell.config.hidden_size)
+        bare = shell(own, int(own["num_hidden_layers"]) - cut)
+        self.layers, self.norm, self.rotary = bare.layers, bare.norm, bare.rotary_emb
+        self.width = int(bare.config.hidden_size)
         self.register_buffer("sink", torch.zeros(self.width))
         self.mask, self.pooling, self.checkpointing, self.precision = mask, pooling, checkpointing, precision
 
@@ -242,17 +246,19 @@ class High(nn.Module):
         pooled = torch.cat([pool(self.states(x, seen), size, self.pooling), pool(x, size, "mean")], dim=1)
         return pooled * (sizes > 0)[:, None]
 
-    def prefixes(self, x: Tensor, row: Tensor, sizes: Tensor) -> Tensor:
+    def prefixes(self, x: Tensor, row: Tensor, sizes: Tensor, newest: int | None = None) -> Tensor:
         """(S, 2 d), from the first `sizes` (S,) elements of the sequences `row` (S,) of x (B, T, d).
 
-        Zero where that is none. A state knows nothing of later elements, so one pass serves all beginnings of a
-        sequence. Raises ValueError where the mask is not causal.
+        Zero where that is none. Pooled are the `newest` of them, or all; the states have seen the older ones too. A
+        state knows nothing of later elements, so one pass serves all beginnings of a sequence. Raises ValueError where
+        the mask is not causal.
         """
         if self.mask != "causal":
             raise ValueError(f"the beginnings of a sequence share a pass under a causal mask, not a {self.mask} one")
         states, last = self.states(x), (sizes - 1).clamp(min=0)
-        made = states[row, last] if self.pooling == "last" else states.cumsum(dim=1)[row, last] / (last + 1)[:, None]
-        pooled = torch.cat([made, x.cumsum(dim=1)[row, last] / (last + 1)[:, None]], dim=1)
+        first = (sizes - (newest or x.shape[1])).clamp(min=0)
+        made = states[row, last] if self.pooling == "last" else _means(states, row, first, sizes)
+        pooled = torch.cat([made, _means(x, row, first, sizes)], dim=1)
         return pooled * (sizes > 0)[:, None]
 
     def singles(self, x: Tensor) -> Tensor:
@@ -307,6 +313,12 @@ def pool(states: Tensor, sizes: Tensor, how: TextPooling) -> Tensor:
     return (states * there[..., None]).sum(dim=1) / sizes[:, None]
 
 
+def _means(x: Tensor, row: Tensor, first: Tensor, stop: Tensor) -> Tensor:
+    """(S, d): the means of the elements `first` (S,) until before `stop` (S,) of the sequences `row` (S,) of x."""
+    sums = nn.functional.pad(x.cumsum(dim=1), (0, 0, 1, 0))
+    return (sums[row, stop] - sums[row, first]) / (stop - first).clamp(min=1)[:, None]
+
+
 def _mean_of_text(states: Tensor, sizes: Tensor) -> Tensor:
     """(B, d) of texts' states after layer k (B, T, d), of which the first `sizes` (B,) >= 1 count; no further sinks."""
     there = torch.arange(states.shape[1], device=states.device) < sizes[:, None]
@@ -321,7 +333,7 @@ def open_low(folder: Path, recipe: Recipe, *, device: str | None = None) -> Low:
     """Load the layers below the cut. Raises ArtifactError where the folder holds another LLM than the recipe's."""
     same_llm(folder, recipe)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = _load(folder, getattr(torch, recipe.precision))
+    model = load(folder, getattr(torch, recipe.precision))
     model.layers = model.layers[: recipe.cut]  # the others' memory is given back
     from transformers import AutoTokenizer
 
@@ -336,6 +348,11 @@ def same_llm(folder: Path, recipe: Recipe) -> None:
         theirs = {"weights": own.llm.rpartition("@")[2], "config.json": own.config, "tokenizer": own.tokenizer}
         ours = {"weights": recipe.llm.rpartition("@")[2], "config.json": recipe.config, "tokenizer": recipe.tokenizer}
         differ = " and ".join(name for name in ours if ours[name] != theirs[name])
+        if not differ:
+            raise ArtifactError(
+                f"{recipe.llm} is the right language model, but what was made with it has vectors of version "
+                f"{recipe.version}; here they are of version {own.version}; train anew"
+            )
         raise ArtifactError(
             f"{folder} is another language model than {recipe.llm}: its {differ} differ; name the right folder with "
             "--llm, or train anew on this one"
@@ -344,7 +361,7 @@ def same_llm(folder: Path, recipe: Recipe) -> None:
 
 def high_weights(folder: Path, cut: int) -> dict[str, Tensor]:
     """The weights of an LLM's layers above the cut and its sink's state, by their names in `High`, float32."""
-    model = _load(folder, torch.float32)
+    model = load(folder, torch.float32)
     first = model.embed_tokens(torch.tensor([[sink_of(architecture(folder))]]))
     out = {"sink": through(model.layers[:cut], model.rotary_emb, first)[0, 0]}
     for name, value in model.state_dict().items():
@@ -363,36 +380,3 @@ def put(high: High, weights: dict[str, Tensor]) -> None:
     own = dict(high.named_parameters()) | dict(high.named_buffers())
     for name, value in weights.items():
         own[name].copy_(value)
-
-
-def _load(folder: Path, dtype: torch.dtype) -> Any:
-    try:
-        from transformers import AutoModel
-        from transformers.utils import logging
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'interestream[models]'") from None
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # that the head is left out is as it should be
-    load: Any = AutoModel.from_pretrained
-    try:
-        model = load(folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{folder} cannot be loaded as a language model: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    return model.eval().requires_grad_(requires_grad=False)
-
-
-def _shell(own: Architecture, layers: int) -> Any:
-    """A model of so many layers with fresh weights and no vocabulary to speak of."""
-    from transformers import AutoConfig, AutoModel
-
-    change = {"num_hidden_layers": max(layers, 1), "vocab_size": 1, "layer_types": None}
-    change |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
-    kept = {name: value for name, value in own.items() if name not in ("dtype", "torch_dtype")}
-    config = AutoConfig.for_model(**(kept | change))
-    of: Any = AutoModel.from_config
-    model = of(config, attn_implementation="sdpa", dtype=torch.float32)
-    model.layers = model.layers[:layers]
-    return model

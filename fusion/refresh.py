@@ -1,7 +1,8 @@
 """The daily refresh: what has happened since an artifact was trained, as its own FeatureSpec sees it.
 
-Only newer behaviours are samples; everything before them is history and counts, as it is in scoring. Behaviours that
-came late (older than the newest the artifact knew) are history too, and no samples.
+Only behaviours newer than what it has learnt from are samples, those that it was selected and tested by included;
+everything before them is history and counts, as it is in scoring. Behaviours that came late (older than the newest it
+has learnt from) are history too, and no samples.
 """
 
 from __future__ import annotations

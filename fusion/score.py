@@ -40,7 +40,7 @@ class Scorer:
             self.states = UserStates(model)
         elif isinstance(model, Bahe):
             self.states = BaheStates(model)
-            self._texts = StoredTexts(model.config.recipe, Path(artifact.config.model.folder))
+            self._texts = StoredTexts(model.config.recipe, Path(artifact.config.model.folder), model.high.width)
 
     def __call__(self, connection: Connection, pairs: Sequence[Pair], at: float) -> Array:
         """Probability of a positive for every (user, item) at the event time `at`: (n,) float64, in the order given."""

@@ -23,13 +23,15 @@ class Standardise(nn.Module):
 
     mean: Tensor
     variance: Tensor
-    batches: Tensor  # met so far, at most 1 / (1 - MEMORY). A float, for the averaged weights have it too
+    # The shape without its last dimension: batches in which there was a row, at most 1 / (1 - MEMORY). Each sequence
+    # has its own, for a rare one may come late. A float, for the averaged weights have it too
+    batches: Tensor
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("variance", torch.ones(shape))
-        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros(shape[:-1]))
 
     def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
         """x (B, ...); times (B, ...), of fewer dimensions: how often each is learnt from, for what is not there 0."""
@@ -42,7 +44,7 @@ class Standardise(nn.Module):
         """One more batch. In double precision, for the means are large against the deviations.
 
         1. How many rows there are, their sums and squares, of all processes. 2. The batch's mean and variance. 3. The
-        running ones: those of a mixture of what was and what came, dimensions without a row stay.
+        running ones: those of a mixture of what was and what came; what had no row stays as it was.
         """
         weight = times.double().reshape(*times.shape, *[1] * (x.dim() - times.dim())).expand_as(x)
         sums = torch.stack([weight, weight * x, weight * x * x]).sum(dim=1)  # 1
@@ -51,8 +53,9 @@ class Standardise(nn.Module):
         count = sums[0].clamp(min=1)  # 2
         mean = sums[1] / count
         variance = (sums[2] / count - mean.square()).clamp(min=0)
-        share = torch.clamp(1 / (1 + self.batches.double()), min=1 - MEMORY) * (sums[0] > 0)  # 3
+        met = sums[0][..., 0] > 0  # 3
+        share = (torch.clamp(1 / (1 + self.batches.double()), min=1 - MEMORY) * met)[..., None]
         apart = mean - self.mean
         self.variance.copy_((1 - share) * self.variance + share * variance + share * (1 - share) * apart.square())
         self.mean.add_(share * apart)
-        self.batches.add_(1).clamp_(max=1 / (1 - MEMORY))
+        self.batches.add_(met).clamp_(max=1 / (1 - MEMORY))

@@ -97,7 +97,8 @@ def bahe(
     Vectors that the bank lacks are computed first (`interestream bank fill` does the same ahead of time).
 
     With --continue-from the model is the artifact's; only --epochs, --batch-size, the learning rates, --seed and where
-    to compute still count. Run daily, each run trains on what is new since the one before.
+    to compute still count. Run daily, each run trains on what is new since the one before, and on what that one kept
+    for selection and test.
     """
     from fusion.artifact import load_artifact
     from fusion.bahe import BaheConfig
@@ -164,7 +165,7 @@ def bahe(
             checkpointing=checkpointing,
             precision=precision,
             interest=interest,
-            until=newest(dataset),
+            until=newest(dataset, split),
         )
         return own, lambda fresh: begin_with_llm(fresh, own)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ctr_world import DAY, RULE, fill, random_rows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 from test_bahe import FORMS, LOG, QUICK, THREE, config_of, quiet, ready
 from tiny_llm import save_llm
@@ -16,7 +17,7 @@ from torch import nn
 
 from fusion.artifact import artifact_id, load_artifact
 from fusion.bahe_states import StoredTexts
-from fusion.bahe_training import begin_with, begin_with_llm, continued, give_vectors
+from fusion.bahe_training import begin_with, begin_with_llm, continued, give_vectors, newest
 from fusion.checkpoint import NAME as CHECKPOINT
 from fusion.cut import Recipe, open_low, recipe_of
 from fusion.dataset import Dataset, DatasetConfig
@@ -81,7 +82,7 @@ def world(store: Engine) -> Log:
 def saved(store: Engine, llm: Path, recipe: Recipe, folder: Path, **changes: object) -> Dataset:
     data = DatasetConfig(label=RULE, history=10, interest=bool(changes.get("interest")))
     dataset = ready(store, recipe, llm, folder.parent / "banks", data)
-    config = config_of(llm, recipe, until=float(dataset.log.at.max()), **changes)
+    config = config_of(llm, recipe, until=newest(dataset), **changes)
     run(dataset, config, QUICK, split="global", folder=folder, prepare=lambda model: begin_with_llm(model, config))
     return dataset
 
@@ -93,7 +94,8 @@ def test_an_artifact_comes_back_and_keeps_states_until_the_user_acts(
     loaded = load_artifact(tmp_path / "bahe")
     assert loaded.config.kind == "bahe"
     now = float(data.log.at.max()) + DAY
-    pairs = [("u1", f"i{i}") for i in range(20)] + [("u2", "i1"), ("nobody", "i3"), ("u1", "stranger")]
+    pairs = [("u1", f"i{i}") for i in range(20)]
+    pairs += [("u2", "i1"), ("nobody", "i3"), ("u1", "stranger"), ("nobody", "stranger")]
     with store.connect() as connection:
         scorer = Scorer(loaded)
         first = scorer(connection, pairs, now)
@@ -173,19 +175,38 @@ def test_without_the_llm_a_fully_trained_artifact_scores_what_the_bank_knows(
         load_artifact(tmp_path / "lora")
 
 
+def test_an_artifact_whose_weights_are_of_another_version_is_told_as_that(
+    world: Log, store: Engine, llm: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    saved(store, llm, recipe, tmp_path / "bahe")
+    file = tmp_path / "bahe" / "model.safetensors"
+    own = load_file(file)
+    older = own | {"users.batches": torch.tensor(3.0)}  # as it once was
+    fewer = {name: value for name, value in own.items() if name != "nothing"}
+    for held, apart in (
+        (older, "1 of them, users.batches first"),
+        (fewer | {"what": own["nothing"]}, "2 of them, not"),
+    ):
+        save_file(held, file)
+        with pytest.raises(ArtifactError, match=f"bahe is a bahe model of another version.*{apart}.*train again into"):
+            load_artifact(tmp_path / "bahe")
+    save_file(own, file)
+    assert load_artifact(tmp_path / "bahe").config.kind == "bahe"
+
+
 def test_a_refresh_goes_on_with_new_behaviours_alone(
     world: Log, store: Engine, llm: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     data = saved(store, llm, recipe, tmp_path / "day1", tune="lora", rank=2)
     last = load_artifact(tmp_path / "day1")
-    until = last.config.model.until
+    until, end = last.config.model.until, float(data.log.at.max())
     with store.connect() as connection, pytest.raises(InputError, match="wait for more behaviours"):
-        read_new(connection, last.spec, until)
+        read_new(connection, last.spec, end)
     rng = np.random.default_rng(1)
     rows = [
         {
             "user_id": f"u{n % 40}", "seq": 15 + n // 40, "item_id": f"i{rng.integers(50)}", "action": "rate",
-            "at": until + 60.0 * (n + 1), "value": float(rng.integers(1, 6)),
+            "at": end + 60.0 * (n + 1), "value": float(rng.integers(1, 6)),
         }
         for n in range(400)
     ]  # fmt: skip
@@ -193,8 +214,12 @@ def test_a_refresh_goes_on_with_new_behaviours_alone(
         insert_new(connection, behaviors, rows)
     with store.connect() as connection:
         new = read_new(connection, last.spec, until)
-    assert len(new.rows) <= 400
     assert new.log.at[new.rows].min() > until
+    kept = events_of(data, VALID, TEST)
+    assert len(kept) > 50
+    assert kept <= events_of(new, TRAIN)  # of the day before, which nothing was learnt from
+    assert not events_of(data, TRAIN) & events_of(new, TRAIN, VALID, TEST)
+    assert len(new.rows) <= 400 + len(kept)
     assert [int(np.isin(new.part, part).sum()) > 20 for part in (TRAIN, VALID, TEST)] == [True] * 3
     assert new.log.at[new.rows[new.of(TRAIN)]].max() < new.log.at[new.rows[new.of(TEST)]].min()
     assert new.spec.dense_mean == last.spec.dense_mean
@@ -212,13 +237,32 @@ def test_a_refresh_goes_on_with_new_behaviours_alone(
     run(new, config, QUICK, split="global", folder=tmp_path / "day2", prepare=prepare)
     second = load_artifact(tmp_path / "day2")
     assert second.config.model.continued_from == last.id
-    assert second.config.model.until == float(new.log.at.max())
+    assert second.config.model.until == new.log.at[new.rows[new.of(TRAIN)]].max()
+    assert newest(new, "user") == new.log.at.max()  # where users' parts overlap in time, nothing older is safe
     for name, value in last.model.state_dict().items():
         assert torch.equal(begun[0][name], value)
     assert any(not torch.equal(value, begun[0][name]) for name, value in second.model.state_dict().items())
     with store.connect() as connection:
         assert np.isfinite(Scorer(second)(connection, [("u39", "i49"), ("u1", "i1")], until + 1e6)).all()
     assert data.log.size < new.log.size
+
+
+def events_of(data: Dataset, *parts: int) -> set[tuple[str, int]]:
+    """Users and sequence numbers of the samples of some parts."""
+    rows = data.rows[np.isin(data.part, parts)]
+    return {(data.log.users[user], int(seq)) for user, seq in zip(data.log.user[rows], data.log.seq[rows], strict=True)}
+
+
+def test_day_after_day_everything_is_learnt_from_once() -> None:
+    order, until, learnt = np.argsort(LOG.at), 0.0, list[int]()
+    for known in (100, 150, 220, 300):
+        log = dataclasses.replace(LOG, at=np.where(np.isin(np.arange(LOG.size), order[:known]), LOG.at, 0.0))
+        training = np.flatnonzero(new_parts(log, until) == TRAIN)
+        until = float(log.at[training].max())
+        learnt += training.tolist()
+    assert len(set(learnt)) == len(learnt)
+    assert set(learnt) == set(order[: len(learnt)].tolist())
+    assert len(learnt) > 270
 
 
 def test_parts_of_a_refresh() -> None:

@@ -83,7 +83,7 @@ def test_moments_that_share_a_pass_score_as_alone(form: str, llm: Path, recipe: 
 def test_beyond_m_the_first_moment_of_a_window_scores_as_alone(
     form: str, llm: Path, recipe: Recipe, made: Made
 ) -> None:
-    """The later ones see the window's whole beginning, so a little more than M: they differ, but not without bound."""
+    """The later ones' states have seen the window's whole beginning, so a little more than M: they differ."""
     model, samples = world(llm, recipe, made, **SHORT[form])
     apart = 0.0
     for chosen in planned(samples, np.arange(LOG.size))[:4]:
@@ -95,6 +95,27 @@ def test_beyond_m_the_first_moment_of_a_window_scores_as_alone(
         np.testing.assert_allclose(shared[first], single[first], atol=CLOSE)
         apart = max(apart, np.abs(shared - single).max())
     assert apart > 100 * CLOSE
+
+
+@pytest.mark.parametrize("form", list(SHORT))
+def test_beyond_m_training_pools_over_the_newest_m_as_scoring_does(
+    form: str, llm: Path, recipe: Recipe, made: Made
+) -> None:
+    """The mean of what was read is that of the moment alone; as scoring gathers it, too."""
+    model, samples = world(llm, recipe, made, **SHORT[form])
+    d, beyond = model.high.width, 0
+    for chosen in planned(samples, np.arange(LOG.size))[:4]:
+        batch, single = (model.reader.gather(samples, one) for one in (chosen, alone(chosen.rows)))
+        beyond += int((batch.seen > M).sum())
+        with torch.no_grad():
+            shared, own = model.encode_users(batch)[batch.past], model.encode_users(single)[single.past]
+        np.testing.assert_allclose(shared[..., d:], own[..., d:], atol=CLOSE)
+        for part in model.reader.parts(samples, chosen.rows):
+            scored = model.reader.gather(samples, Chosen(chosen.rows[part.rows], part.sizes))
+            with torch.no_grad():
+                kept = model.encode_users(scored)[scored.past]
+            np.testing.assert_allclose(shared[torch.from_numpy(part.rows)][..., d:], kept[..., d:], atol=CLOSE)
+    assert beyond > 100
 
 
 @pytest.mark.parametrize("form", list(SHORT))
@@ -231,6 +252,18 @@ def test_one_together_is_every_sample_on_its_own(llm: Path, recipe: Recipe, made
     assert {size for chosen in drawn(model.reader) for size in chosen.sizes.tolist()} > {1}
     with pytest.raises(ValueError, match="not a bidirectional one"):
         both.high.prefixes(torch.zeros(1, 2, both.high.width), torch.zeros(1).long(), torch.ones(1).long())
+
+
+def test_the_newest_of_a_beginning_are_pooled(llm: Path, recipe: Recipe, made: Made) -> None:
+    model, _ = world(llm, recipe, made)
+    x = torch.randn(2, 9, model.high.width) + 50.0  # that all have much in common costs no digits that matter
+    row, sizes = torch.tensor([0, 1, 1, 0, 0]), torch.tensor([9, 8, 3, 1, 0])
+    with torch.no_grad():
+        own, states = model.high.prefixes(x, row, sizes, 3), model.high.states(x)
+    for place, (one, size) in enumerate(zip(row.tolist(), sizes.tolist(), strict=True)):
+        newest = slice(max(size - 3, 0), size)
+        wanted = torch.cat([states[one, newest], x[one, newest]], dim=1).sum(dim=0) / max(min(size, 3), 1)
+        torch.testing.assert_close(own[place], wanted, atol=5 * CLOSE, rtol=0)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,19 +18,19 @@ import numpy as np
 import pytest
 from ctr_world import fill as fill_store
 from ctr_world import random_rows
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Connection, Engine, delete, event, func, select, update
 from tiny_llm import save_llm
 
 from fusion import bank
 from fusion.bank import LEASE_S, Filled, fill, read_vectors
-from fusion.bank_file import open_file
+from fusion.bank_file import ABANDONED_S, open_file
 from fusion.bank_marks import Span, read_page, take, write_marks
 from fusion.bank_texts import collect, fill_new, span_texts, store_texts
 from fusion.behavior_text import Template, behavior_text, did, item_text, shown
 from fusion.cut import Low, Recipe, open_low, recipe_of
 from fusion.tables import bank_vectors, banks
 from interest.errors import ArtifactError, InputError
-from interest.sql import insert_new, item_row
+from interest.sql import insert_new, item_row, writing
 from interest.tables import behaviors, items
 from interest.types import Item
 from streams.store import open_store
@@ -361,6 +362,47 @@ def test_a_mapped_bank_is_the_bank(store: Engine, low: Low, tmp_path: Path) -> N
             open_file(connection, low.recipe.id, low.recipe.keys(["never"]), tmp_path)
         with pytest.raises(ArtifactError, match="is empty"):
             open_file(connection, "another", keys, tmp_path)
+
+
+def test_what_is_added_while_a_bank_is_mapped_pushes_nothing_out(url: str, low: Low, tmp_path: Path) -> None:
+    """Another process writes after each of the export's queries, in the order of keys before all others."""
+    engine, other = open_store(url), open_store(url)
+    fill(engine, low, TEXTS)
+    added: list[bytes] = []
+
+    def add(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if "bank_vectors" in statement:
+            added.append(bytes(15) + bytes([len(added)]))
+            row = {"bank": low.recipe.id, "key": added[-1], "vector": np.zeros(low.width, "<f2").tobytes()}
+            with writing(other) as connection:
+                insert_new(connection, bank_vectors, [row])
+
+    event.listen(engine, "after_cursor_execute", add)
+    keys = low.recipe.keys(TEXTS)
+    with engine.connect() as connection:
+        file = open_file(connection, low.recipe.id, keys, tmp_path)
+    assert added
+    found = held(other, low.recipe, TEXTS)
+    np.testing.assert_array_equal(file.vectors[file.find(keys)], np.stack([found[text] for text in TEXTS]))
+    engine.dispose()
+    other.dispose()
+
+
+def test_what_a_killed_export_left_is_neither_read_nor_kept(store: Engine, low: Low, tmp_path: Path) -> None:
+    fill(store, low, TEXTS)
+    keys, folder = low.recipe.keys(TEXTS), tmp_path / low.recipe.id
+    with store.connect() as connection:
+        open_file(connection, low.recipe.id, keys, tmp_path)
+    (place,) = folder.iterdir()
+    np.save(place / "vectors.npy", np.zeros((len(TEXTS), low.width), "<f2"))
+    shutil.copytree(place, folder / ".dead")
+    for path in (*(folder / ".dead").iterdir(), folder / ".dead"):
+        os.utime(path, (time.time() - 2 * ABANDONED_S,) * 2)
+    place.rename(folder / ".at_work")
+    with store.connect() as connection:
+        file = open_file(connection, low.recipe.id, keys, tmp_path)
+    assert (np.abs(file.vectors).max(axis=1) > 0).all()
+    assert sorted(path.name for path in folder.iterdir()) == [".at_work", place.name]
 
 
 def test_keys_are_told_apart_to_the_last_byte(store: Engine, low: Low, tmp_path: Path) -> None:

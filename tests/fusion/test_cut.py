@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from fusion.behavior_text import Template
 from fusion.cut import (
     ABREAST,
+    NO_SINK,
     High,
     Recipe,
     architecture,
@@ -147,6 +148,7 @@ def test_whatever_changes_a_vector_changes_the_key(llm: Path, tmp_path: Path) ->
         recipe_of(llm, 2, template=Template(behavior="{title} {value}")),
         msgspec.structs.replace(base, max_tokens=32),
         msgspec.structs.replace(base, sink=7),
+        msgspec.structs.replace(base, version=base.version + 1),
     ]
     assert weights.llm != base.llm
     keys = [recipe.keys(["rated 5: Heat"])[0] for recipe in (base, *others)]
@@ -157,6 +159,10 @@ def test_whatever_changes_a_vector_changes_the_key(llm: Path, tmp_path: Path) ->
     for folder, what in ((tmp_path / "tiny", "weights"), (tmp_path / "swapped" / "tiny", "tokenizer")):
         with pytest.raises(ArtifactError, match=f"its {what} differ"):
             same_llm(folder, base)
+    with pytest.raises(ArtifactError, match=r"vectors of version 0; here they are of version \d+; train anew"):
+        same_llm(llm, msgspec.structs.replace(base, version=0))
+    with pytest.raises(ArtifactError, match="train anew"):
+        open_low(llm, msgspec.structs.replace(base, sink=NO_SINK, version=0))
 
 
 def test_what_cannot_be_cut_is_told(llm: Path, tmp_path: Path) -> None:

@@ -67,6 +67,22 @@ def test_a_row_counts_as_often_as_it_is_said_to_be_there() -> None:
     torch.testing.assert_close(one.variance, many.variance)
 
 
+def test_a_sequence_that_comes_late_has_its_own_beginning() -> None:
+    """It is standardised at once by what it is, not by what stands for it before; the others are as without it."""
+    own, other = Standardise(2, 3).train(), Standardise(1, 3).train()
+    there = torch.ones(40, 2, dtype=torch.bool)
+    for number, batch in enumerate(batches(60)):
+        there[:, 1] = number >= 45
+        made = own(batch, there)
+        torch.testing.assert_close(other(batch[:, :1])[:, 0], made[:, 0])
+        if number >= 45:
+            torch.testing.assert_close(made[:, 1].mean(dim=0), torch.zeros(3), atol=0.5, rtol=0)
+            torch.testing.assert_close(made[:, 1].std(dim=0), torch.ones(3), atol=0.3, rtol=0)
+    every = torch.cat(batches(60)[45:])[:, 1]
+    torch.testing.assert_close(own.mean[1], every.mean(dim=0))
+    torch.testing.assert_close(own.variance[1], every.var(dim=0, correction=0), rtol=1e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 40])
 def test_what_never_moves_is_nothing_and_a_stranger_is_bounded(rows: int) -> None:
     own = Standardise(3).train()

@@ -22,7 +22,7 @@ from fusion.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoin
 from fusion.dataset import DatasetConfig, read_dataset
 from fusion.din import Din, DinConfig
 from fusion.experiment import fingerprint, run
-from fusion.train import TrainConfig, predict, train
+from fusion.train import TrainConfig, _memory, predict, train
 from interest.errors import ArtifactError, InputError
 
 SMALL = DinConfig(width=8, attention=8, hidden=(16,))
@@ -53,6 +53,43 @@ def test_the_same_seed_gives_the_same_weights_and_the_best_epoch_is_kept(store: 
     epochs = train(model, data.samples, data.labels, (data.of(0), data.of(1)), QUICK)
     kept = metrics.auc(data.labels[data.of(1)], predict(model, data.samples, data.of(1)))
     assert kept == max(epoch.auc for epoch in epochs)
+
+
+@pytest.mark.parametrize("steps", [2_400, 4 * 770, 6 * 781])
+def test_a_long_run_averages_as_it_is_told(steps: int) -> None:
+    """To the last bit: at first all steps count the same, then the memory is what the settings say."""
+    for step in (0.0, 1.0, 17.25, 998.0, 999.0, 1_000.0, 2_399.0):
+        assert _memory(TrainConfig(), step, steps) == min(0.999, 1 - 1 / (1 + step))
+
+
+@pytest.mark.parametrize("steps", [1, 20, 240])
+def test_a_short_run_forgets_its_beginning(steps: int) -> None:
+    share = np.zeros(steps)  # of the weights after each step in the average
+    for step in range(steps):
+        memory = _memory(TrainConfig(), step, steps)
+        share *= memory
+        share[step] += 1 - memory
+    assert share.sum() == pytest.approx(1.0)
+    assert share[: steps // 5].sum() < 0.15
+    assert share[steps // 2 :].sum() > 0.6
+    assert _memory(TrainConfig(average=0.5), 19, 20) == 0.5  # what asks for less than that has less
+
+
+def test_averaged_weights_of_a_short_run_are_nearer_to_its_end_than_to_its_beginning() -> None:
+    log = log_of(random_rows(2, each=8), 30, 40)
+    spec = spec_of(log)
+    samples, labels = samples_of(spec, log, np.arange(log.size)), RULE.labels(log)
+    model, everything = Din(spec, DinConfig(dropout=0.0)), np.arange(log.size)
+    config, after = TrainConfig(epochs=6, batch_size=40, patience=9, floor=1.0), list[torch.Tensor]()
+
+    def weights() -> torch.Tensor:
+        return torch.cat([weight.detach().flatten().clone() for weight in model.parameters()])
+
+    epochs = train(model, samples, labels, (everything, everything), config, report=lambda _: after.append(weights()))
+    assert epochs[-1].best
+    averaged = weights()
+    apart = [float((own - averaged).norm()) for own in (after[0], after[-1])]
+    assert apart[1] < 0.8 * apart[0]
 
 
 KILLED = """
