@@ -277,7 +277,7 @@ def test_texts_that_the_bank_lacks_are_kept_up_to_the_limit(
     monkeypatch.setattr("fusion.bahe_states.LIMIT", 3)
     names = [f"film {n}" for n in range(8)]
     direct = open_low(llm, recipe)(names).astype(np.float16)
-    stored = StoredTexts(recipe, llm)
+    stored = StoredTexts(recipe, llm, direct.shape[1])
     with store.connect() as connection:
         for chosen in ([0, 1], [1, 2, 3, 4, 5, 6], [0, 7]):  # the second asks for more than is kept
             keys = recipe.keys([names[n] for n in chosen])
