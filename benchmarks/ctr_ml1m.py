@@ -263,10 +263,10 @@ def _rounded(value: Any) -> Any:
 
 
 def _table(split: str, held: dict[str, Any]) -> None:
-    names = ("auc", "gauc", "log_loss", "bulk_tail", "gap", "cold")
-    print(f"\n{split:34}{'valid':>8}" + "".join(f"{name:>10}" for name in names) + f"{'rows/s':>9}{'seeds':>6}")
+    names = ("auc", "gauc", "log_loss", "bulk_tail", "gap", "cold_items", "cold")
+    print(f"\n{split:34}{'valid':>8}" + "".join(f"{name:>11}" for name in names) + f"{'rows/s':>9}{'seeds':>6}")
     for name, own in held["models"].items():
-        cells = "".join(f"{own['test'][key]:>10.4f}" if key in own["test"] else f"{'-':>10}" for key in names)
+        cells = "".join(f"{own['test'][key]:>11.4f}" if key in own["test"] else f"{'-':>11}" for key in names)
         valid = f"{own['valid']['auc']:>8.4f}" if "valid" in own else f"{'-':>8}"
         rate = f"{own['rows_per_s']:>9,.0f}" if "rows_per_s" in own else f"{'-':>9}"
         print(f"{name:34}{valid}{cells}{rate}{own.get('seeds', '-'):>6}")

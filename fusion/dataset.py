@@ -22,6 +22,7 @@ from interest.errors import InputError
 from interest.sql import read_items, read_users
 from interest.types import Item, User
 
+FEW = 5  # an item that training has met less often is cold
 LEAST_SAMPLES = 20  # under this a split has parts without rows
 
 
@@ -49,7 +50,7 @@ class Dataset:
     labels: Array  # (n,) int8, 0 or 1
     part: Array  # (n,) int8: TRAIN, VALID, TEST
     statistics: ItemStatistics  # of every item at the end of the log, by place in spec.items
-    slices: dict[str, Array]  # (n,) bool each: tail, bulk_tail, cold_users
+    slices: dict[str, Array]  # (n,) bool each, see `slices_of`
 
     def of(self, part: int) -> Array:
         return np.flatnonzero(self.part == part)
@@ -113,9 +114,7 @@ def read_dataset(
     spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
     samples.standardise(spec)
     samples.given = samples.events.value[rows]
-    strict, bulk = tail_items(np.bincount(log.item[part == TRAIN], minlength=len(log.items)))
-    seen = np.zeros(len(log.users), bool)
-    seen[log.user[rows[part[rows] == TRAIN]]] = True
+    training = rows[part[rows] == TRAIN]
     return Dataset(
         spec=spec,
         log=log,
@@ -124,8 +123,26 @@ def read_dataset(
         labels=labels[rows],
         part=part[rows],
         statistics=statistics_of(spec, log, labels),
-        slices={"tail": strict[log.item[rows]], "bulk_tail": bulk[log.item[rows]], "cold_users": ~seen[log.user[rows]]},
+        slices=slices_of(log, rows, items=np.flatnonzero(part == TRAIN), users=training),
     )
+
+
+def slices_of(log: Log, rows: Array, *, items: Array, users: Array) -> dict[str, Array]:
+    """(n,) bool of the samples `rows`, by what was met in training: `items` and `users` are rows of the log.
+
+    The long tail twice (see `tail_items`); items met fewer than 5 times; users never met.
+    """
+    times = np.bincount(log.item[items], minlength=len(log.items))
+    strict, bulk = tail_items(times)
+    met = np.zeros(len(log.users), bool)
+    met[log.user[users]] = True
+    item = log.item[rows]
+    return {
+        "tail": strict[item],
+        "bulk_tail": bulk[item],
+        "cold_items": times[item] < FEW,
+        "cold_users": ~met[log.user[rows]],
+    }
 
 
 def statistics_of(spec: FeatureSpec, log: Log, labels: Array) -> ItemStatistics:

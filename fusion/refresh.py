@@ -13,12 +13,11 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
-from fusion.dataset import LEAST_SAMPLES, Dataset, statistics_of
+from fusion.dataset import LEAST_SAMPLES, Dataset, slices_of, statistics_of
 from fusion.encode import encode
 from fusion.knowledge import read_knowledge
 from fusion.labels import UNLABELLED
 from fusion.log import Array, Log, read_log
-from fusion.metrics import tail_items
 from fusion.moments import sample_moments
 from fusion.spec import FeatureSpec
 from fusion.splits import TEST, TRAIN, VALID, eligible
@@ -53,10 +52,7 @@ def read_new(
     samples = encode(
         spec, log, moments, past, items=log.items, catalogue=catalogue, profiles=profiles, knowledge=knowledge
     )
-    before = part == OLD
-    strict, bulk = tail_items(np.bincount(log.item[before], minlength=len(log.items)))
-    met = np.zeros(len(log.users), bool)
-    met[log.user[before]] = True
+    before = np.flatnonzero(part == OLD)
     return Dataset(
         spec=spec,
         log=log,
@@ -65,7 +61,7 @@ def read_new(
         labels=labels[rows],
         part=part[rows],
         statistics=statistics_of(spec, log, labels),
-        slices={"tail": strict[log.item[rows]], "bulk_tail": bulk[log.item[rows]], "cold_users": ~met[log.user[rows]]},
+        slices=slices_of(log, rows, items=before, users=before),
     )
 
 

@@ -137,7 +137,8 @@ def _digest(*settings: Any) -> str:
 
 def measure(dataset: Dataset, part: int, scores: Array) -> dict[str, float]:
     own = dataset.of(part)
-    labels, bulk, cold = dataset.labels[own], dataset.slices["bulk_tail"][own], dataset.slices["cold_users"][own]
+    labels = dataset.labels[own]
+    bulk, cold, few = (dataset.slices[name][own] for name in ("bulk_tail", "cold_users", "cold_items"))
     tail, rest = metrics.auc(labels[bulk], scores[bulk]), metrics.auc(labels[~bulk], scores[~bulk])
     return {
         "auc": metrics.auc(labels, scores),
@@ -146,6 +147,7 @@ def measure(dataset: Dataset, part: int, scores: Array) -> dict[str, float]:
         "bulk_tail": tail,
         "gap": rest - tail,  # how much worse on the long tail than elsewhere
         "cold": metrics.auc(labels[cold], scores[cold]),
+        "cold_items": metrics.auc(labels[few], scores[few]),
     }
 
 

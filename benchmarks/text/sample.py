@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from fusion.atoms import texts_of
 from fusion.behavior_text import Template
-from fusion.dataset import Dataset, statistics_of
+from fusion.dataset import FEW, Dataset, statistics_of
 from fusion.encode import encode
 from fusion.labels import LabelRule
 from fusion.log import Array, Log, read_log
@@ -30,7 +30,6 @@ from streams.store import open_store
 EVENTS = 51  # of a user; before the last of them are 50 behaviours
 HISTORY = EVENTS - 1
 LEAST = 5  # earlier events that a row needs, as in the protocol
-FEW = 5  # an item with fewer training rows is cold
 RULE = LabelRule.parse("value>=4")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ctr_world import log_of
 
+from fusion.dataset import slices_of
 from fusion.labels import LabelRule, check_classes
 from fusion.splits import eligible, split
 from interest.errors import InputError
@@ -54,3 +55,14 @@ def test_the_split_inside_users_takes_the_same_shares_of_each() -> None:
     log = log_of([(u, i, float(i), 1.0) for u, n in ((0, 10), (1, 20)) for i in range(n)], 2, 20)
     assert split(log, "user").tolist() == [0] * 8 + [1] + [2] + [0] * 16 + [1] * 2 + [2] * 2
     assert np.flatnonzero(~eligible(log, 5)).tolist() == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+
+
+def test_slices_are_by_what_training_met() -> None:
+    rows: list[tuple[int, int, float, float | None]] = [(0, 0, float(t), 4.0) for t in range(6)]
+    rows += [(0, 1, 10.0 + t, 2.0) for t in range(4)] + [(1, 0, 20.0, 4.0), (1, 1, 21.0, 4.0), (1, 2, 22.0, 1.0)]
+    log = log_of(rows, 2, 3)
+    slices = slices_of(log, np.array([10, 11, 12]), items=np.arange(10), users=np.arange(10))
+    assert slices["cold_items"].tolist() == [False, True, True]  # met 6, 4 and no times
+    assert slices["cold_users"].tolist() == [True, True, True]
+    assert not slices["tail"][2]  # what training never met is in no tail
+    assert not slices_of(log, np.array([3]), items=np.arange(10), users=np.arange(10))["cold_users"].any()
