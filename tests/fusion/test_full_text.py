@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,17 @@ def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: 
         with torch.no_grad():
             read = [low.states(torch.tensor(own)[None]) for own in (ids, offered)]
             made = [pool(model.high.states(own), torch.tensor([own.shape[1]]), pooling) for own in read]
-            user = torch.cat([made[0], read[0].mean(dim=1)], dim=1)
-            single = model.score(model.users(user[:, None]), model.items(made[1]), None, batch)
+            means = [own[0].mean(dim=0, keepdim=True) for own in read]  # the tiny LLM has no further sinks
+            ends = np.cumsum([0, *(len(tokenise(low, [line])[0]) for line in lines_of(samples, low, user)[:position])])
+            own = torch.stack([read[0][0, a:b].mean(dim=0) for a, b in pairwise(ends)])
+            keys = model.matching.keys(own, torch.ones(len(own)), torch.ones(len(own)))
+            keys = torch.nn.functional.pad(keys, (0, 0, EACH - position, 0))[None, None]
+            past = LOG.value[row - position : row]
+            outcome = np.array([samples.events.value[row - position : row] * 4 + 2 + (past >= 4)])
+            outcome = torch.from_numpy(np.pad(outcome, ((0, 0), (EACH - position, 0))).astype(np.int32))[None]
+            users = model.users_of(torch.cat([made[0], means[0]], dim=1)[:, None], keys, outcome)
+            item = model.items_of(made[1], means[1], torch.ones(1), torch.zeros(1).long())
+            single = model.score(users, item, None, batch)
         np.testing.assert_allclose(single.numpy(), shared[row], atol=CLOSE)
     assert len(np.unique(shared.round(5))) == len(shared)
 
