@@ -4,6 +4,11 @@ A vector of the bank has the rating as one of some 17 tokens, so the mean of fif
 that a user disliked three films like the one offered is in no mean at all: attention weighs the past behaviours by how
 alike their texts are to the offered item's, and sums what the user made of them (value, label). Both sides of it are
 projections of frozen vectors. The behaviours' does not depend on what is offered, so it is made once and kept.
+
+Validation AUC of heads alone on kept vectors (the 300 users of benchmarks/bahe_auc.py, cut 26, no counts, means of
+three seeds; trials that were not kept): .665 with products of user and item instead of all this, .674 with slow layers,
+items' own vectors and no products, .678 with sizes and shares too, .686 with the matching; with keys of 32 .680, and
+then with the products again .672. Dropout on users and items gained nothing. DIN without text: .680.
 """
 
 from __future__ import annotations
