@@ -8,7 +8,8 @@ projections of frozen vectors. The behaviours' does not depend on what is offere
 Validation AUC of heads alone on kept vectors (the 300 users of benchmarks/bahe_auc.py, cut 26, no counts, means of
 three seeds; trials that were not kept): .665 with products of user and item instead of all this, .674 with slow layers,
 items' own vectors and no products, .678 with sizes and shares too, .686 with the matching; with keys of 32 .680, and
-then with the products again .672. Dropout on users and items gained nothing. DIN without text: .680.
+then with the products again .672. The first had four epochs, the others six. Dropout on users and items gained nothing.
+DIN without text: .680. A seed's AUC moves by .003 to .008, and some forty designs were looked at on these 1,500 rows.
 """
 
 from __future__ import annotations
