@@ -206,10 +206,13 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
     items = low.tokens(item_texts(samples, model, rows))
 
     def forward() -> Tensor:
-        pooled = model.users(encode_tokens(model, low, users)[:, None])  # (G, 1, 2 d)
-        offered = model.items(encode_tokens(model, low, items)[:, : low.width])
+        pooled = encode_tokens(model, low, users)[:, None]  # (G, 1, 2 d)
+        # as many keys as BAHE makes of its bank; what they hold is nothing to the clock
+        side = model.users_of(pooled, *model.behaviors(read, read.vectors.float()))
+        made, texts = encode_tokens(model, low, items).chunk(2, dim=1)
+        offered = model.items_of(made, texts, torch.ones(batch), torch.arange(batch))
         own = Histories(**{name: getattr(read, name) for name in Histories.__slots__} | {"target": torch.arange(batch)})
-        return model.score(pooled, offered, None, own)
+        return model.score(side, offered, None, own)
 
     return model, stepper(model, forward, batch), {"tokens": len(users[0])}
 

@@ -36,6 +36,7 @@ from text.cost import estimate, shape_of
 from text.sample import HISTORY, open_sample, read_sample, repeats
 from text.systems import (
     BAHE,
+    BAHE_USERS,
     DIN,
     FULL_TEXT,
     SYSTEMS,
@@ -50,10 +51,13 @@ from text.systems import (
     scores_of,
 )
 
+from fusion import metrics
 from fusion.atoms import texts_of
 from fusion.behavior_text import Template
 from fusion.cut import architecture
 from fusion.dataset import Dataset
+from fusion.histories import Past
+from fusion.log import Array
 from fusion.splits import TEST, TRAIN, VALID
 from streams.settings import cache_folder, default_llm
 
@@ -195,9 +199,10 @@ def report(chosen: argparse.Namespace, place: Place, world: World, rows: Any) ->
         "tokens": place.told("tokens"),
         "repeats": repeated,
         "bank_seconds_a_training_sample": amortised(place, chosen, repeated),
+        "token_seconds_a_training_sample": tokens_amortised(place, chosen, dataset),
         "estimate": estimate(
             shape_of(architecture(chosen.llm), chosen.cut, tokens["behavior"], tokens["item"]),
-            together=TOGETHER, shared=len(dataset.of(TRAIN)) / len(dataset.log.users),
+            together=samples_a_window(dataset), shared=len(dataset.of(TRAIN)) / len(dataset.log.users),
             behaviors_a_text=repeated["ml-1m"]["behaviors_a_text"],
         ),
         "settings": {name: msgspec.to_builtins(own) for name, own in settings(chosen).items() if name in SYSTEMS},
@@ -239,7 +244,9 @@ def mean_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[str, Any]:
-    """BAHE against the others in AUC, on the whole test part and on each slice, by the mean of the seeds' AUC.
+    """BAHE, with either batches, against the others in AUC, on the test part and its slices, by the seeds' mean AUC.
+
+    The standard error is of users (`sd`) and of seeds.
 
     Scores are in the cache, not beside the lines: without them there is nothing to compare.
     """
@@ -254,24 +261,48 @@ def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[
         if files:
             scores[name] = scores_of(files, "test")
     out: dict[str, Any] = {}
-    for other in (name for name in scores if name != BAHE and BAHE in scores):
-        out[f"BAHE - {other}"] = {
-            name: bootstrap(labels[rows], users[rows], scores[BAHE][:, rows], scores[other][:, rows])
-            | {"rows": rows.sum()}
-            for name, rows in slices.items()
-            if min(labels[rows].sum(), (~labels[rows]).sum()) >= LEAST_OF_A_CLASS
-        }
-    if (against := out.get(f"BAHE - {FULL_TEXT}")) is not None:
-        out["not_below_full_text"] = against["all"]["mean"] >= -against["all"]["sd"]
-    if "cold" in (against := out.get(f"BAHE - {DIN}", {})):
+    ours = [name for name in (BAHE, BAHE_USERS) if name in scores]
+    for name, other in ((a, b) for a in ours for b in scores if a != b and (a == BAHE or b != BAHE)):
+        out[f"{name} - {other}"] = held = {}
+        for part, rows in slices.items():
+            if min(labels[rows].sum(), (~labels[rows]).sum()) < LEAST_OF_A_CLASS:
+                continue
+            pair = scores[name][:, rows], scores[other][:, rows]
+            own = bootstrap(labels[rows], users[rows], *pair) | {"rows": rows.sum()}
+            held[part] = own | {"standard_error": math.hypot(own["sd"], seeds_error(labels[rows], *pair))}
+    compared = [(name, out[f"{name} - {FULL_TEXT}"]["all"]) for name in ours if f"{name} - {FULL_TEXT}" in out]
+    if compared:
+        out["not_below_full_text"] = {name: own["mean"] >= -own["standard_error"] for name, own in compared}
+    if "cold" in (against := out.get(f"{BAHE} - {DIN}", {})):
         out["above_din_on_cold_items"] = against["cold"]["mean"] > 0
     return out
+
+
+def seeds_error(labels: Array, ours: Array, other: Array) -> float:
+    """Standard error of the difference of two means over seeds; 0 where a side has one seed, and nothing is known."""
+    areas = [[metrics.auc(labels, own) for own in scores] for scores in (ours, other)]
+    return math.sqrt(sum(np.var(own, ddof=1) / len(own) for own in areas if len(own) > 1))
 
 
 def amortised(place: Place, chosen: argparse.Namespace, repeated: dict[str, Any]) -> dict[str, float]:
     """Seconds of bank filling for each training sample of one epoch: in the sample, and on all of ML-1M."""
     own = [bank for bank in place.told("bank") if (bank["cut"], bank["pooling"]) == (chosen.cut, "mean")]
     return {n: own[0]["seconds_a_text"] * had["texts"] / had["training_rows"] for n, had in repeated.items() if own}
+
+
+def tokens_amortised(place: Place, chosen: argparse.Namespace, dataset: Dataset) -> float | None:
+    """Seconds that full text's kept states took for each training sample of one epoch, in the sample."""
+    own = [tokens for tokens in place.told("tokens") if tokens["cut"] == chosen.cut]
+    return own[0]["seconds"] / len(dataset.of(TRAIN)) if own else None
+
+
+def samples_a_window(dataset: Dataset) -> float:
+    """Mean of an epoch of BAHE; the most is TOGETHER."""
+    rows = dataset.of(TRAIN)
+    plan = Past(("recent",), HISTORY, TOGETHER).plan(
+        dataset.samples, rows, TRAIN_TEXT.batch_size, np.random.default_rng(0), 1
+    )
+    return len(rows) / sum(len(share.sizes) for shares in plan for share in shares)
 
 
 def lengths(dataset: Dataset, llm: Path) -> dict[str, float]:

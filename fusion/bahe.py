@@ -1,13 +1,14 @@
 """BAHE (arXiv 2403.19347): an LLM's upper layers read a user's behaviours, one vector each, and are trained for CTR.
 
 Each of N sequences goes through the same layers separately ("feature parallel"), is pooled, and the N vectors are
-concatenated; the offered item, a sequence of one, goes through them too. Beside what the layers make of a user's
-sequence is the mean of what they read, and all is standardised (fusion/standardise.py). The head sees users, item,
-their products, the interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an item that
-nobody has met is as good as its text.
+concatenated; the offered item, a sequence of one, goes through them too. Beside what the layers make of something is
+what they read, for a user's sequence its mean, and all is standardised (fusion/standardise.py). The head sees users,
+item, the sequences' sizes and liked shares, what the user made of behaviours like the item (fusion/matching.py), the
+interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an item that nobody has met is as
+good as its text.
 
-Paper silent, chosen here: mask, positions, sink and pooling (fusion/cut.py), what is standardised, the products, counts
-and interests in the head.
+Paper silent, chosen here: mask, positions, sink and pooling (fusion/cut.py), what is standardised, and all that the
+head sees beside users and item.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from fusion.cut import Architecture, High, Mask, Recipe, TextPooling, high_weigh
 from fusion.encoder import Precision
 from fusion.histories import Histories, Past
 from fusion.lora import add_lora
-from fusion.spec import UNKNOWN, FeatureSpec
+from fusion.matching import MADE, Matching, Slow, UserSide, sizes_of
+from fusion.spec import FIRST, UNKNOWN, FeatureSpec
 from fusion.standardise import Standardise
 from fusion.uif import WIDTH, InterestFusion
 
@@ -47,6 +49,7 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpointing: bool = False
     precision: Precision = "float32"
     width: int = 64  # of a user's and an item's part in the head
+    keys: int = 64  # width in which behaviours and items are compared; the trials are in fusion/matching.py
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2
@@ -72,12 +75,14 @@ class Bahe(nn.Module):
         d, w, many = self.high.width, config.width, len(config.sequences)
         self.unknown = nn.Parameter(torch.zeros(d))  # an item of which nothing is known
         self.nothing = nn.Parameter(torch.zeros(many, 2 * d))  # a sequence without behaviours
-        self.users, self.items = Standardise(many, 2 * d), Standardise(d)
-        self.of_user = nn.ModuleList(nn.Linear(2 * d, w) for _ in config.sequences)
-        self.of_item = nn.Linear(d, w)
+        self.users, self.sizes = Standardise(many, 2 * d), Standardise(many, 2)
+        self.items, self.texts = Standardise(d), Standardise(d)
+        self.matching = Matching(d, config.keys, spec.value_rows)
+        self.of_user = nn.ModuleList(Slow(2 * d, w) for _ in config.sequences)
+        self.of_item = Slow(2 * d, w)
         self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
-        inputs = (2 * many + 1) * w + config.profile * len(spec.user_columns) + len(spec.dense)
+        inputs = (many + 1) * w + many * (2 + MADE) + config.profile * len(spec.user_columns) + len(spec.dense)
         inputs += 3 * WIDTH if config.interest else 0
         layers: list[nn.Module] = []
         for width in config.hidden:
@@ -104,27 +109,27 @@ class Bahe(nn.Module):
         users = self._encode(batch, vectors)
         return self.score(users, self._items(batch, vectors), self.interest(batch), batch)
 
-    def encode_users(self, batch: Histories) -> Tensor:
-        """(S, N, 2 d): the users' side, once for any number of candidates."""
+    def encode_users(self, batch: Histories) -> UserSide:
+        """The users' side, once for any number of candidates."""
         return self._encode(batch, self._vectors(batch))
 
     def encode_items(self, batch: Histories) -> Tensor:
-        """(O, d)."""
+        """(O, 2 d)."""
         return self._items(batch, self._vectors(batch))
 
     def interest(self, batch: Histories) -> Tensor | None:
         """(S, 32), where the model reads interests."""
         return None if self.fusion is None else self.fusion.user_vector(batch.texts, batch.partitions)
 
-    def score(self, users: Tensor, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
-        """(B,) logits from users (S, N, 2 d), items (O, d) and interests (S, 32)."""
-        parts = [project(users[:, n]) for n, project in enumerate(self.of_user)]
-        user = torch.stack(parts, dim=1)[batch.past]  # (B, N, w)
-        offered = items[batch.target]  # (B, d)
-        item = self.of_item(offered)[:, None]  # (B, 1, w)
-        inputs = [user.flatten(1), item[:, 0], (user * item).flatten(1)]
+    def score(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
+        """(B,) logits from users, items (O, 2 d) and interests (S, 32)."""
+        parts = [project(users.pooled[:, n]) for n, project in enumerate(self.of_user)]
+        user = torch.cat([*parts, users.sizes.flatten(1)], dim=1)[batch.past]  # (B, N (w + 2))
+        offered = items[batch.target]  # (B, 2 d)
+        read, text = offered.chunk(2, dim=1)
+        inputs = [user, self.of_item(offered), self.matching(users, text, batch.past)]
         if self.fusion is not None and interest is not None:
-            inputs.append(self.fusion.join(interest[batch.past], offered))
+            inputs.append(self.fusion.join(interest[batch.past], read))
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         logit: Tensor = self.head(torch.cat([*inputs, batch.dense], dim=1)) + self.linear(batch.dense)
         return logit[:, 0]
@@ -132,7 +137,7 @@ class Bahe(nn.Module):
     def _vectors(self, batch: Histories) -> Tensor:
         return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
 
-    def _encode(self, batch: Histories, vectors: Tensor) -> Tensor:
+    def _encode(self, batch: Histories, vectors: Tensor) -> UserSide:
         many, windows, longest = batch.history.shape
         rows = batch.history.reshape(many * windows, longest)
         x = F.embedding(rows, vectors)
@@ -142,20 +147,39 @@ class Bahe(nn.Module):
         else:
             pooled = self.high(x, rows > 0)  # every past has a window of its own
         pooled = pooled.view(many, len(batch.window), -1).transpose(0, 1)  # (S, N, 2 d)
-        return self.users_of(pooled, batch.seen.T > 0)
+        return self.users_of(pooled, *self.behaviors(batch, vectors))
 
-    def users_of(self, pooled: Tensor, there: Tensor) -> Tensor:
-        """(S, N, 2 d): the users' side from pooled sequences (S, N, 2 d), of which there (S, N) are any."""
-        return torch.where(there[..., None], self.users(pooled, there), self.nothing)
+    def behaviors(self, batch: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (S, N, M, k) and outcomes (S, N, M) of the newest M behaviours that each past has seen, newest last."""
+        times = torch.bincount(batch.history.flatten(), minlength=len(vectors))
+        keys = self.matching.keys(vectors, batch.item_row == FIRST, times)  # (V, k)
+        place = batch.history.device
+        column = batch.seen[..., None] + torch.arange(-self.config.history, 0, device=place)  # (N, S, M)
+        sequence = torch.arange(len(column), device=place)[:, None, None]
+        at = sequence, batch.window[:, None], column.clamp(min=0)
+        newest, made = (torch.where(column < 0, 0, own[at]).transpose(0, 1) for own in (batch.history, batch.made))
+        return F.embedding(newest, keys), made
+
+    def users_of(self, pooled: Tensor, keys: Tensor, made: Tensor) -> UserSide:
+        """From pooled sequences (S, N, 2 d), and their behaviours' keys (S, N, M, k) and outcomes (S, N, M)."""
+        there = (made > 0).any(dim=-1)
+        standard = torch.where(there[..., None], self.users(pooled, there), self.nothing)
+        return UserSide(standard, self.sizes(sizes_of(made)), keys, made)
 
     def _items(self, batch: Histories, vectors: Tensor) -> Tensor:
         single = F.embedding(batch.offered, vectors)  # (O, d)
-        return self.items_of(self.high.singles(single), batch.target)
+        known = batch.item_row[batch.offered] == FIRST
+        return self.items_of(self.high.singles(single), single, known, batch.target)
 
-    def items_of(self, pooled: Tensor, target: Tensor) -> Tensor:
-        """(O, d): the items' side. In training an item counts as often as it is offered: target (B,) into the O."""
-        items: Tensor = self.items(pooled, torch.bincount(target, minlength=len(pooled)) if self.training else None)
-        return items
+    def items_of(self, pooled: Tensor, texts: Tensor, known: Tensor, target: Tensor) -> Tensor:
+        """(O, 2 d): the items' side, of what the layers made of them and of their texts, (O, d) each.
+
+        A text that is not `known` (O,) is as the mean of all. In training an item counts as often as it is offered:
+        target (B,) into the O.
+        """
+        times = torch.bincount(target, minlength=len(pooled))
+        text = self.texts(texts, times * known) * known[:, None]
+        return torch.cat([self.items(pooled, times), text], dim=1)
 
 
 def find_llm(model: nn.Module, config: BaheConfig, folder: Path | None = None) -> BaheConfig:

@@ -1,7 +1,8 @@
 """Users' and items' sides of a BAHE model, kept between requests; and where their texts' vectors come from.
 
-A user's side is kept under what it was made of (the vectors of the behaviours, the interests' vectors), so it is taken
-again exactly until the user does something. It is small (SmolLM2: 4.6 kB a sequence), an item's half of that.
+A user's side is kept under what it was made of (the vectors of the behaviours, what the user made of them, the
+interests' vectors), so it is taken again exactly until the user does something. It is small (SmolLM2 and 50 behaviours:
+18 kB a sequence), an item's a quarter of that.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from fusion.bank_file import KEY, BankFile
 from fusion.cut import Low, Recipe, open_low
 from fusion.encode import Samples
 from fusion.histories import Histories
+from fusion.matching import UserSide
 from fusion.readers import Chosen
 
-LIMIT = 10_000  # users, items, and texts that the bank lacked: 46, 23 and 12 MB with a small LLM
+LIMIT = 10_000  # users, items, and texts that the bank lacked: 180, 46 and 12 MB with a small LLM
 
 
 class StoredTexts:
@@ -58,7 +60,7 @@ class BaheStates:
 
     def __init__(self, model: Bahe, limit: int = LIMIT) -> None:
         self._model, self._limit = model, limit
-        self._users: OrderedDict[str, tuple[bytes, Tensor, Tensor | None]] = OrderedDict()
+        self._users: OrderedDict[str, tuple[bytes, UserSide, Tensor | None]] = OrderedDict()
         self._items: OrderedDict[bytes, Tensor] = OrderedDict()
         self.made = self.taken = 0  # users encoded, users found
 
@@ -75,7 +77,7 @@ class BaheStates:
         self.taken += len(keys) - len(fresh)
         held = [self._users[key] for key in keys]
         interests = [interest for _, _, interest in held if interest is not None]
-        users = torch.stack([user for _, user, _ in held])
+        users = UserSide(*map(torch.stack, zip(*(user for _, user, _ in held), strict=True)))
         logits = self._model.score(users, self._offered(batch), torch.stack(interests) if interests else None, batch)
         for kept in (self._users, self._items):
             while len(kept) > self._limit:
@@ -87,6 +89,7 @@ class BaheStates:
             own = dataclasses.replace(  # in scoring every past has a window of its own
                 batch,
                 history=batch.history[:, fresh],
+                made=batch.made[:, fresh],
                 seen=batch.seen[:, fresh],
                 window=torch.arange(len(fresh)),
                 partitions=batch.partitions[fresh],
@@ -94,12 +97,13 @@ class BaheStates:
             users, interests = self._model.encode_users(own), self._model.interest(own)
             for place, window in enumerate(fresh):
                 interest = None if interests is None else interests[place]
-                self._users[keys[window]] = (stamps[window], users[place], interest)
+                user = UserSide(*(side[place] for side in users))
+                self._users[keys[window]] = (stamps[window], user, interest)
         for key in keys:
             self._users.move_to_end(key)
 
     def _offered(self, batch: Histories) -> Tensor:
-        """(O, d)."""
+        """(O, 2 d)."""
         rows = batch.offered.tolist()
         keys = [b"" if batch.item_row[row] == 1 else batch.vectors[row].numpy().tobytes() for row in rows]
         fresh = [o for o, key in enumerate(keys) if key not in self._items]
@@ -114,10 +118,11 @@ class BaheStates:
 def _stamp(batch: Histories, window: int) -> bytes:
     """Of everything that a user's side is made of; the padding is none of it."""
     digest = hashlib.blake2b(digest_size=16)
-    for sequence in batch.history[:, window]:
+    for sequence, made in zip(batch.history[:, window], batch.made[:, window], strict=True):
         own = sequence[sequence > 0].long()
         digest.update(f"{len(own)}".encode())
         digest.update(batch.item_row[own].numpy().tobytes() + batch.vectors[own].numpy().tobytes())
+        digest.update(made[sequence > 0].numpy().tobytes())
     slots = (batch.partitions[window] >= 0).nonzero()[:, 0]  # a partition's age tells too
     digest.update(f"{slots.tolist()}".encode())
     digest.update(batch.texts[batch.partitions[window, slots]].numpy().tobytes())

@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from fusion.encode import Samples, tensor
+from fusion.events import LABEL_ROWS
 from fusion.labels import NEGATIVE, POSITIVE, UNLABELLED
 from fusion.log import Array
 from fusion.moments import Moments
@@ -42,6 +43,7 @@ class Histories:
     item_row: Tensor  # (V,) int32: 0 padding, 1 unknown, 2 a vector of the bank
     vectors: Tensor  # (V, d) float16
     history: Tensor  # (N, G, T) int32 into the V, oldest first, padding (0) on the right
+    made: Tensor  # (N, G, T) int32: value row * LABEL_ROWS + label row of each behaviour, 0 where none is
     seen: Tensor  # (N, S) int64: a past is so many columns of its window, from the left
     window: Tensor  # (S,) int64 into the G
     offered: Tensor  # (O,) int32 into the V
@@ -107,9 +109,10 @@ class Past(Rows):
         new[1:] = np.any([np.diff(key) != 0 for key in (window, own.stop, own.seq, own.at)], axis=0)
         pasts, window = own.take(np.flatnonzero(new)), window[new]  # (S,)
         read = [self._read(samples, name, pasts, window) for name in self._sequences]
-        longest = max(1, *(atom.shape[1] for atom, _ in read))
-        atom = np.stack([_wider(one, longest) for one, _ in read])  # (N, G, T)
+        longest = max(1, *(row.shape[1] for row, _ in read))
+        row = np.stack([_wider(one, longest) for one, _ in read])  # (N, G, T)
         seen = np.stack([one for _, one in read])  # (N, S)
+        atom, events = atoms.event[row], samples.events
         last = np.append(np.flatnonzero(np.diff(window)), len(window) - 1)[: len(chosen.sizes)]  # 2
         there = np.arange(longest) < seen[:, last, None]
         item = atoms.item[own.item + 1]
@@ -129,6 +132,7 @@ class Past(Rows):
             item_row=tensor(kind),
             vectors=tensor(vectors),
             history=tensor(np.where(there, place(atom), PADDING)),
+            made=tensor(np.where(there, events.value[row] * LABEL_ROWS + events.label[row], 0).astype(np.int32)),
             seen=tensor(seen),
             window=tensor(window),
             offered=tensor(place(offered)),
@@ -143,7 +147,7 @@ class Past(Rows):
     def _read(self, samples: Samples, name: str, pasts: Moments, window: Array) -> tuple[Array, Array]:
         """One sequence of S pasts in the windows `window` (S,), ascending.
 
-        Rows of the bank (G, T), which begin with the newest M behaviours before a window's first past; and how many of
+        Rows of the log (G, T), which begin with the newest M behaviours before a window's first past; and how many of
         them each past has: (S,).
         """
         atoms, events = samples.atoms, samples.events
@@ -157,7 +161,7 @@ class Past(Rows):
         start = np.maximum(np.searchsorted(entries[:-1], pasts.first[head]), stop[head] - self._history)
         seen = stop - start[window]
         index = start[:, None] + np.arange(int(seen.max(initial=0)))
-        return atoms.event[events.rows[entries[np.minimum(index, len(entries) - 1)]]], seen
+        return events.rows[entries[np.minimum(index, len(entries) - 1)]], seen
 
 
 def chosen_by(samples: Samples, name: str) -> Array:

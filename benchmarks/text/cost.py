@@ -74,13 +74,13 @@ def days(flops: float, samples: int = SAMPLES, *, utilisation: float = UTILISATI
     return samples * flops / (GPUS * PEAK * utilisation) / 86_400
 
 
-def estimate(shape: Shape, *, together: int, shared: float, behaviors_a_text: float) -> dict[str, Any]:
+def estimate(shape: Shape, *, together: float, shared: float, behaviors_a_text: float) -> dict[str, Any]:
     """The systems' FLOPs a sample and their days, with all that the estimate stands on."""
     flops = {
         "full text, every sample by itself": full_text(shape),
         "full text, one pass a user, frozen states kept": full_text(shape, shared, kept=True),
         "BAHE, every sample by itself": bahe(shape),
-        f"BAHE, {together} samples a window": bahe(shape, together),
+        f"BAHE, {together:.1f} samples a window": bahe(shape, together),
         "filling the bank": bank(shape, behaviors_a_text),
     }
     return {

@@ -4,6 +4,9 @@ A user's behaviours are lines of one text, tokenised together. The frozen layers
 run once a user and their states are kept in files (float16, memory-mapped), as are those of item texts. The trained
 layers are causal too: one pass over a user's tokens serves all of the user's moments, each of which pools the tokens of
 the lines before it. An item's text goes through the trained layers once for all of its offers in a batch.
+
+What BAHE's head sees beside that, it sees here too: what was read (the tokens' mean, without what became an attention
+sink), sizes and liked shares, and the matching of lines, each the mean of its tokens, with the item's text.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,13 +25,15 @@ from torch import Tensor
 
 from fusion.atoms import texts_of
 from fusion.bahe import Bahe, BaheConfig
-from fusion.cut import Low, pool
+from fusion.cut import FURTHER_SINK, LARGEST, Low, pool
 from fusion.encode import Samples, tensor
 from fusion.encoder import batches
+from fusion.events import LABEL_ROWS
 from fusion.histories import Past
 from fusion.log import Array
 from fusion.readers import Chosen, cut
 from fusion.spec import FIRST, UNKNOWN, FeatureSpec
+from interest.errors import ArtifactError
 
 USERS_AT_ONCE = 4  # in scoring: 10 MB of the widest activations of a small LLM
 
@@ -40,6 +45,29 @@ class TokenStates:
     user: list[Array]  # (T, d) each
     ends: list[Array]  # (n + 1,) int64 each: how many tokens the user's first 0..n lines have
     item: list[Array]  # (T, d) each; by the log's number of the item
+    read: list[Array] = field(init=False)  # (n, d) float32 each: the sum of a line's tokens but for sinks
+    count: list[Array] = field(init=False)  # (n,) int64 each: tokens in that sum
+    text: Array = field(init=False)  # (I, d) float32, the mean of an item's
+
+    def __post_init__(self) -> None:
+        lines = [[sum_of(own[a:b]) for a, b in pairwise(ends)] for own, ends in zip(self.user, self.ends, strict=True)]
+        width = self.item[0].shape[1]
+        own = [np.stack([total for total, _ in line]) if line else np.empty((0, width), np.float32) for line in lines]
+        items = [total / count for total, count in map(sum_of, self.item)]
+        object.__setattr__(self, "read", own)
+        object.__setattr__(self, "count", [np.array([count for _, count in line], np.int64) for line in lines])
+        object.__setattr__(self, "text", np.stack(items).astype(np.float32))
+
+    def lines_of(self, user: int | None) -> Array:
+        """(n, d) the mean of each of a user's lines; of nobody, one of zeros."""
+        if user is None:
+            return np.zeros((1, self.text.shape[1]), np.float32)
+        return np.asarray(self.read[user] / self.count[user][:, None], np.float32)
+
+    def mean_of(self, user: int, lines: int) -> Array:
+        """(d,) of all tokens of a user's first lines but for sinks."""
+        count = max(int(self.count[user][:lines].sum()), 1)
+        return np.asarray(self.read[user][:lines].sum(axis=0) / count, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +78,13 @@ class TokenBatch:
     users: list[Tensor]  # G times (T, d) float16
     moments: list[int]  # (G,) samples of each
     seen: Tensor  # (B,) int64: tokens of a moment's past
+    read: Tensor  # (B, d) float32: their mean but for sinks; zero where there are none
+    lines: Tensor  # (L, d) float32: every user's lines, the mean of each; the first stands for none
+    newest: Tensor  # (B, M) int64 into the L: the lines of a moment's past, 0 for none
+    made: Tensor  # (B, M) int32: what the user made of them (fusion/matching.py)
     items: list[Tensor]  # (O', T', d) float16 each: items of like lengths, padding on the right; O in all
     sizes: Tensor  # (O,) int64, tokens
+    item_texts: Tensor  # (O, d) float32
     target: Tensor  # (B,) int64 into the O
     past: Tensor  # (B,) int64: every sample has a past of its own
     profile: Tensor  # (B, A') int32
@@ -77,12 +110,17 @@ class FullText(Bahe):
                 self.high.prefixes(states.float()[None], torch.zeros_like(seen), seen)
                 for states, seen in zip(batch.users, batch.seen.split(batch.moments), strict=True)
             ]
-        )  # (B, 2 d)
-        users = self.users_of(pooled[:, None], batch.seen[:, None] > 0)
+        )  # (B, 2 d), of which the second half has the sinks in it
+        pooled = torch.cat([pooled[:, : batch.read.shape[1]], batch.read], dim=1)
+        times = torch.bincount(batch.newest[batch.newest > 0], minlength=len(batch.lines))
+        keys = self.matching.keys(batch.lines, torch.arange(len(batch.lines)) > 0, (times > 0).long())
+        users = self.users_of(
+            pooled[:, None], torch.nn.functional.embedding(batch.newest, keys)[:, None], batch.made[:, None]
+        )
         return self.score(users, self._offered(batch), None, batch)  # type: ignore[arg-type]
 
     def _offered(self, batch: TokenBatch) -> Tensor:
-        """(O, d)."""
+        """(O, 2 d)."""
         shares = [len(states) for states in batch.items]
         pooled = []
         for given, sizes, row in zip(batch.items, batch.sizes.split(shares), batch.item_row.split(shares), strict=True):
@@ -90,7 +128,7 @@ class FullText(Bahe):
             if unknown.any():
                 states = torch.where(unknown, self.unknown, states)
             pooled.append(pool(self.high.states(states), sizes, self.config.pooling))
-        return self.items_of(torch.cat(pooled), batch.target)
+        return self.items_of(torch.cat(pooled), batch.item_texts, batch.item_row == FIRST, batch.target)
 
 
 class WholeUsers(Past):
@@ -125,6 +163,10 @@ class Texts(WholeUsers):
             raise ValueError("a moment's past is not the beginning of its user's text")
         seen = np.array([tokens.ends[u][n] for u, n in zip(own.user, lines, strict=True)], np.int64)
         begin = np.cumsum(chosen.sizes) - chosen.sizes
+        users, which = np.unique(own.user, return_inverse=True)
+        before = np.cumsum([1, *(len(tokens.count[user]) for user in users)])[which]  # (B,) a user's first line
+        place = lines[:, None] - np.arange(self._longest, 0, -1)  # (B, M), the newest last
+        row = samples.events.rows[np.where(place >= 0, own.first[:, None] + place, samples.events.nothing)]
         needed = np.maximum.reduceat(seen, begin)  # (G,) tokens; at least one, so that there is something to read
         offered, target = np.unique(own.item, return_inverse=True)
         sizes = np.array([len(tokens.item[item]) for item in offered], np.int64)
@@ -135,8 +177,13 @@ class Texts(WholeUsers):
             users=[tensor(tokens.user[u][: max(n, 1)].copy()) for u, n in zip(own.user[begin], needed, strict=True)],
             moments=chosen.sizes.tolist(),
             seen=tensor(seen),
+            read=tensor(np.stack([tokens.mean_of(u, n) for u, n in zip(own.user, lines, strict=True)])),
+            lines=tensor(np.concatenate([tokens.lines_of(user) for user in [None, *users]])),
+            newest=tensor(np.where(place >= 0, before[:, None] + place, 0)),
+            made=tensor(samples.events.value[row] * LABEL_ROWS + samples.events.label[row]),
             items=[_padded([tokens.item[item] for item in offered[group]]) for group in groups],
             sizes=tensor(sizes[order]),
+            item_texts=tensor(tokens.text[offered[order]]),
             target=tensor(np.argsort(order)[target.ravel()]),
             past=torch.arange(len(chosen)),
             profile=tensor(samples.profiles[own.user]),
@@ -220,9 +267,19 @@ def _computed(low: Low, rows: list[list[int]]) -> Array:
         for k, row in enumerate(chosen):
             ids[k, : sizes[row]] = torch.tensor(rows[row])
         states = low.states(ids).float().numpy()
+        if not np.abs(states).max() <= LARGEST:
+            raise ArtifactError(f"states after layer {low.recipe.cut} exceed what float16 holds")
         for k, row in enumerate(chosen):
             out[starts[row] : starts[row] + sizes[row]] = states[k, : sizes[row]]
     return out
+
+
+def sum_of(states: Array) -> tuple[Array, int]:
+    """(d,) float32, the sum of a text's states (T, d), and of how many: sinks are left out as in the bank."""
+    own = states.astype(np.float32)
+    length = np.linalg.norm(own, axis=1)
+    read = length <= FURTHER_SINK * np.sort(length)[max(len(own) - 1, 0) // 2] if len(own) else length > 0
+    return own[read].sum(axis=0), max(int(read.sum()), 1)
 
 
 def _padded(rows: list[Array]) -> Tensor:

@@ -149,6 +149,7 @@ def test_more_padding_changes_nothing(trained: tuple[Bahe, Samples]) -> None:
         batch,
         vectors=vectors,
         history=pad(batch.history, (0, 4)),
+        made=pad(batch.made, (0, 4)),
         partitions=pad(batch.partitions, (0, 2), value=-1)[:, :3],
     )
     with torch.no_grad():
@@ -204,17 +205,20 @@ def test_sequences_do_not_see_each_other(llm: Path, recipe: Recipe, made: Made) 
     attach(samples, recipe, made)
     batch = model.reader.gather(samples, alone(np.array([24, 49])))
     with torch.no_grad():
-        users = model.encode_users(batch)  # (G, N, d)
+        users = model.encode_users(batch)
         for n in range(3):
             history = batch.history.clone()
             history[n] = history[n].flip(1)
             changed = model.encode_users(dataclasses.replace(batch, history=history))
             others = [other for other in range(3) if other != n]
-            assert torch.equal(changed[:, others], users[:, others])
-            assert not torch.equal(changed[:, n], users[:, n])
+            for before, after in zip(users, changed, strict=True):
+                assert torch.equal(after[:, others], before[:, others])
+            assert not torch.equal(changed.pooled[:, n], users.pooled[:, n])
+            assert not torch.equal(changed.keys[:, n], users.keys[:, n])
         single = fresh(spec, config_of(llm, recipe, sequences=("liked",))).eval()
         own = single.reader.gather(samples, alone(np.array([24, 49])))
-        torch.testing.assert_close(single.encode_users(own)[:, 0], users[:, 1])
+        for alone_, together in zip(single.encode_users(own), users, strict=True):
+            torch.testing.assert_close(alone_[:, 0], together[:, 1])
 
 
 def test_sequences_are_the_newest_of_their_kind(llm: Path, recipe: Recipe, made: Made) -> None:

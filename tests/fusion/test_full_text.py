@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,18 +19,22 @@ from tiny_llm import WIDTH, save_llm
 
 from fusion.atoms import texts_of
 from fusion.bahe_training import begin_with_llm
-from fusion.cut import Low, open_low, pool, recipe_of
+from fusion.cut import Low, _mean_of_text, open_low, pool, recipe_of
 from fusion.encode import Samples
 from fusion.log import Log
 from fusion.readers import Chosen
 from fusion.splits import TEST, TRAIN, VALID
 from fusion.train import TrainConfig, predict, train
+from interest.errors import ArtifactError
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+from ml1m import bahe as ml1m
+from text import systems
 from text.cost import bahe, days, full_text, shape_of
-from text.full_text import FullText, TokenStates, by_user, joined, token_states, tokenise
+from text.full_text import FullText, TokenStates, by_user, joined, sum_of, token_states, tokenise
 from text.sample import EVENTS, choose, parts, read_sample
+from text.systems import Setting
 
 CLOSE = 1e-5  # float32 sums in another order
 USERS, EACH = 6, 14
@@ -103,8 +109,17 @@ def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: 
         with torch.no_grad():
             read = [low.states(torch.tensor(own)[None]) for own in (ids, offered)]
             made = [pool(model.high.states(own), torch.tensor([own.shape[1]]), pooling) for own in read]
-            user = torch.cat([made[0], read[0].mean(dim=1)], dim=1)
-            single = model.score(model.users(user[:, None]), model.items(made[1]), None, batch)
+            means = [own[0].mean(dim=0, keepdim=True) for own in read]  # the tiny LLM has no further sinks
+            ends = np.cumsum([0, *(len(tokenise(low, [line])[0]) for line in lines_of(samples, low, user)[:position])])
+            own = torch.stack([read[0][0, a:b].mean(dim=0) for a, b in pairwise(ends)])
+            keys = model.matching.keys(own, torch.ones(len(own)), torch.ones(len(own)))
+            keys = torch.nn.functional.pad(keys, (0, 0, EACH - position, 0))[None, None]
+            past = LOG.value[row - position : row]
+            outcome = np.array([samples.events.value[row - position : row] * 4 + 2 + (past >= 4)])
+            outcome = torch.from_numpy(np.pad(outcome, ((0, 0), (EACH - position, 0))).astype(np.int32))[None]
+            users = model.users_of(torch.cat([made[0], means[0]], dim=1)[:, None], keys, outcome)
+            item = model.items_of(made[1], means[1], torch.ones(1), torch.zeros(1).long())
+            single = model.score(users, item, None, batch)
         np.testing.assert_allclose(single.numpy(), shared[row], atol=CLOSE)
     assert len(np.unique(shared.round(5))) == len(shared)
 
@@ -197,3 +212,48 @@ def test_the_estimate_counts_the_weights_of_a_real_layer(llm: Path, low: Low) ->
     assert shape.layer == held
     assert full_text(shape) > full_text(shape, 10) > full_text(shape, 10, kept=True) > bahe(shape) > bahe(shape, 16)
     assert days(8 * 312e12 * 0.5 * 86_400, 1, utilisation=0.5) == pytest.approx(1.0)
+
+
+def test_sinks_are_no_part_of_what_was_read_as_in_the_bank() -> None:
+    states = np.random.default_rng(0).normal(size=(7, WIDTH)).astype(np.float32)
+    total, count = sum_of(states)
+    np.testing.assert_allclose(total, states.sum(axis=0), rtol=1e-6)
+    assert count == 7
+    states[2] *= 100
+    total, count = sum_of(states)
+    np.testing.assert_allclose(total, np.delete(states, 2, axis=0).sum(axis=0), rtol=1e-5)
+    assert count == 6
+    bank = _mean_of_text(torch.from_numpy(states)[None], torch.tensor([7]))
+    np.testing.assert_allclose(total / count, bank[0].numpy(), rtol=1e-5)
+    tokens = TokenStates([np.concatenate([states, states[:2]])], [np.array([0, 7, 9])], [states])
+    np.testing.assert_allclose(tokens.mean_of(0, 1), total / count, rtol=1e-6)
+    np.testing.assert_allclose(tokens.mean_of(0, 2), (total + states[:2].sum(axis=0)) / 8, rtol=1e-5)
+    assert not tokens.mean_of(0, 0).any()
+    np.testing.assert_allclose(tokens.text[0], total / count, rtol=1e-6)
+
+
+def test_states_that_float16_cannot_hold_are_refused(
+    llm: Path, low: Low, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = low.states
+    monkeypatch.setattr(low, "states", lambda ids: plain(ids) * 1e6)
+    with pytest.raises(ArtifactError, match="float16"):
+        token_states(samples_from(LOG), low, tmp_path, EACH)
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_a_kept_line_is_of_the_model_that_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name changes with every setting, with a default of the model and with how the systems compute."""
+    own = {system: Setting(system=system, users=3, llm="x", cut=2) for system in systems.SYSTEMS}
+    before = {system: setting.digest for system, setting in own.items()}
+    assert len(set(before.values())) == len(own)
+    plain = systems.model_config
+    with monkeypatch.context() as patch:  # as if a default of the model were another
+        patch.setattr(systems, "model_config", lambda setting: msgspec.structs.replace(plain(setting), dropout=0.4))
+        assert all(setting.digest != before[system] for system, setting in own.items())
+    assert {system: setting.digest for system, setting in own.items()} == before
+    monkeypatch.setattr(systems, "DESIGN", systems.DESIGN + 1)
+    assert all(setting.digest != before[system] for system, setting in own.items())
+    line = ml1m.settings_of()
+    monkeypatch.setattr(ml1m, "DESIGN", ml1m.DESIGN + 1)
+    assert ml1m.settings_of() != line
