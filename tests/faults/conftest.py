@@ -1,8 +1,7 @@
-"""What the tests of faults share. SOAK=1 makes them long; `make soak` sets it."""
+"""What the tests of faults share."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,6 @@ from harness import Postgres, Site
 
 from deploy.kafka.node import Node
 from streams.settings import KafkaSettings
-
-SOAK = bool(os.environ.get("SOAK"))
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ from streams.settings import KafkaSettings
 from streams.store import open_store
 from streams.tables import offsets, outbox
 
+SOAK = bool(os.environ.get("SOAK"))  # makes the tests long; `make soak` sets it
 COUNT = 10  # behaviours that fill a partition: many partitions from few behaviours
 START_S = 120.0  # of one worker, on a machine that is busy
 LONG_S = 120.0  # what no wait may take; an assertion of behaviour, not of speed

@@ -7,8 +7,7 @@ import time
 
 import msgspec
 import pytest
-from conftest import SOAK
-from harness import Site, assert_as_undisturbed, log_of, messages_of, read_topic, rows_of, undisturbed, until
+from harness import SOAK, Site, assert_as_undisturbed, log_of, messages_of, read_topic, rows_of, undisturbed, until
 from llm_world import MODEL, Moods, answer, catalogue
 
 from interest.backlog import Plan

@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
+from films import facts
 
 from interest.cascade import Written, write_shift, write_summary
 from interest.errors import Refused, Unavailable
@@ -74,8 +75,6 @@ def test_a_model_that_is_not_there_stops_the_run(ground: Ground) -> None:
 
 
 def test_too_little_evidence_means_no_call() -> None:
-    from conftest import facts
-
     model = Scripted(GOOD)
     written = summary(model, Ground(facts(("2", 3), ("3", 4))))
     assert (written.source, written.outcome, model.seen) == (Source.STATISTICS, Outcome.SPARSE, [])

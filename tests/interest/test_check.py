@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from films import facts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,8 +121,6 @@ WORDS = (
 
 @given(st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join))
 def test_whatever_is_kept_is_supported_and_ends(written: str) -> None:
-    from conftest import facts  # the fixtures' world
-
     ground = Ground(facts(("2", 3), ("3", 2), ("5", 5), ("4", 5), ("6", 4), ("8", 4), ("9", 2), ("4", 5)))
     verdict = check(written, ground)
     assert all(claim.supported for claim in verdict.kept)
