@@ -20,6 +20,7 @@ from ml1m import bahe
 from fusion import metrics
 from fusion.bahe import BaheConfig
 from fusion.bahe_training import begin_with_llm
+from fusion.checkpoint import remove_checkpoint
 from fusion.dataset import Dataset, Labelled
 from fusion.din import DinConfig
 from fusion.experiment import fingerprint
@@ -182,6 +183,7 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
         advance=clock.advance, report=clock.report,
     )  # fmt: skip
     scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in _PARTS}
+    remove_checkpoint(folder)
     return scores, _rates(clock) | {
         "epochs": len(epochs),
         "valid_curve": [round(epoch.auc, 5) for epoch in epochs],
