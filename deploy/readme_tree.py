@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- tree: python deploy/readme_tree.py -->\n", "<!-- /tree -->"
 OWN_WORDS = {
     ".gitignore": "what is made here and not kept",
@@ -50,8 +51,11 @@ def tree() -> str:
     for name in sorted(files(), key=lambda name: (name.count("/") > 0, str(Path(name).parent), name)):
         parent = str(Path(name).parent)
         if parent not in (folder, "."):
-            out.append(f"{parent}/")
+            runs = (ROOT / parent).parent == RUNS
+            out.append(f"{parent}/" + f"  what is kept of each run of benchmarks/{Path(parent).name}.py" * runs)
         folder = parent
+        if (ROOT / parent).parent == RUNS:
+            continue
         indent = "" if parent == "." else "  "
         about = line(name)
         if not about and not (ROOT / name).read_text().strip():
