@@ -1,4 +1,4 @@
-"""A trained artifact for the tests of what is done with one."""
+"""A trained artifact, and a tiny LLM with the recipe of its vectors, for the tests of what is done with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from ctr_world import RULE, fill, random_rows
 from sqlalchemy import Engine
+from tiny_llm import save_llm
 
+from fusion.cut import Recipe, recipe_of
 from fusion.dataset import DatasetConfig, read_dataset
 from fusion.din import DinConfig
 from fusion.experiment import run
@@ -22,3 +24,15 @@ def artifact(store: Engine, tmp_path: Path) -> Path:
         data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True))
     run(data, DinConfig(interest=True), TrainConfig(epochs=2, batch_size=128), split="global", folder=tmp_path / "din")
     return tmp_path / "din"
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with random weights."""
+    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def recipe(llm: Path) -> Recipe:
+    """How the tiny LLM makes vectors, cut in its middle."""
+    return recipe_of(llm, 2)

@@ -24,7 +24,7 @@ from ctr_world import (
     spec_of,
 )
 from sqlalchemy import Engine
-from tiny_llm import WIDTH, save_llm
+from tiny_llm import WIDTH
 from torch import nn
 
 from fusion import metrics
@@ -32,7 +32,7 @@ from fusion.atoms import attach
 from fusion.bahe import Bahe, BaheConfig
 from fusion.bahe_training import begin_with_llm, give_vectors
 from fusion.bank_file import KEY, BankFile
-from fusion.cut import Recipe, architecture, high_weights, open_low, recipe_of
+from fusion.cut import Recipe, architecture, high_weights, open_low
 from fusion.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.encode import Samples, encode
 from fusion.histories import Histories, named_sequences
@@ -53,16 +53,6 @@ FORMS = {
     "interest": {"interest": True},
     "lora": {"tune": "lora", "rank": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def recipe(llm: Path) -> Recipe:
-    return recipe_of(llm, 2)
 
 
 class Made:

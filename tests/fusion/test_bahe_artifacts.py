@@ -19,7 +19,7 @@ from fusion.artifact import artifact_id, load_artifact
 from fusion.bahe_states import StoredTexts
 from fusion.bahe_training import begin_with, begin_with_llm, continued, give_vectors, newest
 from fusion.checkpoint import NAME as CHECKPOINT
-from fusion.cut import Recipe, open_low, recipe_of
+from fusion.cut import Recipe, open_low
 from fusion.dataset import Dataset, DatasetConfig
 from fusion.experiment import run
 from fusion.log import Log
@@ -32,16 +32,6 @@ from interest.tables import behaviors, items
 from interest.types import Item
 
 CLOSE = 1e-5  # float32 sums in another order
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def recipe(llm: Path) -> Recipe:
-    return recipe_of(llm, 2)
 
 
 @pytest.mark.parametrize("form", ["causal", "lora"])

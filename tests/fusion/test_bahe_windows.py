@@ -15,12 +15,11 @@ import torch
 from ctr_world import DAY, fill, knowledge_of, log_of, random_rows, samples_of, spec_of
 from sqlalchemy import Engine
 from test_bahe import FORMS, THREE, Made, alone, config_of, fresh, logits, ready, shaken
-from tiny_llm import save_llm
 
 from fusion.artifact import load_artifact
 from fusion.atoms import attach
 from fusion.bahe import Bahe
-from fusion.cut import Recipe, recipe_of
+from fusion.cut import Recipe
 from fusion.encode import Samples
 from fusion.histories import WINDOWS, Past
 from fusion.log import Log
@@ -32,16 +31,6 @@ LOG = log_of(random_rows(1, user_count=12, each=EACH), 12, 40)
 LONG = {name: {**form, "history": EACH} for name, form in FORMS.items() if name != "bidirectional"}
 LONG["last"] = {"pooling": "last", "history": EACH}
 SHORT = {name: {**form, "history": M} for name, form in LONG.items()}
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def recipe(llm: Path) -> Recipe:
-    return recipe_of(llm, 2)
 
 
 @pytest.fixture(scope="module")

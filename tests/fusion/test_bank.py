@@ -19,7 +19,6 @@ import pytest
 from ctr_world import fill as fill_store
 from ctr_world import random_rows
 from sqlalchemy import Connection, Engine, delete, event, func, select, update
-from tiny_llm import save_llm
 
 from fusion import bank
 from fusion.bank import LEASE_S, Filled, fill, read_vectors
@@ -69,11 +68,6 @@ def test_item_texts_and_values() -> None:
 def test_a_template_that_cannot_be_filled_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="item template"):
         Template(item=text).check()
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
 
 
 @pytest.fixture(scope="module")

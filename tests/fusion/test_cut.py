@@ -34,11 +34,6 @@ TEXTS = ["rated 5: Toy Story (1995), Animation, Comedy", "rated 1: Heat", "x", "
 CLOSE = 1e-5
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
-
-
 def led(ids: torch.Tensor, sink: int) -> torch.Tensor:
     """Token ids (B, T) with the sink before them."""
     return torch.nn.functional.pad(ids, (1, 0), value=sink)
