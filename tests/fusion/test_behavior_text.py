@@ -1,0 +1,45 @@
+"""Texts of behaviours and items as BAHE reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fusion.behavior_text import Template, behavior_text, did, item_text, shown
+from interest.errors import InputError
+from interest.types import Item
+
+TOY = Item(item_id="1", title="Toy Story (1995)", categories=("Animation", "Comedy"))
+PLAIN = Template()
+
+
+@pytest.mark.parametrize(
+    ("action", "value", "item", "text"),
+    [
+        ("rate", 5.0, TOY, "rated 5: Toy Story (1995), Animation, Comedy"),
+        ("view", None, TOY, "viewed: Toy Story (1995), Animation, Comedy"),
+        ("rate", 4.5, Item(item_id="1", title="Heat"), "rated 4.5: Heat"),
+        ("rate", 4.5, Item(item_id="1", title="Alien:  ,the  one"), "rated 4.5: Alien: ,the one"),
+        ("rate", 2.0, Item(item_id="1", categories=("Drama",)), "rated 2: Drama"),
+        ("purchase", None, None, "bought"),
+        ("add_to_cart", 183.2, TOY, "add_to_cart 180: Toy Story (1995), Animation, Comedy"),
+    ],
+)
+def test_behaviour_texts(action: str, value: float | None, item: Item | None, text: str) -> None:
+    assert behavior_text(PLAIN, action, value, item) == text
+
+
+def test_item_texts_and_values() -> None:
+    assert item_text(PLAIN, TOY) == "Toy Story (1995), Animation, Comedy"
+    assert item_text(PLAIN, None) == item_text(PLAIN, Item(item_id="1")) == ""
+    assert item_text(PLAIN, Item(item_id="1", title="Ame\u0301lie")) == "Amélie"
+    assert [shown(value) for value in (3.7, float(np.float32(3.7)), 0.0, -0.0, 1234.5, float("nan"), None)] == [
+        "3.7", "3.7", "0", "0", "1200", "", "",
+    ]  # fmt: skip
+    assert [did(action) for action in ("rate", "VIEW", "listen", "see")] == ["rated", "viewed", "listened to", "saw"]
+
+
+@pytest.mark.parametrize("text", ["{author}", "no field", "{title", "{title} {value}"])
+def test_a_template_that_cannot_be_filled_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="item template"):
+        Template(item=text).check()
