@@ -1,4 +1,4 @@
-"""A store for a stage, and what the embedded commands leave of the fusion world's interests."""
+"""A store for a stage, a tiny LLM, and what the embedded commands leave of the fusion world's interests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from fusion_world import EVERY, learn
 from sqlalchemy import Engine
+from tiny_llm import save_llm
 
+from fusion.cut import Low, open_low, recipe_of
 from fusion.encoder import encoder_id, open_encoder
 from fusion.fuse import fuse
 from fusion.pooled import View
@@ -34,3 +36,14 @@ def embedded(tmp_path: Path, encoder_folder: Path) -> Engine:
 @pytest.fixture
 def view(encoder_folder: Path) -> View:
     return View(encoder_id(encoder_folder), "json-1")
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with random weights."""
+    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def low(llm: Path) -> Low:
+    return open_low(llm, recipe_of(llm, 2))

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from bank_world import EACH, USERS, begin, come_in, computed, content, full, marks, newest, texts_of, vectors
 from sqlalchemy import Engine, update
-from tiny_llm import save_llm
 from typer.testing import CliRunner
 
 from fusion.bank import Claims, register
-from fusion.cut import Low, open_low, recipe_of
+from fusion.cut import Low
 from fusion.tables import bank_vectors
 from streams import filling
 from streams.cli import app
@@ -22,16 +21,6 @@ from streams.forget import forget
 from streams.store import open_store
 
 pytestmark = pytest.mark.model
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def low(llm: Path) -> Low:
-    return open_low(llm, recipe_of(llm, 2))
 
 
 class Between:

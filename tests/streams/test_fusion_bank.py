@@ -16,9 +16,8 @@ import pytest
 from bank_world import EACH, USERS, begin, come_in, computed, content, full, marks, texts_of, vectors
 from fusion_world import CrashError, context_of, done, latest, learn, of_users, outbox_rows, publish, until, working
 from sqlalchemy import Engine
-from tiny_llm import save_llm
 
-from fusion.cut import Low, open_low, recipe_of
+from fusion.cut import Low
 from streams import filling
 from streams.filling import Walk
 from streams.health import Health
@@ -31,16 +30,6 @@ from streams.stages.fusion import FusionStage
 from streams.store import open_store
 
 pytestmark = pytest.mark.model
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def low(llm: Path) -> Low:
-    return open_low(llm, recipe_of(llm, 2))
 
 
 @pytest.fixture
