@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from interest.errors import ArtifactError, InputError
+from interest.loading import LOADING, load_whole
 
 
 def load(folder: Path, dtype: torch.dtype) -> Any:
@@ -20,9 +21,8 @@ def load(folder: Path, dtype: torch.dtype) -> Any:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # that the head is left out is as it should be
-    read: Any = AutoModel.from_pretrained
     try:
-        model = read(folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+        model = load_whole(AutoModel, folder, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{folder} cannot be loaded as a language model: {error}") from error
     finally:
@@ -39,6 +39,7 @@ def shell(own: dict[str, Any], layers: int) -> Any:
     kept = {name: value for name, value in own.items() if name not in ("dtype", "torch_dtype")}
     config = AutoConfig.for_model(**(kept | change))
     of: Any = AutoModel.from_config
-    model = of(config, attn_implementation="sdpa", dtype=torch.float32)
+    with LOADING:
+        model = of(config, attn_implementation="sdpa", dtype=torch.float32)
     model.layers = model.layers[:layers]
     return model

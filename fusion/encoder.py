@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interest.errors import ArtifactError, InputError
+from interest.loading import load_whole
 
 Precision = Literal["float32", "bfloat16"]
 Pooling = Literal["mean", "cls"]
@@ -104,9 +105,8 @@ def open_encoder(folder: Path, *, precision: Precision = "float32", device: str 
     except ImportError as error:
         raise InputError(f"{error.name} is not installed: pip install 'interestream[models]'") from None
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model_of: Any = AutoModel.from_pretrained
     try:
-        model = model_of(folder, dtype=getattr(torch, precision), local_files_only=True)
+        model = load_whole(AutoModel, folder, dtype=getattr(torch, precision))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{folder} cannot be loaded as a text encoder: {error}") from error

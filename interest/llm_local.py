@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from interest.errors import InputError, Refused
 from interest.llm import Reply, Request
+from interest.loading import load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class LocalModel:
         dtype = dtype or ("bfloat16" if torch.cpu._is_amx_tile_supported() else "float32")
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+            self._model = load_whole(AutoModelForCausalLM, folder, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"the language model at {folder} does not load: {error}; run `interestream fetch`"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from interest.errors import InputError
+from interest.loading import LOADING
 
 
 def convert_gguf(unpacked: Path, result: Path) -> None:
@@ -31,13 +32,14 @@ def convert_gguf(unpacked: Path, result: Path) -> None:
     (file,) = unpacked.rglob("*.gguf")
     place = str(file.parent)
     loader: Any = AutoModelForCausalLM
-    with redirect_stderr(StringIO()):  # its own progress bars
+    with LOADING, redirect_stderr(StringIO()):  # its own progress bars
         loaded = loader.from_pretrained(place, gguf_file=file.name, local_files_only=True, dtype=torch.bfloat16)
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config  # the weights are plain bf16 by now; with it save_pretrained refuses
-    model = loader.from_config(loaded.config, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict(), strict=True)
-    model.tie_weights()
+    with LOADING:
+        model = loader.from_config(loaded.config, dtype=torch.bfloat16)
+        model.load_state_dict(loaded.state_dict(), strict=True)
+        model.tie_weights()
     tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=file.name, local_files_only=True)
     _repair_tokenizer(tokenizer, model.config)
     with redirect_stderr(StringIO()):

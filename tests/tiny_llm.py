@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from interest.loading import LOADING
+
 WIDTH, LAYERS = 32, 4
 
 
@@ -29,7 +31,9 @@ def save_llm(folder: Path, *, seed: int = 0, kind: str = "llama", **changes: Any
         sizes["sliding_window"] = None
     config = AutoConfig.for_model(kind, **(sizes | changes))
     torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    with LOADING:
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 

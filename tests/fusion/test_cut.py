@@ -28,6 +28,7 @@ from fusion.cut import (
 )
 from fusion.lora import LoraLinear, add_lora
 from interest.errors import ArtifactError, InputError
+from interest.loading import load_whole
 
 SECOND = "Murder in the First (1995), Drama, Thriller"  # SmolLM2 makes its first token a second sink
 TEXTS = ["rated 5: Toy Story (1995), Animation, Comedy", "rated 1: Heat", "x", "rated 3: Ünïcode – 音楽, Drama"]
@@ -48,7 +49,7 @@ def high_of(folder: Path, cut: int, **options: object) -> High:
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_low_then_high_is_the_uncut_llm(kind: str, tmp_path: Path) -> None:
     folder = save_llm(tmp_path / kind, kind=kind)
-    whole = AutoModelForCausalLM.from_pretrained(folder).model.eval()
+    whole = load_whole(AutoModelForCausalLM, folder).model.eval()
     for cut in range(LAYERS + 1):
         low = open_low(folder, recipe_of(folder, cut))
         for text in TEXTS:
@@ -63,7 +64,7 @@ def test_low_then_high_is_the_uncut_llm(kind: str, tmp_path: Path) -> None:
 def test_low_then_high_is_the_uncut_smollm(llm_folder: Path, cut: int) -> None:
     low = open_low(llm_folder, recipe_of(llm_folder, cut))
     ids = torch.tensor(low.tokens(TEXTS[:1]))
-    whole = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=torch.float32).model.eval()
+    whole = load_whole(AutoModelForCausalLM, llm_folder, dtype=torch.float32).model.eval()
     with torch.no_grad():
         expected = whole(input_ids=led(ids, low.recipe.sink)).last_hidden_state[:, 1:]
         torch.testing.assert_close(high_of(llm_folder, cut).states(low.states(ids)), expected, atol=1e-3, rtol=1e-3)
@@ -72,7 +73,7 @@ def test_low_then_high_is_the_uncut_smollm(llm_folder: Path, cut: int) -> None:
 def test_a_further_sink_in_a_text_is_left_out_of_its_mean(tmp_path: Path) -> None:
     """A token whose state is far longer than those beside it says nothing of the text but would be all of its mean."""
     folder = save_llm(tmp_path / "sinks")
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = load_whole(AutoModelForCausalLM, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     massive = tokenizer("M")["input_ids"][0]
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_smollms_sink_takes_what_no_vector_should_hold(llm_folder: Path) -> None
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_texts_vector_is_its_pooled_states_and_does_not_depend_on_its_company(llm: Path, pooling: str) -> None:
     low = open_low(llm, recipe_of(llm, 2, pooling=pooling))  # type: ignore[arg-type]
-    model, tokenizer = AutoModel.from_pretrained(llm).eval(), AutoTokenizer.from_pretrained(llm)
+    model, tokenizer = load_whole(AutoModel, llm).eval(), AutoTokenizer.from_pretrained(llm)
     together = low(TEXTS * 5)
     for text, vector in zip(TEXTS * 5, together, strict=True):
         assert np.array_equal(low([text])[0], vector)
@@ -118,7 +119,7 @@ def test_long_texts_are_cut_and_too_large_states_are_told(llm: Path, tmp_path: P
     low = open_low(llm, recipe_of(llm, 2))
     assert np.array_equal(low(["a" * 64])[0], low(["a" * 200])[0])
     folder = save_llm(tmp_path / "large")
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = load_whole(AutoModelForCausalLM, folder)
     with torch.no_grad():
         model.model.embed_tokens.weight.fill_(1e6)
     model.save_pretrained(folder)
@@ -187,7 +188,7 @@ def test_the_sink_is_what_the_llm_begins_texts_with() -> None:
 def test_every_sequence_begins_with_the_sinks_own_state(llm: Path, tmp_path: Path) -> None:
     """The state that the token has after layer k in front of whatever follows; the next layers see it, no pool does."""
     folder = save_llm(tmp_path / "bos", bos_token_id=65)
-    model, low = AutoModel.from_pretrained(folder).eval(), open_low(folder, recipe_of(folder, 2))
+    model, low = load_whole(AutoModel, folder).eval(), open_low(folder, recipe_of(folder, 2))
     assert low.recipe.sink == 65
     high = high_of(folder, 2)
     with torch.no_grad():
@@ -231,7 +232,7 @@ def test_padding_changes_nothing(llm: Path, mask: str, pooling: str) -> None:
 @torch.no_grad()
 def test_positions_are_those_of_behaviours(llm: Path) -> None:
     """The first follows the sink, as the LLM's tokens do; the order matters; distances are what counts."""
-    whole = AutoModel.from_pretrained(llm).eval()
+    whole = load_whole(AutoModel, llm).eval()
     x, _ = sequences()
     high = high_of(llm, 0)  # every layer: the LLM reading vectors in the place of embeddings
     after = torch.cat([whole.embed_tokens(torch.zeros(1, 1, dtype=torch.long)), x[:1]], dim=1)
