@@ -38,4 +38,6 @@ class Metrics:
         self.tokens = counter("llm_tokens", "tokens read and written by the language model", "kind")
         self.interests = counter("interests", "interests written, by the outcome of their summary", "outcome")
         self.representations = counter("representations", "representations written", "artifact")
+        self.banked = counter("bank_behaviors", "behaviours looked up in the behaviour bank, and filled in where new")
+        self.bank_behind = gauge("bank_behind_seconds", "how long behaviours that the bank may lack have been known of")
         self.ready = gauge("ready", "1 while /ready says yes")

@@ -51,6 +51,8 @@ class Filling:
         self._low: _Interruptible | None = None
         self._work: asyncio.Task[None] | None = None
         self._looked_s = 0.0  # the last time
+        self._behind_since: float | None = None  # monotonic
+        context.metrics.bank_behind.set_function(self._behind_s)  # at each scrape: an LLM that hangs is seen too
 
     async def open(self) -> None:
         """Load the LLM. Raises InputError or ArtifactError."""
@@ -85,8 +87,12 @@ class Filling:
             while not stop.is_set():
                 mine = frozenset(self._partitions())
                 now = (mine, await self._patience.store(self._accepted, "cannot read what came in"))
-                if mine and now != done and await self._fill(low, mine, stop):
-                    done = now
+                if not mine:
+                    self._behind_since = None
+                elif now != done:
+                    self._behind_since = self._behind_since or time.monotonic()
+                    if await self._fill(low, mine, stop):
+                        done, self._behind_since = now, None
                 rest = max(self._context.settings.fusion.poll_s, REST * self._looked_s)
                 await asyncio.wait({ending}, timeout=rest)
         except _StoppedError:
@@ -94,6 +100,7 @@ class Filling:
         finally:
             ending.cancel()
             low.interrupt()
+            self._behind_since = None
 
     async def _fill(self, low: _Interruptible, mine: frozenset[int], stop: asyncio.Event) -> bool:
         """One walk over these partitions' users; whether nothing is left to another."""
@@ -102,7 +109,8 @@ class Filling:
         while not walk.over:
             if stop.is_set() or mine != frozenset(self._partitions()):
                 return False
-            await self._patience.storing(partial(self._in_thread, walk.step), "cannot fill the bank")
+            size = await self._patience.storing(partial(self._in_thread, walk.step), "cannot fill the bank")
+            self._context.metrics.banked.inc(size)
         self._looked_s = walk.looked_s
         if walk.behaviors:
             log.info(
@@ -110,6 +118,10 @@ class Filling:
                 computed=walk.computed, whole=walk.whole, took_s=round(time.monotonic() - began, 1),
             )  # fmt: skip
         return walk.whole
+
+    def _behind_s(self) -> float:
+        """How long behaviours that the bank may lack have been known of."""
+        return 0.0 if self._behind_since is None else time.monotonic() - self._behind_since
 
     def _accepted(self) -> Accepted:
         with self._context.engine.connect() as connection:

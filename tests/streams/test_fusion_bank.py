@@ -82,6 +82,9 @@ def test_behaviours_without_partitions_get_vectors_as_they_come_and_embedded_row
             come_in(engine, "new", 0, 2.2)  # no new text
             await until(lambda: full(engine, low.recipe))
             assert computed(engine) == before + 2
+            await until(lambda: context.metrics.registry.get_sample_value("interestream_bank_behind_seconds") == 0)
+            held = sum(mark + 1 for mark in marks(engine, low.recipe).values())
+            assert context.metrics.registry.get_sample_value("interestream_bank_behaviors_total") == held
 
     asyncio.run(go())
     embedded = open_store(f"sqlite:///{tmp_path / 'embedded.db'}")
@@ -126,6 +129,8 @@ def test_a_slow_llm_keeps_no_message_waiting_and_no_worker_from_stopping(
             assert context.health.why_not(time.monotonic() + 3600) == []
             assert context.health.stuck_for(time.monotonic() + 3600) == 0
             assert not any(vectors(engine, low.recipe).values())
+            behind = [context.metrics.registry.get_sample_value("interestream_bank_behind_seconds") for _ in range(2)]
+            assert 0 < behind[0] < behind[1]
             began = time.monotonic()
         assert time.monotonic() - began < 6.0
         slow.go.set()
