@@ -14,7 +14,9 @@ from fusion.cut import Low, open_low, recipe_of
 from fusion.encoder import encoder_id, open_encoder
 from fusion.fuse import fuse
 from fusion.pooled import View
+from streams.settings import KafkaSettings
 from streams.store import open_store
+from tests.streams.interest_rig import fill, make_topics
 
 
 @pytest.fixture
@@ -47,3 +49,15 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def low(llm: Path) -> Low:
     return open_low(llm, recipe_of(llm, 2))
+
+
+@pytest.fixture
+def topics(kafka: KafkaSettings) -> KafkaSettings:
+    return make_topics(kafka)
+
+
+@pytest.fixture
+def filled(store: Engine, sample_log: Path, tmp_path: Path) -> Engine:
+    """Partitions of five users of ML-100K in a SQLite store."""
+    fill(store, sample_log, tmp_path, users=5)
+    return store

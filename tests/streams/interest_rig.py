@@ -21,6 +21,8 @@ import msgspec
 from aiokafka import TopicPartition
 from sqlalchemy import Engine, select
 
+from interest.backlog import Plan
+from interest.learn import learn
 from interest.llm import Reply, Request
 from interest.scripted import reply
 from interest.sql import partition_of
@@ -227,3 +229,13 @@ async def updates(context: Context, topic: str | None = None) -> list[InterestUp
 async def letters(context: Context) -> list[DeadLetter]:
     found = await read_all(context.settings.kafka, dead_of(context.topics.partitions))
     return [read_letter(one.value, one.headers) for one in found]
+
+
+def learnt(sample: Path, folder: Path, users: int, **plan: Any) -> list[tuple[Any, ...]]:
+    """The rows that `learn` writes over the same store with the same model."""
+    engine = open_store(f"sqlite:///{folder / 'learnt.db'}")
+    fill(engine, sample, folder, users=users)
+    learn(engine, Model(), model=MODEL, plan=Plan(prompt_version="json-1", **plan))
+    found = rows(engine)
+    engine.dispose()
+    return found

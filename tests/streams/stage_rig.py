@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from aiokafka import TopicPartition
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Table, func, select
 
 from interest.tables import behaviors, items, partitions, users
 from interest.types import Behavior, Partition
@@ -39,6 +39,8 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 PATIENCE_S = 40.0  # a slow machine is not a failing test
+
+GOOD = Behavior(user_id="ann", item_id="film", action="rate", at=1_700_000_000.0)
 
 
 def behaviors_of(path: Path) -> list[Behavior]:
@@ -159,3 +161,8 @@ async def announced(kafka: KafkaSettings) -> dict[tuple[str, int], Partition]:
 
 async def letters(kafka: KafkaSettings, topic: str) -> Sequence[DeadLetter]:
     return [read_letter(one.value, one.headers) for one in await read_all(kafka, dead_of(topic))]
+
+
+def count(engine: Engine, table: Table) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
