@@ -42,6 +42,14 @@ PUBLIC = {  # measured on the same rows with one seed, for comparison; not run h
     "FuxiCTR DIN (public)": {"auc": 0.8034, "log_loss": 0.5334, "gauc": 0.7514, "bulk_tail": 0.8112, "cold": 0.7932},
 }
 COLUMNS = ("auc", "log_loss", "gauc", "bulk_tail", "cold")
+BOOSTING: dict[str, Any] = {
+    "rounds": 2000,
+    "patience": 50,
+    "settings": {
+        "objective": "binary", "metric": "auc", "num_leaves": 63, "learning_rate": 0.05, "min_data_in_leaf": 200,
+        "num_threads": 1, "verbosity": -1, "seed": 0,
+    },
+}  # fmt: skip
 
 
 def main() -> None:
@@ -168,12 +176,8 @@ def gradient_boosting(dataset: Dataset, test: Array) -> Array:
     x, y = dataset.samples.dense, dataset.labels
     train_set = lightgbm.Dataset(x[dataset.of(TRAIN)], y[dataset.of(TRAIN)])
     valid_set = lightgbm.Dataset(x[dataset.of(VALID)], y[dataset.of(VALID)])
-    settings = {
-        "objective": "binary", "metric": "auc", "num_leaves": 63, "learning_rate": 0.05, "min_data_in_leaf": 200,
-        "num_threads": 1, "verbosity": -1, "seed": 0,
-    }  # fmt: skip
-    stop = lightgbm.early_stopping(50, verbose=False)
-    model = lightgbm.train(settings, train_set, 2000, valid_sets=[valid_set], callbacks=[stop])
+    stop = lightgbm.early_stopping(BOOSTING["patience"], verbose=False)
+    model = lightgbm.train(BOOSTING["settings"], train_set, BOOSTING["rounds"], valid_sets=[valid_set], callbacks=[stop])
     return np.asarray(model.predict(x[test]))
 
 

@@ -107,7 +107,9 @@ def execute(run: Run, data: Data) -> tuple[dict[str, Any], dict[str, Array]]:
 def settings_of(run: Run) -> str:
     """What a kept line was made with, so that it is made again where that has changed."""
     if run.model in COUNTED:
-        return ""
+        from ctr_din import BOOSTING
+
+        return _digest(BOOSTING)
     if run.model in PEERS:
         from ml1m.peers import SHAPE
 
