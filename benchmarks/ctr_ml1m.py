@@ -104,11 +104,12 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
     for number, run in enumerate([] if chosen.report else waiting, 1):
         say(f"[{number}/{len(waiting)}] {run.key}")
         if data is None or held != (run.split, run.history or histories[0]):
-            held = (run.split, run.history or histories[0])
+            held, data = (run.split, run.history or histories[0]), None  # one dataset in memory at a time
             data = _data(chosen, work, *held)
         line, scores = execute(run, data)
         np.savez(work / "scores" / f"{run.file}.npz", **{part: own.astype(np.float32) for part, own in scores.items()})
-        line["samples_peak_mb"] = data.peak_mb
+        if number == 1:  # later ones are built beside what the runs before have left in memory
+            line["samples_peak_mb"] = data.peak_mb
         (results / f"{run.file}.json").write_text(json.dumps(_rounded(line), indent=1) + "\n")
         say(f"  validation AUC {line['valid']['auc']:.4f}, test AUC {line['test']['auc']:.4f}")
     _report(chosen, work, results, runs)
@@ -143,7 +144,7 @@ def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
         partial.replace(path)
     config = DatasetConfig(label=LabelRule.parse("value>=4"), split=split, history=history)
     engine = open_store(f"sqlite:///{path}", create=False)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what ran before
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of filling the store
     with engine.connect() as connection:
         dataset = read_dataset(connection, config)
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
