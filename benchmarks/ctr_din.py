@@ -177,7 +177,9 @@ def gradient_boosting(dataset: Dataset, test: Array) -> Array:
     train_set = lightgbm.Dataset(x[dataset.of(TRAIN)], y[dataset.of(TRAIN)])
     valid_set = lightgbm.Dataset(x[dataset.of(VALID)], y[dataset.of(VALID)])
     stop = lightgbm.early_stopping(BOOSTING["patience"], verbose=False)
-    model = lightgbm.train(BOOSTING["settings"], train_set, BOOSTING["rounds"], valid_sets=[valid_set], callbacks=[stop])
+    model = lightgbm.train(
+        BOOSTING["settings"], train_set, BOOSTING["rounds"], valid_sets=[valid_set], callbacks=[stop]
+    )
     return np.asarray(model.predict(x[test]))
 
 

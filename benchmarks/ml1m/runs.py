@@ -186,21 +186,24 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
     )  # fmt: skip
     scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in _PARTS}
     remove_checkpoint(folder)
-    return scores, _rates(clock) | {
+    return scores, _rates(clock, len(epochs) * len(dataset.of(TRAIN))) | {
         "epochs": len(epochs),
         "valid_curve": [round(epoch.auc, 5) for epoch in epochs],
         "parameters": sum(weight.numel() for weight in model.parameters()),
     }
 
 
-def _rates(clock: Clock) -> dict[str, float]:
-    """Of training alone: validation and pre-training, which seeds and histories share, are left out."""
+def _rates(clock: Clock, rows: int) -> dict[str, float]:
+    """Of training alone: validation and pre-training, which seeds and histories share, are left out.
+
+    minutes: of all `rows`, those that an earlier process trained on at this one's rate.
+    """
     if not clock.seen:
         return {}
     return {
         "rows_per_s": clock.seen / clock.wall_s,
         "rows_per_cpu_s": clock.seen / clock.busy_s,
-        "minutes": clock.wall_s / 60,
+        "minutes": rows / (clock.seen / clock.wall_s) / 60,
     }
 
 
