@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,11 @@ class Peer:
         told |= {f"profile{i}": batch.profile[:, i] for i in range(batch.profile.shape[1])}
         return told | {f"attribute{i}": batch.item_attributes[target, i] for i in range(batch.item_attributes.shape[1])}
 
-    def fit(self, epochs: int, lr: float, decay: float, say: Callable[[str], None]) -> dict[str, float]:
-        """Adam with L2 on embeddings, selection on validation AUC, patience 2; returns rates and the best AUC."""
+    def fit(self, epochs: int, lr: float, decay: float, *, kept: Path, say: Callable[[str], None]) -> dict[str, float]:
+        """Adam with L2 on embeddings, selection on validation AUC, patience 2; returns rates.
+
+        kept: a file that holds every finished epoch, so that a run that was stopped goes on after it.
+        """
         data = self._dataset
         training, labels = data.of(TRAIN), torch.from_numpy(data.labels.astype(np.float32))
         tables = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
@@ -68,10 +72,17 @@ class Peer:
             {"params": [p for p in self.model.parameters() if id(p) not in tables], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.Adam(groups, lr=lr)
-        best, kept, since = 0.0, {}, 0
-        busy, wall, rows, epoch = 0.0, 0.0, 0, 0
+        done = {"epochs": 0, "best": 0.0, "since": 0, "rows": 0, "wall_s": 0.0, "busy_s": 0.0}
+        best_model: dict[str, Tensor] = {}
+        if kept.exists():
+            held = torch.load(kept)
+            done, best_model = held["done"], held["best_model"]
+            self.model.load_state_dict(held["model"])
+            optimizer.load_state_dict(held["optimizer"])
+            say(f"goes on after epoch {done['epochs']}")
         with fast_cpu():
-            for epoch in range(epochs):
+            while done["epochs"] < epochs and done["since"] < 2:
+                epoch = int(done["epochs"])
                 torch.manual_seed(self._seed * 1_000_003 + epoch)
                 order = np.random.default_rng((self._seed, epoch)).permutation(training)
                 self.model.train()
@@ -85,19 +96,24 @@ class Peer:
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
-                    rows += len(chosen)
-                wall, busy = wall + time.perf_counter() - began, busy + time.process_time() - used
+                    done["rows"] += len(chosen)
+                done["wall_s"] += time.perf_counter() - began
+                done["busy_s"] += time.process_time() - used
+                done["epochs"] += 1
                 auc = metrics.auc(data.labels[data.of(VALID)], self.scores(data.of(VALID)))
                 say(f"epoch {epoch + 1}: loss {float(loss.detach()):.4f}, validation AUC {auc:.4f}")
-                if auc > best:
-                    best, since = auc, 0
-                    kept = {name: value.clone() for name, value in self.model.state_dict().items()}
-                else:
-                    since += 1
-                if since >= 2:
-                    break
-        self.model.load_state_dict(kept)
-        return {"rows_per_s": rows / wall, "rows_per_cpu_s": rows / busy, "minutes": wall / 60, "epochs": epoch + 1}
+                done["since"] += 1
+                if auc > done["best"]:
+                    done["best"], done["since"] = float(auc), 0
+                    best_model = {name: value.clone() for name, value in self.model.state_dict().items()}
+                partial = kept.with_suffix(".partial")
+                state = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
+                torch.save(state | {"done": done, "best_model": best_model}, partial)
+                partial.replace(kept)
+        self.model.load_state_dict(best_model)
+        rows, wall_s = done["rows"], done["wall_s"]
+        rates = {"rows_per_s": rows / wall_s, "rows_per_cpu_s": rows / done["busy_s"]}
+        return rates | {"minutes": wall_s / 60, "epochs": done["epochs"]}
 
     @torch.no_grad()
     def scores(self, rows: Array) -> Array:

@@ -224,8 +224,11 @@ def _peer(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
 
     peer = Peer(run.model.removeprefix("torch-rechub "), data.dataset, run.seed)
     settings = PEER | {"epochs": 1} if data.quick else PEER
-    noted = peer.fit(**settings, say=say)
+    kept = data.work / "runs" / f"{run.file}-{_digest(settings_of(run), fingerprint(data.dataset))}.pt"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    noted = peer.fit(**settings, kept=kept, say=say)
     scores = {name: peer.scores(data.dataset.of(part)) for name, part in _PARTS}
+    kept.unlink(missing_ok=True)
     return scores, noted | {"parameters": sum(weight.numel() for weight in peer.model.parameters())}
 
 
