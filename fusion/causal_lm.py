@@ -19,14 +19,15 @@ def load(folder: Path, dtype: torch.dtype) -> Any:
     except ImportError as error:
         raise InputError(f"{error.name} is not installed: pip install 'interestream[models]'") from None
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # that the head is left out is as it should be
-    try:
-        model = load_whole(AutoModel, folder, dtype=dtype, attn_implementation="sdpa")
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{folder} cannot be loaded as a language model: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
+    with LOADING:  # the verbosity is everyone's too
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # that the head is left out is as it should be
+        try:
+            model = load_whole(AutoModel, folder, dtype=dtype, attn_implementation="sdpa")
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(f"{folder} cannot be loaded as a language model: {error}") from error
+        finally:
+            logging.set_verbosity(verbosity)
     return model.eval().requires_grad_(requires_grad=False)
 
 
