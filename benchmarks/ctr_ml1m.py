@@ -7,7 +7,8 @@ Rows, splits and tails are those of `ml1m_protocol.py` (in the folder above --da
 (global, user) with one history length (50, 200; 0: none) and one seed; its line is kept in benchmarks/results/ctr_ml1m/
 and not made twice, so the benchmark can be stopped anywhere, even inside a run, and goes on. --only takes patterns of
 split/model/history/seed, such as 'global/SRP4CTR/50/*'. Selection sees only the validation part. The differences to the
-best peer are paired over users (bootstrap). Prints a table of what there is and, last, one JSON line.
+best peer are paired over users (bootstrap). Prints a table of what there is and, last, one JSON line. What a row of
+training costs SRP4CTR and a public model is compared in turns by ctr_throughput.py.
 """
 
 from __future__ import annotations
@@ -181,10 +182,6 @@ def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
         for name, auc in ({} if chosen.quick else PUBLISHED[split]).items():
             models[name] = {"test": {"auc": auc}, "published": True}
         splits[split] = {"models": models} | _margins(split, models, work, results, runs)
-        if (own := f"{OURS}, 50") in models and (other := "torch-rechub BST, 50") in models:
-            # by processor time, so that what else ran on the machine does not count
-            ratio = models[own]["rows_per_cpu_s"] / models[other]["rows_per_cpu_s"]
-            splits[split]["training_throughput"] = {"peer": other, "ratio": round(ratio, 1)}
         _table(split, splits[split])
     line = {
         "benchmark": "ctr_ml1m",
@@ -224,20 +221,34 @@ def _margins(split: str, models: dict[str, Any], work: Path, results: Path, runs
     return out
 
 
-def _paired(split: str, ours: str, other: str, work: Path, results: Path, runs: list[Run]) -> dict[str, float] | None:
-    """Difference of test AUC over resampled users, each model by the mean of its seeds' AUC."""
+def _paired(split: str, ours: str, other: str, work: Path, results: Path, runs: list[Run]) -> dict[str, Any] | None:
+    """Difference of test AUC over resampled users, each model by the mean of its seeds' AUC.
+
+    Scores are in the work folder, which another machine lacks, so what was found is kept in paired.json, and holds as
+    long as both models' settings do.
+    """
     pair = []
     for name in (ours, other):
         model, _, history = name.rpartition(", ")
         key = (model, int(history)) if history.isdigit() else (name, 0)
-        own = [r for r in runs if (r.split, r.model, r.history) == (split, *key) and _line(results, r) is not None]
-        files = [work / "scores" / f"{run.file}.npz" for run in own]
-        seeds = [np.load(file)["test"] for file in files if file.exists()]
-        if not seeds:
-            return None
-        pair.append(np.stack(seeds))
+        pair.append([r for r in runs if (r.split, r.model, r.history) == (split, *key) and _line(results, r)])
+    if not all(pair):
+        return None
+    path, own = results / "paired.json", f"{split}: {ours} - {other}"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    settings = [settings_of(held[0]) for held in pair]
+    files = [[work / "scores" / f"{run.file}.npz" for run in held] for held in pair]
+    if not all(file.exists() for held in files for file in held):
+        found: dict[str, Any] | None = kept.get(own)
+        return found if found is not None and found["settings"] == settings else None
     held = np.load(work / "scores" / f"{split}.npz")
-    return bootstrap(held["labels"] > 0, held["users"], pair[0], pair[1])
+    scores = [np.stack([np.load(file)["test"] for file in own_files]) for own_files in files]
+    kept[own] = bootstrap(held["labels"] > 0, held["users"], *scores) | {
+        "seeds": [[run.seed for run in of_model] for of_model in pair],
+        "settings": settings,
+    }
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    return dict(kept[own])
 
 
 def _mean(lines: list[dict[str, Any]]) -> dict[str, Any]:

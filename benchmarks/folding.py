@@ -105,7 +105,7 @@ def flops(model: Srp4Ctr, batch: Folded) -> dict[str, float]:
         "candidate": sum(totals[f"Srp4Ctr.cross.{number}"] for number in layers),
         "querying": totals["Srp4Ctr.querying"],
         "lifelong": totals["Srp4Ctr.lifelong.taste"],
-        "head": sum(own for name, own in totals.items() if name.startswith(("Srp4Ctr.head.", "Srp4Ctr.linear"))),
+        "head": totals["Srp4Ctr.tower.layers"] + totals["Srp4Ctr.tower.last"] + totals["Srp4Ctr.tower.linear"],
     }
 
 

@@ -2,33 +2,34 @@
 
 Each of N sequences goes through the same layers separately ("feature parallel"), is pooled, and the N vectors are
 concatenated; the offered item, a sequence of one, goes through them too. Beside what the layers make of something is
-what they read, for a user's sequence its mean, and all is standardised (fusion/standardise.py). The head sees users,
-item, the sequences' sizes and liked shares, what the user made of behaviours like the item (fusion/matching.py), the
-interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an item that nobody has met is as
-good as its text.
+what they read, for a user's sequence its mean, and all is standardised (fusion/standardise.py). The heads
+(fusion/bahe_head.py) see users, item, the sequences' sizes and liked shares, what the user made of behaviours like the
+item (fusion/matching.py), the interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an
+item that nobody has met is as good as its text.
 
-Paper silent, chosen here: mask, positions, sink and pooling (fusion/cut.py), what is standardised, and all that the
-head sees beside users and item.
+Paper silent, chosen here: mask, positions, sink and pooling (fusion/cut.py), what is standardised, how many heads, and
+all that they see beside users and item.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.bahe_head import Head
 from fusion.cut import Architecture, High, Mask, Recipe, TextPooling, high_weights, put, same_llm
 from fusion.encoder import Precision
 from fusion.histories import Histories, Past
 from fusion.lora import add_lora
-from fusion.matching import MADE, Matching, Slow, UserSide, sizes_of
+from fusion.matching import UserSide, sizes_of
 from fusion.spec import FIRST, UNKNOWN, FeatureSpec
 from fusion.standardise import Standardise
-from fusion.uif import WIDTH, InterestFusion
+from fusion.uif import InterestFusion
 
 
 class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +49,8 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float = 16.0
     checkpointing: bool = False
     precision: Precision = "float32"
-    width: int = 64  # of a user's and an item's part in the head
+    heads: int = 4
+    width: int = 64  # of a user's and an item's part in a head
     keys: int = 64  # width in which behaviours and items are compared; the trials are in fusion/matching.py
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)
@@ -76,24 +78,15 @@ class Bahe(nn.Module):
         self.unknown = nn.Parameter(torch.zeros(d))  # an item of which nothing is known
         self.nothing = nn.Parameter(torch.zeros(many, 2 * d))  # a sequence without behaviours
         self.users, self.sizes = Standardise(many, 2 * d), Standardise(many, 2)
-        self.items, self.texts = Standardise(d), Standardise(d)
-        self.matching = Matching(d, config.keys, spec.value_rows)
-        self.of_user = nn.ModuleList(Slow(2 * d, w) for _ in config.sequences)
-        self.of_item = Slow(2 * d, w)
-        self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
+        self.items, self.texts, self.behaved = Standardise(d), Standardise(d), Standardise(d)
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
-        inputs = (many + 1) * w + many * (2 + MADE) + config.profile * len(spec.user_columns) + len(spec.dense)
-        inputs += 3 * WIDTH if config.interest else 0
-        layers: list[nn.Module] = []
-        for width in config.hidden:
-            layers += [nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(config.dropout)]
-            inputs = width
-        self.head = nn.Sequential(*layers, nn.Linear(inputs, 1))
-        self.linear = nn.Linear(len(spec.dense), 1, bias=False)
-        for embedding in self.profile:
-            assert isinstance(embedding, nn.Embedding)
-            nn.init.normal_(embedding.weight, std=0.01)
-        nn.init.zeros_(self.linear.weight)
+        self.heads = nn.ModuleList(
+            Head(
+                spec, d, many, width=w, keys=config.keys, profile=config.profile, hidden=config.hidden,
+                dropout=config.dropout, interest=config.interest,
+            )
+            for _ in range(config.heads)
+        )  # fmt: skip
 
     @property
     def encoder(self) -> nn.Module:
@@ -105,9 +98,17 @@ class Bahe(nn.Module):
         put(self.high, weights)
 
     def forward(self, batch: Histories) -> Tensor:
+        return self.logits(batch).mean(dim=1)
+
+    def learn(self, batch: Histories) -> tuple[Tensor, float]:
+        """(B, heads) logits, which learn each for itself; there is no second task."""
+        return self.logits(batch), 0.0
+
+    def logits(self, batch: Histories) -> Tensor:
+        """(B, heads)."""
         vectors = self._vectors(batch)
         users = self._encode(batch, vectors)
-        return self.score(users, self._items(batch, vectors), self.interest(batch), batch)
+        return self.judge(users, self._items(batch, vectors), self.interest(batch), batch)
 
     def encode_users(self, batch: Histories) -> UserSide:
         """The users' side, once for any number of candidates."""
@@ -122,17 +123,17 @@ class Bahe(nn.Module):
         return None if self.fusion is None else self.fusion.user_vector(batch.texts, batch.partitions)
 
     def score(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
-        """(B,) logits from users, items (O, 2 d) and interests (S, 32)."""
-        parts = [project(users.pooled[:, n]) for n, project in enumerate(self.of_user)]
-        user = torch.cat([*parts, users.sizes.flatten(1)], dim=1)[batch.past]  # (B, N (w + 2))
+        """(B,) logits from users, items (O, 2 d) and interests (S, 32): the mean of the heads'."""
+        return self.judge(users, items, interest, batch).mean(dim=1)
+
+    def judge(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
+        """(B, heads)."""
         offered = items[batch.target]  # (B, 2 d)
-        read, text = offered.chunk(2, dim=1)
-        inputs = [user, self.of_item(offered), self.matching(users, text, batch.past)]
+        interests = []
         if self.fusion is not None and interest is not None:
-            inputs.append(self.fusion.join(interest[batch.past], read))
-        inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
-        logit: Tensor = self.head(torch.cat([*inputs, batch.dense], dim=1)) + self.linear(batch.dense)
-        return logit[:, 0]
+            interests.append(self.fusion.join(interest[batch.past], offered.chunk(2, dim=1)[0]))
+        own = [head(users, users.keys[..., n, :], offered, interests, batch) for n, head in enumerate(self.heads)]
+        return torch.stack(own, dim=1)
 
     def _vectors(self, batch: Histories) -> Tensor:
         return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
@@ -150,18 +151,23 @@ class Bahe(nn.Module):
         return self.users_of(pooled, *self.behaviors(batch, vectors))
 
     def behaviors(self, batch: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (S, N, M, k) and outcomes (S, N, M) of the newest M behaviours that each past has seen, newest last."""
+        """Keys (S, N, M, heads, k) and outcomes (S, N, M) of the newest M behaviours that each past has seen."""
         times = torch.bincount(batch.history.flatten(), minlength=len(vectors))
-        keys = self.matching.keys(vectors, batch.item_row == FIRST, times)  # (V, k)
+        keys = self.keys_of(vectors, batch.item_row == FIRST, times)
         place = batch.history.device
         column = batch.seen[..., None] + torch.arange(-self.config.history, 0, device=place)  # (N, S, M)
         sequence = torch.arange(len(column), device=place)[:, None, None]
         at = sequence, batch.window[:, None], column.clamp(min=0)
         newest, made = (torch.where(column < 0, 0, own[at]).transpose(0, 1) for own in (batch.history, batch.made))
-        return F.embedding(newest, keys), made
+        return F.embedding(newest, keys.flatten(1)).unflatten(-1, keys.shape[1:]), made
+
+    def keys_of(self, vectors: Tensor, known: Tensor, times: Tensor) -> Tensor:
+        """(V, heads, k) of behaviours' vectors (V, d); zero where not `known` (V,). In training each counts `times`."""
+        standard = self.behaved(vectors, times * known)
+        return torch.stack([cast(Head, head).matching.keys(standard, known) for head in self.heads], dim=1)
 
     def users_of(self, pooled: Tensor, keys: Tensor, made: Tensor) -> UserSide:
-        """From pooled sequences (S, N, 2 d), and their behaviours' keys (S, N, M, k) and outcomes (S, N, M)."""
+        """From pooled sequences (S, N, 2 d), and their behaviours' keys (S, N, M, heads, k) and outcomes (S, N, M)."""
         there = (made > 0).any(dim=-1)
         standard = torch.where(there[..., None], self.users(pooled, there), self.nothing)
         return UserSide(standard, self.sizes(sizes_of(made)), keys, made)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fusion.encode import Batch
 from fusion.events import GAP_ROWS, LABEL_ROWS
 from fusion.spec import FeatureSpec
+from fusion.tower import Tower
 from fusion.uif import InterestFusion
 
 
@@ -51,12 +52,7 @@ class Din(nn.Module):
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
         inputs = d * (2 + heads) + config.profile * len(spec.user_columns) + len(spec.dense)
         inputs += 96 if config.interest else 0
-        layers: list[nn.Module] = []
-        for width in config.hidden:
-            layers += [nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(config.dropout)]
-            inputs = width
-        self.head = nn.Sequential(*layers, nn.Linear(inputs, 1))
-        self.linear = nn.Linear(len(spec.dense), 1, bias=False)
+        self.tower = Tower(inputs, len(spec.dense), config.hidden, config.dropout)
         self._start()
 
     def _start(self) -> None:
@@ -65,7 +61,6 @@ class Din(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.padding_idx is not None:
                     nn.init.zeros_(module.weight[module.padding_idx])
-        nn.init.zeros_(self.linear.weight)
 
     def items(self, batch: Batch) -> Tensor:
         """(M, d): every distinct item of the batch, its id, the mean of its categories and its attributes."""
@@ -91,8 +86,8 @@ class Din(nn.Module):
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         if self.fusion is not None:
             inputs.append(self.fusion(batch, target))
-        logit: Tensor = self.head(torch.cat(inputs, dim=1)) + self.linear(batch.dense)
-        return logit[:, 0]
+        logit: Tensor = self.tower(inputs, batch.dense)
+        return logit
 
     def _made_of_it(self, batch: Batch) -> Tensor:
         """(B, L, a + d): what the user made of each past event and how long ago, one gather from all combinations."""

@@ -9,7 +9,8 @@ Validation AUC of heads alone on kept vectors (the 300 users of benchmarks/bahe_
 three seeds; trials that were not kept): .665 with products of user and item instead of all this, .674 with slow layers,
 items' own vectors and no products, .678 with sizes and shares too, .686 with the matching; with keys of 32 .680, and
 then with the products again .672. The first had four epochs, the others six. Dropout on users and items gained nothing.
-DIN without text: .680. A seed's AUC moves by .003 to .008, and some forty designs were looked at on these 1,500 rows.
+DIN without text, stopped after three epochs: .680. A seed's AUC moves by .003 to .008, and some forty designs were
+looked at on these 1,500 rows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from torch.nn import functional as F
 
 from fusion.events import LABEL_ROWS
 from fusion.labels import POSITIVE, UNLABELLED
-from fusion.standardise import Standardise
 
 LIKED = POSITIVE - UNLABELLED + 1  # the label row of a positive
 MADE = 4  # width of what a user made of a behaviour; more learnt the training rows by heart
@@ -36,7 +36,7 @@ class UserSide(NamedTuple):
 
     pooled: Tensor  # (S, N, 2 d) standardised
     sizes: Tensor  # (S, N, 2) standardised: log(1 + size), share of liked
-    keys: Tensor  # (S, N, M, k) of length 1, the newest last; zero where nothing is known
+    keys: Tensor  # (S, N, M, heads, k) of length 1, the newest behaviour last; zero where nothing is known
     made: Tensor  # (S, N, M) int32: see `Matching`; 0 where no behaviour is
 
 
@@ -65,22 +65,23 @@ class Matching(nn.Module):
 
     def __init__(self, width: int, keys: int, values: int) -> None:
         super().__init__()
-        self.behaviors = Standardise(width)
         self.key = Slow(width, keys, bias=False)
         self.sharp = nn.Parameter(torch.tensor(math.log(SHARP)))
         self.value, self.label = nn.Embedding(values, MADE), nn.Embedding(LABEL_ROWS, MADE)
         for embedding in (self.value, self.label):
             nn.init.normal_(embedding.weight, std=0.1)
 
-    def keys(self, vectors: Tensor, known: Tensor, times: Tensor) -> Tensor:
-        """(V, k) of behaviours' vectors (V, d); zero where not `known` (V,). In training each counts `times` (V,)."""
-        standard = self.behaviors(vectors, times * known)
+    def keys(self, standard: Tensor, known: Tensor) -> Tensor:
+        """(V, k) of behaviours' standardised vectors (V, d); zero where not `known` (V,)."""
         return F.normalize(self.key(standard), dim=-1) * known[:, None]
 
-    def forward(self, users: UserSide, items: Tensor, past: Tensor) -> Tensor:
-        """(B, N * MADE), from items' standardised texts (B, d) and the past (B,) of each; zero where that is empty."""
-        made = users.made[past]  # (B, N, M)
-        alike = torch.einsum("bnmk,bk->bnm", users.keys[past], F.normalize(self.key(items), dim=-1))
+    def forward(self, keys: Tensor, made: Tensor, items: Tensor, past: Tensor) -> Tensor:
+        """(B, N * MADE), from items' standardised texts (B, d) and the past (B,) of each; zero where that is empty.
+
+        keys (S, N, M, k) and made (S, N, M): of S pasts.
+        """
+        made = made[past]  # (B, N, M)
+        alike = torch.einsum("bnmk,bk->bnm", keys[past], F.normalize(self.key(items), dim=-1))
         there = made > 0
         weights = (alike * self.sharp.exp()).masked_fill(~there, -1e4).softmax(dim=-1) * there
         table = (self.value.weight[:, None] + self.label.weight).flatten(0, 1)

@@ -35,6 +35,7 @@ from fusion.fgbert import (
 )
 from fusion.lifelong import Lifelong
 from fusion.spec import FIRST, FeatureSpec
+from fusion.tower import Tower
 from fusion.uif import WIDTH, InterestFusion
 from fusion.windows import USER_COUNTS, Candidates, Folded, Items, Users, Windows
 
@@ -164,16 +165,10 @@ class Srp4Ctr(nn.Module):
         inputs += 4 * d if config.lifelong else 0
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
         inputs += 3 * WIDTH if config.interest else 0
-        layers: list[nn.Module] = []
-        for width in config.hidden:
-            layers += [nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(config.dropout)]
-            inputs = width
-        self.head = nn.Sequential(*layers, nn.Linear(inputs, 1))
-        self.linear = nn.Linear(len(spec.dense), 1, bias=False)
-        self.value = nn.Linear(inputs, spec.value_rows) if config.value_task else None
+        self.tower = Tower(inputs, len(spec.dense), config.hidden, config.dropout)
+        self.value = nn.Linear(self.tower.width, spec.value_rows) if config.value_task else None
         for embedding in self.profile:
             nn.init.normal_(cast(nn.Embedding, embedding).weight, std=0.01)
-        nn.init.zeros_(self.linear.weight)
         self.follow_encoder()
 
     @torch.no_grad()
@@ -190,17 +185,17 @@ class Srp4Ctr(nn.Module):
         nn.init.zeros_(self.age.weight)
 
     def forward(self, batch: Folded) -> Tensor:
-        return self._logits(self._read(batch))
+        return self.tower.logits(*self._read(batch))
 
     def learn(self, batch: Folded) -> tuple[Tensor, Tensor]:
         """(B,) logits, and the summed cross-entropy of the second task times its weight."""
         read = self._read(batch)
         if self.value is None:
-            return self._logits(read), read.hidden.new_zeros(())
+            return self.tower.logits(*read), read.hidden.new_zeros(())
         given = batch.candidates.given
         told = given.masked_fill(given < FIRST, NO_CLASS)
         loss = F.cross_entropy(self.value(read.hidden), told, ignore_index=NO_CLASS, reduction="sum")
-        return self._logits(read), self.config.value_task * loss
+        return self.tower.logits(*read), self.config.value_task * loss
 
     def _read(self, batch: Folded) -> Hidden:
         items = self.encoder.items(batch.items)  # (M, d)
@@ -212,7 +207,7 @@ class Srp4Ctr(nn.Module):
 
     def score(self, state: UserState, candidates: Candidates, items: Items) -> Tensor:
         """(B,) logits of candidates, in as many windows as the state has."""
-        return self._logits(self._hidden(state, candidates, self.encoder.items(items)))
+        return self.tower.logits(*self._hidden(state, candidates, self.encoder.items(items)))
 
     def _encode(self, users: Users, items: Tensor) -> UserState:
         there = users.event > 0
@@ -262,14 +257,7 @@ class Srp4Ctr(nn.Module):
         if self.lifelong is not None and state.lifelong is not None:
             inputs.append(self.lifelong.join(F.embedding(window, state.lifelong), mine))
         inputs += [*self._profile(candidates.profile), candidates.dense]
-        x = torch.cat(inputs, dim=1)
-        for layer in list(self.head)[:-1]:
-            x = layer(x)
-        return Hidden(x, candidates.dense)
-
-    def _logits(self, read: Hidden) -> Tensor:
-        logit: Tensor = self.head[-1](read.hidden) + self.linear(read.dense)
-        return logit[:, 0]
+        return Hidden(self.tower.read(inputs), candidates.dense)
 
     def _bias(self, ago: Tensor, age: Tensor, sees: Tensor) -> list[Tensor]:
         """Per layer (G, H, C, T): what distance adds to attention, and -1e9 where there is nothing to see."""

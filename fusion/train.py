@@ -88,7 +88,9 @@ def train(
                 batch = _hide(on(reader.gather(samples, chosen), place), config.unknown)
                 wanted = targets[torch.from_numpy(chosen.rows)].to(place)
                 logits, second = _learn(model, batch)
-                loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / rows
+                heads = logits.view(len(wanted), -1)  # each learns for itself, whatever scoring makes of them
+                wanted = wanted[:, None].expand_as(heads)
+                loss = F.binary_cross_entropy_with_logits(heads, wanted, reduction="sum") / (rows * heads.shape[1])
                 optimizer.zero_grad(set_to_none=True)
                 (loss + second / rows).backward()  # type: ignore[no-untyped-call]
                 together.sum_gradients(model)
@@ -135,7 +137,7 @@ def predict(
 
 
 def _learn(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
-    """Logits, and the summed loss of what else the model learns."""
+    """Logits (B,) or (B, heads), and the summed loss of what else the model learns."""
     own = getattr(model, "learn", None)
     return own(batch) if own is not None else (model(batch), 0.0)
 

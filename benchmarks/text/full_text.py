@@ -95,7 +95,7 @@ class TokenBatch:
 
 
 class FullText(Bahe):
-    """Scores moments: `forward(batch) -> (B,)` logits. What it trains is what BAHE trains.
+    """Scores moments: `forward(batch) -> (B,)` logits. What it trains is what BAHE trains, its heads too.
 
     Users go one by one and items by length: on a processor that is as fast as a batch, and nothing is spent on padding.
     """
@@ -104,7 +104,7 @@ class FullText(Bahe):
         super().__init__(spec, config)
         self.reader = Texts(tokens, config.history)
 
-    def forward(self, batch: TokenBatch) -> Tensor:  # type: ignore[override]
+    def logits(self, batch: TokenBatch) -> Tensor:  # type: ignore[override]
         pooled = torch.cat(
             [
                 self.high.prefixes(states.float()[None], torch.zeros_like(seen), seen)
@@ -113,11 +113,10 @@ class FullText(Bahe):
         )  # (B, 2 d), of which the second half has the sinks in it
         pooled = torch.cat([pooled[:, : batch.read.shape[1]], batch.read], dim=1)
         times = torch.bincount(batch.newest[batch.newest > 0], minlength=len(batch.lines))
-        keys = self.matching.keys(batch.lines, torch.arange(len(batch.lines)) > 0, (times > 0).long())
-        users = self.users_of(
-            pooled[:, None], torch.nn.functional.embedding(batch.newest, keys)[:, None], batch.made[:, None]
-        )
-        return self.score(users, self._offered(batch), None, batch)  # type: ignore[arg-type]
+        keys = self.keys_of(batch.lines, torch.arange(len(batch.lines)) > 0, (times > 0).long())
+        lines = torch.nn.functional.embedding(batch.newest, keys.flatten(1)).unflatten(-1, keys.shape[1:])
+        users = self.users_of(pooled[:, None], lines[:, None], batch.made[:, None])
+        return self.judge(users, self._offered(batch), None, batch)  # type: ignore[arg-type]
 
     def _offered(self, batch: TokenBatch) -> Tensor:
         """(O, 2 d)."""

@@ -78,8 +78,9 @@ def moved(file: BankFile, by: float) -> BankFile:
 
 def config_of(llm: Path, recipe: Recipe, **changes: object) -> BaheConfig:
     own = BaheConfig(
-        recipe=recipe, folder=str(llm), architecture=architecture(llm), history=M, width=8, hidden=(16,), dropout=0.0
-    )
+        recipe=recipe, folder=str(llm), architecture=architecture(llm), history=M,
+        heads=2, width=8, hidden=(16,), dropout=0.0,
+    )  # fmt: skip
     return msgspec.structs.replace(own, **changes)
 
 

@@ -112,8 +112,8 @@ def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: 
             means = [own[0].mean(dim=0, keepdim=True) for own in read]  # the tiny LLM has no further sinks
             ends = np.cumsum([0, *(len(tokenise(low, [line])[0]) for line in lines_of(samples, low, user)[:position])])
             own = torch.stack([read[0][0, a:b].mean(dim=0) for a, b in pairwise(ends)])
-            keys = model.matching.keys(own, torch.ones(len(own)), torch.ones(len(own)))
-            keys = torch.nn.functional.pad(keys, (0, 0, EACH - position, 0))[None, None]
+            keys = model.keys_of(own, torch.ones(len(own)), torch.ones(len(own)))
+            keys = torch.nn.functional.pad(keys, (0, 0, 0, 0, EACH - position, 0))[None, None]
             past = LOG.value[row - position : row]
             outcome = np.array([samples.events.value[row - position : row] * 4 + 2 + (past >= 4)])
             outcome = torch.from_numpy(np.pad(outcome, ((0, 0), (EACH - position, 0))).astype(np.int32))[None]

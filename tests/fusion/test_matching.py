@@ -24,7 +24,7 @@ from fusion.cut import Recipe, recipe_of
 from fusion.encode import Samples
 from fusion.events import LABEL_ROWS
 from fusion.log import Log
-from fusion.matching import LIKED, MADE, SHARE, Matching, Slow, UserSide, sizes_of
+from fusion.matching import LIKED, MADE, SHARE, Matching, Slow, sizes_of
 from fusion.train import TrainConfig, predict, train
 
 BEFORE, USERS, LEARNT = 8, 240, 160
@@ -115,17 +115,17 @@ def test_the_most_alike_weighs_most_and_what_is_unknown_weighs_as_the_mean() -> 
         matching.value.weight.copy_(torch.tensor([[0.0] * MADE, [1.0] * MADE]))
     vectors, known = torch.randn(5, 4), torch.tensor([True, True, True, True, False])
     with torch.no_grad():
-        keys = matching.keys(vectors, known, torch.ones(5))
+        keys = matching.keys(vectors, known)
         assert keys[4].abs().max() == 0
         torch.testing.assert_close(keys[:4].norm(dim=1), torch.ones(4))
         made = torch.tensor([[[0, LABEL_ROWS + LIKED, DISLIKED, DISLIKED]], [[0, 0, 0, 0]]]).int()
-        side = UserSide(torch.empty(0), torch.empty(0), keys[:4].expand(2, 1, 4, 3), made)
+        side = keys[:4].expand(2, 1, 4, 3), made
         offered = torch.cat([vectors[:4], torch.zeros(1, 4)])
-        out = matching(side, offered, torch.zeros(5).long())
+        out = matching(*side, offered, torch.zeros(5).long())
         alike = [torch.exp(10 * (keys[1:4] @ keys[item])) for item in range(4)]
         expected = [float(own[0] / own.sum()) for own in alike] + [1 / 3]
         torch.testing.assert_close(out, torch.tensor(expected)[:, None].expand(5, MADE))
-        assert matching(side, offered, torch.ones(5).long()).abs().max() == 0  # nobody's past
+        assert matching(*side, offered, torch.ones(5).long()).abs().max() == 0  # nobody's past
 
 
 def test_a_slow_layer_begins_as_a_linear_one_and_learns_a_share_as_fast() -> None:

@@ -142,7 +142,7 @@ def test_keys_and_values_are_the_encoders_own(trained: tuple[Srp4Ctr, Samples]) 
     batch = model.reader.gather(samples, alone(np.array([24, 49])))
     items = model.encoder.items(batch.items)
     state = model._encode(batch.users, items)
-    model._logits(model._hidden(state, batch.candidates, items)).sum().backward()
+    model.tower.logits(*model._hidden(state, batch.candidates, items)).sum().backward()
     for hook in hooks:
         hook.remove()
     for (keys, values), own_keys, own_values in zip(handed, state.keys, state.values, strict=True):

@@ -1,0 +1,34 @@
+"""What ends every CTR model here: hidden layers over all that it has read, and a linear path for the dense features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Tower(nn.Module):
+    """Inputs (B, I) and dense features (B, F), which are among them too, become logits (B,)."""
+
+    def __init__(self, inputs: int, dense: int, hidden: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), nn.SiLU(), nn.Dropout(dropout)]
+            inputs = width
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Linear(inputs, 1)
+        self.linear = nn.Linear(dense, 1, bias=False)  # the counts alone are a fair model: it begins as one of nothing
+        self.width = inputs  # of what `read` returns
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, inputs: list[Tensor], dense: Tensor) -> Tensor:
+        return self.logits(self.read(inputs), dense)
+
+    def read(self, inputs: list[Tensor]) -> Tensor:
+        """(B, width): what the last layer sees."""
+        hidden: Tensor = self.layers(torch.cat(inputs, dim=1))
+        return hidden
+
+    def logits(self, hidden: Tensor, dense: Tensor) -> Tensor:
+        logit: Tensor = self.last(hidden) + self.linear(dense)
+        return logit[:, 0]

@@ -1,0 +1,78 @@
+"""BAHE's heads: their logits are averaged, and each learns for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ctr_world import RULE, samples_of, spec_of
+from test_bahe import LOG, M, Made, alone, config_of, fresh
+from tiny_llm import save_llm
+
+from fusion.atoms import attach
+from fusion.bahe import Bahe
+from fusion.cut import Recipe, recipe_of
+from fusion.encode import Samples
+from fusion.spec import FIRST
+from fusion.train import TrainConfig, train
+
+HEADS = 3
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def recipe(llm: Path) -> Recipe:
+    return recipe_of(llm, 2)
+
+
+def world(llm: Path, recipe: Recipe) -> tuple[Bahe, Samples]:
+    spec = spec_of(LOG)
+    samples = samples_of(spec, LOG, np.arange(LOG.size))
+    attach(samples, recipe, Made(llm, recipe))
+    return fresh(spec, config_of(llm, recipe, heads=HEADS)), samples
+
+
+def whole(model: Bahe, samples: Samples) -> np.ndarray:
+    """Rows with full histories of known items: vectors that stand for what is not there are shared by all heads."""
+
+    def known(row: int) -> bool:
+        batch = model.reader.gather(samples, alone(np.array([row])))
+        return bool((batch.item_row[batch.item_row > 0] == FIRST).all())
+
+    moments = samples.moments.take(np.arange(LOG.size))
+    return np.array([row for row in np.flatnonzero(moments.stop - moments.first >= M) if known(row)])
+
+
+def test_the_score_is_the_mean_of_heads_that_differ(llm: Path, recipe: Recipe) -> None:
+    model, samples = world(llm, recipe)
+    batch = model.eval().reader.gather(samples, alone(whole(model, samples)[:20]))
+    with torch.no_grad():
+        every, second = model.learn(batch)
+        assert every.shape == (20, HEADS)
+        assert second == 0.0
+        torch.testing.assert_close(model(batch), every.mean(dim=1))
+    assert min(float((every[:, a] - every[:, b]).abs().max()) for a in range(HEADS) for b in range(a)) > 1e-4
+
+
+def test_what_one_head_learns_is_nothing_to_the_others(llm: Path, recipe: Recipe) -> None:
+    """Another start of the second head: it ends elsewhere, and the first and the third where they ended before."""
+    ended = []
+    for other in (False, True):
+        model, samples = world(llm, recipe)
+        if other:
+            with torch.no_grad():
+                for weight in model.heads[1].parameters():
+                    weight.add_(0.3)
+        rows = whole(model, samples)
+        config = TrainConfig(epochs=1, batch_size=20, lr=5e-3, unknown=0.0, average=0.9, pretrained_rate=0.0)
+        train(model, samples, RULE.labels(LOG), (rows, rows), config)
+        ended.append({name: weight.detach().clone() for name, weight in model.heads.named_parameters()})
+    before, after = ended
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"1"}
