@@ -37,6 +37,7 @@ class DatasetConfig:
     generation: int = 0
     prompt_version: str | None = None
     encoder: str | None = None
+    value_edges: tuple[float, ...] | None = None  # those that a pre-trained encoder reads; None: fitted to the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ def read_labelled(
     _check(log, labels[rows], part[rows], config)
     spec = fit_spec(
         log, labels, part == TRAIN, catalogue, profiles,
-        rule=config.label, history=config.history, min_history=config.min_history,
+        rule=config.label, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
     )  # fmt: skip
     return Labelled(spec=spec, log=log, catalogue=catalogue, profiles=profiles, labels=labels, part=part, rows=rows)
 

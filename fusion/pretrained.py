@@ -1,7 +1,8 @@
 """A pre-trained encoder as one directory, and how a CTR model takes it over.
 
 config.json, spec.json, metrics.json and model.safetensors, as an artifact has them; it scores nothing by itself.
-Rows of vocabularies are matched by their texts, so a store that has grown since takes over what it shares.
+Rows of vocabularies are matched by their texts, so a store that has grown since takes over what it shares; buckets of
+values have no texts, so who trains on it keeps the encoder's (`DatasetConfig.value_edges`).
 """
 
 from __future__ import annotations

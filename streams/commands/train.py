@@ -148,6 +148,7 @@ def srp4ctr(
         generation=generation,
         prompt_version=prompt_version,
         encoder=encoder,
+        value_edges=None if held is None else held.spec.value_edges,
     )
     settings = TrainConfig(
         epochs=epochs,
