@@ -7,11 +7,13 @@ values have no texts, so who trains on it keeps the encoder's (`DatasetConfig.va
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,11 +22,13 @@ from torch import Tensor, nn
 from fusion.artifact import PRETRAINING, artifact_id, begin, complete, kind_in, save_weights, versions
 from fusion.checkpoint import fingerprint_of, remove_checkpoint
 from fusion.dataset import Dataset, Labelled
-from fusion.events import behavior_rows
+from fusion.events import Events, behavior_rows
 from fusion.fgbert import FgBert, FgBertConfig
+from fusion.log import Array
+from fusion.moments import Past
 from fusion.parallel import ALONE, Processes
 from fusion.pretrain import PretrainConfig, PretrainData, PretrainEpoch, Pretraining, pretrain
-from fusion.spec import FIRST, Column, FeatureSpec, item_table
+from fusion.spec import FIRST, UNKNOWN, Column, FeatureSpec, item_table
 from fusion.splits import TRAIN, VALID, Split
 from fusion.splits import split as parts
 from fusion.srp4ctr import Srp4Ctr
@@ -51,7 +55,7 @@ class Pretrained:
     folder: Path
     config: PretrainedConfig
     spec: FeatureSpec
-    weights: dict[str, Tensor]  # of the encoder
+    weights: dict[str, Tensor]  # of the encoder; a stranger's rows: `start_strangers`
 
 
 def run(
@@ -77,6 +81,7 @@ def run(
         advance=advance, report=report, together=together,
     )  # fmt: skip
     if together.first:
+        start_strangers(model.encoder, data)
         scratch = begin(folder)
         save_weights(model, scratch / "model.safetensors")
         read.spec.save(scratch / "spec.json")
@@ -95,6 +100,34 @@ def run(
 def data_of(read: Labelled) -> PretrainData:
     table = item_table(read.spec, read.log.items, read.catalogue)
     return PretrainData(read.spec, read.log, table, read.part == TRAIN, read.part == VALID)
+
+
+@torch.no_grad()
+def start_strangers(encoder: FgBert, data: PretrainData) -> None:
+    """Give the unknown row of every table whose training events had none the mean of the rows that they had.
+
+    Pre-training's vocabularies hold all that it reads, so that row is the random one it began as, and what came later
+    (an item, a category, an action) starts from it.
+    """
+    for table, met in _met(encoder, data):
+        known = met[met >= FIRST]
+        if len(known) and UNKNOWN not in met:
+            table.weight[UNKNOWN] = table.weight[torch.from_numpy(known)].mean(dim=0)
+
+
+def _met(encoder: FgBert, data: PretrainData) -> Iterator[tuple[nn.Embedding, Array]]:
+    """The tables that have an unknown row, and which of their rows the training events have."""
+    rows, table = np.flatnonzero(data.train), data.table
+    place = np.unique(data.log.item[rows]) + 1
+    yield encoder.item, np.unique(table.row[place])
+    yield encoder.category, np.unique(table.categories[place])
+    for number, own in enumerate(encoder.attributes):
+        yield cast(nn.Embedding, own), np.unique(table.attributes[place, number])
+    past = Past(rows, data.log.user[rows].astype(np.int64))
+    fields = Events(data.spec, data.log, data.spec.label.labels(data.log), past).behavior(np.arange(len(rows)))
+    for number, name in enumerate(behavior_rows(data.spec)):
+        if name != "since":  # whose row 1 is no day at all
+            yield cast(nn.Embedding, encoder.behavior[number]), np.unique(fields[:, number])
 
 
 def load_pretrained(folder: Path) -> Pretrained:

@@ -25,7 +25,7 @@ from fusion.dataset import DatasetConfig, Labelled, read_labelled
 from fusion.fgbert import FgBertConfig, hide
 from fusion.masks import Masked, Sequences, draw
 from fusion.pretrain import TOP, PretrainConfig, Pretraining, pretrain
-from fusion.pretrained import check, data_of, load_pretrained, run
+from fusion.pretrained import adopt, check, data_of, load_pretrained, run
 from fusion.spec import FIRST
 from fusion.splits import TRAIN, VALID
 from interest.errors import ArtifactError
@@ -243,6 +243,39 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, r
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
         "config.json", "metrics.json", "model.safetensors", "spec.json"
     ]  # fmt: skip
+
+
+def test_a_stranger_starts_as_the_mean_of_what_is_known(read: Labelled, tmp_path: Path) -> None:
+    """Where training had none: its row is random else. What was trained, or is no unknown row, stays as it was."""
+    torch.manual_seed(QUICK.seed)
+    model = Pretraining(read.spec, SMALL)
+    pretrain(model, data_of(read), QUICK)
+    plain = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    run(read, SMALL, QUICK, split="global", folder=tmp_path)
+    weights = load_pretrained(tmp_path).weights
+    assert read.spec.actions.texts == ("rate",)
+    changed = ["item", "category", "behavior.0", "behavior.1", "behavior.2"]  # action, value, label
+    for name in changed:
+        own = weights[f"{name}.weight"]
+        assert not torch.equal(own[1], plain[f"{name}.weight"][1])
+        torch.testing.assert_close(own[1], own[2:].mean(dim=0))
+    # some items are not in the catalogue, which trained the attribute's; a gap of no day is row 1 of the days since
+    for name, value in plain.items():
+        rows = slice(2, None) if name.removesuffix(".weight") in changed else slice(None)
+        assert torch.equal(weights[name][rows], value[rows]), name
+    old = read.spec
+    grown = msgspec.structs.replace(
+        old,
+        items=("brand-new", *old.items),
+        trained_items=old.trained_items + 1,
+        actions=msgspec.structs.replace(old.actions, texts=("buy", "rate")),
+        categories=msgspec.structs.replace(old.categories, texts=(*old.categories.texts, "Western")),
+    )
+    encoder = Pretraining(grown, SMALL).encoder
+    adopt(encoder, grown, load_pretrained(tmp_path))
+    assert torch.equal(encoder.item.weight[2], weights["item.weight"][1])
+    assert torch.equal(encoder.behavior[0].weight[2], weights["behavior.0.weight"][1])
+    assert torch.equal(encoder.category.weight[-1], weights["category.weight"][1])
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Path) -> None:
