@@ -23,12 +23,13 @@ from fusion.artifact import load_artifact
 from fusion.checkpoint import NAME as CHECKPOINT
 from fusion.dataset import DatasetConfig, Labelled, read_labelled
 from fusion.fgbert import FgBertConfig, hide
+from fusion.labels import LabelRule
 from fusion.masks import Masked, Sequences, draw
 from fusion.pretrain import TOP, PretrainConfig, Pretraining, pretrain
 from fusion.pretrained import adopt, check, data_of, load_pretrained, run
 from fusion.spec import FIRST
 from fusion.splits import TRAIN, VALID
-from interest.errors import ArtifactError
+from interest.errors import ArtifactError, InputError
 
 SMALL = FgBertConfig(positions=12, width=16)
 QUICK = PretrainConfig(epochs=3, batch_size=8)
@@ -156,6 +157,59 @@ def test_where_nothing_is_masked_nothing_is_measured_and_the_run_can_be_resumed(
         model, own = Pretraining(read.spec, SMALL), msgspec.structs.replace(config, epochs=1 + more)
         epochs = pretrain(model, data_of(read), own, folder=tmp_path, fingerprint="one")
     assert [(epoch.valid_loss, epoch.valid_item_loss, epoch.hit_rate) for epoch in epochs] == [(None,) * 3] * 2
+
+
+def test_two_behaviours_a_user_and_a_constant_action_are_enough(store: Engine, tmp_path: Path) -> None:
+    """A log of views: no values, so no labels either. What never differs costs nothing once it is learnt."""
+    rows = [(user, item, at, None) for user, item, at, _ in random_rows(3, each=2)]
+    fill(store, rows)
+    with store.connect() as connection:
+        read = read_labelled(connection, DATA, samples=False)
+    narrow = FgBertConfig(positions=2, width=16, dropout=0.0)
+    config = PretrainConfig(epochs=60, batch_size=8, lr=1e-2, behavior_masks=0.5)
+    epochs = run(read, narrow, config, split="global", folder=tmp_path)
+    assert np.isfinite([epoch.loss for epoch in epochs]).all()
+    assert epochs[-1].loss < epochs[0].loss
+    model = Pretraining(read.spec, narrow).eval()
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    data = data_of(read)
+    sequences = Sequences(data.spec, data.log, np.flatnonzero(data.train), data.table, 2)
+    windows = sequences.cut(np.zeros(len(read.log.users), np.int64))
+    nothing, every = np.zeros(len(sequences.row), bool), np.ones(len(sequences.row), bool)
+    batch = sequences.gather(windows, (nothing, every), np.zeros(len(windows), np.int64), None, np.empty(0))
+    states = model(batch)[0][batch.behavior_masks].detach()
+    for field in range(3):  # action, value, label; days since the one before do differ
+        wanted = batch.behavior[batch.behavior_masks][:, field].long()
+        assert F.cross_entropy(model.heads.fields[field](states), wanted).item() < 0.05
+    assert load_pretrained(tmp_path).config.events == int(data.train.sum())
+
+
+def test_an_epoch_whose_cuts_leave_no_window_is_cut_again(store: Engine) -> None:
+    """One user with two behaviours and windows of two: half of all cuts fall between them."""
+    fill(store, [(0, 0, 1.0, 5.0), (0, 1, 2.0, 1.0), *((user, 2, 9.0 + user, 3.0) for user in range(1, 29))])
+    with store.connect() as connection:
+        read = read_labelled(connection, DATA, samples=False)
+    model = Pretraining(read.spec, FgBertConfig(positions=2, width=16))
+    assert len(pretrain(model, data_of(read), msgspec.structs.replace(QUICK, epochs=8))) == 8
+
+
+def test_a_log_without_two_behaviours_of_one_user_teaches_nothing(store: Engine) -> None:
+    with store.connect() as connection, pytest.raises(InputError, match="interestream replay"):
+        read_labelled(connection, DATA, samples=False)
+    fill(store, random_rows(3, each=1))
+    with store.connect() as connection, pytest.raises(InputError, match="no user has 2 behaviours in the training"):
+        read_labelled(connection, DATA, samples=False)
+    fill(store, random_rows(3, each=2))
+    with store.connect() as connection:
+        read = read_labelled(connection, DATA, samples=False)
+        with pytest.raises(InputError, match="try the other --split"):
+            read_labelled(connection, dataclasses.replace(DATA, split="user"), samples=False)
+        with pytest.raises(InputError, match="choose a threshold inside"):  # it would be of no use in training
+            read_labelled(connection, dataclasses.replace(DATA, label=LabelRule.parse("value>9")), samples=False)
+        with pytest.raises(InputError, match="the only action is rate; use the value"):
+            read_labelled(connection, dataclasses.replace(DATA, label=LabelRule.parse("action=rate")), samples=False)
+    with pytest.raises(InputError, match="no window has 2 behaviours"):
+        pretrain(Pretraining(read.spec, FgBertConfig(positions=1, width=16)), data_of(read), QUICK)
 
 
 def test_the_rate_rises_in_a_line_and_falls_as_a_polynomial() -> None:

@@ -132,6 +132,18 @@ def test_a_store_that_has_grown_is_trained_on_from_its_own_pre_training(store: E
         assert (name in before, name in now) == (False, True)
 
 
+def test_short_histories_are_enough(store: Engine, tmp_path: Path) -> None:
+    """Pre-training needs no sample with five earlier events, which training does."""
+    fill(store, random_rows(11, each=2))
+    url = store.url.render_as_string(hide_password=False)
+    result = pretrain(url, tmp_path / "fgbert")
+    assert result.exit_code == 0, result.exception
+    result = run("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", *SIZES)
+    assert "smaller --min-history" in str(result.exception)
+    result = run("pretrain", "fgbert", "--store", url, "--out", tmp_path / "x", "--history", 1, "--together", 1)
+    assert "leaves nothing to see" in str(result.exception)
+
+
 def test_what_does_not_fit_is_told_in_a_sentence(url: str, tmp_path: Path) -> None:
     assert isinstance(pretrain(url, tmp_path / "x", "--heads", 3).exception, InputError)
     assert pretrain(url, tmp_path / "fgbert").exit_code == 0
