@@ -86,8 +86,13 @@ def load_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str, kind: 
         raise ArtifactError(
             f"{path} belongs to a run with other data or settings; remove it to start anew, or give another --out"
         )
-    state.epochs = msgspec.json.decode(note["epochs"], type=list[kind])  # type: ignore[valid-type]
-    state.model.load_state_dict(_part(tensors, "model/"))
+    try:
+        epochs = msgspec.json.decode(note.get("epochs", ""), type=list[kind])  # type: ignore[valid-type]
+        state.model.load_state_dict(_part(tensors, "model/"))
+    except (msgspec.MsgspecError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path} is of another version ({reason}); remove it to train from the start") from None
+    state.epochs = epochs
     place = next(state.model.parameters()).device
     state.average, state.best = (_part(tensors, prefix, place) for prefix in ("average/", "best/"))
     saved: dict[int, dict[str, Any]] = {}

@@ -15,11 +15,10 @@ from typing import cast
 import msgspec
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fusion.artifact import PRETRAINING, artifact_id, begin, complete, kind_in, save_weights, versions
+from fusion.artifact import PRETRAINING, artifact_id, begin, complete, kind_in, save_weights, versions, whole
 from fusion.checkpoint import fingerprint_of, remove_checkpoint
 from fusion.dataset import Dataset, Labelled
 from fusion.events import Events, behavior_rows
@@ -141,14 +140,20 @@ def load_pretrained(folder: Path) -> Pretrained:
             f"{folder} is no complete pre-training, it lacks {', '.join(missing)}; "
             "run `interestream pretrain fgbert` into it"
         )
-    try:
-        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=PretrainedConfig)
-        held = load_file(folder / "model.safetensors")
-    except (msgspec.MsgspecError, SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{folder} is a broken pre-training ({reason}); pre-train again") from None
-    weights = {name.removeprefix("encoder."): value for name, value in held.items() if name.startswith("encoder.")}
     spec = FeatureSpec.load(folder / "spec.json")
+    again = "pre-train again into a new folder"
+    with whole(folder / "config.json", again), torch.device("meta"):
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=PretrainedConfig)
+        wanted = FgBert(spec, config.encoder).state_dict()
+    with whole(folder / "model.safetensors", again):
+        held = load_file(folder / "model.safetensors")
+    weights = {name.removeprefix("encoder."): value for name, value in held.items() if name.startswith("encoder.")}
+    ours, theirs = ({name: value.shape for name, value in own.items()} for own in (wanted, weights))
+    if apart := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
+        raise ArtifactError(
+            f"{folder / 'model.safetensors'} does not fit spec.json and config.json beside it ({len(apart)} weights, "
+            f"{apart[0]} first); {again}"
+        )
     return Pretrained(artifact_id(folder, DECIDING), folder, config, spec, weights)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from ctr_world import RULE, fill, random_rows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 from torch.nn import functional as F
 
@@ -348,6 +348,20 @@ def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Pa
     (tmp_path / "config.json").write_bytes(b'{"kind": "din"}')
     with pytest.raises(ArtifactError, match=r"trained artifact \(din\), no pre-training"):
         load_pretrained(tmp_path)
-    (tmp_path / "config.json").write_bytes(b"{}")
-    with pytest.raises(ArtifactError, match="broken pre-training"):
-        load_pretrained(tmp_path)
+
+
+def test_a_broken_pre_training_is_an_error_that_names_the_file(read: Labelled, tmp_path: Path) -> None:
+    run(read, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    for name in ("config.json", "model.safetensors", "spec.json"):
+        own = (tmp_path / name).read_bytes()
+        for broken in (own[:-40], own[:5], b"", b"\xff" * 200, b"[1]", b"{}"):
+            (tmp_path / name).write_bytes(broken)
+            with pytest.raises(ArtifactError, match=f"{name}.*train again into a new folder"):
+                load_pretrained(tmp_path)
+        (tmp_path / name).write_bytes(own)
+    weights = load_file(tmp_path / "model.safetensors")
+    item = weights["encoder.item.weight"]
+    for other in ({**weights, "encoder.item.weight": item[:-1]}, {"encoder.item.weight": item}):
+        save_file(other, tmp_path / "model.safetensors")
+        with pytest.raises(ArtifactError, match=r"model.safetensors does not fit .*; pre-train again"):
+            load_pretrained(tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
 from fusion import metrics
@@ -144,6 +144,15 @@ def test_a_checkpoint_of_another_run_is_refused(store: Engine, tmp_path: Path) -
     train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
     with pytest.raises(ArtifactError, match="another --out"):
         train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="two")
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(whole[:-40])
+    with pytest.raises(ArtifactError, match="remove it to train from the start"):
+        train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
+    for old in ({"model/another": torch.ones(2)}, {}):  # of a version whose model was another
+        note = {"fingerprint": "one", "epochs": "[]"} if old else {"fingerprint": "one"}
+        save_file(old, tmp_path / CHECKPOINT, metadata=note)
+        with pytest.raises(ArtifactError, match=r"of another version .*; remove it to train from the start"):
+            train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
     (tmp_path / CHECKPOINT).write_bytes(b"torn")
     with pytest.raises(ArtifactError, match="remove it to train from the start"):
         train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
