@@ -50,10 +50,12 @@ def fgbert(
     """
     import torch
 
+    from fusion.artifact import PRETRAINING
     from fusion.dataset import DatasetConfig, read_labelled
     from fusion.fgbert import FgBertConfig
     from fusion.labels import LabelRule
     from fusion.masks import LEAST
+    from fusion.out import check_out
     from fusion.parallel import choose_device, processes
     from fusion.pretrain import PretrainConfig
     from fusion.pretrained import load_pretrained, run
@@ -67,6 +69,7 @@ def fgbert(
         raise InputError(
             f"--history {history} with --together {together} leaves nothing to see beside what is hidden; give more"
         )
+    check_out(out, PRETRAINING)
     if threads:
         torch.set_num_threads(threads)
     data = DatasetConfig(label=LabelRule.parse(label), split=split, history=history)
