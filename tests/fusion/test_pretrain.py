@@ -65,6 +65,30 @@ def test_the_two_sets_of_masks_are_drawn_independently() -> None:
     assert (items & behaviors).mean() == pytest.approx(0.06, abs=0.003)
 
 
+def test_both_sets_reach_the_batches_that_are_learnt_and_measured(
+    read: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Still apart from each other, and others in every epoch; what is measured is the same in all."""
+    seen: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    losses = Pretraining.losses
+
+    def noted(self: Pretraining, batch: Masked, items: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        there = batch.event > 0
+        seen[self.training].append(torch.stack([batch.item_masks[there], batch.behavior_masks[there]]).numpy())
+        return losses(self, batch, items)
+
+    monkeypatch.setattr(Pretraining, "losses", noted)
+    config = PretrainConfig(epochs=12, batch_size=64, item_masks=0.2, behavior_masks=0.4)
+    pretrain(Pretraining(read.spec, SMALL), data_of(read), config)
+    learnt, measured = (np.concatenate(seen[training], axis=1) for training in (True, False))
+    assert learnt.shape[1] > 5_000
+    assert learnt.mean(axis=1) == pytest.approx([0.2, 0.4], abs=0.03)
+    assert learnt.all(axis=0).mean() == pytest.approx(0.08, abs=0.02)
+    assert not np.array_equal(seen[True][0], seen[True][-1])
+    assert 0 < measured.all(axis=0).sum() < measured[0].sum() < measured[1].sum()
+    assert np.array_equal(seen[False][0], seen[False][-1])
+
+
 def test_what_is_masked_reaches_no_state(read: Labelled) -> None:
     """By gradient, at the tokens; and by value: another item or behaviour behind the mask gives the same states."""
     model, batch = masked(read)
