@@ -13,7 +13,8 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -128,6 +129,16 @@ def artifact_id(folder: Path, names: Sequence[str] = FILES) -> str:
     return digest.hexdigest()[:16]
 
 
+@contextmanager
+def whole(file: Path, remedy: str = "train again into a new folder") -> Iterator[None]:
+    """Raises ArtifactError, naming the file and the remedy, for what reading a broken one comes to."""
+    try:
+        yield
+    except (msgspec.MsgspecError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArtifactError(f"{file} is broken ({reason}); {remedy}") from None
+
+
 class _Kind(msgspec.Struct):
     kind: str
 
@@ -178,17 +189,17 @@ def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
             f"{folder} is no complete artifact, it lacks {', '.join(missing)}; run `interestream train` into it"
         )
     spec = FeatureSpec.load(folder / "spec.json")
-    try:
+    with whole(folder / "config.json"):
         config = read_config((folder / "config.json").read_bytes())
-        metrics = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=dict[str, dict[str, float | None]])
         model = build(spec, config.model)
+    with whole(folder / "metrics.json"):
+        metrics = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=dict[str, dict[str, float | None]])
+    with whole(folder / "model.safetensors"):
         _take(model, load_file(folder / "model.safetensors"), folder, config.kind)
+    with whole(folder / "statistics.safetensors"):
         sums = {name: value.numpy() for name, value in load_file(folder / "statistics.safetensors").items()}
         statistics = ItemStatistics(sums["total"], sums["recent"], sums["first_at"])
-    except (msgspec.MsgspecError, SafetensorError, RuntimeError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{folder} is a broken artifact ({reason}); train again into a new folder") from None
-    if len(statistics.total) != len(spec.items):
+    if {len(statistics.total), len(statistics.recent), len(statistics.first_at)} != {len(spec.items)}:
         raise ArtifactError(f"{folder}: statistics.safetensors and spec.json do not belong together; train again")
     held = {part: {k: float("nan") if v is None else v for k, v in own.items()} for part, own in metrics.items()}
     if isinstance(config.model, BaheConfig):

@@ -62,7 +62,11 @@ def save_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str) -> Non
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for number, own in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in own.items()}
-    note = {"fingerprint": fingerprint, "epochs": msgspec.json.encode(state.epochs).decode()}
+    note = {
+        "model": type(state.model).__name__,
+        "fingerprint": fingerprint,
+        "epochs": msgspec.json.encode(state.epochs).decode(),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / (NAME + ".partial")
     save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=note)
@@ -86,8 +90,13 @@ def load_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str, kind: 
         raise ArtifactError(
             f"{path} belongs to a run with other data or settings; remove it to start anew, or give another --out"
         )
-    state.epochs = msgspec.json.decode(note["epochs"], type=list[kind])  # type: ignore[valid-type]
-    state.model.load_state_dict(_part(tensors, "model/"))
+    try:
+        epochs = msgspec.json.decode(note.get("epochs", ""), type=list[kind])  # type: ignore[valid-type]
+        state.model.load_state_dict(_part(tensors, "model/"))
+    except (msgspec.MsgspecError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path} is of another version ({reason}); remove it to train from the start") from None
+    state.epochs = epochs
     place = next(state.model.parameters()).device
     state.average, state.best = (_part(tensors, prefix, place) for prefix in ("average/", "best/"))
     saved: dict[int, dict[str, Any]] = {}
@@ -95,6 +104,15 @@ def load_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str, kind: 
         number, key = name.split("/", 1)
         saved.setdefault(int(number), {})[key] = value
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": saved})
+
+
+def run_in(folder: Path) -> str | None:
+    """The class of the model whose run was interrupted in the folder; None where there is none, or it does not say."""
+    try:
+        with safe_open(folder / NAME, framework="pt") as file:
+            return (file.metadata() or {}).get("model")
+    except (SafetensorError, OSError):
+        return None
 
 
 def remove_checkpoint(folder: Path) -> None:

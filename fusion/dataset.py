@@ -14,6 +14,7 @@ from fusion.encode import Samples, encode
 from fusion.knowledge import Knowledge, choose_vectors, read_knowledge
 from fusion.labels import UNLABELLED, LabelRule, check_classes
 from fusion.log import Array, Log, read_log
+from fusion.masks import LEAST
 from fusion.metrics import tail_items
 from fusion.moments import sample_moments
 from fusion.spec import FeatureSpec, fit_spec, with_dense
@@ -24,6 +25,7 @@ from interest.types import Item, User
 
 FEW = 5  # an item that training has met less often is cold
 LEAST_SAMPLES = 20  # under this a split has parts without rows
+EMPTY = "the store holds no behaviours; run `interestream replay LOG` first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class DatasetConfig:
     generation: int = 0
     prompt_version: str | None = None
     encoder: str | None = None
+    value_edges: tuple[float, ...] | None = None  # those that a pre-trained encoder reads; None: fitted to the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +73,24 @@ class Labelled:
 
 
 def read_labelled(
-    connection: Connection, config: DatasetConfig, advance: Callable[[int], None] | None = None
+    connection: Connection,
+    config: DatasetConfig,
+    advance: Callable[[int], None] | None = None,
+    *,
+    samples: bool = True,
 ) -> Labelled:
-    """Raises InputError where there is too little to learn from."""
+    """Raises InputError where there is too little to learn from.
+
+    samples: whether the labels are to be learnt; behaviours alone are enough for pre-training.
+    """
     log = read_log(connection, advance=advance)
     catalogue, profiles = read_items(connection), read_users(connection)
     labels, part = config.label.labels(log), split(log, config.split)
     rows = np.flatnonzero(eligible(log, config.min_history) & (labels != UNLABELLED))
-    _check(log, labels[rows], part[rows], config)
+    (_check if samples else _check_behaviors)(log, labels, part, rows, config)
     spec = fit_spec(
         log, labels, part == TRAIN, catalogue, profiles,
-        rule=config.label, history=config.history, min_history=config.min_history,
+        rule=config.label, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
     )  # fmt: skip
     return Labelled(spec=spec, log=log, catalogue=catalogue, profiles=profiles, labels=labels, part=part, rows=rows)
 
@@ -152,10 +162,26 @@ def statistics_of(spec: FeatureSpec, log: Log, labels: Array) -> ItemStatistics:
     return ItemHistory(log, event_columns(log, labels, spec.scale)).snapshot().take(places)
 
 
-def _check(log: Log, labels: Array, part: Array, config: DatasetConfig) -> None:
+def _check_behaviors(log: Log, labels: Array, part: Array, _: Array, config: DatasetConfig) -> None:
+    """The label may be useless only where every label is: a run for hours with a mistyped one is of no use later."""
     if not log.size:
-        raise InputError("the store holds no behaviours; run `interestream replay LOG` first")
-    check_classes(labels, config.label, log)
+        raise InputError(EMPTY)
+    values = np.unique(log.value[~np.isnan(log.value)])
+    if len(log.actions) > 1 or len(values) > 1:
+        check_classes(labels, config.label, log)
+    most = int(np.bincount(log.user[part == TRAIN], minlength=1).max())
+    if most < LEAST:
+        raise InputError(
+            f"nothing to learn from: no user has {LEAST} behaviours in the training part, of {log.size:,} behaviours "
+            f"by {len(log.users):,} users; replay more of the log, or try the other --split"
+        )
+
+
+def _check(log: Log, labels: Array, part: Array, rows: Array, config: DatasetConfig) -> None:
+    if not log.size:
+        raise InputError(EMPTY)
+    check_classes(labels[rows] if len(rows) else labels, config.label, log)
+    labels, part = labels[rows], part[rows]
     for which, name in ((TRAIN, "training"), (VALID, "validation"), (TEST, "test")):
         own = labels[part == which]
         if len(own) < LEAST_SAMPLES or own.min() == own.max():
@@ -164,5 +190,5 @@ def _check(log: Log, labels: Array, part: Array, config: DatasetConfig) -> None:
                 f"too few behaviours to train on: {name} has {kind}, of {log.size:,} behaviours by "
                 f"{len(log.users):,} users "
                 f"(a sample needs {config.min_history} earlier events of its user); replay more of the log, "
-                "or try the other --split"
+                f"or try the other --split{' or a smaller --min-history' if config.min_history else ''}"
             )

@@ -74,6 +74,8 @@ def check_classes(labels: Array, rule: LabelRule, log: Log) -> None:
         held = f"the values lie between {low:g} and {high:g}; choose a threshold inside"
     else:
         held = f"the actions are {', '.join(sorted(log.actions)[:10])}; name one of several"
+        if len(log.actions) == 1:
+            held = f"the only action is {log.actions[0]}; use the value, for example --label 'value>=4'"
     raise InputError(
         f"--label {rule}: all {positive + negative:,} samples are {'positive' if positive else 'negative'}; {held}"
     )

@@ -7,6 +7,7 @@ in which numbers are added and from what dropout draws.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from interest.errors import InputError
+
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,20 @@ def processes(place: torch.device) -> Iterator[Processes]:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`: this process's GPU where there is one, else the processor."""
+    """`auto`: this process's GPU where there is one, else the processor. Raises InputError where there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device(name)
+    if not DEVICE.fullmatch(name):
+        raise InputError(f"--device {name}: no such device; give cpu, cuda (or cuda:1 for the second GPU) or auto")
+    if name.startswith("cpu"):
+        return torch.device("cpu")
+    number = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
+    if not torch.cuda.is_available():
+        raise InputError(f"--device {name}: PyTorch {torch.__version__} finds no GPU here; give cpu or auto")
+    if number >= (count := torch.cuda.device_count()):
+        raise InputError(
+            f"process {number + 1} has no GPU of its own, there are {count}; start {count}, or give --device cpu"
+            if name == "cuda"
+            else f"--device {name}: there are {count} GPUs, counted from 0; give another number, cpu or auto"
+        )
+    return torch.device("cuda", number)

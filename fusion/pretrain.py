@@ -21,12 +21,13 @@ from torch.nn import functional as F
 from fusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fusion.fgbert import FgBert, FgBertConfig, FgBertHeads, hide
 from fusion.log import Array, Log
-from fusion.masks import Masked, Sequences, batches, draw
+from fusion.masks import LEAST, Masked, Sequences, batches, draw
 from fusion.parallel import ALONE, Processes
 from fusion.readers import on
 from fusion.spec import FIRST, FeatureSpec, ItemTable
 from fusion.train import fast_cpu
 from fusion.windows import Items
+from interest.errors import InputError
 
 TOP = 10  # of HR@10
 VALID_BATCH = 128  # windows
@@ -138,11 +139,14 @@ def pretrain(
 ) -> list[PretrainEpoch]:
     """Fit in place, going on in `folder` where a run with the same fingerprint was interrupted.
 
-    `advance` counts events. Raises ArtifactError where the folder holds the checkpoint of another run.
+    `advance` counts events. Raises ArtifactError where the folder holds the checkpoint of another run, and InputError
+    where there is nothing to learn from: an element to hide needs another to see.
     """
     columns = model.encoder.config.positions
     place = next(model.parameters()).device
     sequences = Sequences(data.spec, data.log, np.flatnonzero(data.train), data.table, columns)
+    if columns < LEAST or not sequences.cut(np.zeros(len(data.log.users), np.int64)):
+        raise InputError(f"nothing to learn from: no window has {LEAST} behaviours; replay more of the log")
     measured = _Validation(data, columns, config)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     state = Checkpoint[PretrainEpoch](model=model, optimizer=optimizer, average={}, best={})
@@ -159,7 +163,8 @@ def pretrain(
             torch.manual_seed(config.seed * 1_000_003 + epoch + together.rank * 7919)
             rng = np.random.default_rng((config.seed, epoch))
             masks = draw(events, (config.item_masks, config.behavior_masks), rng)
-            windows = sequences.cut(rng.integers(0, columns, len(data.log.users)))
+            while not (windows := sequences.cut(rng.integers(0, columns, len(data.log.users)))):
+                pass  # every short history was cut to single behaviours: again, elsewhere
             drawn = batches(windows, config.batch_size, rng, together.count)
             steps = len(drawn)
             total = torch.zeros((), dtype=torch.float64)

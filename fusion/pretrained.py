@@ -1,29 +1,33 @@
 """A pre-trained encoder as one directory, and how a CTR model takes it over.
 
 config.json, spec.json, metrics.json and model.safetensors, as an artifact has them; it scores nothing by itself.
-Rows of vocabularies are matched by their texts, so a store that has grown since takes over what it shares.
+Rows of vocabularies are matched by their texts, so a store that has grown since takes over what it shares; buckets of
+values have no texts, so who trains on it keeps the encoder's (`DatasetConfig.value_edges`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
+import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fusion.artifact import PRETRAINING, artifact_id, begin, complete, kind_in, save_weights, versions
+from fusion.artifact import PRETRAINING, artifact_id, begin, complete, kind_in, save_weights, versions, whole
 from fusion.checkpoint import fingerprint_of, remove_checkpoint
 from fusion.dataset import Dataset, Labelled
-from fusion.events import behavior_rows
+from fusion.events import Events, behavior_rows
 from fusion.fgbert import FgBert, FgBertConfig
+from fusion.log import Array
+from fusion.moments import Past
 from fusion.parallel import ALONE, Processes
 from fusion.pretrain import PretrainConfig, PretrainData, PretrainEpoch, Pretraining, pretrain
-from fusion.spec import FIRST, Column, FeatureSpec, item_table
+from fusion.spec import FIRST, UNKNOWN, Column, FeatureSpec, item_table
 from fusion.splits import TRAIN, VALID, Split
 from fusion.splits import split as parts
 from fusion.srp4ctr import Srp4Ctr
@@ -50,7 +54,7 @@ class Pretrained:
     folder: Path
     config: PretrainedConfig
     spec: FeatureSpec
-    weights: dict[str, Tensor]  # of the encoder
+    weights: dict[str, Tensor]  # of the encoder; a stranger's rows: `start_strangers`
 
 
 def run(
@@ -76,6 +80,7 @@ def run(
         advance=advance, report=report, together=together,
     )  # fmt: skip
     if together.first:
+        start_strangers(model.encoder, data)
         scratch = begin(folder)
         save_weights(model, scratch / "model.safetensors")
         read.spec.save(scratch / "spec.json")
@@ -96,6 +101,34 @@ def data_of(read: Labelled) -> PretrainData:
     return PretrainData(read.spec, read.log, table, read.part == TRAIN, read.part == VALID)
 
 
+@torch.no_grad()
+def start_strangers(encoder: FgBert, data: PretrainData) -> None:
+    """Give the unknown row of every table whose training events had none the mean of the rows that they had.
+
+    Pre-training's vocabularies hold all that it reads, so that row is the random one it began as, and what came later
+    (an item, a category, an action) starts from it.
+    """
+    for table, met in _met(encoder, data):
+        known = met[met >= FIRST]
+        if len(known) and UNKNOWN not in met:
+            table.weight[UNKNOWN] = table.weight[torch.from_numpy(known)].mean(dim=0)
+
+
+def _met(encoder: FgBert, data: PretrainData) -> Iterator[tuple[nn.Embedding, Array]]:
+    """The tables that have an unknown row, and which of their rows the training events have."""
+    rows, table = np.flatnonzero(data.train), data.table
+    place = np.unique(data.log.item[rows]) + 1
+    yield encoder.item, np.unique(table.row[place])
+    yield encoder.category, np.unique(table.categories[place])
+    for number, own in enumerate(encoder.attributes):
+        yield cast(nn.Embedding, own), np.unique(table.attributes[place, number])
+    past = Past(rows, data.log.user[rows].astype(np.int64))
+    fields = Events(data.spec, data.log, data.spec.label.labels(data.log), past).behavior(np.arange(len(rows)))
+    for number, name in enumerate(behavior_rows(data.spec)):
+        if name != "since":  # whose row 1 is no day at all
+            yield cast(nn.Embedding, encoder.behavior[number]), np.unique(fields[:, number])
+
+
 def load_pretrained(folder: Path) -> Pretrained:
     """Raises ArtifactError, naming the file, where something is missing, broken or of another version."""
     kind = kind_in(folder)
@@ -107,14 +140,20 @@ def load_pretrained(folder: Path) -> Pretrained:
             f"{folder} is no complete pre-training, it lacks {', '.join(missing)}; "
             "run `interestream pretrain fgbert` into it"
         )
-    try:
-        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=PretrainedConfig)
-        held = load_file(folder / "model.safetensors")
-    except (msgspec.MsgspecError, SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{folder} is a broken pre-training ({reason}); pre-train again") from None
-    weights = {name.removeprefix("encoder."): value for name, value in held.items() if name.startswith("encoder.")}
     spec = FeatureSpec.load(folder / "spec.json")
+    again = "pre-train again into a new folder"
+    with whole(folder / "config.json", again), torch.device("meta"):
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=PretrainedConfig)
+        wanted = FgBert(spec, config.encoder).state_dict()
+    with whole(folder / "model.safetensors", again):
+        held = load_file(folder / "model.safetensors")
+    weights = {name.removeprefix("encoder."): value for name, value in held.items() if name.startswith("encoder.")}
+    ours, theirs = ({name: value.shape for name, value in own.items()} for own in (wanted, weights))
+    if apart := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
+        raise ArtifactError(
+            f"{folder / 'model.safetensors'} does not fit spec.json and config.json beside it ({len(apart)} weights, "
+            f"{apart[0]} first); {again}"
+        )
     return Pretrained(artifact_id(folder, DECIDING), folder, config, spec, weights)
 
 

@@ -143,8 +143,12 @@ def fit_spec(
     rule: LabelRule,
     history: int,
     min_history: int,
+    value_edges: tuple[float, ...] | None = None,
 ) -> FeatureSpec:
-    """Vocabularies and scales from the training events (`train`: (N,) bool). `with_dense` sets the counts' scale."""
+    """Vocabularies and scales from the training events (`train`: (N,) bool). `with_dense` sets the counts' scale.
+
+    value_edges: those to keep, such as a pre-trained encoder's; without them they are fitted to the training events.
+    """
     times = np.bincount(log.item[train], minlength=len(log.items))
     trained, rest = np.flatnonzero(times > 0), np.flatnonzero(times == 0)
     held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
@@ -163,7 +167,7 @@ def fit_spec(
         item_columns=_columns(item.attributes for item in held),
         user_columns=_columns(user.attributes for user in users),
         actions=Column("action", tuple(sorted(log.actions))),
-        value_edges=_edges(values),
+        value_edges=_edges(values) if value_edges is None else value_edges,
         scenes=Column("scene", _scenes(log, train)),
         scale=Scale(
             # one imagined event of each kind keeps the rate inside (0, 1)

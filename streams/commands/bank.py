@@ -48,16 +48,18 @@ def fill(
     from fusion.bank import fill as run
     from fusion.bank_texts import store_texts
     from fusion.cut import open_low
+    from fusion.parallel import choose_device
     from streams.banks import choose
     from streams.store import open_store
 
+    place = choose_device(device)
     engine = open_store(store_url(store), create=False)
     folder, recipe = choose(llm, cut, pooling, precision)
     with engine.connect() as connection:
         found = store_texts(connection, recipe.template)
     if not found.texts:
         raise InputError("the store holds no behaviours; run `interestream replay LOG` first")
-    low = open_low(folder, recipe, device=None if device == "auto" else device)
+    low = open_low(folder, recipe, device=str(place))
     with progress("Filling the bank", len(found.texts), unit="texts") as advance:
         filled = run(engine, low, found.texts, advance=advance)
     note_size(engine, recipe.id, found.behaviors, found.distinct)

@@ -50,9 +50,12 @@ def fgbert(
     """
     import torch
 
+    from fusion.artifact import PRETRAINING
     from fusion.dataset import DatasetConfig, read_labelled
     from fusion.fgbert import FgBertConfig
     from fusion.labels import LabelRule
+    from fusion.masks import LEAST
+    from fusion.out import check_out
     from fusion.parallel import choose_device, processes
     from fusion.pretrain import PretrainConfig
     from fusion.pretrained import load_pretrained, run
@@ -62,6 +65,11 @@ def fgbert(
 
     if width % heads:
         raise InputError(f"--width {width} cannot be shared by --heads {heads}; choose a multiple")
+    if history + together - 1 < LEAST:
+        raise InputError(
+            f"--history {history} with --together {together} leaves nothing to see beside what is hidden; give more"
+        )
+    check_out(out, PRETRAINING)
     if threads:
         torch.set_num_threads(threads)
     data = DatasetConfig(label=LabelRule.parse(label), split=split, history=history)
@@ -79,7 +87,7 @@ def fgbert(
     engine = open_store(store_url(store), create=False)
     with processes(place) as group:
         with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
-            read = read_labelled(connection, data, advance)
+            read = read_labelled(connection, data, advance, samples=False)
         began, events = time.monotonic(), int((read.part == TRAIN).sum())
         with shown("Pre-training", epochs * events, "behaviours") as advance:
             run(

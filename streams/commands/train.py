@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 train = typer.Typer(help="Train a CTR model on the store; one sub-command per model.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="folder of the artifact; an interrupted run there is continued")]
+Out = Annotated[
+    Path, typer.Option(help="folder, new or empty, or of the same kind; an interrupted run there is continued")
+]
 Interest = Annotated[bool, typer.Option(help="use the interests' vectors (UIF)")]
 Label = Annotated[str, typer.Option(help="what a positive is: value>=4, action=purchase...")]
 SplitBy = Annotated[Literal["global", "user"], typer.Option(help="80/10/10 by time, or inside every user")]
@@ -66,8 +68,10 @@ def din(
     from fusion.dataset import DatasetConfig
     from fusion.din import DinConfig
     from fusion.labels import LabelRule
+    from fusion.out import check_out
     from fusion.train import TrainConfig
 
+    check_out(out, "din")
     data = DatasetConfig(
         label=LabelRule.parse(label),
         split=split,
@@ -128,6 +132,7 @@ def srp4ctr(
     """
     from fusion.dataset import DatasetConfig
     from fusion.labels import LabelRule
+    from fusion.out import check_out
     from fusion.pretrained import encoder_for, load_pretrained, take_over
     from fusion.srp4ctr import forms
     from fusion.train import TrainConfig
@@ -138,6 +143,7 @@ def srp4ctr(
         )
     if pretrained is not None and pretrained.resolve() == out.resolve():
         raise InputError(f"--out {out} is the pre-training itself; give another folder")
+    check_out(out, "srp4ctr")
     held = None if pretrained is None else load_pretrained(pretrained)
     data = DatasetConfig(
         label=LabelRule.parse(label),
@@ -148,6 +154,7 @@ def srp4ctr(
         generation=generation,
         prompt_version=prompt_version,
         encoder=encoder,
+        value_edges=None if held is None else held.spec.value_edges,
     )
     settings = TrainConfig(
         epochs=epochs,

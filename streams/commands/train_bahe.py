@@ -114,11 +114,13 @@ def bahe(
     from fusion.dataset import DatasetConfig
     from fusion.histories import named_sequences
     from fusion.labels import LabelRule
+    from fusion.out import check_out
     from fusion.refresh import read_new
     from fusion.train import TrainConfig
     from streams.banks import bank_files, choose, llm_folder
     from streams.store import open_store
 
+    check_out(out, "bahe")
     engine = open_store(store_url(store), create=False)
     settings = TrainConfig(
         epochs=epochs, seed=seed, batch_size=batch_size, lr=lr, pretrained_rate=llm_lr / lr if lr else 0.0

@@ -41,7 +41,7 @@ def test_samples_of_one_class_are_refused_with_what_the_log_holds() -> None:
     with pytest.raises(InputError, match="values lie between 3 and 5"):
         check_classes(rule.labels(log), rule, log)
     rule = LabelRule.parse("action=purchase")
-    with pytest.raises(InputError, match="the actions are rate"):
+    with pytest.raises(InputError, match="the only action is rate; use the value"):
         check_classes(rule.labels(log), rule, log)
 
 

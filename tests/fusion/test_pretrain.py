@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from ctr_world import RULE, fill, random_rows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 from torch.nn import functional as F
 
@@ -23,12 +23,13 @@ from fusion.artifact import load_artifact
 from fusion.checkpoint import NAME as CHECKPOINT
 from fusion.dataset import DatasetConfig, Labelled, read_labelled
 from fusion.fgbert import FgBertConfig, hide
+from fusion.labels import LabelRule
 from fusion.masks import Masked, Sequences, draw
 from fusion.pretrain import TOP, PretrainConfig, Pretraining, pretrain
-from fusion.pretrained import check, data_of, load_pretrained, run
+from fusion.pretrained import adopt, check, data_of, load_pretrained, run
 from fusion.spec import FIRST
 from fusion.splits import TRAIN, VALID
-from interest.errors import ArtifactError
+from interest.errors import ArtifactError, InputError
 
 SMALL = FgBertConfig(positions=12, width=16)
 QUICK = PretrainConfig(epochs=3, batch_size=8)
@@ -62,6 +63,30 @@ def test_the_two_sets_of_masks_are_drawn_independently() -> None:
     assert items.mean() == pytest.approx(0.2, abs=0.005)
     assert behaviors.mean() == pytest.approx(0.3, abs=0.005)
     assert (items & behaviors).mean() == pytest.approx(0.06, abs=0.003)
+
+
+def test_both_sets_reach_the_batches_that_are_learnt_and_measured(
+    read: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Still apart from each other, and others in every epoch; what is measured is the same in all."""
+    seen: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    losses = Pretraining.losses
+
+    def noted(self: Pretraining, batch: Masked, items: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        there = batch.event > 0
+        seen[self.training].append(torch.stack([batch.item_masks[there], batch.behavior_masks[there]]).numpy())
+        return losses(self, batch, items)
+
+    monkeypatch.setattr(Pretraining, "losses", noted)
+    config = PretrainConfig(epochs=12, batch_size=64, item_masks=0.2, behavior_masks=0.4)
+    pretrain(Pretraining(read.spec, SMALL), data_of(read), config)
+    learnt, measured = (np.concatenate(seen[training], axis=1) for training in (True, False))
+    assert learnt.shape[1] > 5_000
+    assert learnt.mean(axis=1) == pytest.approx([0.2, 0.4], abs=0.03)
+    assert learnt.all(axis=0).mean() == pytest.approx(0.08, abs=0.02)
+    assert not np.array_equal(seen[True][0], seen[True][-1])
+    assert 0 < measured.all(axis=0).sum() < measured[0].sum() < measured[1].sum()
+    assert np.array_equal(seen[False][0], seen[False][-1])
 
 
 def test_what_is_masked_reaches_no_state(read: Labelled) -> None:
@@ -158,6 +183,59 @@ def test_where_nothing_is_masked_nothing_is_measured_and_the_run_can_be_resumed(
     assert [(epoch.valid_loss, epoch.valid_item_loss, epoch.hit_rate) for epoch in epochs] == [(None,) * 3] * 2
 
 
+def test_two_behaviours_a_user_and_a_constant_action_are_enough(store: Engine, tmp_path: Path) -> None:
+    """A log of views: no values, so no labels either. What never differs costs nothing once it is learnt."""
+    rows = [(user, item, at, None) for user, item, at, _ in random_rows(3, each=2)]
+    fill(store, rows)
+    with store.connect() as connection:
+        read = read_labelled(connection, DATA, samples=False)
+    narrow = FgBertConfig(positions=2, width=16, dropout=0.0)
+    config = PretrainConfig(epochs=60, batch_size=8, lr=1e-2, behavior_masks=0.5)
+    epochs = run(read, narrow, config, split="global", folder=tmp_path)
+    assert np.isfinite([epoch.loss for epoch in epochs]).all()
+    assert epochs[-1].loss < epochs[0].loss
+    model = Pretraining(read.spec, narrow).eval()
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    data = data_of(read)
+    sequences = Sequences(data.spec, data.log, np.flatnonzero(data.train), data.table, 2)
+    windows = sequences.cut(np.zeros(len(read.log.users), np.int64))
+    nothing, every = np.zeros(len(sequences.row), bool), np.ones(len(sequences.row), bool)
+    batch = sequences.gather(windows, (nothing, every), np.zeros(len(windows), np.int64), None, np.empty(0))
+    states = model(batch)[0][batch.behavior_masks].detach()
+    for field in range(3):  # action, value, label; days since the one before do differ
+        wanted = batch.behavior[batch.behavior_masks][:, field].long()
+        assert F.cross_entropy(model.heads.fields[field](states), wanted).item() < 0.05
+    assert load_pretrained(tmp_path).config.events == int(data.train.sum())
+
+
+def test_an_epoch_whose_cuts_leave_no_window_is_cut_again(store: Engine) -> None:
+    """One user with two behaviours and windows of two: half of all cuts fall between them."""
+    fill(store, [(0, 0, 1.0, 5.0), (0, 1, 2.0, 1.0), *((user, 2, 9.0 + user, 3.0) for user in range(1, 29))])
+    with store.connect() as connection:
+        read = read_labelled(connection, DATA, samples=False)
+    model = Pretraining(read.spec, FgBertConfig(positions=2, width=16))
+    assert len(pretrain(model, data_of(read), msgspec.structs.replace(QUICK, epochs=8))) == 8
+
+
+def test_a_log_without_two_behaviours_of_one_user_teaches_nothing(store: Engine) -> None:
+    with store.connect() as connection, pytest.raises(InputError, match="interestream replay"):
+        read_labelled(connection, DATA, samples=False)
+    fill(store, random_rows(3, each=1))
+    with store.connect() as connection, pytest.raises(InputError, match="no user has 2 behaviours in the training"):
+        read_labelled(connection, DATA, samples=False)
+    fill(store, random_rows(3, each=2))
+    with store.connect() as connection:
+        read = read_labelled(connection, DATA, samples=False)
+        with pytest.raises(InputError, match="try the other --split"):
+            read_labelled(connection, dataclasses.replace(DATA, split="user"), samples=False)
+        with pytest.raises(InputError, match="choose a threshold inside"):  # it would be of no use in training
+            read_labelled(connection, dataclasses.replace(DATA, label=LabelRule.parse("value>9")), samples=False)
+        with pytest.raises(InputError, match="the only action is rate; use the value"):
+            read_labelled(connection, dataclasses.replace(DATA, label=LabelRule.parse("action=rate")), samples=False)
+    with pytest.raises(InputError, match="no window has 2 behaviours"):
+        pretrain(Pretraining(read.spec, FgBertConfig(positions=1, width=16)), data_of(read), QUICK)
+
+
 def test_the_rate_rises_in_a_line_and_falls_as_a_polynomial() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     config = PretrainConfig(lr=1.0, warm_up=0.1, power=2.0)
@@ -245,6 +323,39 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, r
     ]  # fmt: skip
 
 
+def test_a_stranger_starts_as_the_mean_of_what_is_known(read: Labelled, tmp_path: Path) -> None:
+    """Where training had none: its row is random else. What was trained, or is no unknown row, stays as it was."""
+    torch.manual_seed(QUICK.seed)
+    model = Pretraining(read.spec, SMALL)
+    pretrain(model, data_of(read), QUICK)
+    plain = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    run(read, SMALL, QUICK, split="global", folder=tmp_path)
+    weights = load_pretrained(tmp_path).weights
+    assert read.spec.actions.texts == ("rate",)
+    changed = ["item", "category", "behavior.0", "behavior.1", "behavior.2"]  # action, value, label
+    for name in changed:
+        own = weights[f"{name}.weight"]
+        assert not torch.equal(own[1], plain[f"{name}.weight"][1])
+        torch.testing.assert_close(own[1], own[2:].mean(dim=0))
+    # some items are not in the catalogue, which trained the attribute's; a gap of no day is row 1 of the days since
+    for name, value in plain.items():
+        rows = slice(2, None) if name.removesuffix(".weight") in changed else slice(None)
+        assert torch.equal(weights[name][rows], value[rows]), name
+    old = read.spec
+    grown = msgspec.structs.replace(
+        old,
+        items=("brand-new", *old.items),
+        trained_items=old.trained_items + 1,
+        actions=msgspec.structs.replace(old.actions, texts=("buy", "rate")),
+        categories=msgspec.structs.replace(old.categories, texts=(*old.categories.texts, "Western")),
+    )
+    encoder = Pretraining(grown, SMALL).encoder
+    adopt(encoder, grown, load_pretrained(tmp_path))
+    assert torch.equal(encoder.item.weight[2], weights["item.weight"][1])
+    assert torch.equal(encoder.behavior[0].weight[2], weights["behavior.0.weight"][1])
+    assert torch.equal(encoder.category.weight[-1], weights["category.weight"][1])
+
+
 def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Path) -> None:
     run(read, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
     held = load_pretrained(tmp_path)
@@ -261,6 +372,20 @@ def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Pa
     (tmp_path / "config.json").write_bytes(b'{"kind": "din"}')
     with pytest.raises(ArtifactError, match=r"trained artifact \(din\), no pre-training"):
         load_pretrained(tmp_path)
-    (tmp_path / "config.json").write_bytes(b"{}")
-    with pytest.raises(ArtifactError, match="broken pre-training"):
-        load_pretrained(tmp_path)
+
+
+def test_a_broken_pre_training_is_an_error_that_names_the_file(read: Labelled, tmp_path: Path) -> None:
+    run(read, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    for name in ("config.json", "model.safetensors", "spec.json"):
+        own = (tmp_path / name).read_bytes()
+        for broken in (own[:-40], own[:5], b"", b"\xff" * 200, b"[1]", b"{}"):
+            (tmp_path / name).write_bytes(broken)
+            with pytest.raises(ArtifactError, match=f"{name}.*train again into a new folder"):
+                load_pretrained(tmp_path)
+        (tmp_path / name).write_bytes(own)
+    weights = load_file(tmp_path / "model.safetensors")
+    item = weights["encoder.item.weight"]
+    for other in ({**weights, "encoder.item.weight": item[:-1]}, {"encoder.item.weight": item}):
+        save_file(other, tmp_path / "model.safetensors")
+        with pytest.raises(ArtifactError, match=r"model.safetensors does not fit .*; pre-train again"):
+            load_pretrained(tmp_path)

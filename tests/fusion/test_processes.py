@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ctr_world import RULE, fill, random_rows
 from sqlalchemy import Engine, delete
 
 from fusion.artifact import load_artifact
 from fusion.dataset import DatasetConfig, read_labelled
 from fusion.masks import Sequences, draw
+from fusion.parallel import choose_device
 from fusion.pretrained import data_of, load_pretrained
 from fusion.tables import vectors
+from interest.errors import InputError
 
 KNOWN = ("u3", "u4")  # the only ones with interests
 
@@ -148,3 +151,20 @@ def test_the_commands(url: str, tmp_path: Path) -> None:
     told = torchrun(2, "-m", "streams", "train", "srp4ctr", *own)
     assert told.count("representations under") == 1
     assert load_artifact(tmp_path / "srp").config.model.interest
+
+
+def test_each_process_has_a_gpu_of_its_own_or_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", int(rank))
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="there are 2 GPUs, counted from 0"):
+        choose_device("cuda:2")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="process 3 has no GPU of its own"):
+        choose_device("auto")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 
 from fusion import metrics
@@ -136,6 +136,42 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, t
     assert not (tmp_path / "killed" / CHECKPOINT).exists()
 
 
+def test_the_best_epoch_is_kept_when_the_run_is_interrupted_after_it(
+    store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the newest, and not the best since the interruption."""
+    fill(store, random_rows(4))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    parts = (data.of(0), data.of(1))
+
+    def trained(
+        aucs: list[float], folder: Path | None, stop_after: int = 9
+    ) -> tuple[dict[str, torch.Tensor], list[bool]]:
+        told = iter(aucs)
+        monkeypatch.setattr(metrics, "auc", lambda *_: next(told))
+        torch.manual_seed(0)
+        model = Din(data.spec, SMALL)
+
+        def report(epoch: Epoch) -> None:
+            if epoch.epoch == stop_after:
+                raise KeyboardInterrupt
+
+        epochs = train(model, data.samples, data.labels, parts, QUICK, folder=folder, fingerprint="one", report=report)
+        return model.state_dict(), [epoch.best for epoch in epochs]
+
+    with pytest.raises(KeyboardInterrupt):
+        trained([0.9, 0.6], tmp_path, stop_after=1)
+    resumed, best = trained([0.7], tmp_path)
+    assert best == [True, False, False]
+    of = {
+        first: trained(aucs, None)[0] for first, aucs in enumerate(([0.9, 0.6, 0.7], [0.6, 0.9, 0.7], [0.6, 0.7, 0.9]))
+    }
+    assert all(torch.equal(resumed[name], of[0][name]) for name in resumed)
+    for other in (1, 2):
+        assert not all(torch.equal(resumed[name], of[other][name]) for name in resumed)
+
+
 def test_a_checkpoint_of_another_run_is_refused(store: Engine, tmp_path: Path) -> None:
     fill(store, random_rows(5))
     with store.connect() as connection:
@@ -144,6 +180,15 @@ def test_a_checkpoint_of_another_run_is_refused(store: Engine, tmp_path: Path) -
     train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
     with pytest.raises(ArtifactError, match="another --out"):
         train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="two")
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(whole[:-40])
+    with pytest.raises(ArtifactError, match="remove it to train from the start"):
+        train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
+    for old in ({"model/another": torch.ones(2)}, {}):  # of a version whose model was another
+        note = {"fingerprint": "one", "epochs": "[]"} if old else {"fingerprint": "one"}
+        save_file(old, tmp_path / CHECKPOINT, metadata=note)
+        with pytest.raises(ArtifactError, match=r"of another version .*; remove it to train from the start"):
+            train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
     (tmp_path / CHECKPOINT).write_bytes(b"torn")
     with pytest.raises(ArtifactError, match="remove it to train from the start"):
         train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ctr_world import fill, random_rows
-from sqlalchemy import Connection, Engine
+from ctr_world import Row, fill, random_rows
+from sqlalchemy import Connection, Engine, update
 from typer.testing import CliRunner, Result
 
 from fusion.artifact import load_artifact
 from fusion.pretrained import load_pretrained
 from fusion.score import Scorer
 from interest.errors import ArtifactError, InputError
+from interest.sql import insert_new, item_row
+from interest.tables import behaviors, items
+from interest.types import Item
 from streams.cli import app
 
 
@@ -101,6 +104,44 @@ def test_longer_histories_than_in_pre_training_may_be_read(url: str, tmp_path: P
     assert result.exit_code == 0, result.output
     model = load_artifact(tmp_path / "srp").config.model
     assert (model.encoder.positions, model.lifelong, model.value_task) == (24, True, 0.5)
+
+
+def test_a_store_that_has_grown_is_trained_on_from_its_own_pre_training(store: Engine, tmp_path: Path) -> None:
+    """Values that are all different have quantiles for buckets, which move; ids, categories and actions are new too."""
+    rng = np.random.default_rng(2)
+    rows: list[Row] = [(user, item, at, value + rng.uniform(-0.4, 0.4)) for user, item, at, value in random_rows(11)]
+    fill(store, [row for n, row in enumerate(rows) if n % 25 < 15])
+    url = store.url.render_as_string(hide_password=False)
+    assert pretrain(url, tmp_path / "fgbert", "--split", "user").exit_code == 0
+    fill(store, rows)
+    with store.begin() as connection:
+        connection.execute(update(behaviors).where(behaviors.c.seq == 17).values(item_id="brand-new"))
+        connection.execute(update(behaviors).where(behaviors.c.seq == 16).values(action="review"))
+        insert_new(connection, items, [item_row(Item(item_id="brand-new", title="New", categories=("Western",)))])
+    own = ("--store", url, *SIZES, "--split", "user")
+    result = run("train", "srp4ctr", "--pretrained", tmp_path / "fgbert", "--out", tmp_path / "srp", *own)
+    assert result.exit_code == 0, result.exception
+    held, spec = load_pretrained(tmp_path / "fgbert"), load_artifact(tmp_path / "srp").spec
+    assert len(spec.value_edges) == 9
+    assert spec.value_edges == held.spec.value_edges
+    for name, before, now in (
+        ("review", held.spec.actions.texts, spec.actions.texts),
+        ("Western", held.spec.categories.texts, spec.categories.texts),
+        ("brand-new", held.spec.items, spec.items[: spec.trained_items]),
+    ):
+        assert (name in before, name in now) == (False, True)
+
+
+def test_short_histories_are_enough(store: Engine, tmp_path: Path) -> None:
+    """Pre-training needs no sample with five earlier events, which training does."""
+    fill(store, random_rows(11, each=2))
+    url = store.url.render_as_string(hide_password=False)
+    result = pretrain(url, tmp_path / "fgbert")
+    assert result.exit_code == 0, result.exception
+    result = run("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", *SIZES)
+    assert "smaller --min-history" in str(result.exception)
+    result = run("pretrain", "fgbert", "--store", url, "--out", tmp_path / "x", "--history", 1, "--together", 1)
+    assert "leaves nothing to see" in str(result.exception)
 
 
 def test_what_does_not_fit_is_told_in_a_sentence(url: str, tmp_path: Path) -> None:

@@ -68,6 +68,20 @@ def test_what_cannot_be_trained_is_told_in_a_sentence(store: Engine, tmp_path: P
     assert isinstance(run("train", "din", "--store", missing, "--out", tmp_path / "x").exception, StoreError)
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "tpu", "cpu,cuda", "meta", ""])
+@pytest.mark.parametrize("job", [("train", "din"), ("train", "srp4ctr"), ("pretrain", "fgbert"), ("bank", "fill")])
+def test_a_device_that_is_not_there_is_told_in_a_sentence(
+    store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: tuple[str, str], device: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out = () if job[0] == "bank" else ("--out", tmp_path / "x")
+    url = store.url.render_as_string(hide_password=False)
+    result = run(*job, "--store", url, *out, "--device", device)
+    assert isinstance(result.exception, InputError), result.exception
+    assert f"--device {device}: " in str(result.exception)
+    assert "give cpu" in str(result.exception)
+
+
 def test_what_cannot_be_scored_is_told_in_a_sentence(url: str, tmp_path: Path) -> None:
     result = run("score", tmp_path / "nowhere", "--store", url, "--user", "u1", "--items", "i1")
     assert isinstance(result.exception, ArtifactError)
