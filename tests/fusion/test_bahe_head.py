@@ -15,7 +15,6 @@ from fusion.atoms import attach
 from fusion.bahe import Bahe
 from fusion.cut import Recipe, recipe_of
 from fusion.encode import Samples
-from fusion.spec import FIRST
 from fusion.train import TrainConfig, train
 
 HEADS = 3
@@ -38,20 +37,9 @@ def world(llm: Path, recipe: Recipe) -> tuple[Bahe, Samples]:
     return fresh(spec, config_of(llm, recipe, heads=HEADS)), samples
 
 
-def whole(model: Bahe, samples: Samples) -> np.ndarray:
-    """Rows with full histories of known items: vectors that stand for what is not there are shared by all heads."""
-
-    def known(row: int) -> bool:
-        batch = model.reader.gather(samples, alone(np.array([row])))
-        return bool((batch.item_row[batch.item_row > 0] == FIRST).all())
-
-    moments = samples.moments.take(np.arange(LOG.size))
-    return np.array([row for row in np.flatnonzero(moments.stop - moments.first >= M) if known(row)])
-
-
 def test_the_score_is_the_mean_of_heads_that_differ(llm: Path, recipe: Recipe) -> None:
     model, samples = world(llm, recipe)
-    batch = model.eval().reader.gather(samples, alone(whole(model, samples)[:20]))
+    batch = model.eval().reader.gather(samples, alone(np.arange(20) + M))
     with torch.no_grad():
         every, second = model.learn(batch)
         assert every.shape == (20, HEADS)
@@ -69,7 +57,9 @@ def test_what_one_head_learns_is_nothing_to_the_others(llm: Path, recipe: Recipe
             with torch.no_grad():
                 for weight in model.heads[1].parameters():
                     weight.add_(0.3)
-        rows = whole(model, samples)
+        for shared in (model.unknown, model.nothing):  # they learn from all heads
+            shared.register_hook(torch.zeros_like)
+        rows = np.arange(LOG.size)
         config = TrainConfig(epochs=1, batch_size=20, lr=5e-3, unknown=0.0, average=0.9, pretrained_rate=0.0)
         train(model, samples, RULE.labels(LOG), (rows, rows), config)
         ended.append({name: weight.detach().clone() for name, weight in model.heads.named_parameters()})
