@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,18 +17,16 @@ import numpy as np
 import pytest
 from ctr_world import fill as fill_store
 from ctr_world import random_rows
-from sqlalchemy import Connection, Engine, delete, event, func, select, update
+from sqlalchemy import Engine, delete, func, select, update
 
 from fusion import bank
 from fusion.bank import LEASE_S, Filled, fill, read_vectors
-from fusion.bank_file import ABANDONED_S, open_file
 from fusion.bank_marks import Span, read_page, take, write_marks
 from fusion.bank_texts import collect, fill_new, span_texts, store_texts
 from fusion.behavior_text import Template, behavior_text
 from fusion.cut import Low, Recipe, open_low, recipe_of
 from fusion.tables import bank_vectors, banks
-from interest.errors import ArtifactError
-from interest.sql import insert_new, item_row, writing
+from interest.sql import insert_new, item_row
 from interest.tables import behaviors, items
 from interest.types import Item
 from streams.store import open_store
@@ -297,88 +294,6 @@ def test_collection_removes_what_nothing_leads_to(world: Engine, llm: Path, low:
         counting = Counting(low)
         fill(world, counting, store_texts(connection, PLAIN).texts)
     assert counting.seen == ["Item 3"]
-
-
-def test_a_mapped_bank_is_the_bank(store: Engine, low: Low, tmp_path: Path) -> None:
-    fill(store, low, TEXTS)
-    keys = low.recipe.keys(TEXTS)
-    with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
-        assert isinstance(file.vectors, np.memmap)
-        assert file.vectors.dtype == np.float16
-        found = held(store, low.recipe, TEXTS)
-        np.testing.assert_array_equal(file.vectors[file.find(keys)], np.stack([found[text] for text in TEXTS]))
-        assert file.find(low.recipe.keys(["never", "seen"])).tolist() == [-1, -1]
-        again = open_file(connection, low.recipe.id, keys[:5], tmp_path)
-        assert again.vectors.filename == file.vectors.filename  # vectors never change: nothing was written
-    fill(store, low, [*TEXTS, "new"])
-    more = [*keys, *low.recipe.keys(["new"])]
-    with store.connect() as connection:
-        wider = open_file(connection, low.recipe.id, more, tmp_path)
-        assert len(wider.keys) == 31
-        assert (wider.find(more) >= 0).all()
-        np.testing.assert_array_equal(file.vectors[file.find(keys)], wider.vectors[wider.find(keys)])
-        assert len(list((tmp_path / low.recipe.id).iterdir())) == 1
-        with pytest.raises(ArtifactError, match="lacks 1 of 1 vectors"):
-            open_file(connection, low.recipe.id, low.recipe.keys(["never"]), tmp_path)
-        with pytest.raises(ArtifactError, match="is empty"):
-            open_file(connection, "another", keys, tmp_path)
-
-
-def test_what_is_added_while_a_bank_is_mapped_pushes_nothing_out(url: str, low: Low, tmp_path: Path) -> None:
-    """Another process writes after each of the export's queries, in the order of keys before all others."""
-    engine, other = open_store(url), open_store(url)
-    fill(engine, low, TEXTS)
-    added: list[bytes] = []
-
-    def add(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        if "bank_vectors" in statement:
-            added.append(bytes(15) + bytes([len(added)]))
-            row = {"bank": low.recipe.id, "key": added[-1], "vector": np.zeros(low.width, "<f2").tobytes()}
-            with writing(other) as connection:
-                insert_new(connection, bank_vectors, [row])
-
-    event.listen(engine, "after_cursor_execute", add)
-    keys = low.recipe.keys(TEXTS)
-    with engine.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
-    assert added
-    found = held(other, low.recipe, TEXTS)
-    np.testing.assert_array_equal(file.vectors[file.find(keys)], np.stack([found[text] for text in TEXTS]))
-    engine.dispose()
-    other.dispose()
-
-
-def test_what_a_killed_export_left_is_neither_read_nor_kept(store: Engine, low: Low, tmp_path: Path) -> None:
-    fill(store, low, TEXTS)
-    keys, folder = low.recipe.keys(TEXTS), tmp_path / low.recipe.id
-    with store.connect() as connection:
-        open_file(connection, low.recipe.id, keys, tmp_path)
-    (place,) = folder.iterdir()
-    np.save(place / "vectors.npy", np.zeros((len(TEXTS), low.width), "<f2"))
-    shutil.copytree(place, folder / ".dead")
-    for path in (*(folder / ".dead").iterdir(), folder / ".dead"):
-        os.utime(path, (time.time() - 2 * ABANDONED_S,) * 2)
-    place.rename(folder / ".at_work")
-    with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
-    assert (np.abs(file.vectors).max(axis=1) > 0).all()
-    assert sorted(path.name for path in folder.iterdir()) == [".at_work", place.name]
-
-
-def test_keys_are_told_apart_to_the_last_byte(store: Engine, low: Low, tmp_path: Path) -> None:
-    """Keys may end in zeros, which numpy's byte strings do not show."""
-    bank.register(store, low.recipe, low.width)
-    ends = [bytes(15) + bytes([last]) for last in range(3)] + [bytes(14) + b"\1\0", bytes(14) + b"\1\1"]
-    rows = [
-        {"bank": low.recipe.id, "key": key, "vector": np.full(low.width, n, "<f2").tobytes()}
-        for n, key in enumerate(ends)
-    ]
-    with store.begin() as connection:
-        insert_new(connection, bank_vectors, rows)
-    with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, ends, tmp_path)
-    assert [float(file.vectors[row][0]) for row in file.find(ends)] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_recipes_are_kept_with_their_bank(store: Engine, low: Low) -> None:
