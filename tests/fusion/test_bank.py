@@ -22,7 +22,7 @@ from sqlalchemy import Engine, delete, func, select, update
 from fusion import bank
 from fusion.bank import LEASE_S, Filled, fill, read_vectors
 from fusion.bank_marks import Span, read_page, take, write_marks
-from fusion.bank_texts import collect, fill_new, span_texts, store_texts
+from fusion.bank_texts import collect, span_texts, store_texts
 from fusion.behavior_text import Template, behavior_text
 from fusion.cut import Low, Recipe, open_low, recipe_of
 from fusion.tables import bank_vectors, banks
@@ -181,7 +181,7 @@ def test_a_claim_is_renewed_while_its_filler_works(store: Engine, low: Low) -> N
 
 def test_a_late_filler_does_not_overwrite(store: Engine, low: Low) -> None:
     """A filler that was asleep past its lease writes after another has: the first vector stays."""
-    claims = bank.Claims(store, low.recipe.id, "sleeper")
+    claims = bank.Claims(store, low.recipe, low.width, "sleeper")
     bank.register(store, low.recipe, low.width)
     keys = low.recipe.keys(TEXTS[:1])
     assert claims.take(keys) == keys
@@ -222,16 +222,22 @@ def test_new_behaviours_cost_only_unseen_texts(world: Engine, low: Low) -> None:
     known = [row for row in rows if not row[0].endswith("9")]
     assert {behavior_text(titled, action, value, book[item]) for item, action, value in known} <= set(short)
     counting = Counting(low)
-    assert fill_new(world, counting, [Span("u1", 5, 9)]).computed == len(texts)
-    assert fill_new(world, counting, [Span("u1", 5, 9)]) == Filled(len(texts), 0)
-    assert fill_new(world, counting, [Span("nobody", 5, 9)]) == Filled(0, 0)
-    fill_new(world, counting, [Span("u1", 5 * n, 5 * n + 4) for n in range(5)] + [Span("u2", 0, 4)])
+
+    def fill_new(*spans: Span) -> Filled:
+        with world.connect() as connection:
+            own = span_texts(connection, PLAIN, spans)
+        return fill(world, counting, own, wait=False)
+
+    assert fill_new(Span("u1", 5, 9)).computed == len(texts)
+    assert fill_new(Span("u1", 5, 9)) == Filled(len(texts), 0)
+    assert fill_new(Span("nobody", 5, 9)) == Filled(0, 0)
+    fill_new(*(Span("u1", 5 * n, 5 * n + 4) for n in range(5)), Span("u2", 0, 4))
     assert len(counting.seen) == len(set(counting.seen))
 
 
 def test_what_another_filler_has_claimed_is_counted_as_left(store: Engine, low: Low) -> None:
     bank.register(store, low.recipe, low.width)
-    bank.Claims(store, low.recipe.id, "another").take(low.recipe.keys(TEXTS[:2]))
+    bank.Claims(store, low.recipe, low.width, "another").take(low.recipe.keys(TEXTS[:2]))
     assert fill(store, low, TEXTS[:5], wait=False) == Filled(5, 3, 2)
     with store.begin() as connection:
         connection.execute(update(bank_vectors).where(bank_vectors.c.vector.is_(None)).values(until=0.0))

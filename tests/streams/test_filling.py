@@ -79,7 +79,7 @@ def test_texts_that_another_has_claimed_are_not_marked_until_they_are_there(stor
     begin(store)
     register(store, low.recipe, low.width)
     claimed = low.recipe.keys(sorted(texts_of(store))[:5])
-    Claims(store, low.recipe.id, "killed").take(claimed)
+    Claims(store, low.recipe, low.width, "killed").take(claimed)
     walk = Walk(store, low)
     walked(walk)
     assert not walk.whole
