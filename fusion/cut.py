@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fusion.behavior_text import Template
-from fusion.causal_lm import load, shell
+from fusion.causal_lm import ANEW, check_weights, load, load_tokenizer, shell
 from fusion.encoder import ROWS_CPU, ROWS_CUDA, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
 
@@ -102,7 +102,8 @@ def recipe_of(
     template.check()
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not files:
-        raise InputError(f"{folder} has no tokenizer; give the folder of a whole checkpoint")
+        raise InputError(f"{folder} has no tokenizer, no tokenizer.json; {ANEW}, or give a whole checkpoint's folder")
+    check_weights(folder)
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
@@ -130,13 +131,15 @@ def sink_of(own: Architecture) -> int:
 
 
 def architecture(folder: Path) -> Architecture:
-    """The LLM's config.json. Raises InputError where it cannot be cut."""
+    """The LLM's config.json. Raises InputError where it is broken, or the LLM cannot be cut."""
     if not folder.is_dir():
         raise InputError(f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm")
     try:
         own: Architecture = msgspec.json.decode((folder / "config.json").read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{folder} is no language model's folder: its config.json cannot be read ({error})") from None
+        own |= {name: int(own[name]) for name in ("num_hidden_layers", "hidden_size", "vocab_size")}
+    except (OSError, ValueError, TypeError, KeyError, msgspec.DecodeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        raise InputError(f"{folder} is no language model's folder: its config.json {reason}; {ANEW}") from None
     kind, types = own.get("model_type"), set(own.get("layer_types") or ["full_attention"])
     slides = own.get("sliding_window") and own.get("use_sliding_window", True)
     if kind not in FAMILY or types != {"full_attention"} or slides:
@@ -335,10 +338,7 @@ def open_low(folder: Path, recipe: Recipe, *, device: str | None = None) -> Low:
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load(folder, getattr(torch, recipe.precision))
     model.layers = model.layers[: recipe.cut]  # the others' memory is given back
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Low(model.to(place), tokenizer, recipe, rows=ROWS_CPU if place == "cpu" else ROWS_CUDA)
+    return Low(model.to(place), load_tokenizer(folder), recipe, rows=ROWS_CPU if place == "cpu" else ROWS_CUDA)
 
 
 def same_llm(folder: Path, recipe: Recipe) -> None:
