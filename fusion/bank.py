@@ -31,7 +31,6 @@ from fusion.tables import bank_marks, bank_vectors, banks
 from interest.sql import insert_new, writing
 
 KEYS_AT_ONCE = 500  # below every driver's limit on parameters
-CHUNK = 64  # texts claimed and computed together: about a second of work with a small LLM on one core
 LEASE_S = 60.0  # a claim lapses after; it is renewed while its filler works
 WAIT_S = 0.2  # between looks at what another filler is computing
 
@@ -45,6 +44,10 @@ class Computes(Protocol):
 
     @property
     def width(self) -> int: ...
+
+    @property
+    def at_once(self) -> int:
+        """Texts that it is well used with; a filler claims so many, and a killed one loses them."""
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]: ...
 
@@ -77,15 +80,13 @@ class Claims:
         with writing(self.engine) as connection:
             _own(connection, self.recipe, self.width)  # one filler at a time: none wait for each other's rows
             insert_new(connection, bank_vectors, rows)
-            connection.execute(
-                update(bank_vectors)
-                .where(_among(self.bank, keys), bank_vectors.c.vector.is_(None), bank_vectors.c.until < now)
-                .values(owner=self.owner, until=now + LEASE_S)
-            )
-            own = select(bank_vectors.c.key).where(
-                _among(self.bank, keys), bank_vectors.c.vector.is_(None), bank_vectors.c.owner == self.owner
-            )
-            mine = {bytes(key) for key in connection.scalars(own)}
+            mine: set[bytes] = set()
+            for page in _pages(keys, KEYS_AT_ONCE):
+                free = and_(_among(self.bank, page), bank_vectors.c.vector.is_(None))
+                lapsed = update(bank_vectors).where(free, bank_vectors.c.until < now)
+                connection.execute(lapsed.values(owner=self.owner, until=now + LEASE_S))
+                own = select(bank_vectors.c.key).where(free, bank_vectors.c.owner == self.owner)
+                mine.update(bytes(key) for key in connection.scalars(own))
         self.renewed = now
         return [key for key in keys if key in mine]
 
@@ -143,11 +144,12 @@ def fill(
     *,
     advance: Callable[[int], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     wait: bool = True,
 ) -> Filled:
     """Compute the vectors of those texts that the bank lacks; when it returns, it has them all.
 
+    chunk: texts claimed and computed together, if not as many as `low` wants.
     wait: False leaves to other fillers what they have claimed, and so 5.
 
     1. Page by page, leave out what is there. 2. Claim a chunk. 3. Compute it. 4. Write it.
@@ -155,14 +157,14 @@ def fill(
     6. Look again at everything, which may have been removed meanwhile, until it is there.
     `advance` is called with texts that are done, whoever did them. An interrupted run leaves what it wrote.
     """
-    recipe = low.recipe
+    recipe, chunk = low.recipe, chunk or low.at_once
     register(engine, recipe, low.width)
     claims = Claims(engine, recipe, low.width, uuid.uuid4().hex, clock)
     asked = computed = 0
     every: dict[bytes, str] = {}
     elsewhere: dict[bytes, str] = {}
     try:
-        for page in _pages(texts, KEYS_AT_ONCE):
+        for page in _pages(texts, max(KEYS_AT_ONCE, chunk)):
             every |= (known := dict(zip(recipe.keys(page), page, strict=True)))
             lacking = missing(engine, recipe.id, known)  # 1
             asked += len(page)

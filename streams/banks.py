@@ -70,6 +70,10 @@ class _WhenNeeded:
     def width(self) -> int:
         return self._low.width
 
+    @property
+    def at_once(self) -> int:
+        return self._low.at_once
+
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]:
         return self._low(texts, advance)
 

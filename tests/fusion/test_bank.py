@@ -43,7 +43,8 @@ class Counting:
     """The low layers, with what they were asked for; `before` is called before each batch."""
 
     def __init__(self, low: Low, before: Callable[[], None] = lambda: None) -> None:
-        self.recipe, self.width, self._low, self._before = low.recipe, low.width, low, before
+        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+        self._low, self._before = low, before
         self.seen: list[str] = []
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
@@ -78,6 +79,28 @@ def test_what_is_in_the_bank_is_what_would_be_computed_again(url: str, low: Low)
     assert counting.seen == ["new"]
     assert counted(engine) == (61, 31)
     engine.dispose()
+
+
+def test_a_filler_hands_over_as_many_texts_as_its_device_is_quick_with(store: Engine, low: Low) -> None:
+    texts = [f"viewed: Film {n}" for n in range(1300)]
+    many: list[int] = []
+
+    class Quick(Counting):
+        def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
+            many.append(len(texts))
+            advance(len(texts))
+            return np.ones((len(texts), self.width), np.float32)
+
+    for at_once, calls in (
+        (64, [*[64] * 7, 52] * 2 + [*[64] * 4, 44]),
+        (1200, [1200, 100]),
+    ):  # pages of 500
+        quick = Quick(low)
+        quick.at_once = at_once
+        bank.remove(store, low.recipe.id)
+        many.clear()
+        assert fill(store, quick, texts) == Filled(1300, 1300)
+        assert many == calls
 
 
 def test_several_cuts_lie_side_by_side_and_a_changed_recipe_finds_nothing(store: Engine, llm: Path, low: Low) -> None:

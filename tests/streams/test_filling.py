@@ -27,7 +27,8 @@ class Between:
     """Low layers with something that happens before the texts of the first call are done."""
 
     def __init__(self, low: Low, happens: Callable[[], object]) -> None:
-        self.recipe, self.width, self._low, self._left = low.recipe, low.width, low, [happens]
+        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+        self._low, self._left = low, [happens]
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
         while self._left:
