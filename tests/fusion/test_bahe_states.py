@@ -12,6 +12,7 @@ from test_bahe import QUICK, THREE, config_of, ready
 
 from fusion.artifact import Artifact, load_artifact
 from fusion.bahe_training import begin_with_llm, newest
+from fusion.bank import read_keys, remove, remove_keys
 from fusion.cut import Recipe
 from fusion.dataset import DatasetConfig
 from fusion.experiment import run
@@ -78,3 +79,19 @@ def test_a_request_of_several_parts_scores_as_its_pairs_one_by_one(
         kept.states._limit = limit
         np.testing.assert_allclose(kept(connection, pairs, now), alone, atol=CLOSE)
         np.testing.assert_allclose(kept(connection, pairs[::-1], now), alone[::-1], atol=CLOSE)
+
+
+def test_scores_are_the_same_with_and_without_a_bank(world: Log, store: Engine, loaded: Artifact) -> None:
+    """What the bank lacks is computed to the last bit as it was, also where half of it is there."""
+    now, pairs = float(world.at.max()) + DAY, cross(["u1", "u2", "nobody"], range(12))
+    bank = loaded.config.model.recipe.id
+    with store.connect() as connection:
+        filled = Scorer(loaded)(connection, pairs, now)
+        half = sorted(read_keys(connection, bank))[::2]
+    assert len(half) > 50
+    remove_keys(store, bank, half, {})
+    with store.connect() as connection:
+        np.testing.assert_array_equal(Scorer(loaded)(connection, pairs, now), filled)
+    remove(store, bank)
+    with store.connect() as connection:
+        np.testing.assert_array_equal(Scorer(loaded)(connection, pairs, now), filled)

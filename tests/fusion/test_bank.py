@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from ctr_world import fill as fill_store
 from ctr_world import random_rows
 from sqlalchemy import Engine, delete, func, select, update
+from tiny_llm import save_llm, save_tokenizer
 
 from fusion import bank
 from fusion.bank import LEASE_S, Filled, fill, read_vectors
@@ -25,6 +27,7 @@ from fusion.bank_marks import Span, read_page, take, write_marks
 from fusion.bank_texts import collect, span_texts, store_texts
 from fusion.behavior_text import Template, behavior_text
 from fusion.cut import Low, Recipe, open_low, recipe_of
+from fusion.encoder import Precision
 from fusion.tables import bank_vectors, banks
 from interest.sql import insert_new, item_row
 from interest.tables import behaviors, items
@@ -103,20 +106,43 @@ def test_a_filler_hands_over_as_many_texts_as_its_device_is_quick_with(store: En
         assert many == calls
 
 
-def test_several_cuts_lie_side_by_side_and_a_changed_recipe_finds_nothing(store: Engine, llm: Path, low: Low) -> None:
+@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-3), ("bfloat16", 2e-2)])  # float16 has 11 bits
+def test_a_bank_of_either_precision_is_what_is_computed_again(
+    store: Engine, llm: Path, low: Low, precision: Precision, near: float
+) -> None:
+    recipe = recipe_of(llm, 2, precision=precision)
+    fill(store, open_low(llm, recipe), TEXTS, chunk=7)
+    found = held(store, recipe, TEXTS)
+    kept = np.stack([found[text] for text in TEXTS])
+    np.testing.assert_array_equal(open_low(llm, recipe)(TEXTS[::-1])[::-1].astype(np.float16), kept)  # loaded again
+    exact = low(TEXTS)
+    assert 0 < np.abs(kept - exact).max() < near * np.abs(exact).max()
+
+
+def test_several_recipes_lie_side_by_side_and_a_changed_one_finds_nothing(
+    store: Engine, llm: Path, low: Low, tmp_path: Path
+) -> None:
     fill(store, low, TEXTS)
-    for other in (
-        recipe_of(llm, 3),
-        recipe_of(llm, 2, pooling="last"),
-        recipe_of(llm, 2, template=Template(item="{title}")),
-    ):
+    before = held(store, low.recipe, TEXTS)
+    weights, rope = save_llm(tmp_path / "a" / "tiny", seed=1), save_llm(tmp_path / "b" / "tiny", rope_theta=500.0)
+    shutil.copytree(llm, tmp_path / "c" / "tiny")
+    save_tokenizer(tmp_path / "c" / "tiny", swap=True)
+    others = [
+        (llm, recipe_of(llm, 3)),
+        (llm, recipe_of(llm, 2, pooling="last")),
+        (llm, recipe_of(llm, 2, precision="bfloat16")),
+        (llm, recipe_of(llm, 2, template=Template(item="{title}"))),
+        *((folder, recipe_of(folder, 2)) for folder in (weights, rope, tmp_path / "c" / "tiny")),
+    ]
+    for folder, other in others:
         assert held(store, other, TEXTS) == {}
-        counting = Counting(open_low(llm, other))
+        counting = Counting(open_low(folder, other))
         fill(store, counting, TEXTS)
         assert len(counting.seen) == len(TEXTS)
     with store.connect() as connection:
-        assert connection.scalar(select(func.count()).select_from(banks)) == 4
-    assert len(held(store, low.recipe, TEXTS)) == len(TEXTS)
+        assert connection.scalar(select(func.count()).select_from(banks)) == 1 + len(others)
+    after = held(store, low.recipe, TEXTS)
+    assert all(np.array_equal(after[text], before[text]) for text in TEXTS)
 
 
 def test_an_interrupted_filler_loses_nothing_that_it_wrote(store: Engine, low: Low) -> None:
