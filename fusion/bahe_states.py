@@ -108,7 +108,8 @@ class BaheStates:
         keys = [b"" if batch.item_row[row] == 1 else batch.vectors[row].numpy().tobytes() for row in rows]
         fresh = [o for o, key in enumerate(keys) if key not in self._items]
         if fresh:
-            made = self._model.encode_items(dataclasses.replace(batch, offered=batch.offered[fresh]))
+            own = dataclasses.replace(batch, offered=batch.offered[fresh], target=torch.arange(len(fresh)))
+            made = self._model.encode_items(own)
             self._items |= {keys[o]: item for o, item in zip(fresh, made, strict=True)}
         for key in keys:
             self._items.move_to_end(key)

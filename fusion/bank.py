@@ -3,6 +3,7 @@
 Rows are keyed by a hash of the recipe (LLM, tokenizer, cut, pooling, template...) and the text, so several cuts lie
 side by side and a changed recipe never finds an old vector. A filler claims texts before it computes them, in a short
 transaction; a second filler passes claimed texts by. A filler that dies loses the batch in hand: its claims lapse.
+Whoever writes to a bank holds its row in `banks` first, so that a removal comes before or after.
 
 Decides nothing about what is read from it (fusion/bank_file.py, fusion/atoms.py) or which texts there are
 (fusion/bank_texts.py).
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -21,17 +22,19 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, or_, select, text, update
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from fusion.bank_marks import read_marks
 from fusion.cut import Recipe
 from fusion.tables import bank_marks, bank_vectors, banks
 from interest.sql import insert_new, writing
 
 KEYS_AT_ONCE = 500  # below every driver's limit on parameters
-CHUNK = 64  # texts claimed and computed together: about a second of work with a small LLM on one core
 LEASE_S = 60.0  # a claim lapses after; it is renewed while its filler works
 WAIT_S = 0.2  # between looks at what another filler is computing
+
+Tell = Callable[[Connection], object]
 
 
 class Computes(Protocol):
@@ -41,6 +44,10 @@ class Computes(Protocol):
 
     @property
     def width(self) -> int: ...
+
+    @property
+    def at_once(self) -> int:
+        """Texts that it is well used with; a filler claims so many, and a killed one loses them."""
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]: ...
 
@@ -56,29 +63,30 @@ class Claims:
     """One filler's claims on texts that it is about to compute."""
 
     engine: Engine
-    bank: str
+    recipe: Recipe
+    width: int
     owner: str
     clock: Callable[[], float] = time.time
     renewed: float = 0.0
+
+    @property
+    def bank(self) -> str:
+        return self.recipe.id
 
     def take(self, keys: Sequence[bytes]) -> list[bytes]:
         """Claim what nobody has computed and no living filler claims; return what is ours now."""
         now = self.clock()
         rows = [{"bank": self.bank, "key": key, "owner": self.owner, "until": now + LEASE_S} for key in keys]
         with writing(self.engine) as connection:
-            if connection.dialect.name == "postgresql":  # one filler claims at a time: none wait for each other's rows
-                lock = text("select pg_advisory_xact_lock(hashtextextended(:bank, 0))")
-                connection.execute(lock, {"bank": f"interestream.bank:{self.bank}"})
+            _own(connection, self.recipe, self.width)  # one filler at a time: none wait for each other's rows
             insert_new(connection, bank_vectors, rows)
-            connection.execute(
-                update(bank_vectors)
-                .where(_among(self.bank, keys), bank_vectors.c.vector.is_(None), bank_vectors.c.until < now)
-                .values(owner=self.owner, until=now + LEASE_S)
-            )
-            own = select(bank_vectors.c.key).where(
-                _among(self.bank, keys), bank_vectors.c.vector.is_(None), bank_vectors.c.owner == self.owner
-            )
-            mine = {bytes(key) for key in connection.scalars(own)}
+            mine: set[bytes] = set()
+            for page in _pages(keys, KEYS_AT_ONCE):
+                free = and_(_among(self.bank, page), bank_vectors.c.vector.is_(None))
+                lapsed = update(bank_vectors).where(free, bank_vectors.c.until < now)
+                connection.execute(lapsed.values(owner=self.owner, until=now + LEASE_S))
+                own = select(bank_vectors.c.key).where(free, bank_vectors.c.owner == self.owner)
+                mine.update(bytes(key) for key in connection.scalars(own))
         self.renewed = now
         return [key for key in keys if key in mine]
 
@@ -88,6 +96,7 @@ class Claims:
         if now - self.renewed < LEASE_S / 3:
             return
         with writing(self.engine) as connection:
+            _hold(connection, self.bank)
             connection.execute(
                 update(bank_vectors)
                 .where(bank_vectors.c.bank == self.bank, bank_vectors.c.owner == self.owner)
@@ -96,7 +105,10 @@ class Claims:
         self.renewed = now
 
     def keep(self, keys: Sequence[bytes], made: NDArray[np.float32]) -> None:
-        """Write vectors; where a claim lapsed meanwhile and another filler was quicker, its vector stays."""
+        """Write vectors, whose claims may have been removed with their bank.
+
+        Where a claim lapsed meanwhile and another filler was quicker, its vector stays.
+        """
         statement = (
             update(bank_vectors)
             .where(
@@ -107,12 +119,15 @@ class Claims:
         packed = made.astype("<f2")
         rows = [{"k": key, "v": row.tobytes()} for key, row in sorted(zip(keys, packed, strict=True), key=_first)]
         with writing(self.engine) as connection:
-            connection.execute(statement, rows)
+            _own(connection, self.recipe, self.width)
             _count_up(connection, self.bank, "computed", len(rows))
+            insert_new(connection, bank_vectors, [{"bank": self.bank, "key": row["k"], "until": 0.0} for row in rows])
+            connection.execute(statement, rows)
 
     def drop(self) -> None:
         """Give up every claim: others need not wait for it to lapse."""
         with writing(self.engine) as connection:
+            _hold(connection, self.bank)
             connection.execute(
                 delete(bank_vectors).where(
                     bank_vectors.c.bank == self.bank,
@@ -129,25 +144,29 @@ def fill(
     *,
     advance: Callable[[int], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     wait: bool = True,
 ) -> Filled:
     """Compute the vectors of those texts that the bank lacks; when it returns, it has them all.
 
+    chunk: texts claimed and computed together, if not as many as `low` wants.
     wait: False leaves to other fillers what they have claimed, and so 5.
 
     1. Page by page, leave out what is there. 2. Claim a chunk. 3. Compute it. 4. Write it.
     5. Look again at what other fillers had claimed, until they have written it or their claims have lapsed.
+    6. Look again at everything, which may have been removed meanwhile, until it is there.
     `advance` is called with texts that are done, whoever did them. An interrupted run leaves what it wrote.
     """
-    recipe = low.recipe
+    recipe, chunk = low.recipe, chunk or low.at_once
     register(engine, recipe, low.width)
-    claims = Claims(engine, recipe.id, uuid.uuid4().hex, clock)
+    claims = Claims(engine, recipe, low.width, uuid.uuid4().hex, clock)
     asked = computed = 0
+    every: dict[bytes, str] = {}
     elsewhere: dict[bytes, str] = {}
     try:
-        for page in _pages(texts, KEYS_AT_ONCE):
-            lacking = missing(engine, recipe.id, dict(zip(recipe.keys(page), page, strict=True)))  # 1
+        for page in _pages(texts, max(KEYS_AT_ONCE, chunk)):
+            every |= (known := dict(zip(recipe.keys(page), page, strict=True)))
+            lacking = missing(engine, recipe.id, known)  # 1
             asked += len(page)
             advance(len(page) - len(lacking))
             for own in _pages(lacking, chunk):
@@ -155,16 +174,10 @@ def fill(
                 computed += len(mine)
                 advance(len(mine))
                 elsewhere |= {key: lacking[key] for key in own if key not in mine}
-        while elsewhere and wait:  # 5
-            before = len(elsewhere)
-            elsewhere = missing(engine, recipe.id, elsewhere)
-            for own in _pages(elsewhere, chunk):
-                mine = _compute(claims, low, {key: elsewhere[key] for key in own})
-                computed += len(mine)
-                elsewhere = {key: text for key, text in elsewhere.items() if key not in mine}
-            advance(before - len(elsewhere))
-            if len(elsewhere) == before:
-                time.sleep(WAIT_S)
+        if wait:
+            computed += _wait_for(claims, low, elsewhere, chunk, advance)  # 5
+            while elsewhere := missing(engine, recipe.id, every):  # 6
+                computed += _wait_for(claims, low, elsewhere, chunk, lambda _: None)
     except BaseException:
         with contextlib.suppress(SQLAlchemyError):  # the store may be what failed; then the claims lapse
             claims.drop()
@@ -172,6 +185,24 @@ def fill(
     with writing(engine) as connection:
         _count_up(connection, recipe.id, "asked", asked)
     return Filled(asked, computed, len(missing(engine, recipe.id, elsewhere)))
+
+
+def _wait_for(
+    claims: Claims, low: Computes, texts: dict[bytes, str], chunk: int, advance: Callable[[int], None]
+) -> int:
+    """Until all of the texts are there; return how many were computed here."""
+    computed = 0
+    while texts:
+        before = len(texts)
+        texts = missing(claims.engine, claims.bank, texts)
+        for own in _pages(texts, chunk):
+            mine = _compute(claims, low, {key: texts[key] for key in own})
+            computed += len(mine)
+            texts = {key: text for key, text in texts.items() if key not in mine}
+        advance(before - len(texts))
+        if len(texts) == before:
+            time.sleep(WAIT_S)
+    return computed
 
 
 def _compute(claims: Claims, low: Computes, texts: dict[bytes, str]) -> set[bytes]:
@@ -183,10 +214,8 @@ def _compute(claims: Claims, low: Computes, texts: dict[bytes, str]) -> set[byte
 
 def register(engine: Engine, recipe: Recipe, width: int) -> None:
     """Make the bank known, so that `stats` shows it and `gc` knows its template."""
-    zero = {"asked": 0, "computed": 0, "behaviors": 0, "texts": 0}
-    row = {"id": recipe.id, "recipe": msgspec.json.encode(recipe).decode(), "width": width} | zero
     with writing(engine) as connection:
-        insert_new(connection, banks, [row])
+        _own(connection, recipe, width)
 
 
 def read_vectors(connection: Connection, bank: str, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:
@@ -206,20 +235,40 @@ def read_recipes(connection: Connection) -> dict[str, Recipe]:
     return {row[0]: msgspec.json.decode(row[1], type=Recipe) for row in connection.execute(query)}
 
 
-def remove(engine: Engine, bank: str, keys: Sequence[bytes] | None = None) -> int:
-    """Remove vectors and lapsed claims of some keys, or the bank as a whole; return how many vectors went."""
-    gone = 0
-    if keys is None:
-        with writing(engine) as connection:
-            gone = count(connection, bank)
-            connection.execute(delete(bank_vectors).where(bank_vectors.c.bank == bank))
-            connection.execute(delete(bank_marks).where(bank_marks.c.bank == bank))
-            connection.execute(delete(banks).where(banks.c.id == bank))
-        return gone
-    lapsed = or_(bank_vectors.c.vector.is_not(None), bank_vectors.c.until < time.time())
-    for page in _pages(keys, KEYS_AT_ONCE):
-        with writing(engine) as connection:
+def remove(engine: Engine, bank: str, tell: Tell = lambda _: None) -> int:
+    """Remove a bank with its marks; return how many vectors went. Whoever is filling it makes it anew.
+
+    tell: called first in the transaction, for whoever remembers what the bank held.
+    """
+    with writing(engine) as connection:
+        tell(connection)
+        _keep_out(connection, bank)
+        gone = count(connection, bank)
+        connection.execute(delete(bank_vectors).where(bank_vectors.c.bank == bank))
+        connection.execute(delete(bank_marks).where(bank_marks.c.bank == bank))
+        connection.execute(delete(banks).where(banks.c.id == bank))
+    return gone
+
+
+def remove_keys(
+    engine: Engine, bank: str, keys: Sequence[bytes], marks: Mapping[str, int], tell: Tell = lambda _: None
+) -> int:
+    """Remove vectors and lapsed claims that nothing led to when `marks` were the bank's; return how many went.
+
+    What came in since may lead to them again, and was marked as filled: marks that are newer go too.
+    """
+    if not keys:
+        return 0
+    gone, lapsed = 0, or_(bank_vectors.c.vector.is_not(None), bank_vectors.c.until < time.time())
+    with writing(engine) as connection:
+        tell(connection)
+        _keep_out(connection, bank)
+        for page in _pages(keys, KEYS_AT_ONCE):
             gone += connection.execute(delete(bank_vectors).where(_among(bank, page), lapsed)).rowcount
+        newer = [{"u": user} for user, seq in read_marks(connection, bank).items() if marks.get(user) != seq]
+        if newer:
+            of_user = and_(bank_marks.c.bank == bank, bank_marks.c.user_id == bindparam("u"))
+            connection.execute(delete(bank_marks).where(of_user), newer)
     return gone
 
 
@@ -251,6 +300,29 @@ def missing(engine: Engine, bank: str, texts: dict[bytes, str]) -> dict[bytes, s
 
 def _among(bank: str, keys: Sequence[bytes]) -> Any:
     return and_(bank_vectors.c.bank == bank, bank_vectors.c.key.in_(keys))
+
+
+def _own(connection: Connection, recipe: Recipe, width: int) -> None:
+    """Nobody else writes to the bank before the caller's transaction ends. Makes it known where it is not, or gone."""
+    zero = {"asked": 0, "computed": 0, "behaviors": 0, "texts": 0}
+    row = {"id": recipe.id, "recipe": msgspec.json.encode(recipe).decode(), "width": width} | zero
+    held = 0
+    while not held:  # until no removal comes between the two
+        insert_new(connection, banks, [row])
+        held = connection.execute(update(banks).where(banks.c.id == recipe.id).values(width=width)).rowcount
+
+
+def _hold(connection: Connection, bank: str) -> None:
+    """Nothing is removed from the bank before the caller's transaction ends.
+
+    PostgreSQL locks its row for other writers to share; SQLite has one writer at a time anyway.
+    """
+    connection.execute(select(banks.c.id).where(banks.c.id == bank).with_for_update(read=True))
+
+
+def _keep_out(connection: Connection, bank: str) -> None:
+    """Before anything is removed: wait for those who hold the bank, and let them wait."""
+    connection.execute(select(banks.c.id).where(banks.c.id == bank).with_for_update())
 
 
 def _count_up(connection: Connection, bank: str, what: str, more: int) -> None:

@@ -2,11 +2,12 @@
 
 <folder>/<bank id>/<digest of its keys>/ holds keys.npy (n,) of 16 bytes, ascending, and vectors.npy (n, d) float16.
 The same vectors always make the same folder, so that two exports at once agree. A folder whose name begins with a dot
-is one that is being written.
+is one that is being written or removed: every other one is whole, and comes and goes by being renamed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
@@ -54,8 +55,12 @@ def open_file(
     Vectors never change, so an older file that has the keys is as good as a new one. `advance`: vectors written.
     Raises ArtifactError where the store lacks some of them.
     """
-    for there in sorted((folder / bank).glob("[!.]*/vectors.npy")):
-        found = _open(there.parent)
+    for there in sorted((folder / bank).glob("[!.]*")):
+        try:
+            found = _open(there)
+        except FileNotFoundError:  # another export has just removed it; if not, it is of no use to anybody
+            _remove(there)
+            continue
         if (found.find(keys) >= 0).all():
             return found
     found = _export(connection, bank, folder / bank, advance)
@@ -69,8 +74,9 @@ def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[
     """Raises ArtifactError where the bank is empty.
 
     1. Read the bank and its size in one statement: what others add meanwhile is in both or in neither. 2. Write into a
-    folder of its own. 3. Move that to its place, unless another export was quicker. 4. Remove older exports, which
-    others may read on, and what killed ones left.
+    folder of its own, and map it there: another export may remove it as soon as it is in its place. 3. Move it to its
+    place, unless another export was quicker. 4. Remove other exports, which others may read on, and what killed ones
+    left.
     """
     own = (bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
     whole = select(func.count()).select_from(bank_vectors).where(*own).correlate(None).scalar_subquery()
@@ -94,15 +100,24 @@ def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[
             advance(len(part))
         keys.flush()
         vectors.flush()
+        found = _open(scratch)
         place = folder / digest.hexdigest()[:16]
-        if not place.exists():
+        with contextlib.suppress(OSError):  # it is there
             scratch.rename(place)  # 3
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for other in folder.iterdir():
         if other != place and (not other.name.startswith(".") or _abandoned(other)):
-            shutil.rmtree(other, ignore_errors=True)  # 4
-    return _open(place)
+            _remove(other)  # 4
+    return found
+
+
+def _remove(folder: Path) -> None:
+    """Whoever looks meanwhile finds it whole or not at all."""
+    gone = folder.with_name(f".{uuid.uuid4().hex}")
+    with contextlib.suppress(OSError):  # another one removes it
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _abandoned(scratch: Path) -> bool:
@@ -114,7 +129,10 @@ def _abandoned(scratch: Path) -> bool:
 
 
 def _open(folder: Path) -> BankFile:
+    """Raises FileNotFoundError where it is not there, or no longer."""
     try:
         return BankFile(np.load(folder / "keys.npy", mmap_mode="r"), np.load(folder / "vectors.npy", mmap_mode="r"))
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder} is no bank file ({error}); remove it") from None

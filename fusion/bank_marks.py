@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy import text as sql
 
 from fusion.tables import bank_marks
@@ -58,6 +58,12 @@ def read_page(connection: Connection, bank: str, after: str, most: int) -> Page:
 def write_marks(connection: Connection, bank: str, spans: Sequence[Span]) -> None:
     """The bank has the texts of these behaviours, and of all before them."""
     upsert(connection, bank_marks, [{"user_id": one.user_id, "bank": bank, "seq": one.last} for one in spans])
+
+
+def read_marks(connection: Connection, bank: str) -> dict[str, int]:
+    """Every user's mark in a bank."""
+    query = select(bank_marks.c.user_id, bank_marks.c.seq).where(bank_marks.c.bank == bank)
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def take(spans: Sequence[Span], most: int) -> tuple[list[Span], list[Span]]:

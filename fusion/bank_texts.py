@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, bindparam, func, select
 
-from fusion.bank import Computes, Filled, fill, note_size, read_keys, read_recipes, remove
-from fusion.bank_marks import Span
+from fusion.bank import Tell, note_size, read_keys, read_recipes, remove, remove_keys
+from fusion.bank_marks import Span, read_marks
 from fusion.behavior_text import Template, behavior_text, item_text
 from interest.sql import read_items
 from interest.tables import behaviors
@@ -45,33 +45,24 @@ def span_texts(connection: Connection, template: Template, spans: Iterable[Span]
     return [text for text in dict.fromkeys([*_texts(template, catalogue, rows), *items]) if text]
 
 
-def fill_new(engine: Engine, low: Computes, spans: Iterable[Span], *, wait: bool = False) -> Filled:
-    """What the stream calls for new behaviours: only texts that nobody has met cost a forward pass.
-
-    Idempotent. Unless `wait` is set it waits for no other filler: `left` counts what others have claimed.
-    """
-    with engine.connect() as connection:
-        texts = span_texts(connection, low.recipe.template, spans)
-    return fill(engine, low, texts, wait=wait)
-
-
-def collect(engine: Engine, keep: Sequence[str] | None = None) -> dict[str, int]:
+def collect(engine: Engine, keep: Sequence[str] | None = None, tell: Tell = lambda _: None) -> dict[str, int]:
     """Garbage collection: remove the banks not in `keep` (None: all stay), and vectors of texts that the store no
-    longer makes; return how many vectors went, by bank.
+    longer makes; return how many vectors went, by bank. tell: see `fusion.bank.remove`.
 
-    Keys are read before texts: a text that comes in meanwhile is either in both or not among the keys.
+    Keys and marks are read before texts: a text that comes in meanwhile is in both, or not among the keys, or nothing
+    led to it before and its user's mark is newer, which then goes too.
     """
     with engine.connect() as connection:
         recipes = read_recipes(connection)
-    gone = {bank: remove(engine, bank) for bank in recipes if keep is not None and bank not in keep}
+    gone = {bank: remove(engine, bank, tell) for bank in recipes if keep is not None and bank not in keep}
     for bank, recipe in recipes.items():
         if bank in gone:
             continue
         with engine.connect() as connection:
-            had = read_keys(connection, bank)
+            had, marks = read_keys(connection, bank), read_marks(connection, bank)
         with engine.connect() as connection:
             now = store_texts(connection, recipe.template)
-        gone[bank] = remove(engine, bank, sorted(had.difference(recipe.keys(now.texts))))
+        gone[bank] = remove_keys(engine, bank, sorted(had.difference(recipe.keys(now.texts))), marks, tell)
         note_size(engine, bank, now.behaviors, now.distinct)
     return gone
 

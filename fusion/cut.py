@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fusion.behavior_text import Template
-from fusion.causal_lm import load, shell
-from fusion.encoder import ROWS_CPU, ROWS_CUDA, Precision, batches, encoder_id
+from fusion.causal_lm import ANEW, check_weights, load, load_tokenizer, shell
+from fusion.encoder import ROWS_CPU, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
@@ -39,6 +39,8 @@ VERSION = 1  # of everything below that can change a text's vector but is no fie
 NO_SINK = -1  # in banks of versions that had none; nothing finds their vectors
 FURTHER_SINK = 4.0  # times the median length of a text's states; SmolLM2: other tokens' up to 2.2, sinks' 5.8 to 70
 ABREAST = 16  # sequences of one that share a sink: it is then a sixteenth of their cost, and their mask is small
+TOKENS_CUDA = 16_384  # a batch, padding included: enough for matrix products to fill a large GPU
+TEXTS_CPU, TEXTS_CUDA = 64, 8_192  # with a small LLM about a second of work on one core; on a GPU a batch a length
 LARGEST = 65_504.0  # of float16, as which the bank keeps vectors
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -102,7 +104,8 @@ def recipe_of(
     template.check()
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not files:
-        raise InputError(f"{folder} has no tokenizer; give the folder of a whole checkpoint")
+        raise InputError(f"{folder} has no tokenizer, no tokenizer.json; {ANEW}, or give a whole checkpoint's folder")
+    check_weights(folder)
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
@@ -130,13 +133,15 @@ def sink_of(own: Architecture) -> int:
 
 
 def architecture(folder: Path) -> Architecture:
-    """The LLM's config.json. Raises InputError where it cannot be cut."""
+    """The LLM's config.json. Raises InputError where it is broken, or the LLM cannot be cut."""
     if not folder.is_dir():
         raise InputError(f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm")
     try:
         own: Architecture = msgspec.json.decode((folder / "config.json").read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{folder} is no language model's folder: its config.json cannot be read ({error})") from None
+        own |= {name: int(own[name]) for name in ("num_hidden_layers", "hidden_size", "vocab_size")}
+    except (OSError, ValueError, TypeError, KeyError, msgspec.DecodeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        raise InputError(f"{folder} is no language model's folder: its config.json {reason}; {ANEW}") from None
     kind, types = own.get("model_type"), set(own.get("layer_types") or ["full_attention"])
     slides = own.get("sliding_window") and own.get("use_sliding_window", True)
     if kind not in FAMILY or types != {"full_attention"} or slides:
@@ -150,14 +155,23 @@ def architecture(folder: Path) -> Architecture:
 class Low:
     """The frozen layers in memory: `low(texts) -> (n, d)`.
 
-    As with text encoders, a vector is the same to the last bit whatever it is computed with: batches have a fixed
-    number of rows and lengths rounded up to 8 tokens.
+    As with text encoders, a vector is the same to the last bit whatever it is computed with: lengths are rounded up to
+    8 tokens, and each length has a fixed number of rows, as many as the device is quick with.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, recipe: Recipe, *, rows: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, recipe: Recipe, *, gpu: bool) -> None:
         self.recipe, self.width = recipe, int(model.config.hidden_size)
         self._embed, self._layers, self._rotary = model.embed_tokens, model.layers[: recipe.cut], model.rotary_emb
-        self._tokenizer, self._rows = tokenizer, rows
+        self._tokenizer, self._gpu = tokenizer, gpu
+
+    @property
+    def at_once(self) -> int:
+        """Texts that a filler claims and computes together."""
+        return TEXTS_CUDA if self._gpu else TEXTS_CPU
+
+    def rows(self, length: int) -> int:
+        """Of a batch whose texts have up to so many tokens."""
+        return max(TOKENS_CUDA // length, 1) if self._gpu else ROWS_CPU
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, cut at the recipe's length, without special tokens."""
@@ -183,9 +197,12 @@ class Low:
         if not texts:
             return out
         tokens = self.tokens(texts)
-        for length, chosen in batches([len(ids) for ids in tokens], self._rows, self.recipe.max_tokens):
-            out[chosen] = self._pool([tokens[position] for position in chosen], max(length, 1))
-            advance(len(chosen))
+        for length, alike in batches([len(ids) for ids in tokens], len(tokens), self.recipe.max_tokens):
+            rows = self.rows(max(length, 1))
+            for start in range(0, len(alike), rows):
+                chosen = alike[start : start + rows]
+                out[chosen] = self._pool([tokens[position] for position in chosen], max(length, 1), rows)
+                advance(len(chosen))
         if not np.abs(out).max() <= LARGEST:
             raise ArtifactError(
                 f"{self.recipe.llm}: states after layer {self.recipe.cut} exceed what the bank's float16 holds; "
@@ -193,10 +210,10 @@ class Low:
             )
         return out
 
-    def _pool(self, rows: list[list[int]], length: int) -> NDArray[np.float32]:
-        ids = torch.zeros((self._rows, length), dtype=torch.long)  # (B, T)
-        sizes = torch.ones(self._rows, dtype=torch.long)
-        for row, own in enumerate(rows):
+    def _pool(self, texts: list[list[int]], length: int, rows: int) -> NDArray[np.float32]:
+        ids = torch.zeros((rows, length), dtype=torch.long)  # (B, T)
+        sizes = torch.ones(rows, dtype=torch.long)
+        for row, own in enumerate(texts):
             ids[row, : len(own)] = torch.tensor(own)
             sizes[row] = max(len(own), 1)
         place = self._embed.weight.device
@@ -206,7 +223,7 @@ class Low:
         else:
             vectors = pool(states, sizes, self.recipe.pooling)
         pooled: NDArray[np.float32] = vectors.cpu().numpy()
-        return pooled[: len(rows)]
+        return pooled[: len(texts)]
 
 
 class High(nn.Module):
@@ -335,10 +352,7 @@ def open_low(folder: Path, recipe: Recipe, *, device: str | None = None) -> Low:
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load(folder, getattr(torch, recipe.precision))
     model.layers = model.layers[: recipe.cut]  # the others' memory is given back
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Low(model.to(place), tokenizer, recipe, rows=ROWS_CPU if place == "cpu" else ROWS_CUDA)
+    return Low(model.to(place), load_tokenizer(folder), recipe, gpu=place != "cpu")
 
 
 def same_llm(folder: Path, recipe: Recipe) -> None:

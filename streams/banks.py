@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 
 def llm_folder(named: str | None) -> Path:
-    """The folder named, else a fetched model of that name; without a name the fetched SmolLM2."""
+    """The folder named, else a fetched model of that name; without a name the fetched SmolLM2.
+
+    Absolute: artifacts keep it, and are scored from anywhere.
+    """
     if not named:
-        return default_llm()
+        return default_llm().resolve()
     folder = Path(named).expanduser()
-    return folder if folder.is_dir() or not model_folder(named).is_dir() else model_folder(named)
+    return (folder if folder.is_dir() or not model_folder(named).is_dir() else model_folder(named)).resolve()
 
 
 def choose(
@@ -66,6 +69,10 @@ class _WhenNeeded:
     @property
     def width(self) -> int:
         return self._low.width
+
+    @property
+    def at_once(self) -> int:
+        return self._low.at_once
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]:
         return self._low(texts, advance)

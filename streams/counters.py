@@ -8,6 +8,7 @@ from interest.sql import insert_new
 from streams.tables import counters
 
 FORGETS = "forgets"  # users forgotten: memory that is older may hold one of them, and must not write
+REMOVALS = "removals"  # removals from behaviour banks: a walk that is older would mark as filled what is gone
 ITEMS = "items"  # changes of the catalogue: the costs of a token policy are read anew
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine, select
 
-from fusion.bank import Computes
+from fusion.bank import Computes, fill
 from fusion.bank_marks import Span, read_page, take, write_marks
-from fusion.bank_texts import fill_new
+from fusion.bank_texts import span_texts
 from interest.sql import writing
 from streams import counters
 from streams.tables import offsets
@@ -40,6 +40,7 @@ class Walk:
         self._next: str | None = ""
         self._spans: list[Span] = []
         self._forgets = 0  # users forgotten when it was read
+        self._removals = 0  # removals from banks when the walk began
         self.behaviors = self.asked = self.computed = 0
         self.looked_s = 0.0  # finding out what is new
         self.whole = True  # no marks were left for another walk
@@ -52,23 +53,28 @@ class Walk:
         """Look at the next users, or fill some of what was found; return how many behaviours that were.
 
         1. Read the behaviours' texts. 2. Write the vectors that are missing. 3. Move the marks: not where texts are
-        missing still, and not if a user was forgotten since the page was read, who may be among these.
+        missing still, and not if a user was forgotten since the page was read, who may be among these, nor if anything
+        was removed from a bank since the walk began: then it begins again.
         """
         if not self._spans:
             self._look()
             return 0
         some, rest = take(self._spans, BEHAVIORS)
-        filled = fill_new(self._engine, self._low, some, wait=self._wait)  # 1, 2
+        recipe = self._low.recipe
+        with self._engine.connect() as connection:
+            texts = span_texts(connection, recipe.template, some)  # 1
+        filled = fill(self._engine, self._low, texts, wait=self._wait)  # 2
+        self.asked, self.computed = self.asked + filled.asked, self.computed + filled.computed
         with writing(self._engine) as connection:
             forgotten = counters.hold(connection, counters.FORGETS) != self._forgets
-            if not forgotten and not filled.left:
-                write_marks(connection, self._low.recipe.id, some)  # 3
-        if forgotten:
-            self._spans, self._next = [], self._begun
+            removed = counters.hold(connection, counters.REMOVALS) != self._removals
+            if not forgotten and not removed and not filled.left:
+                write_marks(connection, recipe.id, some)  # 3
+        if forgotten or removed:
+            self._spans, self._next = [], "" if removed else self._begun
             return 0
         size = sum(one.size for one in some)
-        self.behaviors, self.asked = self.behaviors + size, self.asked + filled.asked
-        self.computed += filled.computed
+        self.behaviors += size
         self.whole = self.whole and not filled.left
         self._spans = rest
         return size
@@ -80,6 +86,9 @@ class Walk:
         start = time.monotonic()
         with self._engine.connect() as connection:
             forgets = counters.read(connection, counters.FORGETS)  # before: who is forgotten later is found out
+            removals = counters.read(connection, counters.REMOVALS)
+            if removals != self._removals:
+                begin, self._removals = "", removals
             page = read_page(connection, self._low.recipe.id, begin, USERS)
         self._begun, self._next, self._forgets = begin, page.after, forgets
         self._spans = [one for one in page.spans if self._mine(one.user_id)]
@@ -87,6 +96,11 @@ class Walk:
 
 
 def accepted(connection: Connection) -> Accepted:
-    """By source and partition, the behaviours that came in so far: while it stays the same, none are new."""
+    """By source and partition, the behaviours that came in so far, and how often something was removed from a bank.
+
+    While it stays the same, nothing is new to a bank that was filled.
+    """
     query = select(offsets.c.source, offsets.c.partition, offsets.c.accepted)
-    return tuple(sorted((source, partition, count) for source, partition, count in connection.execute(query)))
+    came = sorted((source, partition, count) for source, partition, count in connection.execute(query))
+    removals = counters.read(connection, counters.REMOVALS)
+    return (*came, ("", 0, removals)) if removals else tuple(came)

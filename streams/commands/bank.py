@@ -85,6 +85,7 @@ def collect(
     """
     from fusion.bank import read_recipes
     from fusion.bank_texts import collect as run
+    from streams import counters
     from streams.store import open_store
 
     engine = open_store(store_url(store), create=False)
@@ -93,7 +94,7 @@ def collect(
     for name in keep or ():
         if name not in there:
             raise InputError(f"--keep {name}: there is no such bank; the store has: {', '.join(there) or 'none'}")
-    gone = run(engine, keep or None)
+    gone = run(engine, keep or None, lambda connection: counters.increment(connection, counters.REMOVALS))
     for name, count in gone.items():
         whole = " and the bank with them" if keep and name not in keep else ""
         print(f"bank {name}: {count:,} vectors removed{whole}")

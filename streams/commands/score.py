@@ -31,7 +31,12 @@ def score(
         float | None, typer.Option(help="event time of the request, epoch seconds; default: the newest stored")
     ] = None,
     llm: Annotated[
-        Path | None, typer.Option(help="where the LLM of a BAHE artifact is now; default: where it was in training")
+        str | None,
+        typer.Option(
+            metavar="PATH|NAME",
+            help="where the LLM of a BAHE artifact is now: a folder, or a fetched model; default: where it was in "
+            "training",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
 ) -> None:
@@ -43,9 +48,11 @@ def score(
     from fusion.log import newest_time
     from fusion.score import Scorer
     from interest.sql import read_items
+    from streams.banks import llm_folder
     from streams.store import open_store
 
-    engine, model = open_store(store_url(store), create=False), load_artifact(artifact, llm)
+    engine = open_store(store_url(store), create=False)
+    model = load_artifact(artifact, llm_folder(llm) if llm else None)
     scorer = Scorer(model)
     order, told = _by_user(wanted), 0
     scores: dict[int, float] = {}  # those that wait for a pair before them in the file

@@ -135,7 +135,7 @@ class _Interruptible:
     """Low layers that can be stopped between two batches of texts."""
 
     def __init__(self, low: Computes) -> None:
-        self.recipe, self.width, self._low = low.recipe, low.width, low
+        self.recipe, self.width, self.at_once, self._low = low.recipe, low.width, low.at_once, low
         self._interrupted = False
 
     def interrupt(self) -> None:

@@ -18,18 +18,18 @@ import numpy as np
 import pytest
 from ctr_world import fill as fill_store
 from ctr_world import random_rows
-from sqlalchemy import Connection, Engine, delete, event, func, select, update
+from sqlalchemy import Engine, delete, func, select, update
+from tiny_llm import save_llm, save_tokenizer
 
 from fusion import bank
 from fusion.bank import LEASE_S, Filled, fill, read_vectors
-from fusion.bank_file import ABANDONED_S, open_file
 from fusion.bank_marks import Span, read_page, take, write_marks
-from fusion.bank_texts import collect, fill_new, span_texts, store_texts
+from fusion.bank_texts import collect, span_texts, store_texts
 from fusion.behavior_text import Template, behavior_text
 from fusion.cut import Low, Recipe, open_low, recipe_of
+from fusion.encoder import Precision
 from fusion.tables import bank_vectors, banks
-from interest.errors import ArtifactError
-from interest.sql import insert_new, item_row, writing
+from interest.sql import insert_new, item_row
 from interest.tables import behaviors, items
 from interest.types import Item
 from streams.store import open_store
@@ -46,7 +46,8 @@ class Counting:
     """The low layers, with what they were asked for; `before` is called before each batch."""
 
     def __init__(self, low: Low, before: Callable[[], None] = lambda: None) -> None:
-        self.recipe, self.width, self._low, self._before = low.recipe, low.width, low, before
+        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+        self._low, self._before = low, before
         self.seen: list[str] = []
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
@@ -83,20 +84,65 @@ def test_what_is_in_the_bank_is_what_would_be_computed_again(url: str, low: Low)
     engine.dispose()
 
 
-def test_several_cuts_lie_side_by_side_and_a_changed_recipe_finds_nothing(store: Engine, llm: Path, low: Low) -> None:
+def test_a_filler_hands_over_as_many_texts_as_its_device_is_quick_with(store: Engine, low: Low) -> None:
+    texts = [f"viewed: Film {n}" for n in range(1300)]
+    many: list[int] = []
+
+    class Quick(Counting):
+        def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
+            many.append(len(texts))
+            advance(len(texts))
+            return np.ones((len(texts), self.width), np.float32)
+
+    for at_once, calls in (
+        (64, [*[64] * 7, 52] * 2 + [*[64] * 4, 44]),
+        (1200, [1200, 100]),
+    ):  # pages of 500
+        quick = Quick(low)
+        quick.at_once = at_once
+        bank.remove(store, low.recipe.id)
+        many.clear()
+        assert fill(store, quick, texts) == Filled(1300, 1300)
+        assert many == calls
+
+
+@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-3), ("bfloat16", 2e-2)])  # float16 has 11 bits
+def test_a_bank_of_either_precision_is_what_is_computed_again(
+    store: Engine, llm: Path, low: Low, precision: Precision, near: float
+) -> None:
+    recipe = recipe_of(llm, 2, precision=precision)
+    fill(store, open_low(llm, recipe), TEXTS, chunk=7)
+    found = held(store, recipe, TEXTS)
+    kept = np.stack([found[text] for text in TEXTS])
+    np.testing.assert_array_equal(open_low(llm, recipe)(TEXTS[::-1])[::-1].astype(np.float16), kept)  # loaded again
+    exact = low(TEXTS)
+    assert 0 < np.abs(kept - exact).max() < near * np.abs(exact).max()
+
+
+def test_several_recipes_lie_side_by_side_and_a_changed_one_finds_nothing(
+    store: Engine, llm: Path, low: Low, tmp_path: Path
+) -> None:
     fill(store, low, TEXTS)
-    for other in (
-        recipe_of(llm, 3),
-        recipe_of(llm, 2, pooling="last"),
-        recipe_of(llm, 2, template=Template(item="{title}")),
-    ):
+    before = held(store, low.recipe, TEXTS)
+    weights, rope = save_llm(tmp_path / "a" / "tiny", seed=1), save_llm(tmp_path / "b" / "tiny", rope_theta=500.0)
+    shutil.copytree(llm, tmp_path / "c" / "tiny")
+    save_tokenizer(tmp_path / "c" / "tiny", swap=True)
+    others = [
+        (llm, recipe_of(llm, 3)),
+        (llm, recipe_of(llm, 2, pooling="last")),
+        (llm, recipe_of(llm, 2, precision="bfloat16")),
+        (llm, recipe_of(llm, 2, template=Template(item="{title}"))),
+        *((folder, recipe_of(folder, 2)) for folder in (weights, rope, tmp_path / "c" / "tiny")),
+    ]
+    for folder, other in others:
         assert held(store, other, TEXTS) == {}
-        counting = Counting(open_low(llm, other))
+        counting = Counting(open_low(folder, other))
         fill(store, counting, TEXTS)
         assert len(counting.seen) == len(TEXTS)
     with store.connect() as connection:
-        assert connection.scalar(select(func.count()).select_from(banks)) == 4
-    assert len(held(store, low.recipe, TEXTS)) == len(TEXTS)
+        assert connection.scalar(select(func.count()).select_from(banks)) == 1 + len(others)
+    after = held(store, low.recipe, TEXTS)
+    assert all(np.array_equal(after[text], before[text]) for text in TEXTS)
 
 
 def test_an_interrupted_filler_loses_nothing_that_it_wrote(store: Engine, low: Low) -> None:
@@ -184,7 +230,7 @@ def test_a_claim_is_renewed_while_its_filler_works(store: Engine, low: Low) -> N
 
 def test_a_late_filler_does_not_overwrite(store: Engine, low: Low) -> None:
     """A filler that was asleep past its lease writes after another has: the first vector stays."""
-    claims = bank.Claims(store, low.recipe.id, "sleeper")
+    claims = bank.Claims(store, low.recipe, low.width, "sleeper")
     bank.register(store, low.recipe, low.width)
     keys = low.recipe.keys(TEXTS[:1])
     assert claims.take(keys) == keys
@@ -225,16 +271,22 @@ def test_new_behaviours_cost_only_unseen_texts(world: Engine, low: Low) -> None:
     known = [row for row in rows if not row[0].endswith("9")]
     assert {behavior_text(titled, action, value, book[item]) for item, action, value in known} <= set(short)
     counting = Counting(low)
-    assert fill_new(world, counting, [Span("u1", 5, 9)]).computed == len(texts)
-    assert fill_new(world, counting, [Span("u1", 5, 9)]) == Filled(len(texts), 0)
-    assert fill_new(world, counting, [Span("nobody", 5, 9)]) == Filled(0, 0)
-    fill_new(world, counting, [Span("u1", 5 * n, 5 * n + 4) for n in range(5)] + [Span("u2", 0, 4)])
+
+    def fill_new(*spans: Span) -> Filled:
+        with world.connect() as connection:
+            own = span_texts(connection, PLAIN, spans)
+        return fill(world, counting, own, wait=False)
+
+    assert fill_new(Span("u1", 5, 9)).computed == len(texts)
+    assert fill_new(Span("u1", 5, 9)) == Filled(len(texts), 0)
+    assert fill_new(Span("nobody", 5, 9)) == Filled(0, 0)
+    fill_new(*(Span("u1", 5 * n, 5 * n + 4) for n in range(5)), Span("u2", 0, 4))
     assert len(counting.seen) == len(set(counting.seen))
 
 
 def test_what_another_filler_has_claimed_is_counted_as_left(store: Engine, low: Low) -> None:
     bank.register(store, low.recipe, low.width)
-    bank.Claims(store, low.recipe.id, "another").take(low.recipe.keys(TEXTS[:2]))
+    bank.Claims(store, low.recipe, low.width, "another").take(low.recipe.keys(TEXTS[:2]))
     assert fill(store, low, TEXTS[:5], wait=False) == Filled(5, 3, 2)
     with store.begin() as connection:
         connection.execute(update(bank_vectors).where(bank_vectors.c.vector.is_(None)).values(until=0.0))
@@ -297,88 +349,6 @@ def test_collection_removes_what_nothing_leads_to(world: Engine, llm: Path, low:
         counting = Counting(low)
         fill(world, counting, store_texts(connection, PLAIN).texts)
     assert counting.seen == ["Item 3"]
-
-
-def test_a_mapped_bank_is_the_bank(store: Engine, low: Low, tmp_path: Path) -> None:
-    fill(store, low, TEXTS)
-    keys = low.recipe.keys(TEXTS)
-    with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
-        assert isinstance(file.vectors, np.memmap)
-        assert file.vectors.dtype == np.float16
-        found = held(store, low.recipe, TEXTS)
-        np.testing.assert_array_equal(file.vectors[file.find(keys)], np.stack([found[text] for text in TEXTS]))
-        assert file.find(low.recipe.keys(["never", "seen"])).tolist() == [-1, -1]
-        again = open_file(connection, low.recipe.id, keys[:5], tmp_path)
-        assert again.vectors.filename == file.vectors.filename  # vectors never change: nothing was written
-    fill(store, low, [*TEXTS, "new"])
-    more = [*keys, *low.recipe.keys(["new"])]
-    with store.connect() as connection:
-        wider = open_file(connection, low.recipe.id, more, tmp_path)
-        assert len(wider.keys) == 31
-        assert (wider.find(more) >= 0).all()
-        np.testing.assert_array_equal(file.vectors[file.find(keys)], wider.vectors[wider.find(keys)])
-        assert len(list((tmp_path / low.recipe.id).iterdir())) == 1
-        with pytest.raises(ArtifactError, match="lacks 1 of 1 vectors"):
-            open_file(connection, low.recipe.id, low.recipe.keys(["never"]), tmp_path)
-        with pytest.raises(ArtifactError, match="is empty"):
-            open_file(connection, "another", keys, tmp_path)
-
-
-def test_what_is_added_while_a_bank_is_mapped_pushes_nothing_out(url: str, low: Low, tmp_path: Path) -> None:
-    """Another process writes after each of the export's queries, in the order of keys before all others."""
-    engine, other = open_store(url), open_store(url)
-    fill(engine, low, TEXTS)
-    added: list[bytes] = []
-
-    def add(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        if "bank_vectors" in statement:
-            added.append(bytes(15) + bytes([len(added)]))
-            row = {"bank": low.recipe.id, "key": added[-1], "vector": np.zeros(low.width, "<f2").tobytes()}
-            with writing(other) as connection:
-                insert_new(connection, bank_vectors, [row])
-
-    event.listen(engine, "after_cursor_execute", add)
-    keys = low.recipe.keys(TEXTS)
-    with engine.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
-    assert added
-    found = held(other, low.recipe, TEXTS)
-    np.testing.assert_array_equal(file.vectors[file.find(keys)], np.stack([found[text] for text in TEXTS]))
-    engine.dispose()
-    other.dispose()
-
-
-def test_what_a_killed_export_left_is_neither_read_nor_kept(store: Engine, low: Low, tmp_path: Path) -> None:
-    fill(store, low, TEXTS)
-    keys, folder = low.recipe.keys(TEXTS), tmp_path / low.recipe.id
-    with store.connect() as connection:
-        open_file(connection, low.recipe.id, keys, tmp_path)
-    (place,) = folder.iterdir()
-    np.save(place / "vectors.npy", np.zeros((len(TEXTS), low.width), "<f2"))
-    shutil.copytree(place, folder / ".dead")
-    for path in (*(folder / ".dead").iterdir(), folder / ".dead"):
-        os.utime(path, (time.time() - 2 * ABANDONED_S,) * 2)
-    place.rename(folder / ".at_work")
-    with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
-    assert (np.abs(file.vectors).max(axis=1) > 0).all()
-    assert sorted(path.name for path in folder.iterdir()) == [".at_work", place.name]
-
-
-def test_keys_are_told_apart_to_the_last_byte(store: Engine, low: Low, tmp_path: Path) -> None:
-    """Keys may end in zeros, which numpy's byte strings do not show."""
-    bank.register(store, low.recipe, low.width)
-    ends = [bytes(15) + bytes([last]) for last in range(3)] + [bytes(14) + b"\1\0", bytes(14) + b"\1\1"]
-    rows = [
-        {"bank": low.recipe.id, "key": key, "vector": np.full(low.width, n, "<f2").tobytes()}
-        for n, key in enumerate(ends)
-    ]
-    with store.begin() as connection:
-        insert_new(connection, bank_vectors, rows)
-    with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, ends, tmp_path)
-    assert [float(file.vectors[row][0]) for row in file.find(ends)] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_recipes_are_kept_with_their_bank(store: Engine, low: Low) -> None:

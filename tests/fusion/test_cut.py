@@ -109,6 +109,25 @@ def test_a_texts_vector_is_its_pooled_states_and_does_not_depend_on_its_company(
         np.testing.assert_allclose(vector, expected.numpy(), atol=CLOSE)
 
 
+def test_batches_on_a_gpu_are_of_as_many_tokens_whatever_their_length(
+    llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen on a CPU: a vector does not depend on its company there either, and is near what a CPU's batches give."""
+    usual, gpu = (open_low(llm, recipe_of(llm, 2)) for _ in range(2))
+    monkeypatch.setattr(gpu, "_gpu", True)
+    assert (usual.rows(8), usual.rows(64), usual.at_once) == (8, 8, 64)
+    assert (gpu.rows(16), gpu.rows(64), gpu.at_once) == (1024, 256, 8192)
+    monkeypatch.setattr("fusion.cut.TOKENS_CUDA", 192)
+    states, shapes = gpu.states, list[tuple[int, ...]]()
+    monkeypatch.setattr(gpu, "states", lambda ids: (shapes.append(tuple(ids.shape)), states(ids))[1])
+    texts = [text[:n] for n in range(1, 45) for text in TEXTS]
+    together = gpu(texts)
+    assert set(shapes) == {(192 // length, length) for length in (8, 16, 24, 32, 40, 48)}
+    for place in range(0, len(texts), 17):
+        assert np.array_equal(gpu(texts[place : place + 1])[0], together[place])
+    np.testing.assert_allclose(together, usual(texts), atol=CLOSE)
+
+
 def test_bfloat16_is_near_float32(llm: Path) -> None:
     exact = open_low(llm, recipe_of(llm, 2))(TEXTS)
     rough = open_low(llm, recipe_of(llm, 2, precision="bfloat16"))(TEXTS)

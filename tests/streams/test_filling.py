@@ -27,7 +27,8 @@ class Between:
     """Low layers with something that happens before the texts of the first call are done."""
 
     def __init__(self, low: Low, happens: Callable[[], object]) -> None:
-        self.recipe, self.width, self._low, self._left = low.recipe, low.width, low, [happens]
+        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+        self._low, self._left = low, [happens]
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
         while self._left:
@@ -79,7 +80,7 @@ def test_texts_that_another_has_claimed_are_not_marked_until_they_are_there(stor
     begin(store)
     register(store, low.recipe, low.width)
     claimed = low.recipe.keys(sorted(texts_of(store))[:5])
-    Claims(store, low.recipe.id, "killed").take(claimed)
+    Claims(store, low.recipe, low.width, "killed").take(claimed)
     walk = Walk(store, low)
     walked(walk)
     assert not walk.whole

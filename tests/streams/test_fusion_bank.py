@@ -46,7 +46,7 @@ class Slow:
     """Low layers that take until they are told to go on."""
 
     def __init__(self, low: Low) -> None:
-        self.recipe, self.width, self._low = low.recipe, low.width, low
+        self.recipe, self.width, self.at_once, self._low = low.recipe, low.width, low.at_once, low
         self.begun, self.go = threading.Event(), threading.Event()
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
@@ -59,7 +59,8 @@ class Dies:
     """Low layers whose process ends in a later call."""
 
     def __init__(self, low: Low, calls: int) -> None:
-        self.recipe, self.width, self._low, self._left = low.recipe, low.width, low, calls
+        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+        self._low, self._left = low, calls
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
         self._left -= 1
