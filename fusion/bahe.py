@@ -159,7 +159,7 @@ class Bahe(nn.Module):
         sequence = torch.arange(len(column), device=place)[:, None, None]
         at = sequence, batch.window[:, None], column.clamp(min=0)
         newest, made = (torch.where(column < 0, 0, own[at]).transpose(0, 1) for own in (batch.history, batch.made))
-        return F.embedding(newest, keys.flatten(1)).unflatten(-1, keys.shape[1:]), made
+        return F.embedding(newest, keys.flatten(1)).view(*newest.shape, *keys.shape[1:]), made
 
     def keys_of(self, vectors: Tensor, known: Tensor, times: Tensor) -> Tensor:
         """(V, heads, k) of behaviours' vectors (V, d); zero where not `known` (V,). In training each counts `times`."""
