@@ -1,6 +1,6 @@
 """Claim: SRP4CTR trains on at least twice as many rows a second as a public BST, at a history of 50.
 
-    python benchmarks/ctr_throughput.py [--data ../shared/data] [--users 120] [--turns 3] [--quick]
+    python benchmarks/ctr_throughput.py [--data ../shared/data] [--users 80] [--turns 2] [--quick]
                                         [--save benchmarks/results/ctr_throughput.json]
 
 ML-1M's rows of some users, drawn at random, in one process: SRP4CTR with all its parts and torch-rechub's BST, both as
@@ -42,8 +42,8 @@ OURS, PUBLIC = "SRP4CTR", "torch-rechub BST"
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
-    options.add_argument("--users", type=int, default=120)
-    options.add_argument("--turns", type=int, default=3)
+    options.add_argument("--users", type=int, default=80)
+    options.add_argument("--turns", type=int, default=2)
     options.add_argument("--quick", action="store_true", help="40 users, one turn after the warming one")
     options.add_argument("--save", type=Path)
     chosen = options.parse_args()
