@@ -71,6 +71,9 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument(
+        "--peer-epochs", type=int, default=PEER["epochs"], help="of public models; a kept line says how many it had"
+    )
+    options.add_argument(
         "--quick", action="store_true", help="150 users, history 50, one seed, one epoch; nothing kept"
     )
     options.add_argument("--report", action="store_true", help="run nothing; the table of what there is")
@@ -164,7 +167,7 @@ def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
     say(f"  rows: {', '.join(f'{int((dataset.part == part).sum()):,}' for part in own)}")
     users = dataset.log.user[dataset.rows[dataset.of(TEST)]]
     np.savez(work / "scores" / f"{split}.npz", labels=dataset.labels[dataset.of(TEST)], users=users)
-    return Data(dataset, read, chosen.quick, work, round(peak))
+    return Data(dataset, read, chosen.quick, work, round(peak), chosen.peer_epochs)
 
 
 def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:

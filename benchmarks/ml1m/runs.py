@@ -87,6 +87,7 @@ class Data:
     quick: bool
     work: Path  # where checkpoints and pre-trained encoders are kept
     peak_mb: int  # this process's memory after the samples were built
+    peer_epochs: int  # of public models, at most
 
 
 def execute(run: Run, data: Data) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -223,7 +224,7 @@ def _peer(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
     from ml1m.peers import Peer
 
     peer = Peer(run.model.removeprefix("torch-rechub "), data.dataset, run.seed)
-    settings = PEER | {"epochs": 1} if data.quick else PEER
+    settings = PEER | {"epochs": 1 if data.quick else data.peer_epochs}
     kept = data.work / "runs" / f"{run.file}-{_digest(settings_of(run), fingerprint(data.dataset))}.pt"
     kept.parent.mkdir(parents=True, exist_ok=True)
     noted = peer.fit(**settings, kept=kept, say=say)
