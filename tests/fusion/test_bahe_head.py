@@ -5,29 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from ctr_world import RULE, samples_of, spec_of
 from test_bahe import LOG, M, Made, alone, config_of, fresh
-from tiny_llm import save_llm
 
 from fusion.atoms import attach
 from fusion.bahe import Bahe
-from fusion.cut import Recipe, recipe_of
+from fusion.cut import Recipe
 from fusion.encode import Samples
 from fusion.train import TrainConfig, train
 
 HEADS = 3
-
-
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llm(tmp_path_factory.mktemp("llm") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def recipe(llm: Path) -> Recipe:
-    return recipe_of(llm, 2)
 
 
 def world(llm: Path, recipe: Recipe) -> tuple[Bahe, Samples]:
