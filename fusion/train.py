@@ -88,9 +88,7 @@ def train(
                 batch = _hide(on(reader.gather(samples, chosen), place), config.unknown)
                 wanted = targets[torch.from_numpy(chosen.rows)].to(place)
                 logits, second = _learn(model, batch)
-                heads = logits.view(len(wanted), -1)  # each learns for itself, whatever scoring makes of them
-                wanted = wanted[:, None].expand_as(heads)
-                loss = F.binary_cross_entropy_with_logits(heads, wanted, reduction="sum") / (rows * heads.shape[1])
+                loss = summed_loss(logits, wanted) / rows
                 optimizer.zero_grad(set_to_none=True)
                 (loss + second / rows).backward()  # type: ignore[no-untyped-call]
                 together.sum_gradients(model)
@@ -134,6 +132,16 @@ def predict(
     model.train(was)
     together.sum_(out)
     return out.numpy()
+
+
+def summed_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of logits (B,) or (B, heads) against (B,) 0/1, summed over rows, which may be none.
+
+    It is the mean over heads: each learns for itself, whatever scoring makes of them.
+    """
+    heads = logits if logits.dim() == 2 else logits[:, None]
+    targets = wanted[:, None].expand_as(heads)
+    return F.binary_cross_entropy_with_logits(heads, targets, reduction="sum") / heads.shape[1]
 
 
 def _learn(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:

@@ -22,7 +22,7 @@ from fusion.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoin
 from fusion.dataset import DatasetConfig, read_dataset
 from fusion.din import Din, DinConfig
 from fusion.experiment import fingerprint, run
-from fusion.train import TrainConfig, _memory, predict, train
+from fusion.train import TrainConfig, _memory, predict, summed_loss, train
 from interest.errors import ArtifactError, InputError
 
 SMALL = DinConfig(width=8, attention=8, hidden=(16,))
@@ -231,3 +231,14 @@ def test_too_small_a_log_and_missing_interests_are_told(store: Engine) -> None:
             read_dataset(connection, DATA)
         with pytest.raises(InputError, match="interestream learn"):
             read_dataset(connection, DatasetConfig(label=RULE, interest=True))
+
+
+def test_the_loss_is_the_mean_over_heads_and_zero_for_a_share_without_rows() -> None:
+    """With more processes than windows left, a process has none of a batch."""
+    logits, wanted = torch.tensor([[0.3, -1.0], [2.0, 0.5]]), torch.tensor([1.0, 0.0])
+    alone = [summed_loss(logits[:, head], wanted) for head in (0, 1)]
+    by_hand = [-torch.sigmoid(logits[0, head]).log() - torch.sigmoid(-logits[1, head]).log() for head in (0, 1)]
+    torch.testing.assert_close(alone, by_hand)
+    torch.testing.assert_close(summed_loss(logits, wanted), (alone[0] + alone[1]) / 2)
+    for nothing in (logits[:0], logits[:0, 0]):
+        assert summed_loss(nothing, wanted[:0]) == 0
