@@ -29,7 +29,7 @@ def files() -> list[str]:
         text=True,
         check=True,
     )
-    return sorted(name for name in listed.stdout.splitlines() if (ROOT / name).exists())
+    return sorted(name for name in listed.stdout.splitlines() if (ROOT / name).is_file())
 
 
 def line(name: str) -> str:

@@ -24,13 +24,18 @@ from interest.errors import ArtifactError
 Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # title and total of a long job: its advance
 
 
-def give_vectors(dataset: Dataset, engine: Engine, recipe: Recipe, llm: Path, folder: Path, show: Show) -> None:
-    """Fill the bank with what the samples need and it lacks, map it, and attach it to the samples."""
+def give_vectors(
+    dataset: Dataset, engine: Engine, recipe: Recipe, llm: Path, folder: Path, show: Show, device: str | None = None
+) -> None:
+    """Fill the bank with what the samples need and it lacks, map it, and attach it to the samples.
+
+    device: where the lower layers compute; without one a GPU where there is one.
+    """
 
     def source(texts: list[str]) -> BankFile:
         keys = recipe.keys(texts)
         if missing(engine, recipe.id, dict(zip(keys, texts, strict=True))):
-            low = open_low(llm, recipe)
+            low = open_low(llm, recipe, device=device)
             with show("Filling the bank", len(texts)) as advance:
                 fill(engine, low, texts, advance=advance)
         with engine.connect() as connection, show("Mapping the bank", len(texts)) as advance:

@@ -53,6 +53,10 @@ def score(
 
     engine = open_store(store_url(store), create=False)
     model = load_artifact(artifact, llm_folder(llm) if llm else None)
+    if llm and model.config.kind != "bahe":
+        raise InputError(
+            f"--llm {llm}: {artifact} is a {model.config.kind} model, which needs no language model; leave --llm out"
+        )
     scorer = Scorer(model)
     order, told = _by_user(wanted), 0
     scores: dict[int, float] = {}  # those that wait for a pair before them in the file

@@ -115,6 +115,7 @@ def bahe(
     from fusion.histories import named_sequences
     from fusion.labels import LabelRule
     from fusion.out import check_out
+    from fusion.parallel import choose_device
     from fusion.refresh import read_new
     from fusion.train import TrainConfig
     from streams.banks import bank_files, choose, llm_folder
@@ -146,9 +147,8 @@ def bahe(
     )
 
     def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
-        give_vectors(
-            dataset, engine, recipe, folder, bank_files(), lambda title, total: progress(title, total, unit="texts")
-        )
+        shown = lambda title, total: progress(title, total, unit="texts")  # noqa: E731
+        give_vectors(dataset, engine, recipe, folder, bank_files(), shown, str(choose_device(device)))
         if last is not None:
             ours = continued(last, dataset)
             return ours, lambda fresh: begin_with(fresh, ours, last)

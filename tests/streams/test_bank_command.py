@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ctr_world import fill, random_rows
@@ -11,7 +12,9 @@ from sqlalchemy import Engine, delete, func, select
 from tiny_llm import save_llm
 from typer.testing import CliRunner, Result
 
+from fusion import bahe_training
 from fusion.artifact import load_artifact
+from fusion.cut import Low, open_low
 from interest.errors import ArtifactError, InputError, StoreError
 from interest.sql import insert_new
 from interest.tables import behaviors, items
@@ -144,8 +147,25 @@ def test_what_does_not_fit_is_told_in_a_sentence(url: str, llm: Path, tmp_path: 
     assert run("train", "din", "--store", url, "--out", tmp_path / "din", "--epochs", 1, "--no-interest").exit_code == 0
     result = train(url, llm, tmp_path / "x", "--continue-from", tmp_path / "din")
     assert "is a din model" in str(result.exception)
+    result = run("score", tmp_path / "din", "--store", url, "--user", "u1", "--items", "i1", "--llm", llm)
+    assert "is a din model, which needs no language model; leave --llm out" in str(result.exception)
     result = train(url, llm, tmp_path / "x", "--continue-from", tmp_path / "bahe")
     assert "wait for more behaviours" in str(result.exception)
+
+
+def test_training_fills_the_bank_where_it_is_told_to(
+    url: str, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+
+    def opened(*own: Any, device: str | None = None) -> Low:
+        places.append(device)
+        return open_low(*own, device=device)
+
+    monkeypatch.setattr(bahe_training, "open_low", opened)
+    result = train(url, llm, tmp_path / "bahe", "--device", "cpu")
+    assert result.exit_code == 0, result.output or result.exception
+    assert places == ["cpu"]
 
 
 def test_an_empty_store_has_no_bank(store: Engine, llm: Path) -> None:
