@@ -99,7 +99,7 @@ def execute(run: Run, data: Data) -> tuple[dict[str, Any], dict[str, Array]]:
     else:
         scores, noted = _ours(run, data)
     dataset = data.dataset
-    measured = {part: measure(dataset, number, scores[part]) for part, number in (("valid", VALID), ("test", TEST))}
+    measured = {part: measure(dataset, rows, scores[part]) for part, rows in scored(run, dataset).items()}
     name = {"split": run.split, "model": run.model, "history": run.history, "seed": run.seed}
     made = {"settings": settings_of(run), "versions": versions()}
     return name | made | measured | noted, scores
@@ -139,8 +139,15 @@ def _digest(*settings: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:8]
 
 
-def measure(dataset: Dataset, part: int, scores: Array) -> dict[str, float]:
-    own = dataset.of(part)
+def scored(run: Run, dataset: Dataset) -> dict[str, Array]:
+    """Rows of each part that are scored: all, but for BAHE's validation, which is what selected the epoch."""
+    return {
+        "valid": bahe.selecting(dataset) if run.model == TEXT else dataset.of(VALID),
+        "test": dataset.of(TEST),
+    }
+
+
+def measure(dataset: Dataset, own: Array, scores: Array) -> dict[str, float]:
     labels = dataset.labels[own]
     bulk, cold, few = (dataset.slices[name][own] for name in ("bulk_tail", "cold_users", "cold_items"))
     tail, rest = metrics.auc(labels[bulk], scores[bulk]), metrics.auc(labels[~bulk], scores[~bulk])
@@ -185,7 +192,7 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
         folder=folder, fingerprint=fingerprint(dataset, config, settings),
         advance=clock.advance, report=clock.report,
     )  # fmt: skip
-    scores = {name: predict(model, dataset.samples, dataset.of(part)) for name, part in _PARTS}
+    scores = {name: predict(model, dataset.samples, rows) for name, rows in scored(run, dataset).items()}
     remove_checkpoint(folder)
     return scores, _rates(clock, len(epochs) * len(dataset.of(TRAIN))) | {
         "epochs": len(epochs),
