@@ -188,7 +188,7 @@ def report(chosen: argparse.Namespace, place: Place, world: World, rows: Any) ->
     repeated = repeats(dataset, rows)
     line: dict[str, Any] = {
         "benchmark": "bahe_auc",
-        "command": "python benchmarks/bahe_auc.py" + " --quick" * chosen.quick,
+        "command": "python benchmarks/bahe_auc.py" + " --without-counts" * chosen.without_counts + " --quick" * chosen.quick,
         "protocol": f"ML-1M, {chosen.users} users' first {HISTORY + 1} ratings, rating >= 4, 60/10/30 inside users",
         "rows": sizes(dataset),
         "counts": not chosen.without_counts,
