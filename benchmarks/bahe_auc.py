@@ -8,8 +8,8 @@ same head, optimiser and selection on validation for full text and BAHE. Full te
 as it honestly can be: frozen states are kept, one pass over a user's tokens serves all of the user's moments. BAHE also
 runs with full text's batches, whole users, so that what batches do is told from what texts do.
 
-A run is one system with one seed; its line is kept in benchmarks/results/bahe_auc/ and not made twice, so the benchmark
-can be stopped anywhere, even inside a run, and goes on. --sweep changes one setting of BAHE at a time and looks at the
+A run is one system with one seed; its line and its scores are kept in benchmarks/results/bahe_auc/ and not made twice, so
+the benchmark can be stopped anywhere, even inside a run, and goes on. --sweep changes one setting of BAHE at a time and looks at the
 validation part alone. --without-counts takes the lifelong counts from every system's head. Differences are of the
 seeds' mean AUC, paired over users (bootstrap). Prints tables of what there is and, last, one JSON line.
 """
@@ -82,7 +82,8 @@ class Place:
         return line if line["data"] == data else None
 
     def scores(self, setting: Setting, seed: int) -> Path:
-        return self.work / "scores" / f"{name_of(setting, seed)}.npz"
+        """Of the test part: 20 kB beside the line, so that differences are told again on any machine."""
+        return self.results / f"{name_of(setting, seed)}.npz"
 
     def tell(self, name: str, value: dict[str, Any]) -> None:
         (self.results / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
@@ -118,7 +119,7 @@ def main() -> None:
 
 
 def run(chosen: argparse.Namespace, place: Place) -> None:
-    for folder in (place.work / "scores", place.results):
+    for folder in (place.work, place.results):
         folder.mkdir(parents=True, exist_ok=True)
     rows = protocol(chosen.data)
     engine = open_sample(rows, chosen.data, chosen.users, place.work)
@@ -136,8 +137,8 @@ def run(chosen: argparse.Namespace, place: Place) -> None:
         say(f"[{number}/{len(waiting)}] {name}/{seed}")
         tested = setting in compared  # what the sweep alone looks at is not tested
         line, scores = execute(setting, seed, world, tested=tested)
-        kept = {part: own.astype(np.float32) for part, own in scores.items()}
-        np.savez(place.scores(setting, seed), **kept)
+        if tested:
+            np.savez_compressed(place.scores(setting, seed), test=scores["test"].astype(np.float32))
         place.tell(name_of(setting, seed), rounded(line))
         say(f"  validation AUC {line['valid']['auc']:.4f}" + (f", test {line['test']['auc']:.4f}" if tested else ""))
     report(chosen, place, world, rows)
@@ -188,7 +189,9 @@ def report(chosen: argparse.Namespace, place: Place, world: World, rows: Any) ->
     repeated = repeats(dataset, rows)
     line: dict[str, Any] = {
         "benchmark": "bahe_auc",
-        "command": "python benchmarks/bahe_auc.py" + " --without-counts" * chosen.without_counts + " --quick" * chosen.quick,
+        "command": "python benchmarks/bahe_auc.py"
+        + " --without-counts" * chosen.without_counts
+        + " --quick" * chosen.quick,
         "protocol": f"ML-1M, {chosen.users} users' first {HISTORY + 1} ratings, rating >= 4, 60/10/30 inside users",
         "rows": sizes(dataset),
         "counts": not chosen.without_counts,
@@ -247,8 +250,6 @@ def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[
     """BAHE, with either batches, against the others in AUC, on the test part and its slices, by the seeds' mean AUC.
 
     The standard error is of users (`sd`) and of seeds.
-
-    Scores are in the cache, not beside the lines: without them there is nothing to compare.
     """
     dataset, own = world.dataset, {k: s for k, s in both(chosen).items() if k in SYSTEMS}
     test = dataset.of(TEST)
