@@ -4,14 +4,14 @@
                                   [--save benchmarks/results/bahe_auc.json]
 
 A sample of ML-1M (benchmarks/text/sample.py): the same users, rows and epochs, the same trained layers of the LLM, the
-same head, optimiser and selection on validation for full text and BAHE. Full text is made as fast
-as it honestly can be: frozen states are kept, one pass over a user's tokens serves all of the user's moments. BAHE also
-runs with full text's batches, whole users, so that what batches do is told from what texts do.
+same head, optimiser and selection on validation for full text and BAHE. Full text is made as fast as it honestly can
+be: frozen states are kept, one pass over a user's tokens serves all of the user's moments. BAHE also runs with full
+text's batches, whole users, so that what batches do is told from what texts do.
 
-A run is one system with one seed; its line and its scores are kept in benchmarks/results/bahe_auc/ and not made twice, so
-the benchmark can be stopped anywhere, even inside a run, and goes on. --sweep changes one setting of BAHE at a time and looks at the
-validation part alone. --without-counts takes the lifelong counts from every system's head. Differences are of the
-seeds' mean AUC, paired over users (bootstrap). Prints tables of what there is and, last, one JSON line.
+A run is one system with one seed; its line and its scores are kept in benchmarks/results/bahe_auc/ and not made twice,
+so the benchmark can be stopped anywhere, even inside a run, and goes on. --sweep changes one setting of BAHE at a time
+and looks at the validation part alone. --without-counts takes the lifelong counts from every system's head. Differences
+are of the seeds' mean AUC, paired over users (bootstrap). Prints tables of what there is and, last, one JSON line.
 """
 
 from __future__ import annotations
@@ -264,16 +264,16 @@ def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[
     out: dict[str, Any] = {}
     ours = [name for name in (BAHE, BAHE_USERS) if name in scores]
     for name, other in ((a, b) for a in ours for b in scores if a != b and (a == BAHE or b != BAHE)):
-        out[f"{name} - {other}"] = held = {}
+        out[f"{name} - {other}"] = by_slice = {}
         for part, rows in slices.items():
             if min(labels[rows].sum(), (~labels[rows]).sum()) < LEAST_OF_A_CLASS:
                 continue
             pair = scores[name][:, rows], scores[other][:, rows]
-            own = bootstrap(labels[rows], users[rows], *pair) | {"rows": rows.sum()}
-            held[part] = own | {"standard_error": math.hypot(own["sd"], seeds_error(labels[rows], *pair))}
+            found = bootstrap(labels[rows], users[rows], *pair) | {"rows": rows.sum()}
+            by_slice[part] = found | {"standard_error": math.hypot(found["sd"], seeds_error(labels[rows], *pair))}
     compared = [(name, out[f"{name} - {FULL_TEXT}"]["all"]) for name in ours if f"{name} - {FULL_TEXT}" in out]
     if compared:
-        out["not_below_full_text"] = {name: own["mean"] >= -own["standard_error"] for name, own in compared}
+        out["not_below_full_text"] = {name: told["mean"] >= -told["standard_error"] for name, told in compared}
     if "cold" in (against := out.get(f"{BAHE} - {DIN}", {})):
         out["above_din_on_cold_items"] = against["cold"]["mean"] > 0
     return out
