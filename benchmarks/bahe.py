@@ -70,7 +70,7 @@ def main() -> None:
     options.add_argument("--tune", choices=("full", "lora"), default="full", help="how the layers above are trained")
     options.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     options.add_argument("--histories", type=int, nargs="+")
-    options.add_argument("--steps", type=int, help="beyond a first one; default: 4")
+    options.add_argument("--steps", type=int, help="beyond a first one; default: 2")
     options.add_argument("--save", type=Path)
     options.add_argument("--one", choices=tuple(SYSTEMS), help=argparse.SUPPRESS)  # what a child process measures
     chosen = options.parse_args()
@@ -117,7 +117,7 @@ def steps_of(chosen: argparse.Namespace, history: int) -> int:
         return int(chosen.steps)
     if chosen.quick:
         return 2 if history == 50 else 0
-    return 4
+    return 2
 
 
 def bank_cost(seconds_a_text: float) -> dict[str, float]:
