@@ -1,7 +1,7 @@
 """Claim: at 50 behaviours a training step costs BAHE at least 20 times less than full text, at 100 at least 4 times
 less memory, with the same trainable layers.
 
-    python benchmarks/bahe.py [--quick] [--llm FOLDER] [--cut 15] [--save benchmarks/results/bahe_cost.json]
+    python benchmarks/bahe.py [--quick] [--llm FOLDER] [--cut 15] [--save benchmarks/results/bahe.json]
 
 Both systems train the LLM's layers above the cut, on the same users, with the same CTR head (fusion.bahe) and the same
 optimiser. Full text concatenates the behaviours' texts, tokenised together, and loses nothing of them. It is made as
