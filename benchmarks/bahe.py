@@ -116,7 +116,7 @@ def steps_of(chosen: argparse.Namespace, history: int) -> int:
     if chosen.steps is not None:
         return int(chosen.steps)
     if chosen.quick:
-        return 2 if history == 50 else 0
+        return 1 if history == 50 else 0
     return 2
 
 
