@@ -36,23 +36,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusion.atoms import attach, texts_of
-from fusion.bahe import Bahe, BaheConfig
-from fusion.bahe_training import begin_with_llm
-from fusion.bank_file import KEY, BankFile
-from fusion.behavior_text import Template, behavior_text, item_text
-from fusion.cut import Low, architecture, open_low, recipe_of
-from fusion.encode import Samples, encode
-from fusion.histories import Histories
-from fusion.labels import LabelRule
-from fusion.log import Log
-from fusion.moments import sample_moments
-from fusion.readers import Chosen
-from fusion.spec import fit_spec
-from fusion.train import fast_cpu
+from fusion.bank.index import attach, texts_of
+from fusion.bank.mmap_file import KEY, BankFile
+from fusion.encoders.behavior_text import Template, behavior_text, item_text
+from fusion.encoders.split_llm import Low, architecture, open_low, recipe_of
+from fusion.features.collate import Chosen
+from fusion.features.impressions import sample_moments
+from fusion.features.labels import LabelRule
+from fusion.features.log import Log
+from fusion.features.samples import Samples, encode
+from fusion.features.spec import fit_spec
+from fusion.models.bahe.collate import Histories
+from fusion.models.bahe.model import Bahe, BaheConfig
+from fusion.training.bahe import begin_with_llm
+from fusion.training.train import fast_cpu
 from interest.types import Item
-from streams.catalogue import items_of
-from streams.settings import default_llm, sample_log
+from streams.files.catalogue import items_of
+from streams.settings.load import default_llm, sample_log
 
 HISTORIES = (25, 50, 100)
 TRAINING = 0.8  # of a log's behaviours (fusion/splits.py)

@@ -51,15 +51,15 @@ from text.systems import (
     scores_of,
 )
 
-from fusion import metrics
-from fusion.atoms import texts_of
-from fusion.behavior_text import Template
-from fusion.cut import architecture
-from fusion.dataset import Dataset
-from fusion.histories import Past
-from fusion.log import Array
-from fusion.splits import TEST, TRAIN, VALID
-from streams.settings import cache_folder, default_llm
+from fusion.bank.index import texts_of
+from fusion.encoders.behavior_text import Template
+from fusion.encoders.split_llm import architecture
+from fusion.features.dataset import Dataset
+from fusion.features.log import Array
+from fusion.features.splits import TEST, TRAIN, VALID
+from fusion.models.bahe.collate import Past
+from fusion.training import metrics
+from streams.settings.load import cache_folder, default_llm
 
 RESULTS = Path(__file__).parent / "results" / "bahe_auc"
 COLUMNS = ("auc", "gauc", "log_loss", "warm", "cold", "unseen")

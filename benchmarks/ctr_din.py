@@ -25,17 +25,17 @@ import numpy as np
 import torch
 from sqlalchemy import Engine
 
-from fusion import metrics
-from fusion.dataset import Dataset, DatasetConfig, read_dataset
-from fusion.din import Din, DinConfig
-from fusion.labels import LabelRule
-from fusion.log import Array
-from fusion.splits import TEST, TRAIN, VALID
-from fusion.train import TrainConfig, predict, train
-from interest.sql import insert_new, item_row, user_row
-from interest.tables import behaviors, items, users
+from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
+from fusion.features.labels import LabelRule
+from fusion.features.log import Array
+from fusion.features.splits import TEST, TRAIN, VALID
+from fusion.models.din import Din, DinConfig
+from fusion.training import metrics
+from fusion.training.train import TrainConfig, predict, train
+from interest.store.sql import insert_new, item_row, user_row
+from interest.store.tables import behaviors, items, users
 from interest.types import Item, User
-from streams.store import open_store
+from streams.store.engine import open_store
 
 PUBLIC = {  # measured on the same rows with one seed, for comparison; not run here
     "FuxiCTR DCNv2 (public)": {"auc": 0.7971, "log_loss": 0.5400, "gauc": 0.7467, "bulk_tail": 0.8050, "cold": 0.7806},

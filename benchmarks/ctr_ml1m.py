@@ -48,10 +48,10 @@ from ml1m.runs import (
 )
 from paired import bootstrap
 
-from fusion.dataset import DatasetConfig, read_dataset, read_labelled
-from fusion.labels import LabelRule
-from fusion.splits import TEST, TRAIN, VALID
-from streams.store import open_store
+from fusion.features.dataset import DatasetConfig, read_dataset, read_labelled
+from fusion.features.labels import LabelRule
+from fusion.features.splits import TEST, TRAIN, VALID
+from streams.store.engine import open_store
 
 RESULTS = Path(__file__).parent / "results" / "ctr_ml1m"
 PUBLISHED = {  # FuxiCTR on the same rows with one seed, measured elsewhere; not run here

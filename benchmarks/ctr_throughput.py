@@ -27,12 +27,12 @@ from ctr_din import load, protocol
 from ml1m.peers import Peer
 from ml1m.runs import FORMS, PEER, TOGETHER, TRAIN_SRP, VALUE_TASK, say, versions
 
-from fusion.dataset import Dataset
-from fusion.fgbert import FgBertConfig
-from fusion.models import build
-from fusion.splits import TRAIN, VALID
-from fusion.srp4ctr import forms
-from fusion.train import train
+from fusion.features.dataset import Dataset
+from fusion.features.splits import TRAIN, VALID
+from fusion.models.registry import build
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.models.srp4ctr.model import forms
+from fusion.training.train import train
 
 HISTORY = 50
 SELECTING = 500  # validation rows: they are not timed, but both want some

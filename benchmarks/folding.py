@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusion.encode import encode
-from fusion.fgbert import FgBertConfig
-from fusion.labels import LabelRule
-from fusion.log import Log
-from fusion.moments import now_moments
-from fusion.readers import Chosen
-from fusion.spec import fit_spec
-from fusion.srp4ctr import Srp4Ctr, Srp4CtrConfig
-from fusion.train import fast_cpu
-from fusion.windows import Folded
+from fusion.features.collate import Chosen
+from fusion.features.impressions import now_moments
+from fusion.features.labels import LabelRule
+from fusion.features.log import Log
+from fusion.features.packed_windows import Folded
+from fusion.features.samples import encode
+from fusion.features.spec import fit_spec
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig
+from fusion.training.train import fast_cpu
 
 NUMBERS = (1, 10, 100, 1000)
 ITEMS, DAY = 4000, 86_400.0

@@ -32,24 +32,24 @@ import httpx
 import msgspec
 from sqlalchemy import Engine, func, select
 
-import interest.llm_http
+import interest.llm.http
 from benchmarks.rig.servers import installation, kafka
 from deploy.kafka.node import Node
 from deploy.vllm.server import NAME, Server
-from interest.llm import Reply, Request
-from interest.sql import partition_of
-from interest.tables import interests, partitions
+from interest.llm.protocol import Reply, Request
+from interest.store.sql import partition_of
+from interest.store.tables import interests, partitions
 from interest.types import Partition
-from streams.catalogue import load_items, load_users
-from streams.health import Health
-from streams.kafka import Topics, make_producer
-from streams.metrics import Metrics
-from streams.policy import Policy
-from streams.replay import replay
-from streams.rows import BehaviorLog
-from streams.settings import AgentSettings, KafkaSettings, LlmSettings, Secret, Settings, sample_log
-from streams.stage import Context
-from streams.store import open_store
+from streams.files.catalogue import load_items, load_users
+from streams.files.rows import BehaviorLog
+from streams.kafka.clients import Topics, make_producer
+from streams.observability.health import Health
+from streams.observability.metrics import Metrics
+from streams.replay.embedded import replay
+from streams.settings.load import AgentSettings, KafkaSettings, LlmSettings, Secret, Settings, sample_log
+from streams.stages.stage import Context
+from streams.store.engine import open_store
+from streams.ubsp.policy import Policy
 
 CONCURRENT = 64
 PATIENCE_S = 600.0  # of one call, in both halves: on a machine that others use too, 64 at once take minutes
@@ -144,7 +144,7 @@ async def stage(
     node: Node, llm: LlmSettings, users: int, folder: Path, number: int
 ) -> tuple[list[dict[str, Any]], list[float]]:
     """Let the stage write the interests of a new store; return what it sent and when each was answered."""
-    from streams.stages.interest import InterestStage
+    from streams.stages.interest.stage import InterestStage
 
     interest.llm_http.HttpModel = Recorded  # type: ignore[misc]
     Recorded.asked, Recorded.answered = [], []

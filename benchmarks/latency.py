@@ -30,7 +30,7 @@ from benchmarks.rig.behaviors import START, Paced, preload
 from benchmarks.rig.servers import consumed, fresh_store, installation, kafka, postgres
 from benchmarks.rig.worker import rate, waited_for, worker
 from deploy.kafka.node import Node
-from interest.tables import partitions
+from interest.store.tables import partitions
 
 COUNT = 50  # behaviours that close a partition, as the settings have it
 WATCHED_PER_S = 100  # closing behaviours looked for in a second: enough for a p99, too few to burden the store

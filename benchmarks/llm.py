@@ -24,17 +24,17 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from interest.answers import Usage, read_usage
-from interest.backlog import Plan, chunks
-from interest.learn import Learned, learn
-from interest.llm import Reply, Request
-from interest.llm_local import LocalModel
-from interest.prompts import PROMPTS, Style
-from interest.sql import insert_new, item_row, writing
-from interest.tables import behaviors, items, partitions
+from interest.llm.cache import Usage, read_usage
+from interest.llm.local import LocalModel
+from interest.llm.protocol import Reply, Request
+from interest.store.sql import insert_new, item_row, writing
+from interest.store.tables import behaviors, items, partitions
 from interest.types import Item, Outcome
-from streams.settings import default_llm, sample_log
-from streams.store import open_store
+from interest.write.backfill import Learned, learn
+from interest.write.backlog import Plan, chunks
+from interest.write.prompts import PROMPTS, Style
+from streams.settings.load import default_llm, sample_log
+from streams.store.engine import open_store
 
 STYLE = Style(noun=("film", "films"))
 K = 50

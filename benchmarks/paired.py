@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.log import Array
+from fusion.features.log import Array
 
 REPEATS = 500  # of the bootstrap; the standard deviation is then known to 3 %
 

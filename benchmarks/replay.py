@@ -51,10 +51,10 @@ def one(job: str, path: Path, folder: Path) -> dict[str, float]:
 def job(name: str, path: Path, folder: Path) -> dict[str, float]:
     import resource
 
-    from streams.policy import Policy
-    from streams.replay import replay
-    from streams.rows import BehaviorLog
-    from streams.store import open_store
+    from streams.files.rows import BehaviorLog
+    from streams.replay.embedded import replay
+    from streams.store.engine import open_store
+    from streams.ubsp.policy import Policy
 
     if name == "decode":
         start = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, Table, Text
 
-from interest.tables import metadata
+from interest.store.tables import metadata
 
 # Tables of vectors have rowids: without, SQLite gives every row of more than 1,002 bytes a page of 4 KiB to itself.
 

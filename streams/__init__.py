@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streams.subscribing import subscribe
-    from streams.subscription import Subscription
-    from streams.wire import InterestUpdate, RepresentationUpdate
+    from streams.kafka.messages import InterestUpdate, RepresentationUpdate
+    from streams.subscription.api import subscribe
+    from streams.subscription.subscription import Subscription
 
 __all__ = ["InterestUpdate", "RepresentationUpdate", "Subscription", "subscribe"]
 
@@ -19,5 +19,5 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     # the module is not called subscribe: a module imported into a package would hide the function of its name
-    home = "streams.wire" if name.endswith("Update") else "streams.subscribing"
+    home = "streams.kafka.messages" if name.endswith("Update") else "streams.subscription.api"
     return getattr(importlib.import_module(home), name)

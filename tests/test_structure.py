@@ -12,8 +12,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
-from interest.tables import metadata
-from streams.store import REVISION, _migrations
+from interest.store.tables import metadata
+from streams.store.engine import REVISION, _migrations
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fusion.bahe import BaheConfig
-from fusion.bahe_training import give_vectors
-from fusion.cut import Recipe, architecture, recipe_of
-from fusion.dataset import Dataset
-from fusion.log import Array
-from fusion.splits import VALID
-from fusion.train import TrainConfig
-from streams.settings import default_llm
-from streams.store import open_store
+from fusion.encoders.split_llm import Recipe, architecture, recipe_of
+from fusion.features.dataset import Dataset
+from fusion.features.log import Array
+from fusion.features.splits import VALID
+from fusion.models.bahe.model import BaheConfig
+from fusion.training.bahe import give_vectors
+from fusion.training.train import TrainConfig
+from streams.settings.load import default_llm
+from streams.store.engine import open_store
 
 DESIGN = 2  # raised by hand where BAHE computes otherwise and no setting tells: kept lines are then made again
 CUT = 28  # of 30 layers: two are trained

@@ -17,22 +17,22 @@ import torch
 from clock import Clock
 from ml1m import bahe
 
-from fusion import metrics
-from fusion.bahe import BaheConfig
-from fusion.bahe_training import begin_with_llm
-from fusion.checkpoint import remove_checkpoint
-from fusion.dataset import Dataset, Labelled
-from fusion.din import DinConfig
-from fusion.experiment import fingerprint
-from fusion.fgbert import FgBertConfig
-from fusion.log import Array
-from fusion.models import ModelConfig, build
-from fusion.pretrain import PretrainConfig
-from fusion.pretrained import Pretrained, load_pretrained, take_over
-from fusion.pretrained import run as run_pretraining
-from fusion.splits import TEST, TRAIN, VALID
-from fusion.srp4ctr import Srp4CtrConfig, forms
-from fusion.train import TrainConfig, predict, train
+from fusion.features.dataset import Dataset, Labelled
+from fusion.features.log import Array
+from fusion.features.splits import TEST, TRAIN, VALID
+from fusion.models.bahe.model import BaheConfig
+from fusion.models.din import DinConfig
+from fusion.models.registry import ModelConfig, build
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.models.srp4ctr.model import Srp4CtrConfig, forms
+from fusion.training import metrics
+from fusion.training.bahe import begin_with_llm
+from fusion.training.checkpoint import remove_checkpoint
+from fusion.training.experiment import fingerprint
+from fusion.training.pretrain import PretrainConfig
+from fusion.training.pretrained import Pretrained, load_pretrained, take_over
+from fusion.training.pretrained import run as run_pretraining
+from fusion.training.train import TrainConfig, predict, train
 from interest.errors import ArtifactError
 
 FRESH = "SRP4CTR, no pre-training"

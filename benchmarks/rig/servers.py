@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from deploy.kafka.node import Node
-from streams.settings import KafkaSettings
+from streams.settings.load import KafkaSettings
 
 PARTITIONS = 8
 
@@ -30,7 +30,7 @@ def kafka(folder: Path) -> Iterator[Node]:
 
 def installation(node: Node, prefix: str) -> KafkaSettings:
     """Settings under a prefix of their own, with all topics made."""
-    from streams.topics import create_topics
+    from streams.kafka.topics import create_topics
 
     settings = KafkaSettings(brokers=node.bootstrap, prefix=prefix, partitions=PARTITIONS)
     create_topics(settings)

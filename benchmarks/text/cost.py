@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from fusion.cut import ABREAST
+from fusion.encoders.split_llm import ABREAST
 
 SAMPLES = 50_000_000  # a day's, in the paper (section 4.1)
 GPUS, PEAK = 8, 312e12  # A100, dense bfloat16, FLOP/s

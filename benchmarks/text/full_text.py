@@ -23,16 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion.atoms import texts_of
-from fusion.bahe import Bahe, BaheConfig
-from fusion.cut import FURTHER_SINK, LARGEST, Low, pool
-from fusion.encode import Samples, tensor
-from fusion.encoder import batches
-from fusion.events import LABEL_ROWS
-from fusion.histories import Past
-from fusion.log import Array
-from fusion.readers import Chosen, cut
-from fusion.spec import FIRST, UNKNOWN, FeatureSpec
+from fusion.bank.index import texts_of
+from fusion.encoders.sentence import batches
+from fusion.encoders.split_llm import FURTHER_SINK, LARGEST, Low, pool
+from fusion.features.collate import Chosen, cut
+from fusion.features.events import LABEL_ROWS
+from fusion.features.log import Array
+from fusion.features.samples import Samples, tensor
+from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec
+from fusion.models.bahe.collate import Past
+from fusion.models.bahe.model import Bahe, BaheConfig
 from interest.errors import ArtifactError
 
 USERS_AT_ONCE = 4  # in scoring: 10 MB of the widest activations of a small LLM

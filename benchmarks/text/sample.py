@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from fusion.atoms import texts_of
-from fusion.behavior_text import Template
-from fusion.dataset import FEW, Dataset, statistics_of
-from fusion.encode import encode
-from fusion.labels import LabelRule
-from fusion.log import Array, Log, read_log
-from fusion.moments import sample_moments
-from fusion.spec import fit_spec, with_dense
-from fusion.splits import TEST, TRAIN, VALID, eligible
-from interest.sql import read_items, read_users
-from streams.store import open_store
+from fusion.bank.index import texts_of
+from fusion.encoders.behavior_text import Template
+from fusion.features.dataset import FEW, Dataset, statistics_of
+from fusion.features.impressions import sample_moments
+from fusion.features.labels import LabelRule
+from fusion.features.log import Array, Log, read_log
+from fusion.features.samples import encode
+from fusion.features.spec import fit_spec, with_dense
+from fusion.features.splits import TEST, TRAIN, VALID, eligible
+from interest.store.sql import read_items, read_users
+from streams.store.engine import open_store
 
 EVENTS = 51  # of a user; before the last of them are 50 behaviours
 HISTORY = EVENTS - 1

@@ -19,19 +19,19 @@ from sqlalchemy import Engine
 from text.full_text import FullText, TokenStates, WholeUsers, token_states
 from text.sample import HISTORY
 
-from fusion import metrics
-from fusion.atoms import texts_of
-from fusion.bahe import Bahe, BaheConfig
-from fusion.bahe_training import begin_with_llm, give_vectors
-from fusion.bank import fill, missing
-from fusion.checkpoint import remove_checkpoint
-from fusion.cut import Mask, Recipe, TextPooling, architecture, open_low, recipe_of
-from fusion.dataset import Dataset
-from fusion.din import Din, DinConfig
-from fusion.experiment import fingerprint
-from fusion.log import Array
-from fusion.splits import TEST, TRAIN, VALID
-from fusion.train import TrainConfig, predict, train
+from fusion.bank.index import texts_of
+from fusion.bank.vectors import fill, missing
+from fusion.encoders.split_llm import Mask, Recipe, TextPooling, architecture, open_low, recipe_of
+from fusion.features.dataset import Dataset
+from fusion.features.log import Array
+from fusion.features.splits import TEST, TRAIN, VALID
+from fusion.models.bahe.model import Bahe, BaheConfig
+from fusion.models.din import Din, DinConfig
+from fusion.training import metrics
+from fusion.training.bahe import begin_with_llm, give_vectors
+from fusion.training.checkpoint import remove_checkpoint
+from fusion.training.experiment import fingerprint
+from fusion.training.train import TrainConfig, predict, train
 
 # Raised by hand where a system computes otherwise and no setting tells: what was kept of runs before is made again.
 # 2: sizes and liked shares, matching, slow projections, items' own vectors; no products; full text without sinks

@@ -6,9 +6,9 @@ From the shell: alembic -c deploy/alembic.ini current | upgrade head | revision 
 from alembic import context
 from sqlalchemy import create_engine
 
-import streams.tables  # noqa: F401  (both register their tables)
-from interest.tables import metadata
-from streams.settings import store_url
+import streams.store.tables  # noqa: F401  (both register their tables)
+from interest.store.tables import metadata
+from streams.settings.load import store_url
 
 connection = context.config.attributes.get("connection") or create_engine(store_url()).connect()
 context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)

@@ -10,7 +10,7 @@ import typer
 from streams.commands.options import Json, Store
 
 if TYPE_CHECKING:
-    from streams.activation import Activation
+    from streams.resolve.activation import Activation
 
 
 def activate(
@@ -29,10 +29,10 @@ def activate(
     machine that runs a fusion stage; a worker that cannot load it says so in /ready and goes on with what it had.
     """
     from interest.errors import InputError
-    from streams.activation import POOLED, activate_pooled, read_activations
-    from streams.activation import activate as put_in_force
-    from streams.settings import store_url
-    from streams.store import open_store
+    from streams.resolve.activation import POOLED, activate_pooled, read_activations
+    from streams.resolve.activation import activate as put_in_force
+    from streams.settings.load import store_url
+    from streams.store.engine import open_store
 
     if (artifact is not None) + pooled + show != 1:
         raise InputError("name an artifact's folder, or give --pooled, or --show; one of them")

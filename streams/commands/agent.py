@@ -9,7 +9,7 @@ import typer
 
 from interest.errors import InputError
 from streams.commands.options import Store
-from streams.kafka import STAGES
+from streams.kafka.clients import STAGES
 
 
 def agent(
@@ -34,9 +34,9 @@ def agent(
 
     import msgspec
 
-    from streams.crew import run_crew
-    from streams.events import set_up_logs
-    from streams.settings import load_settings
+    from streams.observability.logs import set_up_logs
+    from streams.settings.load import load_settings
+    from streams.worker.supervisor import run_crew
 
     chosen = [name.strip() for name in stages.split(",") if name.strip()]
     if not chosen or any(name not in STAGES for name in chosen):
@@ -53,15 +53,15 @@ def agent(
         if code:
             raise typer.Exit(code)
         return
-    from streams.allocation import one_arena
-    from streams.preflight import preflight
-    from streams.waiting import store_opened, topics_checked
+    from streams.worker.malloc import one_arena
+    from streams.worker.preflight import preflight
+    from streams.worker.startup import store_opened, topics_checked
 
     one_arena()
     topics_checked(settings.kafka)
     engine = store_opened(settings.store, settings.kafka.session_timeout_s)
     preflight(settings, engine, chosen)
 
-    from streams.app import Worker
+    from streams.worker.app import Worker
 
     Worker(settings, engine, chosen).run()

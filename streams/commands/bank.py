@@ -9,7 +9,7 @@ import typer
 from interest.errors import InputError
 from streams.commands.options import Store
 from streams.progress import progress
-from streams.settings import store_url
+from streams.settings.load import store_url
 
 bank = typer.Typer(
     help="The behaviour bank: every distinct behaviour's and item's vector, by the low layers of an LLM.",
@@ -44,13 +44,13 @@ def fill(
     Interrupt it anywhere and run it again: what is there is not computed twice. Several may run at once and share the
     work. Several LLMs, cuts and templates lie side by side; the templates are settings, [bank] behavior and item.
     """
-    from fusion.bank import count, note_size
-    from fusion.bank import fill as run
-    from fusion.bank_texts import store_texts
-    from fusion.cut import open_low
-    from fusion.parallel import choose_device
-    from streams.banks import choose
-    from streams.store import open_store
+    from fusion.bank.texts import store_texts
+    from fusion.bank.vectors import count, note_size
+    from fusion.bank.vectors import fill as run
+    from fusion.encoders.split_llm import open_low
+    from fusion.training.distributed import choose_device
+    from streams.resolve.bank import choose
+    from streams.store.engine import open_store
 
     place = choose_device(device)
     engine = open_store(store_url(store), create=False)
@@ -83,10 +83,10 @@ def collect(
 
     After an LLM, a cut or a template was given up, its bank is removed by naming those to keep.
     """
-    from fusion.bank import read_recipes
-    from fusion.bank_texts import collect as run
-    from streams import counters
-    from streams.store import open_store
+    from fusion.bank.texts import collect as run
+    from fusion.bank.vectors import read_recipes
+    from streams.store import counters
+    from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)
     with engine.connect() as connection:

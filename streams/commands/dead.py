@@ -15,8 +15,8 @@ from interest.errors import InputError
 from streams.commands.options import Json
 
 if TYPE_CHECKING:
-    from streams.dead import DeadLetter
-    from streams.dead_letters import Listed, Replayed
+    from streams.admin.dead_letters import Listed, Replayed
+    from streams.kafka.dead_letter import DeadLetter
 
 SHOWN_BYTES = 4_096  # of a message, on a screen; --raw writes all
 
@@ -41,8 +41,8 @@ def list_letters(
     """List the dead letters that are open: neither replayed nor discarded, and within their retention."""
     import msgspec
 
-    from streams.dead_letters import open_letters
-    from streams.settings import load_settings
+    from streams.admin.dead_letters import open_letters
+    from streams.settings.load import load_settings
 
     letters = open_letters(load_settings().kafka, topic, reason)
     if json:
@@ -85,8 +85,8 @@ def show(
     raw: Annotated[bool, typer.Option("--raw", help="Write only the message's bytes.")] = False,
 ) -> None:
     """Show one dead letter: why it is one, its key, and its bytes with everything escaped that is no plain text."""
-    from streams.dead_letters import open_letters, read_whole
-    from streams.settings import load_settings
+    from streams.admin.dead_letters import open_letters, read_whole
+    from streams.settings.load import load_settings
 
     settings = load_settings().kafka
     letter = read_whole(settings, open_letters(settings, ids=[place])[0])
@@ -135,10 +135,10 @@ def replay(
     To mend one message: `dead show ID --raw > FILE`, edit FILE, `dead replay --id ID --value FILE`.
     Exits with 1 if any message was not sent.
     """
-    from streams.dead_letters import open_letters, refused_again
-    from streams.dead_letters import replay as replay_letters
+    from streams.admin.dead_letters import open_letters, refused_again
+    from streams.admin.dead_letters import replay as replay_letters
     from streams.progress import progress
-    from streams.settings import load_settings
+    from streams.settings.load import load_settings
 
     if (value is not None or key is not None) and len(ids or ()) != 1:
         raise InputError("--value and --key mend one message: name it with one --id")
@@ -194,9 +194,9 @@ def said(outcome: Replayed) -> Iterator[str]:
 @dead.command("discard")
 def discard(topic: Topic = None, reason: Reason = None, ids: Ids = None, yes: Yes = False) -> None:
     """Close dead letters without sending their messages: they are listed no more, and go from the disk."""
-    from streams.dead_letters import discard as discard_letters
-    from streams.dead_letters import open_letters
-    from streams.settings import load_settings
+    from streams.admin.dead_letters import discard as discard_letters
+    from streams.admin.dead_letters import open_letters
+    from streams.settings.load import load_settings
 
     settings = load_settings().kafka
     letters = open_letters(settings, topic, reason, ids or ())

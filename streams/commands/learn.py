@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.commands.options import Store
-from streams.llm import nouns
-from streams.settings import store_url
+from streams.resolve.llm import nouns
+from streams.settings.load import store_url
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from interest.backlog import Plan
-    from interest.learn import Estimate, Learned
-    from streams.llm import OpenLlm
+    from interest.write.backfill import Estimate, Learned
+    from interest.write.backlog import Plan
+    from streams.resolve.llm import OpenLlm
 
 
 def learn(
@@ -34,10 +34,10 @@ def learn(
     noun: Annotated[str, typer.Option(help="What the items are called: singular,plural.")] = "title,titles",
 ) -> None:
     """Write a summary and a shift for every closed partition that has none yet; interrupt and resume at will."""
-    from interest.backlog import Plan
-    from interest.prompts import Style
-    from streams.llm import open_llm
-    from streams.store import open_store
+    from interest.write.backlog import Plan
+    from interest.write.prompts import Style
+    from streams.resolve.llm import open_llm
+    from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)
     style = Style(noun=nouns(noun))
@@ -54,11 +54,11 @@ def learn(
 
 def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
     """Say what it will take, then do it with a progress bar."""
-    from interest.backlog import count_open
-    from interest.learn import estimate
-    from interest.learn import learn as learn_interests
-    from streams.made_from import drop_made_from
+    from interest.write.backfill import estimate
+    from interest.write.backfill import learn as learn_interests
+    from interest.write.backlog import count_open
     from streams.progress import progress
+    from streams.store.invalidate import drop_made_from
 
     plan.prompt()  # an unknown version is told before anything is asked
     left = count_open(engine, plan, llm=opened.complete is not None)
@@ -78,7 +78,7 @@ def _told(expected: Estimate, name: str) -> str:
 
 def report(done: Learned) -> None:
     """Outcomes, supported share, calls, tokens and seconds, on standard error."""
-    from interest.answers import Usage
+    from interest.llm.cache import Usage
 
     spent = sum(done.usage.values(), Usage())
     _say(f"learnt {done.partitions:,} partitions in {done.seconds:,.1f} s")

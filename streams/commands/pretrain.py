@@ -9,10 +9,10 @@ import typer
 
 from streams.commands.options import Store
 from streams.commands.train import Device, History, Label, Out, Rate, SplitBy, Threads, Together, shown
-from streams.settings import store_url
+from streams.settings.load import store_url
 
 if TYPE_CHECKING:
-    from fusion.pretrain import PretrainEpoch
+    from fusion.training.pretrain import PretrainEpoch
 
 pretrain = typer.Typer(help="Pre-train an encoder on the store's behaviours.", no_args_is_help=True)
 
@@ -50,18 +50,18 @@ def fgbert(
     """
     import torch
 
-    from fusion.artifact import PRETRAINING
-    from fusion.dataset import DatasetConfig, read_labelled
-    from fusion.fgbert import FgBertConfig
-    from fusion.labels import LabelRule
-    from fusion.masks import LEAST
-    from fusion.out import check_out
-    from fusion.parallel import choose_device, processes
-    from fusion.pretrain import PretrainConfig
-    from fusion.pretrained import load_pretrained, run
-    from fusion.splits import TRAIN
+    from fusion.features.dataset import DatasetConfig, read_labelled
+    from fusion.features.labels import LabelRule
+    from fusion.features.splits import TRAIN
+    from fusion.models.srp4ctr.fgbert import FgBertConfig
+    from fusion.models.srp4ctr.masking import LEAST
+    from fusion.training.artifact import PRETRAINING
+    from fusion.training.distributed import choose_device, processes
+    from fusion.training.out_folder import check_out
+    from fusion.training.pretrain import PretrainConfig
+    from fusion.training.pretrained import load_pretrained, run
     from interest.errors import InputError
-    from streams.store import open_store
+    from streams.store.engine import open_store
 
     if width % heads:
         raise InputError(f"--width {width} cannot be shared by --heads {heads}; choose a multiple")

@@ -16,8 +16,8 @@ from interest.errors import InputError
 
 if TYPE_CHECKING:
     from interest.types import Item, User
-    from streams.produce import Produced, Producing
-    from streams.rows import BehaviorLog
+    from streams.files.rows import BehaviorLog
+    from streams.replay.producer import Produced, Producing
 
 RETRY_S = 2.0
 
@@ -33,10 +33,10 @@ def produce(
     resume: bool,
 ) -> None:
     """Produce the catalogue, then the log; print what was done. Ctrl-C ends it where it can be gone on from."""
-    from streams.pace import parse_rate
-    from streams.produce import Producing
     from streams.progress import progress
-    from streams.settings import load_settings
+    from streams.replay.producer import Producing
+    from streams.replay.rate import parse_rate
+    from streams.settings.load import load_settings
 
     pace = parse_rate(rate)
     settings = load_settings().kafka
@@ -65,8 +65,8 @@ async def _until_interrupted(
     producing: Producing, catalogue: list[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]
 ) -> Produced:
     """Run it; the first Ctrl-C asks it to stop, a second one ends it as any command ends."""
-    from streams.passing import passes, said
-    from streams.produce_catalogue import produce_catalogue
+    from streams.kafka.errors import passes, said
+    from streams.replay.catalogue import produce_catalogue
 
     loop, ended_before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
 
@@ -99,7 +99,7 @@ async def _until_interrupted(
 def _catalogue(
     items: Path | None, users: Path | None, told: dict[str, str]
 ) -> Iterator[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]:
-    from streams.catalogue import items_of, users_of
+    from streams.files.catalogue import items_of, users_of
 
     if items:
         yield f"items from {items.name}", partial(items_of, items, told)

@@ -11,14 +11,14 @@ import typer
 
 from interest.errors import InputError
 from streams.commands.options import Store
-from streams.policy import Policy, Span, seconds
-from streams.settings import store_url
+from streams.settings.load import store_url
+from streams.ubsp.policy import Policy, Span, seconds
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from streams.replay import Replayed
-    from streams.rows import BehaviorLog
+    from streams.files.rows import BehaviorLog
+    from streams.replay.embedded import Replayed
 
 
 # what the workers' settings decide when the log goes to them through Kafka, and where
@@ -79,9 +79,9 @@ def replay(
     command again: the store ends as if nothing had happened. With --kafka the rows go to Kafka, for running agents
     (`interestream agent`); their settings then decide about partitions, the LLM and the store.
     """
-    from streams.mapping import parse_map
-    from streams.rows import BehaviorLog
-    from streams.store import open_store
+    from streams.files.mapping import parse_map
+    from streams.files.rows import BehaviorLog
+    from streams.store.engine import open_store
 
     told = parse_map(map_)
     if kafka:
@@ -118,7 +118,7 @@ def _refuse_options_of_the_agent(context: typer.Context) -> None:
 
 
 def _load_catalogue(engine: Engine, items: Path | None, users: Path | None, told: dict[str, str]) -> None:
-    from streams.catalogue import load_items, load_users
+    from streams.files.catalogue import load_items, load_users
 
     if items:
         print(f"{load_items(engine, items, told):,} items from {items.name}")
@@ -127,7 +127,7 @@ def _load_catalogue(engine: Engine, items: Path | None, users: Path | None, told
 
 
 def _ingest(engine: Engine, log: BehaviorLog, policy: Policy, *, strict: bool, resume: bool) -> None:
-    from streams.replay import replay as run
+    from streams.replay.embedded import replay as run
 
     with ExitStack() as stack:
 

@@ -12,10 +12,10 @@ import typer
 from interest.errors import InputError
 from streams.commands.options import Store
 from streams.progress import progress
-from streams.settings import store_url
+from streams.settings.load import store_url
 
 if TYPE_CHECKING:
-    from fusion.score import Pair
+    from fusion.serving.score import Pair
 
 LATEST = 4_102_444_800.0  # 2100-01-01
 AT_ONCE = 2000  # pairs read from the store and scored together
@@ -44,12 +44,12 @@ def score(
     wanted = _wanted(pairs, user, items)
     if at is not None and not 0 <= at < LATEST:
         raise InputError(f"--at {at:g} is no time between 1970 and 2100 in epoch seconds")
-    from fusion.artifact import load_artifact
-    from fusion.log import newest_time
-    from fusion.score import Scorer
-    from interest.sql import read_items
-    from streams.banks import llm_folder
-    from streams.store import open_store
+    from fusion.features.log import newest_time
+    from fusion.serving.score import Scorer
+    from fusion.training.artifact import load_artifact
+    from interest.store.sql import read_items
+    from streams.resolve.bank import llm_folder
+    from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)
     model = load_artifact(artifact, llm_folder(llm) if llm else None)

@@ -24,7 +24,7 @@ def settings(
     """
     import msgspec
 
-    from streams.settings import DEFAULT, shown_settings
+    from streams.settings.load import DEFAULT, shown_settings
 
     found = shown_settings(config)
     if json:

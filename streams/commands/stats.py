@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streams.commands.options import Json, Store
-from streams.settings import store_url
+from streams.settings.load import store_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streams.stats import Bank, Stats, Version
+    from streams.store.stats import Bank, Stats, Version
 
 
 def stats(json: Json = False, store: Store = None) -> None:
     """Count what is in the store, and what it cost: behaviours, partitions, interests, LLM calls, representations."""
     import msgspec
 
-    from streams.stats import read_stats
-    from streams.store import open_store
+    from streams.store.engine import open_store
+    from streams.store.stats import read_stats
 
     engine = open_store(store_url(store), create=False)
     with engine.connect() as connection:

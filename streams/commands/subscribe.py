@@ -15,9 +15,9 @@ import typer
 from interest.errors import InputError
 
 if TYPE_CHECKING:
-    from streams.places import Start
-    from streams.subscription import Subscription
-    from streams.wire import InterestUpdate, RepresentationUpdate
+    from streams.kafka.messages import InterestUpdate, RepresentationUpdate
+    from streams.subscription.start import Start
+    from streams.subscription.subscription import Subscription
 
     AnySubscription: TypeAlias = Subscription[InterestUpdate] | Subscription[RepresentationUpdate]
 
@@ -59,7 +59,7 @@ def subscribe(
     then whatever is new. A user who was forgotten is not printed; a forget while this runs prints nothing. With --group
     every message is printed, older ones too, until Kafka has compacted them away.
     """
-    import streams.subscribing as api
+    from streams.subscription import api
 
     for library in ("aiokafka", "kafka"):  # what they would say of a broker that is away is said below, once
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -94,7 +94,7 @@ def _print(subscription: AnySubscription, *, json: bool) -> None:
 
 
 def _page(update: InterestUpdate | RepresentationUpdate) -> str:
-    from streams.wire import RepresentationUpdate
+    from streams.kafka.messages import RepresentationUpdate
 
     if isinstance(update, RepresentationUpdate):
         numbers = update.floats()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.commands.options import Json, Store
-from streams.settings import store_url
+from streams.settings.load import store_url
 
 if TYPE_CHECKING:
-    from streams.timeline import Evidence, Period, Text, Timeline
+    from streams.store.timeline import Evidence, Period, Text, Timeline
 
 WIDTH = 96  # columns, or the terminal's if it has fewer
 
@@ -34,8 +34,8 @@ def timeline(
 
     import msgspec
 
-    from streams.store import open_store
-    from streams.timeline import read_timeline
+    from streams.store.engine import open_store
+    from streams.store.timeline import read_timeline
 
     engine = open_store(store_url(store), create=False)
     with engine.connect() as connection:

@@ -10,8 +10,8 @@ import typer
 from streams.commands.options import Json, Store
 
 if TYPE_CHECKING:
-    from streams.accept import Acceptance
-    from streams.topics import Row
+    from streams.admin.accept_topic import Acceptance
+    from streams.kafka.topics import Row
 
 topics = typer.Typer(help="Kafka's topics: create them, show them, accept one that changed.", no_args_is_help=True)
 
@@ -25,8 +25,8 @@ def create(
     Partitions, replication and retention are INTERESTREAM_KAFKA_PARTITIONS, _REPLICATION and _RETENTION_DAYS. Topics
     that are there are left as they are; if one of them does not fit, nothing is created and every misfit is named.
     """
-    from streams.settings import load_settings
-    from streams.topics import create_topics
+    from streams.kafka.topics import create_topics
+    from streams.settings.load import load_settings
 
     settings = load_settings().kafka
     created, there = create_topics(settings, dry_run=dry_run)
@@ -46,8 +46,8 @@ def show(json: Json = False) -> None:
     """
     import msgspec
 
-    from streams.settings import load_settings
-    from streams.topics import show_topics
+    from streams.kafka.topics import show_topics
+    from streams.settings.load import load_settings
 
     rows = show_topics(load_settings().kafka)
     print(msgspec.json.encode({"topics": rows}).decode() if json else "\n".join(page(rows)))
@@ -68,11 +68,11 @@ def accept(
     Shows by partition where the stage stands, where it would go on and what is lost; after a yes the positions are
     moved. Stop the stage's workers first. Positions that can be continued are left alone.
     """
-    from streams.accept import accept as accept_topic
-    from streams.accept import check_stopped, plan_acceptance
-    from streams.kafka import Topics
-    from streams.settings import load_settings, store_url
-    from streams.store import open_store
+    from streams.admin.accept_topic import accept as accept_topic
+    from streams.admin.accept_topic import check_stopped, plan_acceptance
+    from streams.kafka.clients import Topics
+    from streams.settings.load import load_settings, store_url
+    from streams.store.engine import open_store
 
     settings = load_settings().kafka
     engine = open_store(store_url(store), create=False)

@@ -14,17 +14,17 @@ import typer
 from interest.errors import InputError
 from streams.commands.options import Store
 from streams.progress import progress
-from streams.settings import store_url
+from streams.settings.load import store_url
 
 if TYPE_CHECKING:
     import torch
     from sqlalchemy import Connection
 
-    from fusion.artifact import Metrics
-    from fusion.checkpoint import Epoch
-    from fusion.dataset import Dataset, DatasetConfig
-    from fusion.models import ModelConfig
-    from fusion.train import TrainConfig
+    from fusion.features.dataset import Dataset, DatasetConfig
+    from fusion.models.registry import ModelConfig
+    from fusion.training.artifact import Metrics
+    from fusion.training.checkpoint import Epoch
+    from fusion.training.train import TrainConfig
 
 train = typer.Typer(help="Train a CTR model on the store; one sub-command per model.", no_args_is_help=True)
 
@@ -65,11 +65,11 @@ def din(
     generation: Generation = 0,
 ) -> None:
     """Train DIN on the store's behaviours; report its metrics and write the artifact."""
-    from fusion.dataset import DatasetConfig
-    from fusion.din import DinConfig
-    from fusion.labels import LabelRule
-    from fusion.out import check_out
-    from fusion.train import TrainConfig
+    from fusion.features.dataset import DatasetConfig
+    from fusion.features.labels import LabelRule
+    from fusion.models.din import DinConfig
+    from fusion.training.out_folder import check_out
+    from fusion.training.train import TrainConfig
 
     check_out(out, "din")
     data = DatasetConfig(
@@ -130,12 +130,12 @@ def srp4ctr(
 
     Several processes share the work under torchrun: torchrun --nproc-per-node 2 -m streams train srp4ctr ...
     """
-    from fusion.dataset import DatasetConfig
-    from fusion.labels import LabelRule
-    from fusion.out import check_out
-    from fusion.pretrained import encoder_for, load_pretrained, take_over
-    from fusion.srp4ctr import forms
-    from fusion.train import TrainConfig
+    from fusion.features.dataset import DatasetConfig
+    from fusion.features.labels import LabelRule
+    from fusion.models.srp4ctr.model import forms
+    from fusion.training.out_folder import check_out
+    from fusion.training.pretrained import encoder_for, load_pretrained, take_over
+    from fusion.training.train import TrainConfig
 
     if pretrained is None and pretrained_rate is not None:
         raise InputError(
@@ -199,13 +199,13 @@ def run_training(
     """read: how the samples are read, if not as `data` says. llm: where the LLM of the model is."""
     import torch
 
-    from fusion import experiment
-    from fusion.artifact import load_artifact
-    from fusion.dataset import read_dataset
-    from fusion.parallel import choose_device, processes
-    from fusion.represent import represent
-    from fusion.splits import TRAIN
-    from streams.store import open_store
+    from fusion.features.dataset import read_dataset
+    from fusion.features.splits import TRAIN
+    from fusion.serving.user_vectors import represent
+    from fusion.training import experiment
+    from fusion.training.artifact import load_artifact
+    from fusion.training.distributed import choose_device, processes
+    from streams.store.engine import open_store
 
     if threads:
         torch.set_num_threads(threads)

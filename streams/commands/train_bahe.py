@@ -26,13 +26,13 @@ from streams.commands.train import (
     train,
 )
 from streams.progress import progress
-from streams.settings import store_url
+from streams.settings.load import store_url
 
 if TYPE_CHECKING:
     import torch
 
-    from fusion.dataset import Dataset
-    from fusion.models import ModelConfig
+    from fusion.features.dataset import Dataset
+    from fusion.models.registry import ModelConfig
 
 
 @train.command("bahe")
@@ -100,26 +100,19 @@ def bahe(
     to compute still count. Run daily, each run trains on what is new since the one before, and on what that one kept
     for selection and test.
     """
-    from fusion.artifact import load_artifact
-    from fusion.bahe import BaheConfig
-    from fusion.bahe_training import (
-        begin_with,
-        begin_with_llm,
-        check_continuable,
-        continued,
-        give_vectors,
-        newest,
-    )
-    from fusion.cut import architecture
-    from fusion.dataset import DatasetConfig
-    from fusion.histories import named_sequences
-    from fusion.labels import LabelRule
-    from fusion.out import check_out
-    from fusion.parallel import choose_device
-    from fusion.refresh import read_new
-    from fusion.train import TrainConfig
-    from streams.banks import bank_files, choose, llm_folder
-    from streams.store import open_store
+    from fusion.encoders.split_llm import architecture
+    from fusion.features.dataset import DatasetConfig
+    from fusion.features.labels import LabelRule
+    from fusion.features.refresh import read_new
+    from fusion.models.bahe.collate import named_sequences
+    from fusion.models.bahe.model import BaheConfig
+    from fusion.training.artifact import load_artifact
+    from fusion.training.bahe import begin_with, begin_with_llm, check_continuable, continued, give_vectors, newest
+    from fusion.training.distributed import choose_device
+    from fusion.training.out_folder import check_out
+    from fusion.training.train import TrainConfig
+    from streams.resolve.bank import bank_files, choose, llm_folder
+    from streams.store.engine import open_store
 
     check_out(out, "bahe")
     engine = open_store(store_url(store), create=False)

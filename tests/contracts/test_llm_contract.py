@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chat_server import ChatServer
 
 from interest.errors import Refused
-from interest.llm import Complete, Message, Reply, Request
-from interest.llm_http import HttpModel
-from interest.llm_local import LocalModel
-from interest.scripted import Scripted
+from interest.llm.http import HttpModel
+from interest.llm.local import LocalModel
+from interest.llm.protocol import Complete, Message, Reply, Request
+from interest.llm.scripted import Scripted
+from tests.support.chat_server import ChatServer
 
 QUESTION = (Message("system", "You write plain English."), Message("user", "Name three colours in one short sentence."))
 

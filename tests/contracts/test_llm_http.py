@@ -7,13 +7,13 @@ import asyncio
 import httpx
 import msgspec
 import pytest
-from chat_server import ChatServer
 
 from interest.errors import Refused, Unavailable
-from interest.llm import Message, Reply, Request
-from interest.llm_http import HttpModel
-from interest.prompts import ANSWER_SCHEMA
-from interest.scripted import Scripted
+from interest.llm.http import HttpModel
+from interest.llm.protocol import Message, Reply, Request
+from interest.llm.scripted import Scripted
+from interest.write.prompts import ANSWER_SCHEMA
+from tests.support.chat_server import ChatServer
 
 ASKED = Request(messages=(Message("user", "What does this user like?"),))
 

@@ -12,9 +12,9 @@ from alembic.config import Config
 from sqlalchemy import Engine, Table, create_engine, event, insert, select, text
 
 from fusion.tables import bank_vectors, representations, vectors
-from interest.sql import insert_new, upsert, writing
-from interest.tables import metadata
-from streams.store import _begin, _migrations, _tune_sqlite, open_store
+from interest.store.sql import insert_new, upsert, writing
+from interest.store.tables import metadata
+from streams.store.engine import _begin, _migrations, _tune_sqlite, open_store
 
 ROWS = 3_000
 RANDOM = random.Random(1)

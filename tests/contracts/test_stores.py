@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import Engine, select, text
 
 from interest.errors import StoreError
-from interest.sql import insert_new, read_items, read_users, upsert, writing
-from interest.tables import behaviors, items, partitions
+from interest.store.sql import insert_new, read_items, read_users, upsert, writing
+from interest.store.tables import behaviors, items, partitions
 from interest.types import Behavior
-from streams.catalogue import load_items, load_users
-from streams.ingest import Ingest, Position
-from streams.policy import Policy
-from streams.replay import replay
-from streams.rows import BehaviorLog
-from streams.store import open_store
+from streams.files.catalogue import load_items, load_users
+from streams.files.rows import BehaviorLog
+from streams.replay.embedded import replay
+from streams.store.engine import open_store
+from streams.ubsp.ingest import Ingest, Position
+from streams.ubsp.policy import Policy
 
 
 def write_log(path: Path, rows: int = 3000) -> Path:

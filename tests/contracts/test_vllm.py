@@ -16,11 +16,11 @@ import pytest
 
 from deploy.vllm.server import NAME, Server
 from interest.errors import Denied, Refused
-from interest.facts import Facts, facts_of
-from interest.llm import Message, Reply, Request
-from interest.llm_http import HttpModel
-from interest.prompts import PROMPTS, Answer, Style
+from interest.facts.counts import Facts, facts_of
+from interest.llm.http import HttpModel
+from interest.llm.protocol import Message, Reply, Request
 from interest.types import Behavior, Item
+from interest.write.prompts import PROMPTS, Answer, Style
 
 pytestmark = pytest.mark.vllm
 

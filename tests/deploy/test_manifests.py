@@ -21,9 +21,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from deploy.vllm.server import FLAGS, VENV
 from interest.errors import InputError
-from streams.kafka import STAGES, Topics, group_of
-from streams.metrics import Metrics
-from streams.settings import KafkaSettings, load_settings
+from streams.kafka.clients import STAGES, Topics, group_of
+from streams.observability.metrics import Metrics
+from streams.settings.load import KafkaSettings, load_settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ROOT = DEPLOY.parent

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from harness import Postgres, Site
 
 from deploy.kafka.node import Node
-from streams.settings import KafkaSettings
+from streams.settings.load import KafkaSettings
+from tests.support.fault_site import Postgres, Site
 
 
 @pytest.fixture

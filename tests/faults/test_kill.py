@@ -7,15 +7,25 @@ import time
 
 import msgspec
 import pytest
-from harness import SOAK, Site, assert_as_undisturbed, log_of, messages_of, read_topic, rows_of, undisturbed, until
-from llm_world import MODEL, Moods, answer, catalogue
 
-from interest.backlog import Plan
-from interest.learn import learn
-from interest.scripted import Scripted
-from streams.store import open_store
-from streams.wire import InterestUpdate
-from tests.contracts.chat_server import ChatServer
+from interest.llm.scripted import Scripted
+from interest.write.backfill import learn
+from interest.write.backlog import Plan
+from streams.kafka.messages import InterestUpdate
+from streams.store.engine import open_store
+from tests.support.chat_server import ChatServer
+from tests.support.fault_site import (
+    SOAK,
+    Site,
+    assert_as_undisturbed,
+    log_of,
+    messages_of,
+    read_topic,
+    rows_of,
+    undisturbed,
+    until,
+)
+from tests.support.llm_world import MODEL, Moods, answer, catalogue
 
 KILLS, ROWS = (30, 200_000) if SOAK else (6, 60_000)
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 from collections import Counter
 
 import msgspec
-from harness import COUNT, Site, log_of, messages_of, read_topic, rows_of, undisturbed, until
-from llm_world import MODEL, Moods, answer, catalogue
 from sqlalchemy import select
 
 from deploy.kafka.node import free_port
-from interest.backlog import Plan
-from interest.learn import learn
-from interest.scripted import Scripted
-from interest.tables import interests, partitions
-from streams.store import open_store
-from streams.wire import InterestUpdate
-from tests.contracts.chat_server import ChatServer
+from interest.llm.scripted import Scripted
+from interest.store.tables import interests, partitions
+from interest.write.backfill import learn
+from interest.write.backlog import Plan
+from streams.kafka.messages import InterestUpdate
+from streams.store.engine import open_store
+from tests.support.chat_server import ChatServer
+from tests.support.fault_site import COUNT, Site, log_of, messages_of, read_topic, rows_of, undisturbed, until
+from tests.support.llm_world import MODEL, Moods, answer, catalogue
 
 ROWS = 1_200
 

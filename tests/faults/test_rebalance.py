@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness import Site, assert_as_undisturbed, log_of, messages_of, until
 from sqlalchemy import text
+
+from tests.support.fault_site import Site, assert_as_undisturbed, log_of, messages_of, until
 
 ROWS = 24_000
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import Site, Worker, log_of, messages_of, rows_of, until
 
-from streams.kafka import admin
+from streams.kafka.clients import admin
+from tests.support.fault_site import Site, Worker, log_of, messages_of, rows_of, until
 
 TABLES = ("behaviors", "partitions", "offsets", "outbox")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import Postgres, Site, assert_as_undisturbed, log_of, messages_of, until
-
 from deploy.kafka.node import Node
-from streams.settings import KafkaSettings
+from streams.settings.load import KafkaSettings
+from tests.support.fault_site import Postgres, Site, assert_as_undisturbed, log_of, messages_of, until
 
 ROWS = 20_000
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Site, assert_as_undisturbed, log_of, messages_of, until
+from tests.support.fault_site import Site, assert_as_undisturbed, log_of, messages_of, until
 
 ROWS = 40_000
 PROMISED_S, SLACK_S = 10.0, 3.0  # the promise, and what a machine with other work to do may add

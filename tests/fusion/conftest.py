@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ctr_world import RULE, fill, random_rows
 from sqlalchemy import Engine
-from tiny_llm import save_llm
 
-from fusion.cut import Recipe, recipe_of
-from fusion.dataset import DatasetConfig, read_dataset
-from fusion.din import DinConfig
-from fusion.experiment import run
-from fusion.train import TrainConfig
+from fusion.encoders.split_llm import Recipe, recipe_of
+from fusion.features.dataset import DatasetConfig, read_dataset
+from fusion.models.din import DinConfig
+from fusion.training.experiment import run
+from fusion.training.train import TrainConfig
+from tests.support.ctr_world import RULE, fill, random_rows
+from tests.support.tiny_llm import save_llm
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from films import facts
 
-from interest.facts import Facts
-from interest.ground import Ground
+from interest.check.evidence import Ground
+from interest.facts.counts import Facts
+from tests.support.films import facts
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interest.types import Behavior
-from streams.stages.decode import decode
-from streams.wire import Refusal, behavior_of_message
+from streams.kafka.messages import Refusal, behavior_of_message
+from streams.stages.ingest.decode import decode
 
 PRODUCED_AT = 1_700_000_000.0
 text = st.sampled_from(["ann", "bob", "", "a\0b", "ü", "x" * 5000, "\\u0000"])

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ctr_world import catalogue, knowledge_of, log_of, profiles, random_rows, samples_of, spec_of
 
-from fusion.din import Din, DinConfig
-from fusion.encode import Samples, encode
-from fusion.moments import now_moments
-from fusion.train import predict
+from fusion.features.impressions import now_moments
+from fusion.features.samples import Samples, encode
+from fusion.models.din import Din, DinConfig
+from fusion.training.train import predict
+from tests.support.ctr_world import catalogue, knowledge_of, log_of, profiles, random_rows, samples_of, spec_of
 
 CLOSE = 1e-5  # float32 sums in another order
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.pool import StaticPool
 
-from interest.tables import behaviors, metadata, partitions
+from interest.store.tables import behaviors, metadata, partitions
 from interest.types import Behavior, Partition
-from streams.fold import WIDTH, Cache, Verdict, fold, holds, identity, restore, sweep
-from streams.ingest import Ingest, Position
-from streams.policy import Policy, Span, as_options, as_settings, duration, policy_of, seconds
-from streams.settings import read_settings
-from streams.store import _begin
+from streams.settings.load import read_settings
+from streams.store.engine import _begin
+from streams.ubsp.fold import WIDTH, Cache, Verdict, fold, holds, identity, restore, sweep
+from streams.ubsp.ingest import Ingest, Position
+from streams.ubsp.policy import Policy, Span, as_options, as_settings, duration, policy_of, seconds
 
 DAY = 86_400.0
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from ctr_world import DAY, knowledge_of, log_of, meaning, samples_of, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.log import Log
+from fusion.features.log import Log
+from tests.support.ctr_world import DAY, knowledge_of, log_of, meaning, samples_of, spec_of
 
 USERS, ITEMS = 4, 8
 # days apart, hours apart and equal times; arrival is not in order of time

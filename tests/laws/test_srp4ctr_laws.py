@@ -7,16 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ctr_world import DAY, catalogue, knowledge_of, log_of, profiles, random_rows, samples_of, spec_of
 from torch import nn
 
-from fusion.encode import Samples, encode
-from fusion.fgbert import FgBertConfig
-from fusion.moments import now_moments
-from fusion.readers import Chosen
-from fusion.srp4ctr import CrossLayer, Srp4Ctr, UserState, forms
-from fusion.train import predict
-from fusion.windows import Folded, Windows
+from fusion.features.collate import Chosen
+from fusion.features.impressions import now_moments
+from fusion.features.packed_windows import Folded, Windows
+from fusion.features.samples import Samples, encode
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.models.srp4ctr.model import CrossLayer, Srp4Ctr, UserState, forms
+from fusion.training.train import predict
+from tests.support.ctr_world import DAY, catalogue, knowledge_of, log_of, profiles, random_rows, samples_of, spec_of
 
 CLOSE = 1e-5  # float32 sums in another order
 TOGETHER = 5

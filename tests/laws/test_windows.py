@@ -5,14 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 
 import numpy as np
-from ctr_world import DAY, RULE, log_of, samples_of, spec_of
 from hypothesis import given, settings
-from test_point_in_time import ITEMS, ROWS, USERS, visible
 
-from fusion.events import GAP_ROWS
-from fusion.log import Log
-from fusion.spec import FIRST, GAP_DAYS, UNKNOWN, FeatureSpec
-from fusion.windows import Windows
+from fusion.features.events import GAP_ROWS
+from fusion.features.log import Log
+from fusion.features.packed_windows import Windows
+from fusion.features.spec import FIRST, GAP_DAYS, UNKNOWN, FeatureSpec
+from tests.laws.test_point_in_time import ITEMS, ROWS, USERS, visible
+from tests.support.ctr_world import DAY, RULE, log_of, samples_of, spec_of
 
 HISTORY = 5
 

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from interest.llm import Message, Reply, Request
-from interest.sql import behavior_of, item_row, read_items, read_users, upsert, user_row, writing
-from interest.tables import behaviors, items, users
+from interest.llm.protocol import Message, Reply, Request
+from interest.store.sql import behavior_of, item_row, read_items, read_users, upsert, user_row, writing
+from interest.store.tables import behaviors, items, users
 from interest.types import Behavior, Interest, Item, Outcome, Partition, Reason, Representation, Source, User
-from streams.fold import Verdict
-from streams.ingest import Position
-from streams.policy import Policy, Span
-from streams.store import open_store
-from streams.wire import InterestUpdate, Refusal, RepresentationUpdate, behavior_of_message
+from streams.kafka.messages import InterestUpdate, Refusal, RepresentationUpdate, behavior_of_message
+from streams.store.engine import open_store
+from streams.ubsp.fold import Verdict
+from streams.ubsp.ingest import Position
+from streams.ubsp.policy import Policy, Span
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 name = text.filter(bool)

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fusion_world import EVERY, learn
 from sqlalchemy import Engine
-from tiny_llm import save_llm
 
-from fusion.cut import Low, open_low, recipe_of
-from fusion.encoder import encoder_id, open_encoder
-from fusion.fuse import fuse
-from fusion.pooled import View
-from streams.settings import KafkaSettings
-from streams.store import open_store
-from tests.streams.interest_rig import fill, make_topics
+from fusion.encoders.sentence import encoder_id, open_encoder
+from fusion.encoders.split_llm import Low, open_low, recipe_of
+from fusion.interests.backfill import fuse
+from fusion.interests.pooled_rows import View
+from streams.settings.load import KafkaSettings
+from streams.store.engine import open_store
+from tests.support.fusion_world import EVERY, learn
+from tests.support.interest_rig import fill, make_topics
+from tests.support.tiny_llm import save_llm
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The behaviour bank: one vector for each distinct behaviour text, stored, mapped and looked up."""

@@ -1,0 +1,339 @@
+"""The behaviour bank: the vector of every atomic behaviour and item, computed once by an LLM's low layers.
+
+Rows are keyed by a hash of the recipe (LLM, tokenizer, cut, pooling, template...) and the text, so several cuts lie
+side by side and a changed recipe never finds an old vector. A filler claims texts before it computes them, in a short
+transaction; a second filler passes claimed texts by. A filler that dies loses the batch in hand: its claims lapse.
+Whoever writes to a bank holds its row in `banks` first, so that a removal comes before or after.
+
+Decides nothing about what is read from it (fusion/bank_file.py, fusion/atoms.py) or which texts there are
+(fusion/bank_texts.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from fusion.bank.watermarks import read_marks
+from fusion.encoders.split_llm import Recipe
+from fusion.tables import bank_marks, bank_vectors, banks
+from interest.store.sql import insert_new, writing
+
+KEYS_AT_ONCE = 500  # below every driver's limit on parameters
+LEASE_S = 60.0  # a claim lapses after; it is renewed while its filler works
+WAIT_S = 0.2  # between looks at what another filler is computing
+
+Tell = Callable[[Connection], object]
+
+
+class Computes(Protocol):
+    """What fills a bank: fusion.cut.Low."""
+
+    recipe: Recipe
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def at_once(self) -> int:
+        """Texts that it is well used with; a filler claims so many, and a killed one loses them."""
+
+    def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]: ...
+
+
+class Filled(NamedTuple):
+    asked: int  # distinct texts
+    computed: int  # by this filler; the others were there, or came from another filler
+    left: int = 0  # claimed by other fillers, who had not written them when this one was done
+
+
+@dataclass(slots=True)
+class Claims:
+    """One filler's claims on texts that it is about to compute."""
+
+    engine: Engine
+    recipe: Recipe
+    width: int
+    owner: str
+    clock: Callable[[], float] = time.time
+    renewed: float = 0.0
+
+    @property
+    def bank(self) -> str:
+        return self.recipe.id
+
+    def take(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Claim what nobody has computed and no living filler claims; return what is ours now."""
+        now = self.clock()
+        rows = [{"bank": self.bank, "key": key, "owner": self.owner, "until": now + LEASE_S} for key in keys]
+        with writing(self.engine) as connection:
+            _own(connection, self.recipe, self.width)  # one filler at a time: none wait for each other's rows
+            insert_new(connection, bank_vectors, rows)
+            mine: set[bytes] = set()
+            for page in _pages(keys, KEYS_AT_ONCE):
+                free = and_(_among(self.bank, page), bank_vectors.c.vector.is_(None))
+                lapsed = update(bank_vectors).where(free, bank_vectors.c.until < now)
+                connection.execute(lapsed.values(owner=self.owner, until=now + LEASE_S))
+                own = select(bank_vectors.c.key).where(free, bank_vectors.c.owner == self.owner)
+                mine.update(bytes(key) for key in connection.scalars(own))
+        self.renewed = now
+        return [key for key in keys if key in mine]
+
+    def renew(self) -> None:
+        """Keep the claims while work on them goes on; nearly always nothing is to be done."""
+        now = self.clock()
+        if now - self.renewed < LEASE_S / 3:
+            return
+        with writing(self.engine) as connection:
+            _hold(connection, self.bank)
+            connection.execute(
+                update(bank_vectors)
+                .where(bank_vectors.c.bank == self.bank, bank_vectors.c.owner == self.owner)
+                .values(until=now + LEASE_S)
+            )
+        self.renewed = now
+
+    def keep(self, keys: Sequence[bytes], made: NDArray[np.float32]) -> None:
+        """Write vectors, whose claims may have been removed with their bank.
+
+        Where a claim lapsed meanwhile and another filler was quicker, its vector stays.
+        """
+        statement = (
+            update(bank_vectors)
+            .where(
+                bank_vectors.c.bank == self.bank, bank_vectors.c.key == bindparam("k"), bank_vectors.c.vector.is_(None)
+            )
+            .values(vector=bindparam("v"), owner=None, until=None)
+        )
+        packed = made.astype("<f2")
+        rows = [{"k": key, "v": row.tobytes()} for key, row in sorted(zip(keys, packed, strict=True), key=_first)]
+        with writing(self.engine) as connection:
+            _own(connection, self.recipe, self.width)
+            _count_up(connection, self.bank, "computed", len(rows))
+            insert_new(connection, bank_vectors, [{"bank": self.bank, "key": row["k"], "until": 0.0} for row in rows])
+            connection.execute(statement, rows)
+
+    def drop(self) -> None:
+        """Give up every claim: others need not wait for it to lapse."""
+        with writing(self.engine) as connection:
+            _hold(connection, self.bank)
+            connection.execute(
+                delete(bank_vectors).where(
+                    bank_vectors.c.bank == self.bank,
+                    bank_vectors.c.owner == self.owner,
+                    bank_vectors.c.vector.is_(None),
+                )
+            )
+
+
+def fill(
+    engine: Engine,
+    low: Computes,
+    texts: Iterable[str],
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+    clock: Callable[[], float] = time.time,
+    chunk: int | None = None,
+    wait: bool = True,
+) -> Filled:
+    """Compute the vectors of those texts that the bank lacks; when it returns, it has them all.
+
+    chunk: texts claimed and computed together, if not as many as `low` wants.
+    wait: False leaves to other fillers what they have claimed, and so 5.
+
+    1. Page by page, leave out what is there. 2. Claim a chunk. 3. Compute it. 4. Write it.
+    5. Look again at what other fillers had claimed, until they have written it or their claims have lapsed.
+    6. Look again at everything, which may have been removed meanwhile, until it is there.
+    `advance` is called with texts that are done, whoever did them. An interrupted run leaves what it wrote.
+    """
+    recipe, chunk = low.recipe, chunk or low.at_once
+    register(engine, recipe, low.width)
+    claims = Claims(engine, recipe, low.width, uuid.uuid4().hex, clock)
+    asked = computed = 0
+    every: dict[bytes, str] = {}
+    elsewhere: dict[bytes, str] = {}
+    try:
+        for page in _pages(texts, max(KEYS_AT_ONCE, chunk)):
+            every |= (known := dict(zip(recipe.keys(page), page, strict=True)))
+            lacking = missing(engine, recipe.id, known)  # 1
+            asked += len(page)
+            advance(len(page) - len(lacking))
+            for own in _pages(lacking, chunk):
+                mine = _compute(claims, low, {key: lacking[key] for key in own})  # 2, 3, 4
+                computed += len(mine)
+                advance(len(mine))
+                elsewhere |= {key: lacking[key] for key in own if key not in mine}
+        if wait:
+            computed += _wait_for(claims, low, elsewhere, chunk, advance)  # 5
+            while elsewhere := missing(engine, recipe.id, every):  # 6
+                computed += _wait_for(claims, low, elsewhere, chunk, lambda _: None)
+    except BaseException:
+        with contextlib.suppress(SQLAlchemyError):  # the store may be what failed; then the claims lapse
+            claims.drop()
+        raise
+    with writing(engine) as connection:
+        _count_up(connection, recipe.id, "asked", asked)
+    return Filled(asked, computed, len(missing(engine, recipe.id, elsewhere)))
+
+
+def _wait_for(
+    claims: Claims, low: Computes, texts: dict[bytes, str], chunk: int, advance: Callable[[int], None]
+) -> int:
+    """Until all of the texts are there; return how many were computed here."""
+    computed = 0
+    while texts:
+        before = len(texts)
+        texts = missing(claims.engine, claims.bank, texts)
+        for own in _pages(texts, chunk):
+            mine = _compute(claims, low, {key: texts[key] for key in own})
+            computed += len(mine)
+            texts = {key: text for key, text in texts.items() if key not in mine}
+        advance(before - len(texts))
+        if len(texts) == before:
+            time.sleep(WAIT_S)
+    return computed
+
+
+def _compute(claims: Claims, low: Computes, texts: dict[bytes, str]) -> set[bytes]:
+    mine = claims.take(list(texts))
+    if mine:
+        claims.keep(mine, low([texts[key] for key in mine], lambda _: claims.renew()))
+    return set(mine)
+
+
+def register(engine: Engine, recipe: Recipe, width: int) -> None:
+    """Make the bank known, so that `stats` shows it and `gc` knows its template."""
+    with writing(engine) as connection:
+        _own(connection, recipe, width)
+
+
+def read_vectors(connection: Connection, bank: str, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:
+    """The vectors (d,) of those keys that the bank has."""
+    out: dict[bytes, NDArray[np.float16]] = {}
+    for page in _pages(keys, KEYS_AT_ONCE):
+        query = select(bank_vectors.c.key, bank_vectors.c.vector).where(
+            _among(bank, page), bank_vectors.c.vector.is_not(None)
+        )
+        out |= {bytes(key): np.frombuffer(vector, "<f2") for key, vector in connection.execute(query)}
+    return out
+
+
+def read_recipes(connection: Connection) -> dict[str, Recipe]:
+    """Every bank's recipe, by id."""
+    query = select(banks.c.id, banks.c.recipe).order_by(banks.c.id)
+    return {row[0]: msgspec.json.decode(row[1], type=Recipe) for row in connection.execute(query)}
+
+
+def remove(engine: Engine, bank: str, tell: Tell = lambda _: None) -> int:
+    """Remove a bank with its marks; return how many vectors went. Whoever is filling it makes it anew.
+
+    tell: called first in the transaction, for whoever remembers what the bank held.
+    """
+    with writing(engine) as connection:
+        tell(connection)
+        _keep_out(connection, bank)
+        gone = count(connection, bank)
+        connection.execute(delete(bank_vectors).where(bank_vectors.c.bank == bank))
+        connection.execute(delete(bank_marks).where(bank_marks.c.bank == bank))
+        connection.execute(delete(banks).where(banks.c.id == bank))
+    return gone
+
+
+def remove_keys(
+    engine: Engine, bank: str, keys: Sequence[bytes], marks: Mapping[str, int], tell: Tell = lambda _: None
+) -> int:
+    """Remove vectors and lapsed claims that nothing led to when `marks` were the bank's; return how many went.
+
+    What came in since may lead to them again, and was marked as filled: marks that are newer go too.
+    """
+    if not keys:
+        return 0
+    gone, lapsed = 0, or_(bank_vectors.c.vector.is_not(None), bank_vectors.c.until < time.time())
+    with writing(engine) as connection:
+        tell(connection)
+        _keep_out(connection, bank)
+        for page in _pages(keys, KEYS_AT_ONCE):
+            gone += connection.execute(delete(bank_vectors).where(_among(bank, page), lapsed)).rowcount
+        newer = [{"u": user} for user, seq in read_marks(connection, bank).items() if marks.get(user) != seq]
+        if newer:
+            of_user = and_(bank_marks.c.bank == bank, bank_marks.c.user_id == bindparam("u"))
+            connection.execute(delete(bank_marks).where(of_user), newer)
+    return gone
+
+
+def note_size(engine: Engine, bank: str, behaviors: int, texts: int) -> None:
+    """Keep how many behaviours the store has and how many distinct texts they make, for the repeat rate."""
+    with writing(engine) as connection:
+        connection.execute(update(banks).where(banks.c.id == bank).values(behaviors=behaviors, texts=texts))
+
+
+def read_keys(connection: Connection, bank: str) -> set[bytes]:
+    """Every key of a bank, claims included: 100 bytes each."""
+    return {bytes(key) for key in connection.scalars(select(bank_vectors.c.key).where(bank_vectors.c.bank == bank))}
+
+
+def count(connection: Connection, bank: str) -> int:
+    query = select(func.count()).where(bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
+    return connection.scalar(query) or 0
+
+
+def missing(engine: Engine, bank: str, texts: dict[bytes, str]) -> dict[bytes, str]:
+    """Those of the texts, by key, that have no vector yet; reads no vector."""
+    found: set[bytes] = set()
+    with engine.connect() as connection:
+        for page in _pages(texts, KEYS_AT_ONCE):
+            query = select(bank_vectors.c.key).where(_among(bank, page), bank_vectors.c.vector.is_not(None))
+            found.update(bytes(key) for key in connection.scalars(query))
+    return {key: text for key, text in texts.items() if key not in found}
+
+
+def _among(bank: str, keys: Sequence[bytes]) -> Any:
+    return and_(bank_vectors.c.bank == bank, bank_vectors.c.key.in_(keys))
+
+
+def _own(connection: Connection, recipe: Recipe, width: int) -> None:
+    """Nobody else writes to the bank before the caller's transaction ends. Makes it known where it is not, or gone."""
+    zero = {"asked": 0, "computed": 0, "behaviors": 0, "texts": 0}
+    row = {"id": recipe.id, "recipe": msgspec.json.encode(recipe).decode(), "width": width} | zero
+    held = 0
+    while not held:  # until no removal comes between the two
+        insert_new(connection, banks, [row])
+        held = connection.execute(update(banks).where(banks.c.id == recipe.id).values(width=width)).rowcount
+
+
+def _hold(connection: Connection, bank: str) -> None:
+    """Nothing is removed from the bank before the caller's transaction ends.
+
+    PostgreSQL locks its row for other writers to share; SQLite has one writer at a time anyway.
+    """
+    connection.execute(select(banks.c.id).where(banks.c.id == bank).with_for_update(read=True))
+
+
+def _keep_out(connection: Connection, bank: str) -> None:
+    """Before anything is removed: wait for those who hold the bank, and let them wait."""
+    connection.execute(select(banks.c.id).where(banks.c.id == bank).with_for_update())
+
+
+def _count_up(connection: Connection, bank: str, what: str, more: int) -> None:
+    connection.execute(update(banks).where(banks.c.id == bank).values({what: banks.c[what] + more}))
+
+
+def _first(row: tuple[bytes, Any]) -> bytes:
+    return row[0]
+
+
+def _pages(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    left = iter(values)
+    while page := list(islice(left, size)):
+        yield page

@@ -1,0 +1,1 @@
+"""Text becomes vectors: the sentence encoder, causal LLMs, and an LLM split in two."""

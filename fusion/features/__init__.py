@@ -1,0 +1,1 @@
+"""From the store's log to batches: samples, labels, splits, vocabularies, counts, collators."""

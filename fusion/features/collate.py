@@ -1,0 +1,94 @@
+"""How a model wants its samples: which of them make a batch, and what is gathered for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor, device
+
+from fusion.features.log import Array
+from fusion.features.samples import Batch, Samples
+
+SCORE_AT_ONCE = 4096  # moments per scoring batch: 50 MB of activations
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """B samples that go into one batch; those that share a window are next to each other, oldest first."""
+
+    rows: Array  # (B,) int64
+    sizes: Array  # (G,) int64: samples per window
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class HasItems(Protocol):
+    @property
+    def item_row(self) -> Tensor:
+        """(M,) embedding rows of a batch's distinct items."""
+
+
+class Reader(Protocol):
+    def plan(
+        self, samples: Samples, /, rows: Array, size: int, rng: np.random.Generator, processes: int
+    ) -> Iterator[list[Chosen]]:
+        """The batches of an epoch, at most `size` rows each; of every batch, each process's share."""
+
+    def parts(self, samples: Samples, /, rows: Array) -> Iterator[Chosen]:
+        """Places in `rows`, in parts to be scored at once."""
+
+    def gather(self, samples: Samples, chosen: Chosen) -> Any:
+        """What the model's `forward` reads. It has `item_row`, the embedding rows of the batch's distinct items."""
+
+
+class Rows:
+    """Every sample on its own, with its own history."""
+
+    def plan(
+        self, _samples: Samples, /, rows: Array, size: int, rng: np.random.Generator, processes: int
+    ) -> Iterator[list[Chosen]]:
+        order = rng.permutation(rows)
+        for batch in cut(order, size, processes):
+            yield [_alone(share) for share in np.array_split(batch, processes)]
+
+    def parts(self, _samples: Samples, /, rows: Array) -> Iterator[Chosen]:
+        for start in range(0, len(rows), SCORE_AT_ONCE):
+            yield _alone(np.arange(start, min(start + SCORE_AT_ONCE, len(rows))))
+
+    def gather(self, samples: Samples, chosen: Chosen) -> Batch:
+        return samples.batch(chosen.rows)
+
+
+def cut(order: Array, size: int, least: int) -> list[Array]:
+    """`order` in pieces of `size`; a last piece of fewer than `least` joins the one before it."""
+    bounds = list(range(size, len(order), size))
+    if bounds and len(order) - bounds[-1] < least:
+        bounds.pop()
+    return np.split(order, bounds)
+
+
+T = TypeVar("T")
+
+
+def on(batch: T, place: device) -> T:
+    """A batch with all its tensors on a device."""
+    if place.type == "cpu":
+        return batch
+    moved: T = _moved(batch, place)
+    return moved
+
+
+def _moved(value: Any, place: device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(place)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{field.name: _moved(getattr(value, field.name), place) for field in fields(value)})
+    return value
+
+
+def _alone(rows: Array) -> Chosen:
+    return Chosen(rows, np.ones(len(rows), np.int64))

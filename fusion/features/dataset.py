@@ -1,0 +1,194 @@
+"""From the store to samples: reads everything one training run needs and joins it, once, for any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from sqlalchemy import Connection
+
+from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
+from fusion.features.impressions import sample_moments
+from fusion.features.interest_vectors import Knowledge, choose_vectors, read_knowledge
+from fusion.features.labels import UNLABELLED, LabelRule, check_classes
+from fusion.features.log import Array, Log, read_log
+from fusion.features.samples import Samples, encode
+from fusion.features.spec import FeatureSpec, fit_spec, with_dense
+from fusion.features.splits import TEST, TRAIN, VALID, Split, eligible, split
+from fusion.models.srp4ctr.masking import LEAST
+from fusion.training.metrics import tail_items
+from interest.errors import InputError
+from interest.store.sql import read_items, read_users
+from interest.types import Item, User
+
+FEW = 5  # an item that training has met less often is cold
+LEAST_SAMPLES = 20  # under this a split has parts without rows
+EMPTY = "the store holds no behaviours; run `interestream replay LOG` first"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetConfig:
+    label: LabelRule
+    split: Split = "global"
+    history: int = 50
+    min_history: int = 5
+    interest: bool = False
+    partitions: int = 16  # newest first; at 50 behaviours each, a user's last 800
+    generation: int = 0
+    prompt_version: str | None = None
+    encoder: str | None = None
+    value_edges: tuple[float, ...] | None = None  # those that a pre-trained encoder reads; None: fitted to the log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """n samples, in the log's order."""
+
+    spec: FeatureSpec
+    log: Log
+    samples: Samples
+    rows: Array  # (n,) int64, into the log
+    labels: Array  # (n,) int8, 0 or 1
+    part: Array  # (n,) int8: TRAIN, VALID, TEST
+    statistics: ItemStatistics  # of every item at the end of the log, by place in spec.items
+    slices: dict[str, Array]  # (n,) bool each, see `slices_of`
+
+    def of(self, part: int) -> Array:
+        return np.flatnonzero(self.part == part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """The log with its labels and parts, before any sample is made."""
+
+    spec: FeatureSpec
+    log: Log
+    catalogue: dict[str, Item]
+    profiles: dict[str, User]
+    labels: Array  # (N,) int8: 1, 0 or UNLABELLED
+    part: Array  # (N,) int8: TRAIN, VALID, TEST
+    rows: Array  # (n,) int64: the events that are samples
+
+
+def read_labelled(
+    connection: Connection,
+    config: DatasetConfig,
+    advance: Callable[[int], None] | None = None,
+    *,
+    samples: bool = True,
+) -> Labelled:
+    """Raises InputError where there is too little to learn from.
+
+    samples: whether the labels are to be learnt; behaviours alone are enough for pre-training.
+    """
+    log = read_log(connection, advance=advance)
+    catalogue, profiles = read_items(connection), read_users(connection)
+    labels, part = config.label.labels(log), split(log, config.split)
+    rows = np.flatnonzero(eligible(log, config.min_history) & (labels != UNLABELLED))
+    (_check if samples else _check_behaviors)(log, labels, part, rows, config)
+    spec = fit_spec(
+        log, labels, part == TRAIN, catalogue, profiles,
+        rule=config.label, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
+    )  # fmt: skip
+    return Labelled(spec=spec, log=log, catalogue=catalogue, profiles=profiles, labels=labels, part=part, rows=rows)
+
+
+def read_dataset(
+    connection: Connection, config: DatasetConfig, advance: Callable[[int], None] | None = None
+) -> Dataset:
+    """Raises InputError where there is too little to learn from, or no interest vectors though they were asked."""
+    chosen = None
+    if config.interest:
+        chosen = choose_vectors(
+            connection, generation=config.generation, prompt_version=config.prompt_version, encoder=config.encoder
+        )
+    read = read_labelled(connection, config, advance)
+    log, labels, part, rows, spec = read.log, read.labels, read.part, read.rows, read.spec
+    knowledge: Knowledge | None = None
+    if chosen:
+        version, encoder = chosen
+        knowledge = read_knowledge(
+            connection, log.users, generation=config.generation, prompt_version=version, encoder=encoder
+        )
+        spec = msgspec.structs.replace(
+            spec, partitions=config.partitions, text_width=knowledge.width,
+            generation=config.generation, prompt_version=version, encoder=encoder,
+        )  # fmt: skip
+    moments, past = sample_moments(log, rows)
+    samples = encode(
+        spec, log, moments, past,
+        items=log.items, catalogue=read.catalogue, profiles=read.profiles, knowledge=knowledge, standardise=False,
+    )  # fmt: skip
+    spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
+    samples.standardise(spec)
+    samples.given = samples.events.value[rows]
+    training = rows[part[rows] == TRAIN]
+    return Dataset(
+        spec=spec,
+        log=log,
+        samples=samples,
+        rows=rows,
+        labels=labels[rows],
+        part=part[rows],
+        statistics=statistics_of(spec, log, labels),
+        slices=slices_of(log, rows, items=np.flatnonzero(part == TRAIN), users=training),
+    )
+
+
+def slices_of(log: Log, rows: Array, *, items: Array, users: Array) -> dict[str, Array]:
+    """(n,) bool of the samples `rows`, by what was met in training: `items` and `users` are rows of the log.
+
+    The long tail twice (see `tail_items`); items met fewer than 5 times; users never met.
+    """
+    times = np.bincount(log.item[items], minlength=len(log.items))
+    strict, bulk = tail_items(times)
+    met = np.zeros(len(log.users), bool)
+    met[log.user[users]] = True
+    item = log.item[rows]
+    return {
+        "tail": strict[item],
+        "bulk_tail": bulk[item],
+        "cold_items": times[item] < FEW,
+        "cold_users": ~met[log.user[rows]],
+    }
+
+
+def statistics_of(spec: FeatureSpec, log: Log, labels: Array) -> ItemStatistics:
+    """Of every item at the end of the log, by place in `spec.items`; none of an item that the log does not have."""
+    number = {item: i for i, item in enumerate(log.items)}
+    places = np.array([number.get(item, -1) for item in spec.items])
+    return ItemHistory(log, event_columns(log, labels, spec.scale)).snapshot().take(places)
+
+
+def _check_behaviors(log: Log, labels: Array, part: Array, _: Array, config: DatasetConfig) -> None:
+    """The label may be useless only where every label is: a run for hours with a mistyped one is of no use later."""
+    if not log.size:
+        raise InputError(EMPTY)
+    values = np.unique(log.value[~np.isnan(log.value)])
+    if len(log.actions) > 1 or len(values) > 1:
+        check_classes(labels, config.label, log)
+    most = int(np.bincount(log.user[part == TRAIN], minlength=1).max())
+    if most < LEAST:
+        raise InputError(
+            f"nothing to learn from: no user has {LEAST} behaviours in the training part, of {log.size:,} behaviours "
+            f"by {len(log.users):,} users; replay more of the log, or try the other --split"
+        )
+
+
+def _check(log: Log, labels: Array, part: Array, rows: Array, config: DatasetConfig) -> None:
+    if not log.size:
+        raise InputError(EMPTY)
+    check_classes(labels[rows] if len(rows) else labels, config.label, log)
+    labels, part = labels[rows], part[rows]
+    for which, name in ((TRAIN, "training"), (VALID, "validation"), (TEST, "test")):
+        own = labels[part == which]
+        if len(own) < LEAST_SAMPLES or own.min() == own.max():
+            kind = f"{len(own):,} samples" if len(own) < LEAST_SAMPLES else f"{len(own):,} samples, all of one class"
+            raise InputError(
+                f"too few behaviours to train on: {name} has {kind}, of {log.size:,} behaviours by "
+                f"{len(log.users):,} users "
+                f"(a sample needs {config.min_history} earlier events of its user); replay more of the log, "
+                f"or try the other --split{' or a smaller --min-history' if config.min_history else ''}"
+            )

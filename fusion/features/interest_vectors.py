@@ -1,0 +1,113 @@
+"""Vectors of what the LLM wrote about every closed partition, as arrays, and which of them a moment may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, and_, select
+
+from fusion.features.impressions import Moments
+from fusion.features.log import USERS_AT_ONCE, Array
+from fusion.tables import vectors
+from interest.errors import InputError
+from interest.store.tables import partitions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knowledge:
+    """Q partitions with text vectors, together by user and oldest first."""
+
+    starts: Array  # (U + 1,) int64: the partitions of user u are starts[u]..starts[u + 1] - 1
+    index: Array  # (Q,) int64, the store's own
+    last_seq: Array  # (Q,) int64
+    closed_at: Array  # (Q,) float64
+    vectors: Array  # (Q, 2 d) float16: summary, then shift (zeros for a user's first partition)
+
+    @property
+    def width(self) -> int:
+        return int(self.vectors.shape[1])
+
+    def visible(self, moments: Moments, slots: int) -> Array:
+        """(n, slots) int64 into the partitions, newest first, -1 for none: last_seq < s and closed_at <= t."""
+        out = np.full((len(moments), slots), -1, np.int64)
+        if not len(self.last_seq) or not len(moments):
+            return out
+        span = max(int(self.last_seq.max()), int(moments.seq.max())) + 2
+        owner = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+        stop = np.searchsorted(owner * span + self.last_seq, moments.user.astype(np.int64) * span + moments.seq)
+        candidate = stop[:, None] - 1 - np.arange(slots)
+        there = candidate >= self.starts[moments.user][:, None]
+        there &= self.closed_at[np.maximum(candidate, 0)] <= moments.at[:, None]
+        out[there] = candidate[there]
+        return out
+
+
+def no_knowledge(users: int) -> Knowledge:
+    none = np.empty(0, np.int64)
+    return Knowledge(
+        starts=np.zeros(users + 1, np.int64),
+        index=none,
+        last_seq=none,
+        closed_at=none,
+        vectors=np.zeros((0, 0), np.float16),
+    )
+
+
+def read_knowledge(
+    connection: Connection, users: Sequence[str], *, generation: int, prompt_version: str, encoder: str
+) -> Knowledge:
+    """The partition vectors of `users` (in that order), of one generation, prompt version and text encoder."""
+    columns = (partitions.c.user_id, partitions.c.index, partitions.c.last_seq, partitions.c.closed_at)
+    same = [vectors.c[name] == partitions.c[name] for name in ("user_id", "generation", "index")]
+    wanted = (
+        vectors.c.generation == generation,
+        vectors.c.prompt_version == prompt_version,
+        vectors.c.encoder == encoder,
+    )
+    query = select(*columns, vectors.c.summary, vectors.c.shift).join(vectors, and_(*same)).where(*wanted)
+    rows: list[Any] = []
+    if len(users) > USERS_AT_ONCE:
+        rows = list(connection.execute(query))
+    else:
+        rows = list(connection.execute(query.where(partitions.c.user_id.in_(users))))
+    number = {user: i for i, user in enumerate(users)}
+    own = sorted(((number[row[0]], *row[1:]) for row in rows if row[0] in number), key=lambda row: (row[0], row[1]))
+    if not own:
+        return no_knowledge(len(users))
+    return Knowledge(
+        starts=np.searchsorted(np.array([row[0] for row in own]), np.arange(len(users) + 1)).astype(np.int64),
+        index=np.array([row[1] for row in own], np.int64),
+        last_seq=np.array([row[2] for row in own], np.int64),
+        closed_at=np.array([row[3] for row in own]),
+        vectors=np.stack([_both(summary, shift) for *_, summary, shift in own]),
+    )
+
+
+def _both(summary: bytes, shift: bytes | None) -> Array:
+    first = np.frombuffer(summary, "<f2")
+    second = np.zeros_like(first) if shift is None else np.frombuffer(shift, "<f2")
+    return np.concatenate([first, second])
+
+
+def choose_vectors(
+    connection: Connection, *, generation: int, prompt_version: str | None, encoder: str | None
+) -> tuple[str, str]:
+    """The (prompt version, encoder) whose vectors the store holds: the only one, or the one that was asked for."""
+    query = select(vectors.c.prompt_version, vectors.c.encoder).where(vectors.c.generation == generation).distinct()
+    found = sorted((row[0], row[1]) for row in connection.execute(query))
+    fit = [pair for pair in found if prompt_version in (None, pair[0]) and encoder in (None, pair[1])]
+    if len(fit) == 1:
+        return fit[0]
+    if fit:
+        listed = "; ".join(f"--prompt-version {version} --encoder {name}" for version, name in fit)
+        raise InputError(f"the store holds vectors of several prompt versions or encoders; choose one: {listed}")
+    if found:
+        listed = "; ".join(f"{version}, {name}" for version, name in found)
+        raise InputError(f"no vectors of prompt version {prompt_version}, encoder {encoder}; the store holds: {listed}")
+    raise InputError(
+        "the store holds no interest vectors; run `interestream learn` and `interestream fuse` first, "
+        "or train with --no-interest"
+    )

@@ -1,0 +1,214 @@
+"""Moments gathered so that a user's history is encoded once for all candidates that may share it.
+
+Scoring is exact: candidates share a history only where they share the moment, and a history is read in both directions.
+Training may put up to `together` neighbouring moments of one user into one window: the events before the first of
+them are read in both directions, those in between only backwards, so that no moment sees what came after it. Where the
+windows are cut is drawn anew in every epoch, so each moment is met with 0 to `together` - 1 events of the second kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fusion.features.collate import Chosen, cut
+from fusion.features.counts import DAY, NAMES
+from fusion.features.events import buckets
+from fusion.features.labels import POSITIVE, UNLABELLED
+from fusion.features.log import Array
+from fusion.features.samples import Samples, tensor
+
+TOKENS_AT_ONCE = 32_768  # history positions per scoring batch: 32 MB for the widest activations at width 64
+PAST_AT_ONCE = 2_000_000  # events of whole pasts per scoring batch: 50 MB
+ALIKE = 16  # batches of training whose windows are sorted by length together
+SCORES_AT_ONCE = 4096  # candidates per scoring batch
+# the counts that do not depend on the candidate
+USER_COUNTS = tuple(i for i, name in enumerate(NAMES) if name.startswith(("user_", "days_")))
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """M distinct items; row 0 is padding."""
+
+    row: Tensor  # (M,) int32, embedding row
+    categories: Tensor  # (M, C) int32, 0 is none
+    attributes: Tensor  # (M, A) int32
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """G windows of T columns, oldest event first. The columns before `prefix` are seen by all; later ones by later."""
+
+    event: Tensor  # (G, T) int32, into the M items; 0 is padding, on either side
+    behavior: Tensor  # (G, T, F) int32, the rows of every behaviour field
+    prefix: int
+    profile: Tensor  # (G, A') int32
+    context: Tensor  # (G, U) float32: the user's own counts at the window's first moment
+    texts: Tensor  # (Q, W) float32
+    partitions: Tensor  # (G, P) int32 into the Q, newest first, -1 is none; at the window's first moment
+    past: Tensor  # (E,) int64 into the M: the whole past of the windows' first moments, window after window, if asked
+    past_positive: Tensor  # (E,) float32: 1 where the label rule calls the behaviour a positive, else 0
+    past_size: Tensor  # (G,) int64: how many of the E are each window's
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """B offers, in up to C slots of each of G windows."""
+
+    target: Tensor  # (G, C) int32, into the M items; 0 is an empty slot
+    seen: Tensor  # (G, C) int32: the offer sees the window's columns before this one
+    age: Tensor  # (G, C, T) int32: bucket of whole days between the event and the offer; 0 is padding
+    slot: Tensor  # (B,) int64, g * C + c
+    profile: Tensor  # (B, A') int32
+    dense: Tensor  # (B, F) float32
+    given: Tensor  # (B,) int64: bucket of the value that the user then gave, for training; 0 where nobody knows
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """B moments whose users and candidates refer to the same items."""
+
+    items: Items
+    users: Users
+    candidates: Candidates
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    @property
+    def item_row(self) -> Tensor:
+        return self.items.row
+
+
+class Windows:
+    """How a folding model reads samples (a `Reader`); scoring has one window for every distinct moment."""
+
+    def __init__(self, together: int, *, whole_past: bool = False) -> None:
+        """whole_past: also gather what is older than the history (`Users.past`)."""
+        self._together, self._whole_past = together, whole_past
+
+    def plan(
+        self, samples: Samples, rows: Array, size: int, rng: np.random.Generator, processes: int
+    ) -> Iterator[list[Chosen]]:
+        own = samples.moments.take(rows)
+        shift = rng.integers(0, self._together, len(samples.profiles))
+        block = (own.stop - own.first + shift[own.user]) // self._together
+        windows = _runs(rows, block, own.first, own.user)
+        each = max(size // self._together, processes)
+        # like with like, for little padding, but by chance: sorted inside random runs of a few batches
+        moments, first = samples.moments, np.array([window[0] for window in windows], np.int64)
+        length = np.minimum(moments.stop[first] - moments.first[first], samples.spec.history)
+        order, together = rng.permutation(len(windows)), ALIKE * each
+        runs = [order[start : start + together] for start in range(0, len(order), together)]
+        alike = [run[np.argsort(length[run], kind="stable")] for run in runs]
+        batches = cut(np.concatenate(alike) if alike else order, each, processes)
+        for number in [*rng.permutation(len(batches) - 1), -1]:  # what is left over comes last
+            yield [_chosen([windows[w] for w in share]) for share in np.array_split(batches[number], processes)]
+
+    def parts(self, samples: Samples, rows: Array) -> Iterator[Chosen]:
+        own = samples.moments.take(rows)
+        windows = [
+            window[start : start + SCORES_AT_ONCE]
+            for window in _runs(np.arange(len(rows)), own.at, own.seq, own.stop, own.first, own.user)
+            for start in range(0, len(window), SCORES_AT_ONCE)
+        ]
+        size = own.stop - own.first
+        seen, whole = np.minimum(size, samples.spec.history), size * self._whole_past
+        windows.sort(key=lambda window: (len(window), seen[window[0]]))  # like with like: little padding
+        at_once = max(TOKENS_AT_ONCE // samples.spec.history, 1)
+        part: list[Array] = []
+        past = 0
+        for window in windows:
+            past += int(whole[window[0]])
+            full = len(part) == at_once or (len(part) + 1) * len(window) > SCORES_AT_ONCE or past > PAST_AT_ONCE
+            if part and full:
+                yield _chosen(part)
+                part, past = [], int(whole[window[0]])
+            part.append(window)
+        if part:
+            yield _chosen(part)
+
+    def gather(self, samples: Samples, chosen: Chosen) -> Folded:
+        """The windows' events up to their first moments, at most L, are the prefix; the events until their last follow.
+
+        1. Columns: prefixes end at the same column, so the newest event before a window has one place.
+        2. Slots: the k-th sample of a window is in slot k.
+        3. The rows of the log behind each window's first moment, one window's after the other's.
+        """
+        events, own = samples.events, samples.moments.take(chosen.rows)
+        windows = len(chosen.sizes)
+        window = np.repeat(np.arange(windows), chosen.sizes)
+        begin = np.cumsum(chosen.sizes) - chosen.sizes
+        size = own.stop - own.first  # what each moment has behind it
+        first, last = size[begin], size[begin + chosen.sizes - 1]
+        prefix = int(np.clip(first.max(initial=0), 1, samples.spec.history))  # 1
+        columns = prefix + int((last - first).max(initial=0))
+        place = first[:, None] - prefix + np.arange(columns)  # (G, T) of an event in its user's past
+        there = (place >= 0) & (place < last[:, None])
+        entry = np.where(there, own.first[begin][:, None] + place, events.nothing)
+        row = events.rows[entry]
+        event = events.item[row]
+        slot = np.arange(len(chosen)) - begin[window]  # 2
+        slots = int(chosen.sizes.max(initial=1))
+        target, seen = np.zeros((windows, slots), np.int64), np.zeros((windows, slots), np.int32)
+        day = np.zeros((windows, slots), np.int32)
+        target[window, slot] = own.item + 1
+        seen[window, slot] = prefix + size - first[window]
+        day[window, slot] = own.at // DAY
+        age = buckets(day[:, :, None] - events.day[row][:, None, :])
+        begun, whole = own.first[begin], first * self._whole_past
+        past = events.rows[np.repeat(begun - (np.cumsum(whole) - whole), whole) + np.arange(whole.sum())]  # 3
+        distinct, where = samples.distinct(event, target, events.item[past])
+        heads = samples.moments.take(chosen.rows[begin])
+        texts, partitions = samples.texts(heads)
+        table = samples.items
+        given = np.zeros(len(chosen), np.int32) if samples.given is None else samples.given[chosen.rows]
+        return Folded(
+            items=Items(
+                tensor(table.row[distinct]), tensor(table.categories[distinct]), tensor(table.attributes[distinct])
+            ),
+            users=Users(
+                event=tensor(where[event]),
+                behavior=tensor(events.behavior(entry)),
+                prefix=prefix,
+                profile=tensor(samples.profiles[heads.user]),
+                context=tensor(samples.dense[chosen.rows[begin]][:, USER_COUNTS]),
+                texts=tensor(texts),
+                partitions=tensor(partitions),
+                past=tensor(where[events.item[past]].astype(np.int64)),
+                past_positive=tensor((events.label[past] == POSITIVE - UNLABELLED + 1).astype(np.float32)),
+                past_size=tensor(whole),
+            ),
+            candidates=Candidates(
+                target=tensor(where[target]),
+                seen=tensor(seen),
+                age=tensor(np.where(there[:, None, :], age, 0)),
+                slot=tensor(window * slots + slot),
+                profile=tensor(samples.profiles[own.user]),
+                dense=tensor(samples.dense[chosen.rows]),
+                given=tensor(given.astype(np.int64)),
+            ),
+        )
+
+
+def _runs(values: Array, *keys: Array) -> list[Array]:
+    """`values` (n,) in groups of equal keys; the last key leads, and inside a group values keep their order."""
+    order = np.lexsort(keys)
+    new = np.zeros(len(order), bool)
+    for key in keys:
+        new[1:] |= np.diff(key[order]) != 0
+    return np.split(values[order], np.flatnonzero(new)) if len(order) else []
+
+
+def _chosen(windows: list[Array]) -> Chosen:
+    rows = np.concatenate(windows) if windows else np.empty(0, np.int64)
+    return Chosen(rows, np.array([len(window) for window in windows], np.int64))

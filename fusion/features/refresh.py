@@ -1,0 +1,85 @@
+"""The daily refresh: what has happened since an artifact was trained, as its own FeatureSpec sees it.
+
+Only behaviours newer than what it has learnt from are samples, those that it was selected and tested by included;
+everything before them is history and counts, as it is in scoring. Behaviours that came late (older than the newest it
+has learnt from) are history too, and no samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from sqlalchemy import Connection
+
+from fusion.features.dataset import LEAST_SAMPLES, Dataset, slices_of, statistics_of
+from fusion.features.impressions import sample_moments
+from fusion.features.interest_vectors import read_knowledge
+from fusion.features.labels import UNLABELLED
+from fusion.features.log import Array, Log, read_log
+from fusion.features.samples import encode
+from fusion.features.spec import FeatureSpec
+from fusion.features.splits import TEST, TRAIN, VALID, eligible
+from interest.errors import InputError
+from interest.store.sql import read_items, read_users
+
+OLD = -1
+
+
+def read_new(
+    connection: Connection, spec: FeatureSpec, until: float, advance: Callable[[int], None] | None = None
+) -> Dataset:
+    """The samples after event time `until`: the first 80 % of the new events train, 10 % select, the last 10 % test.
+
+    The spec keeps its vocabularies and scales, which the weights know; new items join those that have only statistics.
+    Raises InputError where there is too little new to learn from.
+    """
+    log = read_log(connection, advance=advance)
+    catalogue, profiles = read_items(connection), read_users(connection)
+    labels, part = spec.label.labels(log), new_parts(log, until)
+    rows = np.flatnonzero(eligible(log, spec.min_history) & (labels != UNLABELLED) & (part != OLD))
+    _check(labels[rows], part[rows], until)
+    known = set(spec.items)
+    spec = msgspec.structs.replace(spec, items=(*spec.items, *(item for item in log.items if item not in known)))
+    knowledge = None
+    if spec.partitions:
+        knowledge = read_knowledge(
+            connection, log.users,
+            generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder,
+        )  # fmt: skip
+    moments, past = sample_moments(log, rows)
+    samples = encode(
+        spec, log, moments, past, items=log.items, catalogue=catalogue, profiles=profiles, knowledge=knowledge
+    )
+    before = np.flatnonzero(part == OLD)
+    return Dataset(
+        spec=spec,
+        log=log,
+        samples=samples,
+        rows=rows,
+        labels=labels[rows],
+        part=part[rows],
+        statistics=statistics_of(spec, log, labels),
+        slices=slices_of(log, rows, items=before, users=before),
+    )
+
+
+def new_parts(log: Log, until: float) -> Array:
+    """(N,) int8: OLD, or TRAIN, VALID and TEST of the events after `until` by their time."""
+    part = np.full(log.size, OLD, np.int8)
+    new = np.flatnonzero(log.at > until)
+    order = new[np.argsort(log.at[new], kind="stable")]
+    bounds = [int(0.8 * len(new)), int(0.9 * len(new))]
+    part[order] = np.searchsorted(bounds, np.arange(len(new)), side="right").astype(np.int8)
+    return part
+
+
+def _check(labels: Array, part: Array, until: float) -> None:
+    for which, name in ((TRAIN, "training"), (VALID, "selection"), (TEST, "test")):
+        own = labels[part == which]
+        if len(own) < LEAST_SAMPLES or own.min() == own.max():
+            raise InputError(
+                f"too little is new since the artifact was trained (event time {until:.0f}): {len(own):,} samples for "
+                f"{name}, and {LEAST_SAMPLES} of both classes are needed; wait for more behaviours"
+            )

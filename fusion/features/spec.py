@@ -1,0 +1,212 @@
+"""The FeatureSpec: every decision that turns ids, categories, values and times into numbers. Saved with the weights.
+
+Training and scoring read the same record and call the same `fusion.encode.encode`, so they cannot drift apart.
+In every vocabulary row 0 is padding and row 1 is "unknown"; what is listed starts at row 2.
+Time is used by day only: gaps in seconds do not exist in a live system's cache, and many logs only estimate them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from fusion.features.counts import NAMES, Scale
+from fusion.features.labels import POSITIVE, UNLABELLED, LabelRule
+from fusion.features.log import Array, Log
+from interest.errors import ArtifactError
+from interest.types import Item, User
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2
+GAP_DAYS = (1, 2, 4, 8, 15, 31, 91, 366)  # day gaps 0, 1, 2-3, 4-7, 8-14, 15-30, 31-90, 91-365, more
+MANY = 200  # a column with more distinct texts than this names things (zip codes, titles) rather than describes them
+FEW_VALUES = 20  # up to this many distinct values each is its own bucket; above, ten buckets of equal size
+CATEGORY_SLOTS = 8  # categories of one item that are looked at
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A vocabulary: one column of text attributes, or the categories."""
+
+    name: str
+    texts: tuple[str, ...]
+
+    def rows(self) -> dict[str, int]:
+        return {text: row for row, text in enumerate(self.texts, FIRST)}
+
+    @property
+    def size(self) -> int:
+        return len(self.texts) + FIRST
+
+
+class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """See the module's text. Made by `fit_spec`, written and read as JSON."""
+
+    label: LabelRule
+    history: int  # L, the short-term cache: the most recent events a model attends to
+    min_history: int  # earlier events a row must have to be a sample
+    items: tuple[str, ...]  # the trained ones first; the rest only have statistics
+    trained_items: int
+    categories: Column
+    item_columns: tuple[Column, ...]
+    user_columns: tuple[Column, ...]
+    actions: Column
+    value_edges: tuple[float, ...]  # bucket of v = number of edges <= v; none: the log has no values
+    scale: Scale
+    dense_mean: tuple[float, ...]  # of the counts, over training samples
+    dense_std: tuple[float, ...]
+    partitions: int = 0  # interests a model looks at, newest first; 0: none
+    text_width: int = 0  # summary and shift vector together
+    generation: int = 0
+    prompt_version: str = ""
+    encoder: str = ""
+    dense: tuple[str, ...] = NAMES
+    scenes: Column = Column("scene", ())  # none: the log tells no scenes apart
+    layout: int = 1
+
+    @property
+    def item_rows(self) -> int:
+        """Rows of an item embedding."""
+        return self.trained_items + FIRST
+
+    @property
+    def value_rows(self) -> int:
+        return len(self.value_edges) + 1 + FIRST
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureSpec:
+        try:
+            spec = msgspec.json.decode(path.read_bytes(), type=cls)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ArtifactError(f"{path}: not a feature spec ({error}); train again into a new folder") from None
+        if spec.dense != NAMES or spec.layout != 1:
+            raise ArtifactError(f"{path}: made by another version of interestream; train again into a new folder")
+        return spec
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTable:
+    """What the spec knows of I items, in the caller's order. Row 0 is padding; item i is row i + 1."""
+
+    row: Array  # (I + 1,) int32: embedding row
+    number: Array  # (I + 1,) int64: place in FeatureSpec.items, -1 for a stranger
+    categories: Array  # (I + 1, C) int32
+    attributes: Array  # (I + 1, A) int32
+
+
+def item_table(spec: FeatureSpec, ids: Sequence[str], catalogue: Mapping[str, Item]) -> ItemTable:
+    known = {item: number for number, item in enumerate(spec.items)}
+    number = np.array([-1, *(known.get(item, -1) for item in ids)], np.int64)
+    row = np.where((number >= 0) & (number < spec.trained_items), number + FIRST, UNKNOWN).astype(np.int32)
+    row[0] = PADDING
+    rows_of = spec.categories.rows()
+    categories = np.zeros((len(ids) + 1, CATEGORY_SLOTS), np.int32)
+    attributes = np.zeros((len(ids) + 1, len(spec.item_columns)), np.int32)
+    for i, name in enumerate(ids, 1):
+        item = catalogue.get(name)
+        if item is None:
+            attributes[i] = UNKNOWN
+            continue
+        own = [rows_of.get(category, UNKNOWN) for category in item.categories[:CATEGORY_SLOTS]]
+        categories[i, : len(own)] = own
+    for column, vocabulary in enumerate(spec.item_columns):
+        rows = vocabulary.rows()
+        for i, name in enumerate(ids, 1):
+            if name in catalogue:
+                attributes[i, column] = rows.get(catalogue[name].attributes.get(vocabulary.name, ""), UNKNOWN)
+    return ItemTable(row, number, categories, attributes)
+
+
+def profile_table(spec: FeatureSpec, ids: Sequence[str], profiles: Mapping[str, User]) -> Array:
+    """(U, A) int32: the attribute rows of every user."""
+    table = np.full((len(ids), len(spec.user_columns)), UNKNOWN, np.int32)
+    for column, vocabulary in enumerate(spec.user_columns):
+        rows = vocabulary.rows()
+        for i, name in enumerate(ids):
+            if name in profiles:
+                table[i, column] = rows.get(profiles[name].attributes.get(vocabulary.name, ""), UNKNOWN)
+    return table
+
+
+def fit_spec(
+    log: Log,
+    labels: Array,
+    train: Array,
+    catalogue: Mapping[str, Item],
+    profiles: Mapping[str, User],
+    *,
+    rule: LabelRule,
+    history: int,
+    min_history: int,
+    value_edges: tuple[float, ...] | None = None,
+) -> FeatureSpec:
+    """Vocabularies and scales from the training events (`train`: (N,) bool). `with_dense` sets the counts' scale.
+
+    value_edges: those to keep, such as a pre-trained encoder's; without them they are fitted to the training events.
+    """
+    times = np.bincount(log.item[train], minlength=len(log.items))
+    trained, rest = np.flatnonzero(times > 0), np.flatnonzero(times == 0)
+    held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
+    users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
+    values = log.value[train]
+    values = values[~np.isnan(values)].astype(np.float64)
+    labelled = train & (labels != UNLABELLED)
+    std = float(values.std()) if len(values) else 0.0
+    return FeatureSpec(
+        label=rule,
+        history=history,
+        min_history=min_history,
+        items=tuple(log.items[i] for i in np.concatenate([trained, rest])),
+        trained_items=len(trained),
+        categories=Column("categories", tuple(sorted({category for item in held for category in item.categories}))),
+        item_columns=_columns(item.attributes for item in held),
+        user_columns=_columns(user.attributes for user in users),
+        actions=Column("action", tuple(sorted(log.actions))),
+        value_edges=_edges(values) if value_edges is None else value_edges,
+        scenes=Column("scene", _scenes(log, train)),
+        scale=Scale(
+            # one imagined event of each kind keeps the rate inside (0, 1)
+            prior=float(((labels[labelled] == POSITIVE).sum() + 1) / (labelled.sum() + 2)),
+            value_mean=float(values.mean()) if len(values) else 0.0,
+            value_std=std if std > 0 else 1.0,
+        ),
+        dense_mean=(0.0,) * len(NAMES),
+        dense_std=(1.0,) * len(NAMES),
+    )
+
+
+def with_dense(spec: FeatureSpec, counts: Array) -> FeatureSpec:
+    """The spec with the scale of the counts, from those of the training samples (n, F)."""
+    mean, std = counts.mean(axis=0, dtype=np.float64), counts.std(axis=0, dtype=np.float64)
+    std = np.where(std > 1e-6, std, 1.0)  # a constant column stays 0
+    return msgspec.structs.replace(spec, dense_mean=tuple(mean.tolist()), dense_std=tuple(std.tolist()))
+
+
+def _columns(records: Iterable[Mapping[str, str]]) -> tuple[Column, ...]:
+    """Attribute columns worth an embedding: two to MANY distinct texts."""
+    texts: dict[str, set[str]] = {}
+    for record in records:
+        for name, text in record.items():
+            if text:
+                texts.setdefault(name, set()).add(text)
+    return tuple(Column(name, tuple(sorted(own))) for name, own in sorted(texts.items()) if 2 <= len(own) <= MANY)
+
+
+def _scenes(log: Log, train: Array) -> tuple[str, ...]:
+    if not log.scenes:
+        return ()
+    own = np.unique(log.scene[train])
+    texts = tuple(sorted(log.scenes[number] for number in own if number >= 0))
+    return texts if len(own) > 1 else ()
+
+
+def _edges(values: Array) -> tuple[float, ...]:
+    distinct = np.unique(values)
+    if len(distinct) <= FEW_VALUES:
+        return tuple(distinct[1:].tolist())
+    return tuple(np.unique(np.quantile(values, np.linspace(0.1, 0.9, 9))).tolist())

@@ -1,0 +1,1 @@
+"""User interest fusion in the store: interest texts to vectors, vectors to user representations."""

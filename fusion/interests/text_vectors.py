@@ -1,0 +1,122 @@
+"""Interest texts become vectors: reading the texts of given interests, encoding them, writing what stands for them.
+
+Reading and writing happen in transactions, encoding outside any. What is written is checked against the store in the
+transaction that writes it: an interest that was forgotten or rewritten meanwhile gets no vectors of its old text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Connection, Select, and_, select, tuple_
+
+from fusion.tables import vectors
+from interest.store.sql import insert_new
+from interest.store.tables import interests
+
+KEYS_AT_ONCE = 200  # of four parameters each: below every driver's limit
+
+
+class Encoder(Protocol):
+    @property
+    def id(self) -> str: ...
+    def __call__(self, texts: list[str], /) -> NDArray[np.float32]: ...
+
+
+class Key(msgspec.Struct, frozen=True, order=True):
+    """What an interest is known by."""
+
+    user_id: str
+    generation: int
+    index: int
+    prompt_version: str
+
+
+class Texts(NamedTuple):
+    """What one interest says."""
+
+    key: Key
+    summary: str
+    shift: str  # empty for a user's first partition
+
+
+class Encoded(NamedTuple):
+    """An interest's texts and their vectors, float16, little endian, (d,)."""
+
+    texts: Texts
+    summary: bytes
+    shift: bytes | None
+
+
+KEY_COLUMNS = [interests.c[name] for name in Key.__struct_fields__]
+
+
+def without_vectors(encoder_id: str) -> Select[Any]:
+    """The interests that say something and have no vectors of this encoder: the key's columns, summary, shift."""
+    return _texts().outerjoin(vectors, _same(encoder_id)).where(vectors.c.user_id.is_(None), interests.c.summary != "")
+
+
+def texts_of(row: Sequence[Any]) -> Texts:
+    """A row of `without_vectors`."""
+    return Texts(Key(*row[:4]), row[4], row[5])
+
+
+def find_texts(connection: Connection, encoder_id: str, keys: Iterable[Key]) -> tuple[list[Texts], list[Key]]:
+    """Of given interests: the texts that have no vectors yet, and the keys of all that are in the store."""
+    query = _texts().add_columns(vectors.c.encoder).outerjoin(vectors, _same(encoder_id))
+    rows = _by_key(connection, query, keys)
+    waiting = [texts_of(row) for row in rows if row[6] is None and row[4].strip()]
+    return waiting, [Key(*row[:4]) for row in rows]
+
+
+def encode(encoder: Encoder, found: Sequence[Texts]) -> tuple[list[Encoded], int]:
+    """Encode summaries and shifts, equal texts once; how many texts that took. Texts without a word are left out."""
+    words = list(dict.fromkeys(text for one in found for text in (one.summary, one.shift) if text.strip()))
+    if not words:
+        return [], 0
+    packed = {word: row.tobytes() for word, row in zip(words, encoder(words).astype("<f2"), strict=True)}
+    encoded = [Encoded(one, packed[one.summary], packed.get(one.shift)) for one in found if one.summary in packed]
+    return encoded, len(words)
+
+
+def write_vectors(connection: Connection, encoder_id: str, encoded: Sequence[Encoded]) -> list[Key]:
+    """Write the vectors whose texts are still the store's, and return their keys.
+
+    On PostgreSQL the interests are held until the transaction ends, so that who forgets or rewrites one meanwhile waits
+    and then finds these rows; SQLite has one writer.
+    """
+    held = _texts().with_for_update(read=True)
+    now = {texts_of(row) for row in _by_key(connection, held, [one.texts.key for one in encoded])}
+    still = [one for one in encoded if one.texts in now]
+    insert_new(
+        connection,
+        vectors,
+        [
+            msgspec.structs.asdict(one.texts.key) | {"encoder": encoder_id, "summary": one.summary, "shift": one.shift}
+            for one in still
+        ],
+    )
+    return [one.texts.key for one in still]
+
+
+def _texts() -> Select[Any]:
+    return select(*KEY_COLUMNS, interests.c.summary, interests.c.shift).select_from(interests)
+
+
+def _same(encoder_id: str) -> ColumnElement[bool]:
+    return and_(
+        *(vectors.c[name] == interests.c[name] for name in Key.__struct_fields__), vectors.c.encoder == encoder_id
+    )
+
+
+def _by_key(connection: Connection, query: Select[Any], keys: Iterable[Key]) -> list[Any]:
+    rows: list[Any] = []
+    left = iter([msgspec.structs.astuple(key) for key in sorted(set(keys))])
+    while some := list(islice(left, KEYS_AT_ONCE)):
+        rows += connection.execute(query.where(tuple_(*KEY_COLUMNS).in_(some)).order_by(*KEY_COLUMNS))
+    return rows

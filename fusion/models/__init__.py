@@ -1,0 +1,1 @@
+"""The CTR models and the parts they share."""

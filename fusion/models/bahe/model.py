@@ -1,0 +1,202 @@
+"""BAHE (arXiv 2403.19347): an LLM's upper layers read a user's behaviours, one vector each, and are trained for CTR.
+
+Each of N sequences goes through the same layers separately ("feature parallel"), is pooled, and the N vectors are
+concatenated; the offered item, a sequence of one, goes through them too. Beside what the layers make of something is
+what they read, for a user's sequence its mean, and all is standardised (fusion/standardise.py). The heads
+(fusion/bahe_head.py) see users, item, the sequences' sizes and liked shares, what the user made of behaviours like the
+item (fusion/matching.py), the interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an
+item that nobody has met is as good as its text.
+
+Paper silent, chosen here: mask, positions, sink and pooling (fusion/cut.py), what is standardised, how many heads, and
+all that they see beside users and item.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, cast
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.encoders.lora import add_lora
+from fusion.encoders.sentence import Precision
+from fusion.encoders.split_llm import Architecture, High, Mask, Recipe, TextPooling, high_weights, put, same_llm
+from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec
+from fusion.models.bahe.collate import Histories, Past
+from fusion.models.bahe.head import Head
+from fusion.models.bahe.standardise import Standardise
+from fusion.models.bahe.target_attention import UserSide, sizes_of
+from fusion.models.uif import InterestFusion
+
+
+class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
+    recipe: Recipe  # of the vectors it reads: LLM, cut, tokenizer, template
+    folder: str  # where that LLM was; another place can be named when the artifact is loaded
+    architecture: Architecture  # the LLM's config.json
+    sequences: tuple[str, ...] = ("recent",)
+    history: int = 50  # M, of each sequence
+    mask: Mask = "causal"
+    # Moments of a user that share a pass in training; 1 where the mask is not causal, at most an eighth of a batch.
+    # SmolLM2, M = 50: 4.6 samples per processor second alone, 13.8 by fours (batch 32), 35.7 by sixteens (batch 128).
+    # Batches of fewer users learn a little less per epoch: in a short run of 5,171 samples by fours 0.004 to 0.009 AUC
+    together: int = 16
+    pooling: TextPooling = "mean"
+    tune: Literal["full", "lora"] = "full"
+    rank: int = 8  # of LoRA
+    alpha: float = 16.0
+    checkpointing: bool = False
+    precision: Precision = "float32"
+    heads: int = 4
+    width: int = 64  # of a user's and an item's part in a head
+    keys: int = 64  # width in which behaviours and items are compared; the trials are in fusion/matching.py
+    profile: int = 8
+    hidden: tuple[int, ...] = (200, 80)
+    dropout: float = 0.2
+    interest: bool = False
+    until: float = 0.0  # event time after which a refresh finds what is new to it (fusion.bahe_training.newest)
+    continued_from: str = ""  # id of the artifact whose weights it began with
+
+
+class Bahe(nn.Module):
+    """Scores moments: `forward(batch) -> (B,)` logits, which are `score(users, items, batch)`."""
+
+    def __init__(self, spec: FeatureSpec, config: BaheConfig) -> None:
+        super().__init__()
+        self.config = config
+        # a state that has seen what comes later cannot serve an earlier moment
+        self.reader = Past(config.sequences, config.history, config.together if config.mask == "causal" else 1)
+        self.high = High(
+            config.architecture, config.recipe.cut, mask=config.mask, pooling=config.pooling,
+            checkpointing=config.checkpointing, precision=config.precision,
+        )  # fmt: skip
+        if config.tune == "lora":
+            add_lora(self.high, config.rank, config.alpha)
+        d, w, many = self.high.width, config.width, len(config.sequences)
+        self.unknown = nn.Parameter(torch.zeros(d))  # an item of which nothing is known
+        self.nothing = nn.Parameter(torch.zeros(many, 2 * d))  # a sequence without behaviours
+        self.users, self.sizes = Standardise(many, 2 * d), Standardise(many, 2)
+        self.items, self.texts, self.behaved = Standardise(d), Standardise(d), Standardise(d)
+        self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
+        self.heads = nn.ModuleList(
+            Head(
+                spec, d, many, width=w, keys=config.keys, profile=config.profile, hidden=config.hidden,
+                dropout=config.dropout, interest=config.interest,
+            )
+            for _ in range(config.heads)
+        )  # fmt: skip
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What was pre-trained: `TrainConfig.pretrained_rate` is its share of the learning rate."""
+        return self.high
+
+    def take_llm(self, weights: dict[str, Tensor]) -> None:
+        """Begin with an LLM's layers (fusion.cut.high_weights); with LoRA they also stay."""
+        put(self.high, weights)
+
+    def forward(self, batch: Histories) -> Tensor:
+        return self.logits(batch).mean(dim=1)
+
+    def learn(self, batch: Histories) -> tuple[Tensor, float]:
+        """(B, heads) logits, which learn each for itself; there is no second task."""
+        return self.logits(batch), 0.0
+
+    def logits(self, batch: Histories) -> Tensor:
+        """(B, heads)."""
+        vectors = self._vectors(batch)
+        users = self._encode(batch, vectors)
+        return self.judge(users, self._items(batch, vectors), self.interest(batch), batch)
+
+    def encode_users(self, batch: Histories) -> UserSide:
+        """The users' side, once for any number of candidates."""
+        return self._encode(batch, self._vectors(batch))
+
+    def encode_items(self, batch: Histories) -> Tensor:
+        """(O, 2 d)."""
+        return self._items(batch, self._vectors(batch))
+
+    def interest(self, batch: Histories) -> Tensor | None:
+        """(S, 32), where the model reads interests."""
+        return None if self.fusion is None else self.fusion.user_vector(batch.texts, batch.partitions)
+
+    def score(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
+        """(B,) logits from users, items (O, 2 d) and interests (S, 32): the mean of the heads'."""
+        return self.judge(users, items, interest, batch).mean(dim=1)
+
+    def judge(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
+        """(B, heads)."""
+        offered = items[batch.target]  # (B, 2 d)
+        interests = []
+        if self.fusion is not None and interest is not None:
+            interests.append(self.fusion.join(interest[batch.past], offered.chunk(2, dim=1)[0]))
+        own = [head(users, users.keys[..., n, :], offered, interests, batch) for n, head in enumerate(self.heads)]
+        return torch.stack(own, dim=1)
+
+    def _vectors(self, batch: Histories) -> Tensor:
+        return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
+
+    def _encode(self, batch: Histories, vectors: Tensor) -> UserSide:
+        many, windows, longest = batch.history.shape
+        rows = batch.history.reshape(many * windows, longest)
+        x = F.embedding(rows, vectors)
+        if self.config.mask == "causal":
+            row = batch.window + windows * torch.arange(many, device=rows.device)[:, None]  # (N, S)
+            pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten(), self.config.history)
+        else:
+            pooled = self.high(x, rows > 0)  # every past has a window of its own
+        pooled = pooled.view(many, len(batch.window), -1).transpose(0, 1)  # (S, N, 2 d)
+        return self.users_of(pooled, *self.behaviors(batch, vectors))
+
+    def behaviors(self, batch: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (S, N, M, heads, k) and outcomes (S, N, M) of the newest M behaviours that each past has seen."""
+        times = torch.bincount(batch.history.flatten(), minlength=len(vectors))
+        keys = self.keys_of(vectors, batch.item_row == FIRST, times)
+        place = batch.history.device
+        column = batch.seen[..., None] + torch.arange(-self.config.history, 0, device=place)  # (N, S, M)
+        sequence = torch.arange(len(column), device=place)[:, None, None]
+        at = sequence, batch.window[:, None], column.clamp(min=0)
+        newest, made = (torch.where(column < 0, 0, own[at]).transpose(0, 1) for own in (batch.history, batch.made))
+        return F.embedding(newest, keys.flatten(1)).view(*newest.shape, *keys.shape[1:]), made
+
+    def keys_of(self, vectors: Tensor, known: Tensor, times: Tensor) -> Tensor:
+        """(V, heads, k) of behaviours' vectors (V, d); zero where not `known` (V,). In training each counts `times`."""
+        standard = self.behaved(vectors, times * known)
+        return torch.stack([cast(Head, head).matching.keys(standard, known) for head in self.heads], dim=1)
+
+    def users_of(self, pooled: Tensor, keys: Tensor, made: Tensor) -> UserSide:
+        """From pooled sequences (S, N, 2 d), and their behaviours' keys (S, N, M, heads, k) and outcomes (S, N, M)."""
+        there = (made > 0).any(dim=-1)
+        standard = torch.where(there[..., None], self.users(pooled, there), self.nothing)
+        return UserSide(standard, self.sizes(sizes_of(made)), keys, made)
+
+    def _items(self, batch: Histories, vectors: Tensor) -> Tensor:
+        single = F.embedding(batch.offered, vectors)  # (O, d)
+        known = batch.item_row[batch.offered] == FIRST
+        return self.items_of(self.high.singles(single), single, known, batch.target)
+
+    def items_of(self, pooled: Tensor, texts: Tensor, known: Tensor, target: Tensor) -> Tensor:
+        """(O, 2 d): the items' side, of what the layers made of them and of their texts, (O, d) each.
+
+        A text that is not `known` (O,) is as the mean of all. In training an item counts as often as it is offered:
+        target (B,) into the O.
+        """
+        times = torch.bincount(target, minlength=len(pooled))
+        text = self.texts(texts, times * known) * known[:, None]
+        return torch.cat([self.items(pooled, times), text], dim=1)
+
+
+def find_llm(model: nn.Module, config: BaheConfig, folder: Path | None = None) -> BaheConfig:
+    """Make a loaded model whole: with LoRA it needs the layers it stands on. Returns the config with that folder.
+
+    Without LoRA the LLM is only needed for texts that the bank lacks, so it need not be there, but a folder that is
+    named must be the right one. Raises ArtifactError for another LLM, InputError where there is none.
+    """
+    place = Path(config.folder) if folder is None else folder
+    if config.tune == "lora" or folder is not None:
+        same_llm(place, config.recipe)
+    if config.tune == "lora" and isinstance(model, Bahe):
+        model.take_llm(high_weights(place, config.recipe.cut))
+    return msgspec.structs.replace(config, folder=str(place))

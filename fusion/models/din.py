@@ -1,0 +1,100 @@
+"""DIN (Zhou et al., KDD 2018, section 4.3): the history is weighted by how much it bears on the offered item.
+
+What differs from the paper: a past event enters attention with what the user made of it (value, label, action) and
+with its age in days; the four-fold concatenation [h, t, h - t, h * t] W is computed as its equal h A + t B + (h * t) C,
+so that the first two products are made once per distinct item instead of once per position; there are several attention
+heads; and the lifelong counts join the other inputs.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.features.events import GAP_ROWS, LABEL_ROWS
+from fusion.features.samples import Batch
+from fusion.features.spec import FeatureSpec
+from fusion.models.tower import Tower
+from fusion.models.uif import InterestFusion
+
+
+class DinConfig(msgspec.Struct, frozen=True, kw_only=True):
+    width: int = 32  # d, of an item and of a past event
+    attention: int = 32  # a, hidden units of the attention MLP
+    heads: int = 2
+    profile: int = 8
+    hidden: tuple[int, ...] = (200, 80)  # the paper's
+    dropout: float = 0.2
+    interest: bool = False
+
+
+class Din(nn.Module):
+    """Scores moments: `forward(batch) -> (B,)` logits."""
+
+    def __init__(self, spec: FeatureSpec, config: DinConfig) -> None:
+        super().__init__()
+        d, a, heads = config.width, config.attention, config.heads
+        self.config, self.history = config, spec.history
+        self.item = nn.Embedding(spec.item_rows, d, padding_idx=0)
+        self.category = nn.Embedding(spec.categories.size, d, padding_idx=0)
+        self.attributes = nn.ModuleList(nn.Embedding(column.size, d, padding_idx=0) for column in spec.item_columns)
+        self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
+        self.value = nn.Embedding(spec.value_rows, a + d)
+        self.label = nn.Embedding(LABEL_ROWS, a + d)
+        self.action = nn.Embedding(spec.actions.size, a + d)
+        self.gap = nn.Embedding(GAP_ROWS, a + d)
+        self.from_history = nn.Linear(d, a + d)  # A, and the values that attention sums
+        self.from_target = nn.Linear(d, a, bias=False)  # B
+        self.from_product = nn.Linear(d, a, bias=False)  # C
+        self.weigh = nn.Linear(a, heads)
+        self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
+        inputs = d * (2 + heads) + config.profile * len(spec.user_columns) + len(spec.dense)
+        inputs += 96 if config.interest else 0
+        self.tower = Tower(inputs, len(spec.dense), config.hidden, config.dropout)
+        self._start()
+
+    def _start(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.padding_idx is not None:
+                    nn.init.zeros_(module.weight[module.padding_idx])
+
+    def items(self, batch: Batch) -> Tensor:
+        """(M, d): every distinct item of the batch, its id, the mean of its categories and its attributes."""
+        kinds = (batch.item_categories > 0).sum(dim=1, keepdim=True).clamp(min=1)
+        x: Tensor = self.item(batch.item_row) + self.category(batch.item_categories).sum(dim=1) / kinds
+        for column, embedding in enumerate(self.attributes):
+            x = x + embedding(batch.item_attributes[:, column])
+        return x
+
+    def forward(self, batch: Batch) -> Tensor:
+        items = self.items(batch)  # (M, d)
+        target = F.embedding(batch.target, items)  # (B, d)
+        d, a = self.config.width, self.config.attention
+        there = (batch.history > 0).unsqueeze(-1)  # (B, L, 1)
+        seen = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
+        item, bare = torch.split(seen, [d, a + d], dim=2)
+        match, value = torch.split(bare + self._made_of_it(batch), [a, d], dim=2)
+        match = match + self.from_product(item * target[:, None]) + self.from_target(target)[:, None]
+        weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
+        even = there / there.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
+        pooled = torch.cat([weights * there, even], dim=2).transpose(1, 2) @ F.silu(value)  # (B, heads + 1, d)
+        inputs = [target, pooled.flatten(1), batch.dense]
+        inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
+        if self.fusion is not None:
+            inputs.append(self.fusion(batch, target))
+        logit: Tensor = self.tower(inputs, batch.dense)
+        return logit
+
+    def _made_of_it(self, batch: Batch) -> Tensor:
+        """(B, L, a + d): what the user made of each past event and how long ago, one gather from all combinations."""
+        gap = self.gap.weight
+        action = (self.action.weight[:, None] + gap).flatten(0, 1)
+        label = (self.label.weight[:, None] + action).flatten(0, 1)
+        table = (self.value.weight[:, None] + label).flatten(0, 1)
+        code = (batch.value * LABEL_ROWS + batch.label) * (self.action.num_embeddings * GAP_ROWS)
+        made: Tensor = F.embedding(code + batch.action * GAP_ROWS + batch.gap, table)
+        return made

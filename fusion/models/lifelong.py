@@ -1,0 +1,38 @@
+"""What the whole past says, beside the L events that attention reads: two sums of item embeddings.
+
+One sum is over the items of all positives of the user's past, the other over those of all other behaviours, each over
+the root of their number plus one, as SVD++ sums implicit feedback (Koren, KDD 2008) and FISM pools the items of a user
+(Kabbur, Ning and Karypis, KDD 2013); the embeddings are the encoder's own. A candidate meets the sums by products. A
+new behaviour adds one embedding to one sum, however long the past.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.features.packed_windows import Users
+
+
+class Lifelong(nn.Module):
+    """Item embeddings of width d become a user's (G, 2 d); with a candidate's d they become (B, 4 d)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.taste = nn.Linear(width, width)
+
+    def user(self, users: Users, items: Tensor) -> Tensor:
+        """(G, 2 d), from items (M, d). Zero where there is no past."""
+        window = torch.repeat_interleave(users.past_size)  # (E,)
+        begin = users.past_size.cumsum(0) - users.past_size
+        sums = []
+        for weight in (users.past_positive, 1 - users.past_positive):
+            total = F.embedding_bag(users.past, items, begin, mode="sum", per_sample_weights=weight)
+            count = torch.zeros(len(users), device=items.device).index_add_(0, window, weight)
+            sums.append(total / (1 + count[:, None]).sqrt())
+        return torch.cat(sums, dim=1)
+
+    def join(self, user: Tensor, item: Tensor) -> Tensor:
+        """(B, 4 d), from (B, 2 d) and (B, d)."""
+        return torch.cat([user, user * self.taste(item).repeat(1, 2)], dim=1)

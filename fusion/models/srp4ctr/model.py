@@ -1,0 +1,270 @@
+"""SRP4CTR (arXiv 2407.19658, section 3.2): candidates look into a pre-trained encoder of the user's history.
+
+At every layer a candidate attends, with a query of its own, to the user's keys and values of the same layer: those that
+the encoder's own projections made, so they are shared and made once per user (uni cross-attention). Users never look at
+candidates. A few learnable queries, started from profile and counts, read the encoder's outputs (Querying Transformer).
+Both join the other features of a CTR model: profile, lifelong counts, interests.
+
+Ours, beyond the paper: a candidate's query, output and feed-forward block start as copies of the encoder's, and its
+position where a masked behaviour stands, so that pre-training's question "what did the user make of this item?" is the
+question it starts with; attention has learnt biases for how many events and how many days ago something was; the whole
+past joins as two sums (fusion/lifelong.py); training also asks which value the user gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.features.events import GAP_ROWS
+from fusion.features.packed_windows import USER_COUNTS, Candidates, Folded, Items, Users, Windows
+from fusion.features.spec import FIRST, FeatureSpec
+from fusion.models.lifelong import Lifelong
+from fusion.models.srp4ctr.fgbert import (
+    FeedForward,
+    FgBert,
+    FgBertConfig,
+    Layer,
+    attend,
+    hide,
+    join_heads,
+    split_heads,
+    start,
+)
+from fusion.models.tower import Tower
+from fusion.models.uif import WIDTH, InterestFusion
+
+NO_CLASS = -100  # torch's number for rows that a cross-entropy leaves out
+
+
+class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
+    encoder: FgBertConfig
+    together: int = 15  # moments of a user that share a window in training
+    queries: int = 4  # of the Querying Transformer; 0: none
+    cross: bool = True  # uni cross-attention
+    pooled: bool = False  # MP: the mean of the encoder's outputs, which knows no candidate
+    profile: int = 8
+    hidden: tuple[int, ...] = (200, 80)
+    dropout: float = 0.2
+    lifelong: bool = False  # sums over the whole past beside the encoded history
+    value_task: float = 0.0  # weight of a second task in training: which value the user gives (0: none)
+    interest: bool = False
+    pretrained: str = ""  # id of the pre-training that the encoder came from
+
+
+def forms(encoder: FgBertConfig, **more: Any) -> dict[str, Srp4CtrConfig]:
+    """The model and the ablations that the paper compares, by name."""
+    full = Srp4CtrConfig(encoder=encoder, **more)
+    change = msgspec.structs.replace
+    return {
+        "full": full,
+        "no-cross": change(full, cross=False),
+        "no-querying": change(full, queries=0),
+        "mp": change(full, cross=False, queries=0, pooled=True),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """Everything about G users' histories that scoring a candidate needs."""
+
+    there: Tensor  # (G, T) bool
+    keys: tuple[Tensor, ...]  # per layer (G, H, T, d / H)
+    values: tuple[Tensor, ...]
+    states: Tensor | None  # (G, T, d), for MP
+    queried: Tensor | None  # (G, q d)
+    interest: Tensor | None  # (G, 32)
+    lifelong: Tensor | None  # (G, 2 d)
+
+
+class Hidden(NamedTuple):
+    """What the last layers read."""
+
+    hidden: Tensor  # (B, h)
+    dense: Tensor  # (B, F)
+
+
+class CrossLayer(nn.Module):
+    """A candidate's side of one layer. Keys and values come from the user's side, by the encoder's projections."""
+
+    def __init__(self, config: FgBertConfig) -> None:
+        super().__init__()
+        d = config.width
+        self.heads = config.heads
+        self.norm, self.query, self.out = nn.LayerNorm(d), nn.Linear(d, d), nn.Linear(d, d)
+        self.feed = FeedForward(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, some: Tensor) -> Tensor:
+        """(G, C, d). bias: (G, H, C, T). some: (G, C, 1), whether there is anything to see."""
+        queries = split_heads(self.query(self.norm(x)), self.heads)
+        seen = join_heads(attend(queries, keys, values, bias)) * some
+        return cast(Tensor, self.feed(x + self.drop(self.out(seen))))
+
+    def copy(self, layer: Layer) -> None:
+        for name in ("norm", "query", "out", "feed"):
+            getattr(self, name).load_state_dict(getattr(layer, name).state_dict())
+
+
+class Querying(nn.Module):
+    """q learnable queries, moved by what is known of the user, read the encoder's outputs (section 3.3)."""
+
+    def __init__(self, config: FgBertConfig, queries: int, features: int) -> None:
+        super().__init__()
+        d = config.width
+        self.heads, self.queries = config.heads, queries
+        self.seek = nn.Parameter(torch.empty(queries, d))
+        self.move = nn.Linear(features, queries * d)
+        self.norm, self.query, self.key, self.value = nn.LayerNorm(d), nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
+        self.out = nn.Linear(d, d)
+        self.feed = FeedForward(config)
+        start(self)
+        nn.init.normal_(self.seek, std=0.5)  # apart from each other from the start
+
+    def forward(self, states: Tensor, there: Tensor, features: Tensor) -> Tensor:
+        """(G, q d), from states (G, T, d) and the user's features (G, f)."""
+        x = self.seek + self.move(features).view(len(features), *self.seek.shape)  # (G, q, d)
+        queries = split_heads(self.query(self.norm(x)), self.heads)
+        keys, values = split_heads(self.key(states), self.heads), split_heads(self.value(states), self.heads)
+        hidden = torch.zeros(there.shape, device=there.device).masked_fill(~there, -1e9)[:, None, None, :]
+        seen = join_heads(attend(queries, keys, values, hidden)) * there.any(dim=1)[:, None, None]
+        return cast(Tensor, self.feed(x + self.out(seen))).flatten(1)
+
+
+class Srp4Ctr(nn.Module):
+    """Scores moments: `forward(batch) -> (B,)` logits, which are `score(encode_user(users), candidates)`."""
+
+    def __init__(self, spec: FeatureSpec, config: Srp4CtrConfig) -> None:
+        super().__init__()
+        own = config.encoder
+        d = own.width
+        self.config, self.history = config, spec.history
+        self.reader = Windows(config.together, whole_past=config.lifelong)
+        self.encoder = FgBert(spec, own)
+        self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
+        told = config.profile * len(spec.user_columns)
+        inputs = d + told + len(spec.dense)
+        if config.cross:
+            self.position = nn.Parameter(torch.zeros(d))  # the candidate's
+            self.cross = nn.ModuleList(CrossLayer(own) for _ in range(own.layers))
+            self.ago = nn.Embedding(spec.history + 1, own.layers * own.heads)  # events ago
+            self.age = nn.Embedding(GAP_ROWS, own.layers * own.heads)  # days ago
+            self.norm = nn.LayerNorm(d)
+            inputs += d
+        if config.queries:
+            self.querying = Querying(own, config.queries, told + len(USER_COUNTS))
+            inputs += config.queries * d
+        if config.pooled:
+            inputs += d
+        self.lifelong = Lifelong(d) if config.lifelong else None
+        inputs += 4 * d if config.lifelong else 0
+        self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
+        inputs += 3 * WIDTH if config.interest else 0
+        self.tower = Tower(inputs, len(spec.dense), config.hidden, config.dropout)
+        self.value = nn.Linear(self.tower.width, spec.value_rows) if config.value_task else None
+        for embedding in self.profile:
+            nn.init.normal_(cast(nn.Embedding, embedding).weight, std=0.01)
+        self.follow_encoder()
+
+    @torch.no_grad()
+    def follow_encoder(self) -> None:
+        """Start the candidate's side from the encoder's."""
+        if not self.config.cross:
+            return
+        for cross, layer in zip(self.cross, self.encoder.layers, strict=True):
+            cast(CrossLayer, cross).copy(cast(Layer, layer))
+        self.norm.load_state_dict(self.encoder.norm.state_dict())
+        here = min(self.history, self.encoder.config.positions - 1)  # right after the newest event
+        self.position.copy_(self.encoder.hidden_behavior + self.encoder.position.weight[here])
+        nn.init.zeros_(self.ago.weight)
+        nn.init.zeros_(self.age.weight)
+
+    def forward(self, batch: Folded) -> Tensor:
+        return self.tower.logits(*self._read(batch))
+
+    def learn(self, batch: Folded) -> tuple[Tensor, Tensor]:
+        """(B,) logits, and the summed cross-entropy of the second task times its weight."""
+        read = self._read(batch)
+        if self.value is None:
+            return self.tower.logits(*read), read.hidden.new_zeros(())
+        given = batch.candidates.given
+        told = given.masked_fill(given < FIRST, NO_CLASS)
+        loss = F.cross_entropy(self.value(read.hidden), told, ignore_index=NO_CLASS, reduction="sum")
+        return self.tower.logits(*read), self.config.value_task * loss
+
+    def _read(self, batch: Folded) -> Hidden:
+        items = self.encoder.items(batch.items)  # (M, d)
+        return self._hidden(self._encode(batch.users, items), batch.candidates, items)
+
+    def encode_user(self, users: Users, items: Items) -> UserState:
+        """The users' side, once for any number of candidates."""
+        return self._encode(users, self.encoder.items(items))
+
+    def score(self, state: UserState, candidates: Candidates, items: Items) -> Tensor:
+        """(B,) logits of candidates, in as many windows as the state has."""
+        return self.tower.logits(*self._hidden(state, candidates, self.encoder.items(items)))
+
+    def _encode(self, users: Users, items: Tensor) -> UserState:
+        there = users.event > 0
+        columns = torch.arange(there.shape[1], device=there.device)
+        tokens = F.embedding(users.event, items) + self.encoder.behaviors(users.behavior)
+        tokens = tokens + self.encoder.position(columns + (self.history - users.prefix))
+        needed = bool(self.config.queries or self.config.pooled)
+        encoded = self.encoder(tokens, hide(there, users.prefix), states=needed)
+        queried = None
+        if self.config.queries and encoded.states is not None:
+            # the prefix alone: what is shared by all moments of the window
+            features = torch.cat([*self._profile(users.profile), users.context], dim=1)
+            queried = self.querying(encoded.states[:, : users.prefix], there[:, : users.prefix], features)
+        return UserState(
+            there=there,
+            keys=encoded.keys,
+            values=encoded.values,
+            states=encoded.states if self.config.pooled else None,
+            queried=queried,
+            interest=self.fusion.user_vector(users.texts, users.partitions) if self.fusion is not None else None,
+            lifelong=self.lifelong.user(users, items) if self.lifelong is not None else None,
+        )
+
+    def _hidden(self, state: UserState, candidates: Candidates, items: Tensor) -> Hidden:
+        offered = F.embedding(candidates.target, items)  # (G, C, d)
+        columns = torch.arange(state.there.shape[1], device=offered.device, dtype=torch.int32)
+        ago = candidates.seen[:, :, None] - columns  # (G, C, T): 1 is the newest event
+        sees = (ago > 0) & (ago <= self.history) & state.there[:, None, :]
+        slot = candidates.slot
+        window = slot // candidates.target.shape[1]
+        mine = offered.flatten(0, 1)[slot]  # (B, d)
+        inputs = [mine]
+        if self.config.cross:
+            bias = self._bias(ago, candidates.age, sees)
+            some = sees.any(dim=2, keepdim=True)
+            x = offered + self.position
+            for number, layer in enumerate(self.cross):
+                x = layer(x, state.keys[number], state.values[number], bias[number], some)
+            inputs.append(self.norm(x).flatten(0, 1)[slot])
+        if state.states is not None:
+            even = sees / sees.sum(dim=2, keepdim=True).clamp(min=1)
+            inputs.append((even @ state.states).flatten(0, 1)[slot])
+        if state.queried is not None:
+            inputs.append(F.embedding(window, state.queried))
+        if self.fusion is not None and state.interest is not None:
+            inputs.append(self.fusion.join(F.embedding(window, state.interest), mine))
+        if self.lifelong is not None and state.lifelong is not None:
+            inputs.append(self.lifelong.join(F.embedding(window, state.lifelong), mine))
+        inputs += [*self._profile(candidates.profile), candidates.dense]
+        return Hidden(self.tower.read(inputs), candidates.dense)
+
+    def _bias(self, ago: Tensor, age: Tensor, sees: Tensor) -> list[Tensor]:
+        """Per layer (G, H, C, T): what distance adds to attention, and -1e9 where there is nothing to see."""
+        heads = self.encoder.config.heads
+        far = F.embedding(ago.clamp(0, self.history), self.ago.weight) + F.embedding(age, self.age.weight)
+        far = far.masked_fill(~sees[..., None], -1e9).permute(0, 3, 1, 2)  # (G, layers H, C, T)
+        return list(torch.split(far, heads, dim=1))
+
+    def _profile(self, rows: Tensor) -> list[Tensor]:
+        return [embedding(rows[:, column]) for column, embedding in enumerate(self.profile)]

@@ -1,0 +1,69 @@
+"""UIF, user interest fusion (LIBER, arXiv 2411.14713, section 3.4): what the LLM wrote becomes a vector of the user.
+
+A knowledge encoder compresses each partition's text vectors (summary and shift); masked attention over the user's
+partitions, newest first, fuses them into one user vector; the item gets a vector of the same width. Both are appended
+to any backbone's inputs, and the whole is trained with the CTR loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.features.samples import Batch
+
+WIDTH = 32  # the width of both vectors in the public code of the same family (KAR, HiT-LBM)
+
+
+class InterestFusion(nn.Module):
+    """P partitions of text width W become a user vector (B, 32); an item vector of width E becomes (B, 32)."""
+
+    def __init__(self, text_width: int, item_width: int, slots: int, hidden: int = 128, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.knowledge = nn.Sequential(
+            nn.LayerNorm(text_width),
+            nn.Linear(text_width, hidden),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, WIDTH),
+        )
+        self.age = nn.Parameter(torch.zeros(slots, WIDTH))  # 0 is the newest partition
+        self.query = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.key = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.value = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.seek = nn.Parameter(torch.zeros(WIDTH))  # what the pooling looks for
+        self.none = nn.Parameter(torch.zeros(WIDTH))  # a user without a partition
+        self.item = nn.Linear(item_width, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def user(self, batch: Batch) -> Tensor:
+        """(B, 32): depends on the partitions alone, so it can be stored per user."""
+        return self.user_vector(batch.texts, batch.partitions)
+
+    def user_vector(self, texts: Tensor, partitions: Tensor) -> Tensor:
+        """(B, 32), from distinct partitions' texts (Q, W) and which of them each user has: (B, P), -1 for none."""
+        there = partitions >= 0  # (B, P)
+        if not len(texts):
+            return self.none.expand(len(partitions), WIDTH)
+        told = self.knowledge(texts)  # (Q, 32): once for every distinct partition
+        x = F.embedding(partitions.clamp(min=0), told) + self.age[: there.shape[1]]  # (B, P, 32)
+        scores = self.query(x) @ self.key(x).transpose(1, 2) / WIDTH**0.5  # (B, P, P)
+        x = x + _softmax(scores, there[:, None, :]) @ self.value(x)
+        weights = _softmax(x @ self.seek / WIDTH**0.5, there)  # (B, P)
+        fused = self.norm((weights[:, None, :] @ x)[:, 0])  # (B, 32)
+        return torch.where(there.any(dim=1, keepdim=True), fused, self.none)
+
+    def forward(self, batch: Batch, item: Tensor) -> Tensor:
+        """User vector, item vector and their product: (B, 96), from item (B, E)."""
+        return self.join(self.user(batch), item)
+
+    def join(self, user: Tensor, item: Tensor) -> Tensor:
+        """(B, 96) from user vectors (B, 32) and item (B, E)."""
+        offered = self.item(item)
+        return torch.cat([user, offered, user * offered], dim=1)
+
+
+def _softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis where the mask holds; rows without any are zero."""
+    return torch.softmax(scores.masked_fill(~mask, -1e9), dim=-1) * mask

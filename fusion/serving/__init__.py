@@ -1,0 +1,1 @@
+"""Scores and user vectors of a trained artifact."""

@@ -1,0 +1,136 @@
+"""Users' sides of a folding model, kept between requests until the user does something.
+
+A state is taken again while everything that it was made from is the same, item by item: the behaviours that the moment
+sees and their items as the catalogue has them, the counts and the profile that the queries start from, the interests'
+vectors. What is kept is a few hundred kB a user (2 layers, L = 200, width 64: 205 kB), so the oldest are dropped above
+`limit`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fusion.features.collate import Chosen
+from fusion.features.log import Array
+from fusion.features.packed_windows import Folded
+from fusion.features.samples import Samples
+from fusion.models.srp4ctr.model import Srp4Ctr, UserState
+
+LIMIT = 1000  # users: 205 MB at L = 200
+
+
+class UserStates:
+    """One model's states, by user id."""
+
+    def __init__(self, model: Srp4Ctr, limit: int = LIMIT) -> None:
+        self._model, self._limit = model, limit
+        self._held: OrderedDict[str, tuple[bytes, UserState]] = OrderedDict()
+        self.made = self.taken = 0  # states encoded, states found
+
+    @torch.no_grad()
+    def score(self, samples: Samples, chosen: Chosen, names: list[str]) -> Tensor:
+        """(B,) logits of one part of a scoring job. names: the ids of the log's users."""
+        batch = self._model.reader.gather(samples, chosen)
+        heads = chosen.rows[chosen.sizes.cumsum() - chosen.sizes]
+        moments = samples.moments.take(heads)
+        keys = [names[user] for user in moments.user]
+        stamps = _stamps(batch)
+        states = [self._take(key, stamp) for key, stamp in zip(keys, stamps, strict=True)]
+        missing = [window for window, state in enumerate(states) if state is None]
+        for window, state in zip(missing, self._encode(samples, heads[missing]), strict=True):
+            states[window] = state
+            self._keep(keys[window], stamps[window], state)
+        together = _stack([state for state in states if state is not None], batch.candidates.age.shape[2])
+        return self._model.score(together, batch.candidates, batch.items)
+
+    def _encode(self, samples: Samples, heads: Array) -> list[UserState]:
+        if not len(heads):
+            return []
+        self.made += len(heads)
+        batch: Folded = self._model.reader.gather(samples, Chosen(heads, heads * 0 + 1))
+        return _apart(self._model.encode_user(batch.users, batch.items))
+
+    def _take(self, key: str, stamp: bytes) -> UserState | None:
+        held = self._held.get(key)
+        if held is None or held[0] != stamp:
+            return None
+        self._held.move_to_end(key)
+        self.taken += 1
+        return held[1]
+
+    def _keep(self, key: str, stamp: bytes, state: UserState) -> None:
+        self._held[key] = (stamp, state)
+        self._held.move_to_end(key)
+        while len(self._held) > self._limit:
+            self._held.popitem(last=False)
+
+
+def _stamps(batch: Folded) -> list[bytes]:
+    """Of everything that each window's state is made of; the padding is none of it."""
+    users, items = batch.users, batch.items
+    shown = torch.cat([items.row[:, None], items.categories, items.attributes], dim=1)
+    sizes = users.past_size.tolist()
+    pasts = zip(torch.split(users.past, sizes), torch.split(users.past_positive, sizes), strict=True)
+    out = []
+    for window, (past, positive) in enumerate(pasts):
+        there = users.event[window] > 0
+        slots = (users.partitions[window] >= 0).nonzero()[:, 0]
+        told = users.texts[users.partitions[window, slots]]
+        digest = hashlib.blake2b(f"{int(there.sum())} {len(past)} {slots.tolist()}".encode(), digest_size=16)
+        for part in (
+            shown[users.event[window, there]], users.behavior[window, there], shown[past], positive,
+            users.context[window], users.profile[window], told,
+        ):  # fmt: skip
+            digest.update(part.numpy().tobytes())
+        out.append(digest.digest())
+    return out
+
+
+def _apart(state: UserState) -> list[UserState]:
+    """Each window's state on its own, without the padding on its left."""
+    out = []
+    for g in range(len(state.there)):
+        columns = max(int(state.there[g].sum()), 1)
+        out.append(
+            UserState(
+                there=state.there[g : g + 1, -columns:].clone(),
+                keys=tuple(k[g : g + 1, :, -columns:].clone() for k in state.keys),
+                values=tuple(v[g : g + 1, :, -columns:].clone() for v in state.values),
+                states=None if state.states is None else state.states[g : g + 1, -columns:].clone(),
+                queried=None if state.queried is None else state.queried[g : g + 1].clone(),
+                interest=None if state.interest is None else state.interest[g : g + 1].clone(),
+                lifelong=None if state.lifelong is None else state.lifelong[g : g + 1].clone(),
+            )
+        )
+    return out
+
+
+def _stack(states: list[UserState], columns: int) -> UserState:
+    """States side by side, padded on the left to `columns`."""
+
+    def left(own: list[Tensor], axis_from_end: int) -> Tensor:
+        widths = [columns - x.shape[-axis_from_end] for x in own]
+        return torch.cat(
+            [pad(x, [0, 0] * (axis_from_end - 1) + [width, 0]) for x, width in zip(own, widths, strict=True)]
+        )
+
+    def optional(own: list[Tensor | None]) -> list[Tensor]:
+        return [x for x in own if x is not None]
+
+    states_, queried = optional([s.states for s in states]), optional([s.queried for s in states])
+    interest, lifelong = optional([s.interest for s in states]), optional([s.lifelong for s in states])
+    layers = range(len(states[0].keys))
+    return UserState(
+        there=left([s.there for s in states], 1),
+        keys=tuple(left([s.keys[n] for s in states], 2) for n in layers),
+        values=tuple(left([s.values[n] for s in states], 2) for n in layers),
+        states=left(states_, 2) if states_ else None,
+        queried=torch.cat(queried) if queried else None,
+        interest=torch.cat(interest) if interest else None,
+        lifelong=torch.cat(lifelong) if lifelong else None,
+    )

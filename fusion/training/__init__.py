@@ -1,0 +1,1 @@
+"""Training: loops, pre-training, checkpoints, artifacts, metrics, several processes."""

@@ -1,0 +1,85 @@
+"""What BAHE needs around the common training run: vectors for the samples, and the weights it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine
+from torch import nn
+
+from fusion.bank.index import attach
+from fusion.bank.mmap_file import BankFile, open_file
+from fusion.bank.vectors import fill, missing
+from fusion.encoders.split_llm import Recipe, high_weights, open_low
+from fusion.features.dataset import Dataset
+from fusion.features.splits import TRAIN, Split
+from fusion.models.bahe.model import Bahe, BaheConfig
+from fusion.training.artifact import Artifact
+from interest.errors import ArtifactError
+
+Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # title and total of a long job: its advance
+
+
+def give_vectors(
+    dataset: Dataset, engine: Engine, recipe: Recipe, llm: Path, folder: Path, show: Show, device: str | None = None
+) -> None:
+    """Fill the bank with what the samples need and it lacks, map it, and attach it to the samples.
+
+    device: where the lower layers compute; without one a GPU where there is one.
+    """
+
+    def source(texts: list[str]) -> BankFile:
+        keys = recipe.keys(texts)
+        if missing(engine, recipe.id, dict(zip(keys, texts, strict=True))):
+            low = open_low(llm, recipe, device=device)
+            with show("Filling the bank", len(texts)) as advance:
+                fill(engine, low, texts, advance=advance)
+        with engine.connect() as connection, show("Mapping the bank", len(texts)) as advance:
+            return open_file(connection, recipe.id, keys, folder, advance)
+
+    attach(dataset.samples, recipe, source)
+
+
+def newest(dataset: Dataset, split: Split = "global") -> float:
+    """Event time after which a refresh finds what a run on the dataset has not learnt from.
+
+    Where parts follow each other in time that is its newest training sample's: the next run trains on what this one
+    was selected and tested by, which is lost for good otherwise (as is what has the very same time). Where every user
+    has parts, others' training samples are newer than that, so it is the newest behaviour's.
+    """
+    known = dataset.log.at if split == "user" else dataset.log.at[dataset.rows[dataset.of(TRAIN)]]
+    return float(known.max())
+
+
+def begin_with_llm(model: nn.Module, config: BaheConfig) -> None:
+    """The LLM's own layers."""
+    assert isinstance(model, Bahe)
+    model.take_llm(high_weights(Path(config.folder), config.recipe.cut))
+
+
+def begin_with(model: nn.Module, config: BaheConfig, last: Artifact) -> None:
+    """The last artifact's weights; with LoRA on the LLM's layers."""
+    if config.tune == "lora":
+        begin_with_llm(model, config)
+    model.load_state_dict(last.model.state_dict())
+
+
+def continued(last: Artifact, dataset: Dataset) -> BaheConfig:
+    """The config of a run that goes on from an artifact."""
+    config: Any = last.config.model
+    changed: BaheConfig = msgspec.structs.replace(config, until=newest(dataset), continued_from=last.id)
+    return changed
+
+
+def check_continuable(last: Artifact) -> BaheConfig:
+    """Raises ArtifactError for a model of another kind."""
+    config = last.config.model
+    if not isinstance(config, BaheConfig):
+        raise ArtifactError(
+            f"artifact {last.id} is a {last.config.kind} model; --continue-from needs one of `train bahe`"
+        )
+    return config

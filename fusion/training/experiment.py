@@ -1,0 +1,80 @@
+"""One training run from samples to a saved artifact: fit, measure on validation and test, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from fusion.features.dataset import Dataset
+from fusion.features.splits import TEST, TRAIN, VALID
+from fusion.models.registry import ModelConfig, build, kind_of
+from fusion.training import metrics
+from fusion.training.artifact import ArtifactConfig, Metrics, save_artifact, versions
+from fusion.training.checkpoint import Epoch, fingerprint_of, remove_checkpoint
+from fusion.training.distributed import ALONE, Processes
+from fusion.training.train import TrainConfig, predict, train
+
+
+def run(
+    dataset: Dataset,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    *,
+    split: str,
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    report: Callable[[Epoch], None] = lambda _: None,
+    prepare: Callable[[torch.nn.Module], None] = lambda _: None,
+    place: torch.device | None = None,
+    together: Processes = ALONE,
+) -> Metrics:
+    """Train a model into `folder` (continuing there after an interruption) and return the metrics by part.
+
+    prepare: what is done to the fresh model, such as taking over pre-trained weights. place: the device.
+    """
+    torch.manual_seed(config.seed)
+    model = build(dataset.spec, model_config)
+    prepare(model)
+    model.to(place or torch.device("cpu"))
+    training, validation = dataset.of(TRAIN), dataset.of(VALID)
+    train(
+        model,
+        dataset.samples,
+        dataset.labels,
+        (training, validation),
+        config,
+        folder=folder,
+        fingerprint=fingerprint(dataset, model_config, config),
+        advance=advance,
+        report=report,
+        together=together,
+    )
+    measured = {
+        "valid": measure(model, dataset, VALID, together),
+        "test": measure(model, dataset, TEST, together),
+    }
+    if together.first:
+        record = ArtifactConfig(
+            kind=kind_of(model_config), model=model_config, training=config, split=split, versions=versions()
+        )
+        save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured)
+        remove_checkpoint(folder)
+    together.wait()
+    return measured
+
+
+def measure(model: torch.nn.Module, dataset: Dataset, part: int, together: Processes = ALONE) -> dict[str, float]:
+    """Every metric on one part of the samples."""
+    own = dataset.of(part)
+    scores = predict(model, dataset.samples, own, together=together)
+    slices = {name: chosen[own] for name, chosen in dataset.slices.items()}
+    return metrics.report(dataset.labels[own], scores, dataset.log.user[dataset.rows[own]], slices)
+
+
+def fingerprint(dataset: Dataset, *configs: msgspec.Struct) -> str:
+    """What a checkpoint must agree on to be continued: the data, the spec and the settings."""
+    data = (dataset.rows, dataset.labels, dataset.part, *dataset.log.content, *dataset.samples.content)
+    return fingerprint_of([dataset.spec, *configs], data)

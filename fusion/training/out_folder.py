@@ -1,0 +1,48 @@
+"""What a run may write over: the folder of `--out` is new or empty, or holds what a run of the same kind left there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fusion.training.artifact import FILES, PRETRAINING, kind_in
+from fusion.training.checkpoint import NAME, run_in
+from interest.errors import InputError
+
+ENCODER = tuple(name for name in FILES if name != "statistics.safetensors")
+KINDS = {"Pretraining": PRETRAINING, "Din": "din", "Srp4Ctr": "srp4ctr", "Bahe": "bahe"}  # by the model's class
+NAMED = 3  # of foreign files, in the error
+OTHERWISE = "give another folder, or remove what is there first"
+
+
+def check_out(folder: Path, kind: str) -> None:
+    """Raises InputError, saying what is there, where a `kind` (of `fusion.models`, or PRETRAINING) may not be written.
+
+    It reads file names and headers only, so that a run says so before anything else.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"--out {folder}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder}: nothing can be written in {there}; give another folder")
+    if there != folder:
+        return
+    if held := kind_in(folder):
+        if held != kind:
+            raise InputError(f"--out {folder} holds {_named(held)}, no {_named(kind, '')}; {OTHERWISE}")
+        return
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    own = {*(ENCODER if kind == PRETRAINING else FILES), NAME, NAME + ".partial"} - {"config.json"}
+    if foreign := [name for name in names if name not in own]:
+        more = f" and {len(foreign) - NAMED} more" if len(foreign) > NAMED else ""
+        raise InputError(
+            f"--out {folder} holds {', '.join(foreign[:NAMED])}{more}, no {_named(kind, '')}; "
+            "give a new folder or an empty one"
+        )
+    if (run := run_in(folder)) and KINDS.get(run, run) != kind:
+        named = _named(KINDS.get(run, run))
+        raise InputError(f"--out {folder} holds an interrupted run of {named}, no {_named(kind, '')}; {OTHERWISE}")
+
+
+def _named(kind: str, article: str = "a ") -> str:
+    return article + ("pre-trained encoder" if kind == PRETRAINING else f"{kind} artifact")

@@ -1,0 +1,301 @@
+"""What a text asserts about a partition, and whether the partition supports it.
+
+Decides which words of a sentence are claims (categories, titles, years, decades, numbers, names, the user's profile,
+details nobody recorded) and holds each against `Facts`. It rather calls a true claim unsupported than the reverse: an
+unsupported sentence costs another attempt, a false one misleads a reader. Pure; sentences are cut in `interest.check`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from interest.check.evidence import Claim, Ground, title_spans
+from interest.check.lexicon import (
+    COMPARATIVE,
+    DECADE,
+    DOWN,
+    FAVOURITE,
+    LIKING,
+    LOWER,
+    MOSTLY,
+    NEGATION,
+    PAST,
+    RARELY,
+    SPLIT,
+    STEADY,
+    UP,
+)
+from interest.check.other_claims import (
+    CATEGORY_MARK,
+    TITLE_MARK,
+    Named,
+    name_claims,
+    number_claims,
+    profile_claims,
+    year_claims,
+)
+from interest.facts.categories import mentions
+from interest.facts.counts import Category, Facts, Title
+
+
+def claims_in(sentence: str, ground: Ground) -> list[Claim]:
+    """The claims of one sentence, each with its verdict."""
+    masked, titles = _mask_titles(sentence, ground)
+    found: list[Claim] = []
+    remaining = iter(titles)
+    previous = ""
+    for clause in _clauses(masked):
+        # a negation said once holds for the list that follows it ("except thrillers, mysteries and crime")
+        own = [next(remaining) for _ in range(clause.count(TITLE_MARK))]
+        found += _clause_claims(clause, own, ground, first=not previous, lead=previous)
+        previous = clause
+    return found
+
+
+def _mask_titles(sentence: str, ground: Ground) -> tuple[str, list[Title]]:
+    """Put a mark for every title that is named, so that its words are not read as further claims."""
+    hits = title_spans(sentence, ground)
+    parts, at = [], 0
+    for start, end, _ in hits:
+        parts += [sentence[at:start], TITLE_MARK]
+        at = end
+    return "".join([*parts, sentence[at:]]), [title for _, _, title in hits]
+
+
+def _clauses(masked: str) -> Iterator[str]:
+    start = 0
+    for match in SPLIT.finditer(masked):
+        yield masked[start : match.start()]
+        start = match.start()
+    yield masked[start:]
+
+
+def _clause_claims(clause: str, titles: list[Title], ground: Ground, *, first: bool, lead: str) -> Iterator[Claim]:
+    facts = ground.facts
+    pattern, meaning = mentions(tuple(sorted({*ground.categories, *(category.name for category in facts.categories)})))
+    named = [(match, meaning[match[0].lower()]) for match in pattern.finditer(clause)]
+    stance = Stance.of(clause, lead)
+    described, attached = _described(clause, titles, named)
+    for match, names in named:
+        move = _move_at(clause, match.start(), match.end()) if ground.before else 0
+        claim = _category_claim(match[0], names, stance, move, ground)
+        if clause[: match.start()].lower().endswith("a few ") and max(map(facts.share, names)) > A_FEW:
+            claim = replace(claim, supported=False, why="these are more than a few")
+        # said of one title ("the comedy Glory", "Glory as a war film") it tells nothing of the user's taste in general
+        yield replace(claim, about=()) if match.span() in attached else claim
+    if not ground.before:  # in a shift "more X than Y" speaks of change
+        yield from _comparison(clause, named, facts)
+    for title in titles:
+        yield _title_claim(title, stance, ground)
+    yield from described
+    yield from _combined(clause, named, ground)
+    rest = pattern.sub(CATEGORY_MARK, clause)
+    yield from year_claims(rest, titles, ground)
+    yield from number_claims(clause, named, ground)
+    yield from profile_claims(rest, facts)
+    yield from name_claims(DECADE.sub(" ", rest), ground, first=first)
+
+
+LEAST = 0.06  # 3 of 50: what a user did less often is no part of what a text may call their taste
+A_FEW = 0.2  # 10 of 50: more is no longer "a few"
+
+
+@dataclass(frozen=True, slots=True)
+class Stance:
+    """How a clause speaks of what it names."""
+
+    negative: bool
+    rarely: bool
+    liking: bool
+    mostly: bool
+    favourite: bool
+    steady: bool
+    past: bool  # speaks of the period before
+
+    @classmethod
+    def of(cls, clause: str, lead: str) -> Stance:
+        negative = bool(NEGATION.search(clause) or LOWER.search(clause))
+        # a clause without a verb of its own ("..., or thrillers") inherits whether its lead spoke of liking
+        liking = bool(
+            LIKING.search(clause) or (not re.search(r"\b(?:they|who|which|user)\b", clause) and LIKING.search(lead))
+        )
+        return cls(
+            negative=negative,
+            rarely=bool(RARELY.search(clause)),
+            liking=liking,
+            mostly=bool(MOSTLY.search(clause)),
+            favourite=bool(FAVOURITE.search(clause)),
+            steady=bool(STEADY.search(clause)),
+            past=bool(PAST.search(clause)),
+        )
+
+
+_FROM_TO = re.compile(r"\bfrom\b(?P<left>.+?)\b(?:in)?to(?:wards?)?\b(?P<right>.+)", re.IGNORECASE)
+
+
+def _move_at(clause: str, start: int, end: int) -> int:
+    """Whether the clause says that what stands at start..end grew (1) or fell (-1); 0 if it says neither."""
+    if match := _FROM_TO.search(clause):
+        if match.start("left") <= start < match.end("left"):
+            return -1
+        if match.start("right") <= start:
+            return 1
+    clause = re.sub(r"\bmore (?=and more\b)", "", clause)
+    before = [(word.start(), 1) for word in UP.finditer(clause, 0, start)]
+    before += [(word.start(), -1) for word in DOWN.finditer(clause, 0, start)]
+    if before:
+        return max(before)[1]
+    after = [(word.start(), 1) for word in UP.finditer(clause, end)]
+    after += [(word.start(), 1) for word in COMPARATIVE.finditer(clause, end)]  # "dramas over thrillers": dramas grew
+    after += [(word.start(), -1) for word in DOWN.finditer(clause, end)]
+    return max(after, key=lambda word: (-word[0], word[1]))[1] if after else 0
+
+
+def _category_claim(text: str, names: tuple[str, ...], stance: Stance, move: int, ground: Ground) -> Claim:
+    """Supported if it holds for any category the word may mean."""
+    verdicts = [_category_verdict(name, stance, move, ground) for name in names]
+    best = next((verdict for verdict in verdicts if not verdict), verdicts[0])
+    seqs = [
+        title.seq
+        for title in sorted(ground.facts.titles, key=lambda title: -(title.value or 0.0))
+        if set(title.categories) & set(names)
+    ]
+    return Claim("category", text, supported=not best, why=best, seqs=() if best else tuple(seqs[:3]), about=names)
+
+
+def _category_verdict(name: str, stance: Stance, move: int, ground: Ground) -> str:
+    """Empty if supported, else what the partition says."""
+    facts = ground.facts
+    if ground.before:
+        if move or stance.steady:
+            return _move_verdict(name, move, facts, ground.before)
+        if stance.past:
+            facts = ground.before
+    category = facts.category(name)
+    if category is None:
+        return f"no {name} in the partition"
+    leading = {other.name for other in facts.categories if other.lift > 0}
+    first_three = {other.name for other in facts.categories[:3]}
+    if stance.negative or stance.rarely:
+        seldom = category.count <= max(2, facts.size // 10)
+        low = category.lift < 0 if stance.negative else seldom
+        return (
+            "" if low else f"{name} is {'not valued below' if stance.negative else 'not rare beside'} this user's usual"
+        )
+    against = (
+        (
+            stance.favourite and name not in leading | {facts.categories[0].name},
+            "is neither the commonest nor valued most",
+        ),
+        (stance.mostly and name not in leading | first_three, "is not among the leading categories"),
+        (category.count < max(2, LEAST * facts.size), f"is only {category.count} of {facts.size}"),
+        (stance.liking and category.lift < 0, "is valued below this user's usual"),
+        (stance.liking and facts.spread > 0 and not category.liked, "has no title valued above this user's usual"),
+    )
+    return next((f"{name} {why}" for holds, why in against if holds), "")
+
+
+def _move_verdict(name: str, move: int, now: Facts, before: Facts) -> str:
+    moved = now.share(name) - before.share(name)
+    said = f"{name} went from {before.share(name):.0%} to {now.share(name):.0%}"
+    step = 1.5 / max(now.size, before.size, 1)  # at least two behaviours, or the change is noise
+    if move > 0:
+        return "" if moved >= step else said
+    if move < 0:
+        return "" if moved <= -step else said
+    present = now.category(name) and before.category(name)
+    return "" if present and abs(moved) <= 0.15 else said
+
+
+def _comparison(clause: str, named: Named, facts: Facts) -> Iterator[Claim]:
+    """ "more dramas than comedies", "prefers drama over comedy"."""
+    for word in COMPARATIVE.finditer(clause):
+        left = [names for match, names in named if match.end() <= word.start()]
+        right = [names for match, names in named if match.start() >= word.end()]
+        if not left or not right:
+            continue
+        first, second = _find(left[-1], facts), _find(right[0], facts)
+        by_count = bool(re.search(r"\b(?:more|fewer|less)\b", clause[: word.start()], re.IGNORECASE))
+        holds = first is not None and (second is None or _exceeds(first, second, by_count=by_count))
+        if re.search(r"\b(?:fewer|less)\b", clause[: word.start()], re.IGNORECASE):
+            holds = second is not None and (first is None or _exceeds(second, first, by_count=True))
+        text = clause[named[0][0].start() : named[-1][0].end()]
+        yield Claim("comparison", text, supported=holds, why="" if holds else "the counts say otherwise")
+
+
+def _find(names: Iterable[str], facts: Facts) -> Category | None:
+    return next((category for name in names if (category := facts.category(name))), None)
+
+
+def _exceeds(first: Category, second: Category, *, by_count: bool) -> bool:
+    if by_count or first.mean is None or second.mean is None:
+        return first.count > second.count
+    return first.mean > second.mean
+
+
+def _title_claim(title: Title, stance: Stance, ground: Ground) -> Claim:
+    why = ""
+    if stance.negative and title.feeling >= 0:
+        why = "this title was not valued low"
+    elif not stance.negative and title.feeling < 0:
+        why = "this title was valued low"
+    elif stance.favourite and not stance.negative and ground.facts.spread > 0 and title.feeling < 1:
+        why = "this title is no favourite"
+    elif stance.liking and not stance.negative and (title.value or 0.0) < (ground.facts.mean or 0.0):
+        why = "this title was not valued high"
+    return Claim("title", title.name, supported=not why, why=why, seqs=() if why else (title.seq,))
+
+
+_AFTER_TITLE = re.compile(
+    r"[\s,\"”’(-]*(?:(?:as|is|was|being|which|that|an?|the|one|of|their|favou?rites?)[\s,\"“]+)*[\s-]*$"
+)
+
+
+def _combined(clause: str, named: Named, ground: Ground) -> Iterator[Claim]:
+    """ "romantic comedies", "comedy-drama": some title must be both."""
+    for (first, left), (second, right) in pairwise(named):
+        if clause[first.end() : second.start()] in (" ", "-"):
+            seqs = [
+                title.seq
+                for title in ground.titles()
+                if set(title.categories) & set(left) and set(title.categories) & set(right)
+            ]
+            text = f"{first[0]} {second[0]}"
+            yield Claim("category", text, supported=bool(seqs), why="" if seqs else "no title is both")
+
+
+_BEFORE_TITLE = re.compile(
+    r"[\s,:\"“‘']*(?:(?:films?|movies?|titles?|called|named|titled|such as|like|the|a)[\s,:\"“‘']+)*$"
+)
+
+
+def _described(clause: str, titles: list[Title], named: Named) -> tuple[list[Claim], set[tuple[int, int]]]:
+    """ "the romantic comedy Glory", "Glory as a war film": the categories must be that title's. Also where those
+    stand.
+    """
+    found: list[Claim] = []
+    attached: set[tuple[int, int]] = set()
+    marks = [at for at, letter in enumerate(clause) if letter == TITLE_MARK]
+    for at, title in zip(marks, titles, strict=True):
+        near = []
+        end = at
+        for match, names in reversed(named):
+            if match.end() <= end and _BEFORE_TITLE.match(clause, match.end(), end):
+                near.append((match, names))
+                end = match.start()
+        start = at + 1
+        for match, names in named:
+            if match.start() >= start and _AFTER_TITLE.match(clause, start, match.start()):
+                near.append((match, names))
+                start = match.end()
+        for match, names in near:
+            attached.add(match.span())
+            holds = bool(set(names) & set(title.categories))
+            why = "" if holds else f"{title.name} is {', '.join(title.categories) or 'of no known category'}"
+            found.append(Claim("category", f"{match[0]} {title.name}", supported=holds, why=why))
+        if re.search(r"\bgenres? (?:of |like |such as )?(?:the )?[\"“]?$", clause[:at]):
+            found.append(Claim("category", f"genre {title.name}", supported=False, why="a title is no genre"))
+    return found, attached

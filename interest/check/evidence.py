@@ -1,0 +1,53 @@
+"""What a text is held against, what a claim is, and where a text names a title. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from interest.facts.counts import Facts, Title
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    kind: str  # category, title, year, decade, number, name, profile, detail, comparison
+    text: str
+    supported: bool
+    why: str = ""  # of an unsupported claim: what the partition says instead
+    seqs: tuple[int, ...] = ()  # the behaviours that support it
+    about: tuple[str, ...] = ()  # the catalogue's names of the categories it speaks of in general
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What texts are held against: the partition, the one before it (for a shift), and the catalogue's categories."""
+
+    facts: Facts
+    before: Facts | None = None
+    categories: tuple[str, ...] = ()  # all the catalogue has, so that naming an absent one is noticed
+
+    def titles(self) -> list[Title]:
+        return [*self.facts.titles, *(self.before.titles if self.before else ())]
+
+
+_ARTICLES = {"The", "A", "An"}
+
+
+def title_spans(text: str, ground: Ground) -> list[tuple[int, int, Title]]:
+    """Where the text names a title of the partition (of either, for a shift): start, end, title, in order."""
+    hits: list[tuple[int, int, Title]] = []
+    taken = [False] * len(text)
+    named = {title.name: title for title in reversed(ground.titles())}
+    low = text.lower()
+    for name, title in sorted(named.items(), key=lambda pair: (-len(pair[0]), pair[0])):
+        if name.lower() not in low:
+            continue
+        # one or two words are also ordinary words ("Fearless"): only with their capitals; more words in any case
+        flags = re.IGNORECASE if name.count(" ") > 1 else 0
+        article, space, rest = name.partition(" ")
+        words = f"(?i:{article}) {re.escape(rest)}" if space and article in _ARTICLES else re.escape(name)
+        for match in re.finditer(rf"(?<!\w){words}(?!\w)", text, flags):
+            if not any(taken[match.start() : match.end()]):
+                taken[match.start() : match.end()] = [True] * len(match[0])
+                hits.append((match.start(), match.end(), title))
+    return sorted(hits, key=lambda hit: hit[0])

@@ -1,0 +1,98 @@
+"""Claims other than categories: years and decades, numbers, the user's profile, names and details from nowhere.
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from interest.check.evidence import Claim, Ground
+from interest.check.lexicon import DECADE, GENDER, MONTHS, NUMBER, NUMBER_WORDS, YEAR, plain
+from interest.facts.counts import Facts, Title
+
+TITLE_MARK = "\x01"  # stands for a title that was found, so that its words are not read as further claims
+CATEGORY_MARK = "\x02"
+Named = list[tuple[re.Match[str], tuple[str, ...]]]  # the categories a clause names: where, and which it may mean
+
+
+def year_claims(rest: str, titles: list[Title], ground: Ground) -> Iterator[Claim]:
+    """A year must be a named title's, else a release year of the partition or a year of its period."""
+    years = set(ground.facts.years)
+    period = {int(text) for text in re.findall(r"\d{4}", ground.facts.period)}
+    of_titles = {title.year for title in titles}
+    for match in YEAR.finditer(rest):
+        year = int(match[0])
+        holds = year in of_titles if titles else year in years | period
+        yield Claim("year", match[0], supported=holds, why="" if holds else "no such release year here")
+    for match in DECADE.finditer(rest):
+        start = _decade(match)
+        inside = sum(start <= year < start + 10 for year in years)
+        holds = sum(start <= year < start + 10 for year in ground.facts.years) >= 2 or (inside > 0 and bool(titles))
+        yield Claim("decade", match[0], supported=holds, why="" if holds else f"{inside} titles of that decade")
+
+
+_DECADES = "twenties thirties forties fifties sixties seventies eighties nineties"
+_DECADE_WORDS = {word: 20 + 10 * at for at, word in enumerate(_DECADES.split())}
+
+
+def _decade(match: re.Match[str]) -> int:
+    digits = match["digits"]
+    if digits is None:
+        return 1900 + _DECADE_WORDS[match["word"].lower()]
+    if len(digits) == 4:
+        return int(digits)
+    return (1900 if int(digits) >= 30 else 2000) + int(digits)
+
+
+def number_claims(clause: str, named: Named, ground: Ground) -> Iterator[Claim]:
+    facts = ground.facts
+    both = [facts, ground.before] if ground.before else [facts]
+    clean = DECADE.sub(lambda match: " " * len(match[0]), YEAR.sub("    ", clause))
+    for match in NUMBER.finditer(clean):
+        spelled = match["word"]
+        number = float(NUMBER_WORDS[spelled.lower()]) if spelled else float(match["digits"].replace(",", ""))
+        following = clean[match.end() :].lstrip(" -(").lower()
+        about = next((names for hit, names in named if following.startswith(hit[0].lower())), None)
+        if about:
+            counts = {category.count for one in both for name in about if (category := one.category(name))}
+            holds = number in counts
+        elif spelled:
+            continue  # "two genres", "one of": no count of the partition
+        elif following.startswith("%"):
+            holds = any(abs(number - 100 * facts.share(category.name)) <= 1 for category in facts.categories)
+        elif re.match(r"(?:titles?|films?|movies?|items?|songs?|books?|behaviou?rs?)\b", following):
+            holds = number in {one.size for one in both}
+        elif clean[: match.start()].rstrip().endswith("(") or re.match(r"(?:of|ratings)\b", following):
+            holds = number in {one.size for one in both} | {c.count for one in both for c in one.categories}
+        else:  # a mean or the user's age
+            means = {round(facts.mean, places) for places in (0, 1, 2)} if facts.mean is not None else set()
+            holds = number in means | {float(text) for text in facts.profile.values() if text.isdecimal()}
+        yield Claim("number", match[0], supported=holds, why="" if holds else "no such count here")
+
+
+def profile_claims(rest: str, facts: Facts) -> Iterator[Claim]:
+    texts = {text.lower() for text in facts.profile.values()}
+    for match in GENDER.finditer(rest):
+        said = {"f", "female", "woman"} if match["female"] else {"m", "male", "man"}
+        holds = bool(texts & said)
+        yield Claim("profile", match[0], supported=holds, why="" if holds else "the profile does not say so")
+
+
+_WORD = re.compile(r"[^\W\d_][\w'’-]*")
+
+
+def name_claims(rest: str, ground: Ground, *, first: bool) -> Iterator[Claim]:
+    """Words from nowhere: neither plain vocabulary nor the catalogue's, the profile's or the period's."""
+    texts = (*ground.facts.names, *ground.facts.profile.values())
+    known = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
+    for match in _WORD.finditer(re.sub(r"\b\d+-year-olds?\b", " ", rest)):  # the number itself is checked
+        word = match[0].rstrip("'’-")
+        capital = word[0].isupper() and (not first or bool(rest[: match.start()].strip(" \"“'‘")))
+        if word in MONTHS:
+            holds = word in ground.facts.period
+            yield Claim("name", word, supported=holds, why="" if holds else f"the period is {ground.facts.period}")
+        elif word.lower() in known or GENDER.fullmatch(word):
+            continue
+        elif not plain(word):
+            yield Claim("name" if capital else "detail", word, supported=False, why="nothing recorded says so")

@@ -1,0 +1,1 @@
+"""What a partition's behaviours say when they are counted: facts, categories."""

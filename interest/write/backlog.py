@@ -1,0 +1,175 @@
+"""What is left to learn: the closed partitions without an interest, read in bounded chunks with all their facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
+
+from interest.check.evidence import Ground
+from interest.errors import InputError
+from interest.facts.counts import Facts, facts_of
+from interest.store.sql import behaviors_between, partition_of, read_items, read_users
+from interest.store.tables import interests, items, partitions
+from interest.types import Outcome, Partition
+from interest.write.prompts import PROMPTS, Prompt, Style
+
+CHAINED = "+chained"  # what a chained run adds to the prompt version: its texts are other texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to learn, and how."""
+
+    prompt_version: str = "plain-1"
+    chained: bool = False  # s_k also reads s_(k-1); then one user's partitions wait for each other
+    style: Style = field(default_factory=Style)
+    users: tuple[str, ...] = ()  # only these; empty: all
+    users_limit: int | None = None  # only the users with the longest histories
+
+    def __post_init__(self) -> None:
+        if self.chained and not self.prompt_version.endswith(CHAINED):
+            object.__setattr__(self, "prompt_version", self.prompt_version + CHAINED)
+
+    def prompt(self) -> Prompt:
+        version = self.prompt_version.removesuffix(CHAINED)
+        if version not in PROMPTS:
+            known = ", ".join(sorted(PROMPTS))
+            raise InputError(f"there is no prompt version {self.prompt_version!r}; there are: {known}")
+        return PROMPTS[version]
+
+
+@dataclass(slots=True)
+class Work:
+    """One partition with everything its texts rest on."""
+
+    partition: Partition
+    ground: Ground
+    previous: str | None  # the stored summary of the partition before, where it is not of this chunk
+
+    @property
+    def user_id(self) -> str:
+        return self.partition.user_id
+
+
+def count_open(engine: Engine, plan: Plan, *, llm: bool) -> int:
+    """How many closed partitions have no interest of this prompt version yet (with an LLM: none but a statistics
+    one).
+    """
+    with engine.connect() as connection:
+        wanted = _wanted(connection, plan)
+        query = select(func.count()).select_from(_open_partitions(connection, plan, wanted, llm=llm).subquery())
+        return int(connection.execute(query).scalar_one())
+
+
+def chunks(engine: Engine, plan: Plan, size: int, *, llm: bool) -> Iterator[list[Work]]:
+    """What is left to do, in order of user and partition, `size` at a time; every chunk is read when its turn comes."""
+    last: tuple[str, int] = ("", -1)
+    with engine.connect() as connection:
+        wanted = _wanted(connection, plan)
+        categories = read_categories(connection)
+    while True:
+        with engine.connect() as connection:
+            query = _open_partitions(connection, plan, wanted, llm=llm).where(
+                or_(
+                    partitions.c.user_id > last[0],
+                    and_(partitions.c.user_id == last[0], partitions.c.index > last[1]),
+                )
+            )
+            query = query.order_by(partitions.c.user_id, partitions.c.index).limit(size)
+            heads = [partition_of(row) for row in connection.execute(query).mappings()]
+            if not heads:
+                return
+            chunk = load(connection, plan, heads, categories)
+        last = (heads[-1].user_id, heads[-1].index)
+        yield chunk
+
+
+def read_categories(connection: Connection) -> tuple[str, ...]:
+    """All categories of the catalogue, in order."""
+    known = connection.execute(select(items.c.categories).distinct()).scalars()
+    return tuple(sorted({name for text in known for name in msgspec.json.decode(text)}))
+
+
+def load(connection: Connection, plan: Plan, heads: Sequence[Partition], categories: tuple[str, ...]) -> list[Work]:
+    """The partitions' facts and those of the partitions before them. All are of one generation."""
+    wanted = {(head.user_id, head.index): head for head in heads}
+    missing = [key for user, index in wanted if index > 0 and (key := (user, index - 1)) not in wanted]
+    for key in missing:
+        if (before := _partition(connection, key, heads[0].generation)) is not None:
+            wanted[key] = before
+    behaviors = {
+        key: behaviors_between(connection, head.user_id, head.first_seq, head.last_seq) for key, head in wanted.items()
+    }
+    catalogue = read_items(connection, {b.item_id for rows in behaviors.values() for _, b in rows})
+    profiles = read_users(connection, {user for user, _ in wanted})
+    facts: Mapping[tuple[str, int], Facts] = {
+        key: facts_of(rows, catalogue, profiles.get(key[0])) for key, rows in behaviors.items()
+    }
+    stored = {key: _stored_summary(connection, key, heads[0].generation, plan.prompt_version) for key in missing}
+    return [
+        Work(
+            partition=head,
+            ground=Ground(facts[head.user_id, head.index], facts.get((head.user_id, head.index - 1)), categories),
+            previous=stored.get((head.user_id, head.index - 1)),
+        )
+        for head in heads
+    ]
+
+
+def _partition(connection: Connection, key: tuple[str, int], generation: int) -> Partition | None:
+    query = select(partitions).where(
+        partitions.c.user_id == key[0], partitions.c.index == key[1], partitions.c.generation == generation
+    )
+    row = connection.execute(query).mappings().one_or_none()  # none: the user is being forgotten
+    return None if row is None else partition_of(row)
+
+
+def _stored_summary(connection: Connection, key: tuple[str, int], generation: int, version: str) -> str | None:
+    query = select(interests.c.summary).where(
+        interests.c.user_id == key[0],
+        interests.c.index == key[1],
+        interests.c.generation == generation,
+        interests.c.prompt_version == version,
+    )
+    return connection.execute(query).scalar()
+
+
+def _wanted(connection: Connection, plan: Plan) -> list[str] | None:
+    """The users to learn, or None for all."""
+    if plan.users:
+        query = select(partitions.c.user_id).where(partitions.c.user_id.in_(plan.users)).distinct()
+        there = set(connection.execute(query).scalars())
+        if absent := [user for user in plan.users if user not in there]:
+            raise InputError(
+                f"user {absent[0]!r} has no closed partition in this store; `interestream stats` shows what there is"
+            )
+        return sorted(there)
+    if plan.users_limit is not None:
+        longest = (
+            select(partitions.c.user_id)
+            .group_by(partitions.c.user_id)
+            .order_by(func.max(partitions.c.last_seq).desc(), partitions.c.user_id)
+            .limit(plan.users_limit)
+        )
+        return sorted(connection.execute(longest).scalars())
+    return None
+
+
+def _open_partitions(connection: Connection, plan: Plan, wanted: list[str] | None, *, llm: bool) -> Select[Any]:
+    """The closed partitions of the newest generation without an interest of this prompt version."""
+    generation = connection.execute(select(func.max(partitions.c.generation))).scalar() or 0
+    same = and_(
+        interests.c.user_id == partitions.c.user_id,
+        interests.c.generation == partitions.c.generation,
+        interests.c.index == partitions.c.index,
+        interests.c.prompt_version == plan.prompt_version,
+    )
+    if llm:  # a text that was written without an LLM by choice is still to be learnt
+        same = and_(same, interests.c.summary_outcome != Outcome.STATISTICS)
+    query = select(partitions).outerjoin(interests, same)
+    query = query.where(partitions.c.generation == generation, interests.c.user_id.is_(None))
+    return query if wanted is None else query.where(partitions.c.user_id.in_(wanted))

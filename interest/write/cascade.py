@@ -1,0 +1,130 @@
+"""The cascade of one partition (LIBER, UIL): its summary, then its shift against the partition before.
+
+Each is asked for, checked, tried again, and in the end kept, trimmed, or replaced by the plain sentence, with an
+outcome that says which.
+
+Pure orchestration: it asks through a callable, and knows no table and no model. `Unavailable` and `Denied` are passed
+on (the run stops and can be resumed); any other `Refused` is an outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from interest.check.evidence import Ground
+from interest.check.sentences import Verdict, check
+from interest.errors import Denied, Refused
+from interest.facts.counts import Facts
+from interest.llm.protocol import Reply, Request
+from interest.types import Outcome, Source
+from interest.write.prompts import Answer, Prompt, Style
+from interest.write.template import shift_sentence, summary_sentence
+
+MIN_KNOWN = 5  # behaviours with a known category; below, a text would rest on next to nothing and no call is made
+MAX_EVIDENCE = 12
+
+Ask = Callable[[Request], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One text and how it came about."""
+
+    text: str
+    source: Source
+    outcome: Outcome
+    evidence: tuple[int, ...] = ()
+    claims: int = 0  # of the accepted attempt, before trimming
+    supported: int = 0
+
+
+async def write_summary(ask: Ask, prompt: Prompt, ground: Ground, style: Style, previous: str | None = None) -> Written:
+    """s_k: what the user likes in this partition. `previous` is s_(k-1) in chained mode, else None."""
+    facts = ground.facts
+    stand_in = plain_summary(facts, style)
+    if facts.known < MIN_KNOWN:
+        return replace(stand_in, outcome=Outcome.SPARSE)
+    return await _attempts(
+        ask, lambda attempt: prompt.summary(facts, previous, attempt, style), ground, style, stand_in, min_claims=2
+    )
+
+
+async def write_shift(ask: Ask, prompt: Prompt, ground: Ground, style: Style, s_before: str, s_now: str) -> Written:
+    """d_k: how this partition differs from the one before, which `ground.before` holds."""
+    before, facts = ground.before, ground.facts
+    if before is None:
+        raise ValueError("a shift needs the partition before; a user's first partition has none")
+    stand_in = plain_shift(before, facts, style)
+    if min(facts.known, before.known) < MIN_KNOWN:
+        return replace(stand_in, outcome=Outcome.SPARSE)
+    return await _attempts(
+        ask,
+        lambda attempt: prompt.shift(before, facts, s_before, s_now, attempt, style),
+        ground,
+        style,
+        stand_in,
+        min_claims=1,
+    )
+
+
+def plain_summary(facts: Facts, style: Style) -> Written:
+    """The summary without an LLM."""
+    evidence = tuple(sorted(title.seq for title in facts.top(MAX_EVIDENCE // 2)))
+    return Written(summary_sentence(facts, style.noun), Source.STATISTICS, Outcome.STATISTICS, evidence)
+
+
+def plain_shift(before: Facts | None, facts: Facts, style: Style) -> Written:
+    """The shift without an LLM; empty for a user's first partition."""
+    text = shift_sentence(before, facts, style.noun) if before else ""
+    return Written(text, Source.STATISTICS, Outcome.STATISTICS)
+
+
+async def _attempts(
+    ask: Ask, request_of: Callable[[int], Request], ground: Ground, style: Style, stand_in: Written, *, min_claims: int
+) -> Written:
+    """Ask until a text may be kept. An attempt cut by the token limit counts if at least one whole sentence stands."""
+    cut_short = 0
+    for attempt in range(style.attempts):
+        request = request_of(attempt)
+        try:
+            reply = await ask(request)
+        except Denied:  # it would refuse every text: that is for a person to mend, and no outcome of this one
+            raise
+        except Refused:
+            return replace(stand_in, outcome=Outcome.REFUSED)
+        text, evidence = _parsed(reply, request, ground)
+        asked = "\n".join(message.content for message in request.messages)
+        verdict = check(text, ground, asked, min_claims=min_claims)
+        if verdict.text:
+            return _accepted(verdict, evidence)
+        cut_short += reply.finish_reason != "stop"
+    return replace(stand_in, outcome=Outcome.TRUNCATED if cut_short == style.attempts else Outcome.REJECTED)
+
+
+def _parsed(reply: Reply, request: Request, ground: Ground) -> tuple[str, tuple[int, ...]]:
+    """The text, and the evidence numbers that exist in the partition; a reply off its schema has no text."""
+    if request.schema is None:
+        return reply.text, ()
+    try:
+        answer = msgspec.json.decode(reply.text, type=Answer)
+    except msgspec.DecodeError:
+        return "", ()
+    known = {title.seq for title in ground.facts.titles}
+    return answer.text, tuple(seq for seq in answer.evidence if seq in known)
+
+
+def _accepted(verdict: Verdict, named: tuple[int, ...]) -> Written:
+    seqs = dict.fromkeys(named)
+    for claim in sorted(verdict.kept, key=lambda claim: claim.kind != "title"):  # titles first: the strongest evidence
+        seqs.update(dict.fromkeys(claim.seqs))
+    return Written(
+        text=verdict.text,
+        source=Source.LLM,
+        outcome=Outcome.TRIMMED if verdict.trimmed else Outcome.OK,
+        evidence=tuple(sorted(list(seqs)[:MAX_EVIDENCE])),
+        claims=len(verdict.claims),
+        supported=sum(claim.supported for claim in verdict.claims),
+    )

@@ -1,0 +1,116 @@
+"""The two texts of one partition, from what the store knows of it to the row that is stored.
+
+`interest.learn` (a whole store) and the stream's interest stage (what has just been closed) both write by this, so the
+rows are the same whichever ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+from sqlalchemy import RowMapping
+
+from interest.check.evidence import Ground
+from interest.llm.protocol import Reply, Request
+from interest.types import Interest, Outcome, Partition, Source
+from interest.write.backlog import Plan, Work
+from interest.write.cascade import Written, plain_shift, plain_summary, write_shift, write_summary
+
+
+class Ask(Protocol):
+    """`interest.answers.Answers.ask`."""
+
+    async def __call__(self, request: Request, *, user_id: str, kind: str) -> Reply: ...
+
+
+class Texts:
+    """Writes summaries and shifts by one plan. Who runs it knows which partitions are in hand: `before` is the summary
+    of the user's partition before, where that is being written too; elsewhere the stored one counts.
+    """
+
+    def __init__(self, ask: Ask, plan: Plan, model: str) -> None:
+        self._ask, self._plan, self._model = ask, plan, model
+        self._prompt = plan.prompt()
+
+    async def summary(self, work: Work, before: asyncio.Future[Written] | None = None) -> Written:
+        """s_k. Waits for s_(k-1) in chained mode only."""
+        return await write_summary(
+            lambda request: self._ask(request, user_id=work.user_id, kind="summary"),
+            self._prompt,
+            Ground(work.ground.facts, categories=work.ground.categories),
+            self._plan.style,
+            await _text(work, before) if self._plan.chained else None,
+        )
+
+    async def interest(
+        self, work: Work, summary: asyncio.Future[Written], before: asyncio.Future[Written] | None = None
+    ) -> Interest:
+        """The stored row: s_k, and d_k, which is asked for once s_(k-1) and s_k are there."""
+        s_now = await asyncio.shield(summary)
+        d_now = plain_shift(None, work.ground.facts, self._plan.style)
+        if work.ground.before is not None:
+            d_now = await write_shift(
+                lambda request: self._ask(request, user_id=work.user_id, kind="shift"),
+                self._prompt,
+                work.ground,
+                self._plan.style,
+                await _text(work, before),
+                s_now.text,
+            )
+        return interest_of(work.partition, s_now, d_now, self._plan, self._model)
+
+
+async def _text(work: Work, before: asyncio.Future[Written] | None) -> str:
+    """s_(k-1). Shielded: who gives this partition up does not take the one before with it."""
+    return (await asyncio.shield(before)).text if before is not None else work.previous or "None"
+
+
+def plain(work: Work, plan: Plan, model: str) -> Interest:
+    """The row without an LLM."""
+    facts = work.ground.facts
+    return interest_of(
+        work.partition,
+        plain_summary(facts, plan.style),
+        plain_shift(work.ground.before, facts, plan.style),
+        plan,
+        model,
+    )
+
+
+def interest_of(partition: Partition, summary: Written, shift: Written, plan: Plan, model: str) -> Interest:
+    return Interest(
+        user_id=partition.user_id,
+        index=partition.index,
+        generation=partition.generation,
+        prompt_version=plan.prompt_version,
+        summary=summary.text,
+        summary_source=summary.source,
+        summary_outcome=summary.outcome,
+        shift=shift.text,
+        shift_source=shift.source,
+        shift_outcome=shift.outcome,
+        evidence=summary.evidence,
+        claims=summary.claims + shift.claims,
+        supported=summary.supported + shift.supported,
+        model=model,
+        at=partition.closed_at,
+    )
+
+
+def interest_row(interest: Interest) -> dict[str, object]:
+    """The columns of `interests`."""
+    row = msgspec.structs.asdict(interest)
+    return row | {"evidence": msgspec.json.encode(interest.evidence).decode()}
+
+
+def interest_of_row(row: RowMapping) -> Interest:
+    """The interest of a row of `interests`."""
+    values = {name: row[name] for name in Interest.__struct_fields__}
+    values["evidence"] = tuple(msgspec.json.decode(row["evidence"], type=list[int]))
+    for name in ("summary_source", "shift_source"):
+        values[name] = Source(row[name])
+    for name in ("summary_outcome", "shift_outcome"):
+        values[name] = Outcome(row[name])
+    return Interest(**values)

@@ -1,0 +1,1 @@
+"""What an operator does to topics and offsets: lag, dead letters, acceptance, forgetting."""

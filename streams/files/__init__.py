@@ -1,0 +1,1 @@
+"""Log, catalogue and profile files: formats, columns, rows, order."""

@@ -1,0 +1,1 @@
+"""Kafka: clients, topics, the values that travel, errors."""

@@ -1,0 +1,46 @@
+"""The stages' consumer groups, asked of Kafka: who is in them, and what they have committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from streams.kafka.clients import group_of
+from streams.settings.load import KafkaSettings
+
+if TYPE_CHECKING:
+    from kafka import KafkaAdminClient
+
+PATIENCE_S = 15.0  # a broker that has just started makes its topic of offsets when it is first asked for them
+
+T = TypeVar("T")
+
+
+def members_of(client: KafkaAdminClient, settings: KafkaSettings, stages: Sequence[str]) -> dict[str, list[str]]:
+    """The members of each stage's group, by client and host."""
+    names = {stage: group_of(settings, stage) for stage in stages}
+    groups = _patiently(lambda: client.describe_groups(list(names.values())))
+    return {
+        stage: [f"{one['client_id']}@{one['client_host'].lstrip('/')}" for one in groups[name]["members"] or ()]
+        for stage, name in names.items()
+    }
+
+
+def committed_of(client: KafkaAdminClient, group: str) -> dict[tuple[str, int], int]:
+    """The offsets a group has committed, by topic and partition."""
+    found = _patiently(lambda: client.list_group_offsets({group: None}))[group]
+    return {(place.topic, place.partition): at.offset for place, at in found.items() if at.offset >= 0}
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
+
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)

@@ -1,0 +1,134 @@
+"""The JSON Schema of every topic's messages, for producers and subscribers in other languages.
+
+`python -m streams.schemas` writes deploy/schemas; a test fails when a file there is not what the types say.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interest.types import Behavior, Item, Partition, User
+from streams.kafka.messages import InterestUpdate, RepresentationUpdate
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+FOLDER = Path(__file__).parents[2] / "deploy" / "schemas"
+TOPICS: dict[str, tuple[type[msgspec.Struct], str]] = {
+    "behaviors": (Behavior, "Key: user_id in UTF-8. Produce to it; what cannot be used goes to behaviors.dead."),
+    "items": (Item, "Key: item_id in UTF-8. Compacted: the newest message of an item counts."),
+    "users": (User, "Key: user_id in UTF-8. Compacted: the newest message of a user counts, a null value removes it."),
+    "partitions": (Partition, "Key: user_id in UTF-8. Announced after the store holds the partition."),
+    "interest-updates": (
+        InterestUpdate,
+        "Key: user_id in UTF-8. The compacted topic interest-latest carries the same messages, each user's newest; "
+        "a null value there: the user was forgotten.",
+    ),
+    "representations": (
+        RepresentationUpdate,
+        "Key: user_id in UTF-8. Compacted: each user's newest vector; a null value: the user was forgotten.",
+    ),
+}
+_SECONDS = "UTC seconds since 1970, with fractions"
+_USER, _INDEX = "the user", "the partition's number: 0, 1, 2... per user and generation"
+_GENERATION = "0, and one more each time the user's partitions are made anew"
+_CLOSED = "why the partition was closed"
+FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
+    Behavior: {
+        "user_id": _USER,
+        "item_id": "the item it was done to",
+        "action": "what was done: rate, play, view, purchase...",
+        "at": f"event time, {_SECONDS}; at most a day after the message's own time",
+        "value": "a rating, seconds played, a price...",
+        "scene": "where it happened: a page, a placement",
+        "event_id": "the producer's own identity of the event; a repeat within the user's newest behaviours is dropped",
+    },
+    Item: {
+        "item_id": "the item",
+        "title": "what people call it; the texts name it so",
+        "categories": "genres, departments, tags",
+        "attributes": "anything else, as text",
+    },
+    User: {"user_id": _USER, "attributes": "the profile, as text: age, occupation..."},
+    Partition: {
+        "user_id": _USER,
+        "index": _INDEX,
+        "generation": _GENERATION,
+        "first_seq": "sequence number of the user's first behaviour inside",
+        "last_seq": "sequence number of the last one inside",
+        "opened_at": f"the least event time inside, {_SECONDS}",
+        "closed_at": f"the greatest event time inside, {_SECONDS}",
+        "reason": _CLOSED,
+    },
+    InterestUpdate: {
+        "user_id": _USER,
+        "index": _INDEX,
+        "generation": _GENERATION,
+        "prompt_version": "which prompt wrote the texts",
+        "summary": "what the partition's behaviours say about the user",
+        "summary_source": "who wrote the summary",
+        "summary_outcome": "how the LLM's work on the summary ended",
+        "shift": "how it differs from the partition before; empty for a user's first",
+        "shift_source": "who wrote the shift",
+        "shift_outcome": "how the LLM's work on the shift ended",
+        "evidence": "sequence numbers of the behaviours behind the summary",
+        "claims": "claims that were checked in the LLM's accepted attempts",
+        "supported": "how many of these the partition supports",
+        "model": "the LLM's name; empty where statistics wrote the texts",
+        "opened_at": f"the least event time in the partition, {_SECONDS}",
+        "closed_at": f"the greatest event time in the partition, {_SECONDS}",
+        "behaviors": "how many behaviours the partition holds",
+        "reason": _CLOSED,
+    },
+    RepresentationUpdate: {
+        "user_id": _USER,
+        "index": "the newest partition that the vector has seen",
+        "generation": _GENERATION,
+        "artifact": 'the trained artifact that made it, or "pooled:..." before anything is trained',
+        "vector": "base64 of float32 numbers, little endian",
+    },
+}
+# what the types check beyond their fields' types, or a consumer refuses
+_LIMITS: dict[tuple[type[msgspec.Struct], str], dict[str, Any]] = {
+    (Behavior, "user_id"): {"minLength": 1},
+    (Behavior, "item_id"): {"minLength": 1},
+    (Behavior, "at"): {"minimum": 0},
+}
+
+
+def schema_of(topic: str) -> dict[str, Any]:
+    """The schema of a topic's messages."""
+    kind, about = TOPICS[topic]
+    made = msgspec.json.schema(kind)
+    definitions: dict[str, Any] = made["$defs"]
+    for one in definitions.values():
+        one["description"] = inspect.cleandoc(one.get("description", ""))
+    own: dict[str, Any] = definitions.pop(kind.__name__)
+    for name, field in own["properties"].items():
+        field.update({"description": FIELDS[kind][name]} | _LIMITS.get((kind, name), {}))
+    about = f"{own.pop('description')}\n\n{about} Unknown fields are to be ignored: later versions may add some."
+    head = {"$schema": DIALECT, "title": own.pop("title"), "description": about}
+    return head | own | ({"$defs": definitions} if definitions else {})
+
+
+def text_of(topic: str) -> bytes:
+    """The file's content."""
+    return msgspec.json.format(msgspec.json.encode(schema_of(topic)), indent=2) + b"\n"
+
+
+def file_of(topic: str, folder: Path = FOLDER) -> Path:
+    return folder / f"{topic}.schema.json"
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for topic in TOPICS:
+        file_of(topic).write_bytes(text_of(topic))
+        print(file_of(topic).relative_to(FOLDER.parent.parent), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

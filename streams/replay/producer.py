@@ -1,0 +1,280 @@
+"""Produces a historical log to the topic of behaviours, in event-time order, as if it happened now.
+
+Killed anywhere and run again, every row is on the topic once and each user's are in order. Nothing is stored outside
+Kafka: the messages carry their rows' numbers (streams/encode.py), and a mark (streams/mark.py), written every second,
+says from where to read them back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from interest.errors import InputError
+from streams.files.rows import BehaviorLog, Digest, Rows
+from streams.files.sort import in_order
+from streams.kafka.clients import KafkaError, Topics, make_producer
+from streams.kafka.errors import is_clients, passes, said
+from streams.kafka.partitioner import Partitioner
+from streams.replay.checkpoint import Mark, Marks, Target
+from streams.replay.delivery import BEAT_S, STOP_S, Delivery, GivenUpError, pause
+from streams.replay.embedded import Rejects, source_name
+from streams.replay.messages import BATCH, ChangedError, Encoded, Sent, batches, encode
+from streams.replay.rate import Pacer, Rate
+from streams.replay.recover import last_rows
+from streams.settings.load import KafkaSettings
+from streams.subscription.start import Positions
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaProducer
+
+SETTLE_S = 3.0  # a run whose mark has not moved for so long is dead: three beats
+STEP_S = 0.02  # between two pieces of a paced log: 50 requests a second to each partition are plenty
+BACKOFF_S, BACKOFF_MAX_S = 0.5, 10.0
+
+
+class Produced(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run did; `rows` and `rejected` are of the log, as far as it was read."""
+
+    rows: int
+    new: int
+    rejected: int
+    rejected_file: Path | None
+    ended: bool  # False: it was interrupted
+
+
+class _Past:
+    """Checks the rows that are on the topic already, while they are passed over."""
+
+    def __init__(self, mark: Mark, sent: dict[int, Sent]) -> None:
+        self._mark, self.digest, self._checked = mark, Digest(), not mark.rows
+        self._newest = max((one.row for one in sent.values()), default=-1)
+
+    def skip(self, rows: Rows, first: int) -> int:
+        """How many of a chunk's rows, which begin at row `first` of the log, the mark knows."""
+        known = min(max(self._mark.rows - first, 0), len(rows))
+        self.digest.add(rows, 0, known)
+        if not self._checked and first + known == self._mark.rows:
+            self._checked = True
+            if self.digest.text() != self._mark.digest:
+                raise ChangedError(f"of its first {self._mark.rows:,} rows some have changed")
+        return known
+
+    def end(self, count: int) -> None:
+        """The log has ended with `count` rows."""
+        if not self._checked or count <= self._newest:
+            raise ChangedError("it has fewer rows than were produced")
+
+
+@dataclass(kw_only=True)
+class Producing:
+    """One log on its way to one topic. `stop` ends it after the piece in flight.
+
+    `started(rows, done, was_sorted)` is told the work there is and returns what to call with newly done rows.
+    """
+
+    settings: KafkaSettings
+    log: BehaviorLog
+    rate: Rate = field(default_factory=Rate)
+    strict: bool = False
+    started: Callable[[int, int, bool], Callable[[int], None]] = lambda _rows, _done, _sorted: lambda _count: None
+    warn: Callable[[str], None] = lambda _text: None
+    clock: Callable[[], float] = time.monotonic
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _run: str = field(default_factory=lambda: secrets.token_hex(8))
+    _advance: Callable[[int], None] | None = None
+    _shown: int = 0  # rows that the progress has counted
+    _new: int = 0  # messages acknowledged
+
+    async def run(self) -> Produced:
+        """Produce what is not on the topic yet; wait as long as it takes while the broker is away.
+
+        Raises KafkaError if the topic is missing or another run produces the same log, InputError for a log that is
+        not what it was.
+        """
+        source = bytes.fromhex(source_name(self.log).removeprefix("log:"))
+        wait, before = BACKOFF_S, 0
+        while True:
+            try:
+                return await self._attempt(source)
+            except GivenUpError:
+                break
+            except ChangedError as error:
+                raise InputError(
+                    f"{self.log.path} is not what it was when it was produced to "
+                    f"{Topics(self.settings.prefix).behaviors}: {error}. Rows may be appended if they are no older "
+                    "than the last one; for anything else put the old file back, or make the topic again"
+                ) from None
+            except Exception as error:
+                if not passes(error):
+                    raise (KafkaError(said(error)) if is_clients(error) else error) from error
+                self.warn(f"{said(error)}; trying again until Kafka answers, Ctrl-C to give up")
+            wait, before = (BACKOFF_S if self._new > before else wait), self._new
+            if await pause(self.stop, wait):
+                break
+            wait = min(wait * 2, BACKOFF_MAX_S)
+        return Produced(rows=self._shown, new=self._new, rejected=0, rejected_file=None, ended=False)
+
+    async def _attempt(self, source: bytes) -> Produced:
+        """1. See how far earlier runs came; 2. take the log over; 3. read back what came after the mark; 4. go on."""
+        marks = partial(Marks, self.settings, f"{self.settings.prefix}replay-{source.hex()}")
+        target, mark, offsets = await self._settled(marks)  # 1
+        mark = msgspec.structs.replace(mark, run=self._run, beat=mark.beat + 1, state="running")
+        offsets, ends = await asyncio.to_thread(_take_over, marks, target, mark, offsets)  # 2
+        sent = await last_rows(self.settings, target.topic, source, offsets, ends)  # 3
+        producer = make_producer(self.settings, linger_ms=0, max_batch_size=BATCH)
+        try:
+            await producer.start()
+            delivery = Delivery(
+                marks=marks,
+                target=target,
+                mark=mark,
+                offsets=offsets,
+                producer=producer,
+                stop=self.stop,
+                warn=self.warn,
+                clock=self.clock,
+                acknowledged=self._acknowledged,
+            )
+            return await self._drive(delivery, source, sent)  # 4
+        finally:
+            await _close(producer)
+
+    async def _settled(self, marks: Callable[[], Marks]) -> tuple[Target, Mark, Positions]:
+        """The topic and the mark, once its writer is dead: messages of its own may be on their way till then."""
+        topic = Topics(self.settings.prefix).behaviors
+        target, mark, offsets = await asyncio.to_thread(_look, marks, topic)
+        if mark.state == "running" and mark.run != self._run:
+            if await pause(self.stop, SETTLE_S):
+                raise GivenUpError
+            target, again, offsets = await asyncio.to_thread(_look, marks, topic)
+            if again.state == "running" and (again.run, again.beat) != (mark.run, mark.beat):
+                raise KafkaError(f"another run is producing {self.log.path.name} to {topic}; stop one of the two")
+            mark = again
+        return target, mark, offsets
+
+    def _acknowledged(self, messages: int, mark: Mark) -> None:
+        self._new += messages
+        if self._advance is not None and mark.rows > self._shown:
+            self._advance(mark.rows - self._shown)
+            self._shown = mark.rows
+
+    async def _drive(self, delivery: Delivery, source: bytes, sent: dict[int, Sent]) -> Produced:
+        """Play the log; whatever ends it, the mark then tells what is there, and its files are closed."""
+        was_sorted, chunks = await asyncio.to_thread(in_order, self.log)
+        if self._advance is None:
+            self._advance = self.started(self.log.rows, delivery.mark.rows, was_sorted)
+            self._shown = delivery.mark.rows
+        past = _Past(delivery.mark, sent)
+        reader = _Reader(chunks, Partitioner(delivery.target.partitions), delivery.mark.rows)
+        rejects = Rejects(self.log.path, strict=self.strict)
+        try:
+            with rejects:
+                count = await self._play(delivery, reader, past, rejects, source, sent)
+            if not self.stop.is_set():
+                past.end(count)
+        except InputError:
+            await delivery.settle()
+            await delivery.beat("ended")
+            raise
+        finally:
+            await reader.close()
+        await delivery.beat("ended")
+        return Produced(
+            rows=count,
+            new=self._new,
+            rejected=rejects.count,
+            rejected_file=rejects.path if rejects.count else None,
+            ended=not self.stop.is_set(),
+        )
+
+    async def _play(
+        self, delivery: Delivery, reader: _Reader, past: _Past, rejects: Rejects, source: bytes, sent: dict[int, Sent]
+    ) -> int:
+        """Read and encode the next chunk while a piece of this one is on its way; return the rows played."""
+        pacer, first = Pacer(self.rate, self.clock), 0
+        while (chunk := await reader.next()) is not None:
+            rows, encoded = chunk
+            rejects.add(rows.rejected)
+            start = past.skip(rows, first)
+            while start < len(rows):
+                count, wait = pacer.due(rows.at, start)
+                if count:
+                    new = partial(batches, source=source, sent=sent, new=delivery.producer.create_batch)
+                    # the message's time is now: with the event's, retention would delete an old log as it arrives
+                    piece = await asyncio.to_thread(
+                        new, encoded, start, start + count, first, now_ms=int(time.time() * 1000)
+                    )
+                    past.digest.add(rows, start, start + count)
+                    start += count
+                    await delivery.send(piece, first + start, past.digest.text())
+                else:
+                    await delivery.idle()
+                if self.stop.is_set() or (
+                    self.rate != Rate() and await pause(self.stop, min(max(wait, STEP_S), BEAT_S))
+                ):
+                    await delivery.settle()
+                    return first + start
+            first += len(rows)
+        await delivery.settle()
+        return first
+
+
+class _Reader:
+    """Reads and encodes in a thread, one chunk ahead."""
+
+    def __init__(self, chunks: Iterator[Rows], partitioner: Partitioner, known: int) -> None:
+        self._chunks, self._partitioner = chunks, partitioner
+        self._known = known  # rows to come that need no encoding: they are on the topic
+        self._coming = asyncio.ensure_future(asyncio.to_thread(self._read))
+
+    async def next(self) -> tuple[Rows, Encoded] | None:
+        chunk = await self._coming
+        if chunk is not None:
+            self._coming = asyncio.ensure_future(asyncio.to_thread(self._read))
+        return chunk
+
+    def _read(self) -> tuple[Rows, Encoded] | None:
+        rows = next(self._chunks, None)
+        if rows is None:
+            return None
+        self._known -= len(rows)
+        return rows, (encode(rows, self._partitioner) if self._known < 0 else Encoded([], [], []))
+
+    async def close(self) -> None:
+        await asyncio.gather(self._coming, return_exceptions=True)  # it reads the files that are about to be closed
+        self._chunks.close()  # type: ignore[attr-defined]  # a generator: its temporary files go
+
+
+def _look(marks: Callable[[], Marks], topic: str) -> tuple[Target, Mark, Positions]:
+    with marks() as asked:
+        target = asked.target(topic)
+        return target, *asked.read(target)
+
+
+def _take_over(
+    marks: Callable[[], Marks], target: Target, mark: Mark, offsets: Positions
+) -> tuple[Positions, Positions]:
+    """Write the mark; return from where to read each partition back, and the ends of them all."""
+    with marks() as asked:
+        starts = {
+            place: max(offsets.get(place, 0), first) for place, first in asked.ends(target, earliest=True).items()
+        }
+        asked.write(target, mark, starts)
+        return starts, asked.ends(target)
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    """Stop, but do not wait for a broker that is away."""
+    try:
+        await asyncio.wait_for(producer.stop(), STOP_S)
+    except TimeoutError:
+        return

@@ -1,0 +1,1 @@
+"""From settings to models at work: the LLM, the text encoder, the behaviour bank, the active artifact."""

@@ -1,0 +1,106 @@
+"""Filling the behaviour bank with what the store has new, the same way embedded and in the stream.
+
+All behaviours count, whether their partition is closed or not and whether it ever gets an interest. How far each user
+is stands in the store (fusion/bank_marks.py); this file decides how much is done at once and what a crash, another
+worker or a forgotten user in between means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Engine, select
+
+from fusion.bank.texts import span_texts
+from fusion.bank.vectors import Computes, fill
+from fusion.bank.watermarks import Span, read_page, take, write_marks
+from interest.store.sql import writing
+from streams.store import counters
+from streams.store.tables import offsets
+
+USERS = 5_000  # looked at together
+BEHAVIORS = 1_000  # filled before the marks are moved: what a crash has looked at again
+
+Accepted = tuple[tuple[str, int, int], ...]
+
+
+class Walk:
+    """One pass over the users, a step at a time; every step may be repeated.
+
+    mine: users that are this worker's; other users are left out. wait: for texts that other fillers have claimed;
+    without, their users' marks stay and another walk finds them.
+    """
+
+    def __init__(
+        self, engine: Engine, low: Computes, mine: Callable[[str], bool] = lambda _: True, *, wait: bool = False
+    ) -> None:
+        self._engine, self._low, self._mine, self._wait = engine, low, mine, wait
+        self._begun = ""  # where the page in hand begins
+        self._next: str | None = ""
+        self._spans: list[Span] = []
+        self._forgets = 0  # users forgotten when it was read
+        self._removals = 0  # removals from banks when the walk began
+        self.behaviors = self.asked = self.computed = 0
+        self.looked_s = 0.0  # finding out what is new
+        self.whole = True  # no marks were left for another walk
+
+    @property
+    def over(self) -> bool:
+        return not self._spans and self._next is None
+
+    def step(self) -> int:
+        """Look at the next users, or fill some of what was found; return how many behaviours that were.
+
+        1. Read the behaviours' texts. 2. Write the vectors that are missing. 3. Move the marks: not where texts are
+        missing still, and not if a user was forgotten since the page was read, who may be among these, nor if anything
+        was removed from a bank since the walk began: then it begins again.
+        """
+        if not self._spans:
+            self._look()
+            return 0
+        some, rest = take(self._spans, BEHAVIORS)
+        recipe = self._low.recipe
+        with self._engine.connect() as connection:
+            texts = span_texts(connection, recipe.template, some)  # 1
+        filled = fill(self._engine, self._low, texts, wait=self._wait)  # 2
+        self.asked, self.computed = self.asked + filled.asked, self.computed + filled.computed
+        with writing(self._engine) as connection:
+            forgotten = counters.hold(connection, counters.FORGETS) != self._forgets
+            removed = counters.hold(connection, counters.REMOVALS) != self._removals
+            if not forgotten and not removed and not filled.left:
+                write_marks(connection, recipe.id, some)  # 3
+        if forgotten or removed:
+            self._spans, self._next = [], "" if removed else self._begun
+            return 0
+        size = sum(one.size for one in some)
+        self.behaviors += size
+        self.whole = self.whole and not filled.left
+        self._spans = rest
+        return size
+
+    def _look(self) -> None:
+        begin = self._next
+        if begin is None:
+            return
+        start = time.monotonic()
+        with self._engine.connect() as connection:
+            forgets = counters.read(connection, counters.FORGETS)  # before: who is forgotten later is found out
+            removals = counters.read(connection, counters.REMOVALS)
+            if removals != self._removals:
+                begin, self._removals = "", removals
+            page = read_page(connection, self._low.recipe.id, begin, USERS)
+        self._begun, self._next, self._forgets = begin, page.after, forgets
+        self._spans = [one for one in page.spans if self._mine(one.user_id)]
+        self.looked_s += time.monotonic() - start
+
+
+def accepted(connection: Connection) -> Accepted:
+    """By source and partition, the behaviours that came in so far, and how often something was removed from a bank.
+
+    While it stays the same, nothing is new to a bank that was filled.
+    """
+    query = select(offsets.c.source, offsets.c.partition, offsets.c.accepted)
+    came = sorted((source, partition, count) for source, partition, count in connection.execute(query))
+    removals = counters.read(connection, counters.REMOVALS)
+    return (*came, ("", 0, removals)) if removals else tuple(came)

@@ -1,0 +1,109 @@
+"""Opens the language model an option names: a folder, the URL of a server, or none. Light at import.
+
+Decides nothing about what is asked of it (`interest.prompts`). Used by `interestream learn`,
+`interestream replay` and the stream agent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interest.errors import InputError
+from interest.llm.protocol import Complete
+from streams.settings.load import LlmSettings, default_llm
+
+if TYPE_CHECKING:
+    from interest.llm.http import HttpModel
+    from interest.write.backlog import Plan
+
+STATISTICS = "statistics"  # the option's value that asks for plain sentences from the counts
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLlm:
+    """A language model ready to be asked; `complete` is None where no LLM is wanted."""
+
+    complete: Complete | None
+    name: str  # what interests and counters are stored under: model and weights
+    prompt_version: str  # the one that suits it, unless another is asked for
+
+
+@contextmanager
+def open_llm(option: str | None = None, *, model: str | None = None, batch: int = 32) -> Iterator[OpenLlm]:
+    """The LLM that `--llm` names: "statistics", an http(s) URL of an OpenAI-compatible server, or a checkpoint's
+    folder.
+
+    Args:
+        option: None means the fetched SmolLM2 (`interestream fetch`).
+        model: the model's name on a server; needed with a URL.
+        batch: requests decoded together, in process.
+
+    Raises:
+        InputError: no model there, or a server without a model name.
+    """
+    if option == STATISTICS:
+        yield OpenLlm(None, STATISTICS, "plain-1")
+    elif option and option.startswith(("http://", "https://")):
+        if not model:
+            raise InputError(f"name the model that {option} serves with --llm-model")
+        from interest.llm.http import HttpModel
+
+        http = HttpModel(option, model=model, key=os.environ.get("INTERESTREAM_LLM_KEY"))
+        yield OpenLlm(http, http.name, "json-1")
+    else:
+        folder = Path(option).expanduser() if option else default_llm()
+        if not folder.is_dir():
+            raise InputError(
+                f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm"
+            )
+        from interest.llm.local import LocalModel
+
+        local = LocalModel(folder, batch=batch)
+        yield OpenLlm(local, local.name, "plain-1")
+
+
+def nouns(text: str) -> tuple[str, str]:
+    """("film", "films") of "film,films" or of "film"."""
+    one, _, many = (part.strip() for part in text.partition(","))
+    return one, many or one + "s"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLlm:
+    """What the stream's interest stage writes with; `model` is None where plain sentences are wanted."""
+
+    model: HttpModel | None
+    name: str  # what interests and counters are stored under
+    plan: Plan
+
+
+def agent_llm(settings: LlmSettings) -> AgentLlm:
+    """The LLM and the plan that the settings name. Raises InputError for a server without a model's name, and for a
+    prompt version that there is not.
+    """
+    from interest.write.backlog import Plan
+    from interest.write.prompts import Style
+
+    version = settings.prompt_version or ("json-1" if settings.url else "plain-1")
+    plan = Plan(prompt_version=version, chained=settings.chained, style=Style(noun=nouns(settings.noun)))
+    plan.prompt()
+    if settings.url is None:
+        return AgentLlm(None, STATISTICS, plan)
+    if not settings.model:
+        raise InputError(f"name the model that {settings.url} serves: set INTERESTREAM_LLM_MODEL")
+    from interest.llm.http import HttpModel
+
+    model = HttpModel(
+        settings.url,
+        model=settings.model,
+        key=settings.key.value if settings.key else None,
+        concurrent=settings.concurrent,
+        attempts=1,  # the stage has its own patience, without an end
+        timeout_s=settings.timeout_s,
+    )
+    return AgentLlm(model, model.name, plan)

@@ -1,0 +1,1 @@
+"""A stage's consumer of a Kafka topic: messages, offsets, commits."""

@@ -1,0 +1,142 @@
+"""Where a consumer group goes on in a topic, and the cases in which it must not: messages gone by retention, a topic
+that was deleted and made again, another number of partitions.
+
+A group's commit carries the id of the topic it was made in, and what is done beyond it, in its text. Kafka drops the
+commits of a topic that is deleted, so the store remembers the id too, among its counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+from sqlalchemy import Connection, Engine, delete, select
+
+from interest.store.sql import insert_new, writing
+from streams.kafka.clients import KafkaError, admin
+from streams.kafka.topics import offset_ranges, read_topics
+from streams.settings.load import KafkaSettings
+from streams.store.tables import counters
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a group stands in one Kafka partition."""
+
+    committed: int | None  # the next offset to work on; none: it has not begun, or has been away too long
+    commit_id: str  # id of the topic that the commit was made in; "" where the commit does not say
+    text: str = ""  # what else the commit says: see `marks.Marks.text`
+    start: int  # the oldest message that is still there
+    end: int  # after the newest
+
+
+class Standings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a group stands in a topic."""
+
+    topic: str
+    topic_id: str
+    partitions: int  # of the topic
+    by_partition: Mapping[int, Standing]
+
+
+def read_standings(settings: KafkaSettings, group: str, topic: str, partitions: Collection[int] = ()) -> Standings:
+    """Ask Kafka; blocks. `partitions`: only these; empty means all.
+
+    Raises this project's KafkaError where no broker answers and where the topic is not there, Kafka's own otherwise.
+    """
+    from kafka import TopicPartition
+
+    with admin(settings) as client:
+        found = read_topics(client, [topic]).get(topic)
+        if found is None:
+            raise KafkaError(f"the topic {topic} is not there; run `interestream topics create`")
+        wanted = sorted(partitions) or list(range(found.partitions))
+        ranges = offset_ranges(client, [found])
+        places = [TopicPartition(topic, partition) for partition in wanted]
+        committed = client.list_group_offsets({group: places})[group] if places else {}
+    standings = {}
+    for place in places:
+        at = committed.get(place)
+        start, end = ranges.get((topic, place.partition), (0, 0))
+        commit_id, _, text = ((at.metadata or "") if at is not None else "").partition(" ")
+        standings[place.partition] = Standing(
+            committed=None if at is None or at.offset < 0 else at.offset,
+            commit_id=commit_id,
+            text=text,
+            start=start,
+            end=end,
+        )
+    return Standings(topic=topic, topic_id=found.id, partitions=found.partitions, by_partition=standings)
+
+
+def known_id(engine: Engine, topic: str, topic_id: str) -> str:
+    """The id by which the store knows the topic; the first one it is told is the one it remembers."""
+    with writing(engine) as connection:
+        known = [
+            name for name in connection.execute(select(counters.c.name)).scalars() if name.startswith(_mark(topic))
+        ]
+        if not known:
+            insert_new(connection, counters, [{"name": _mark(topic) + topic_id, "value": 1}])
+        return known[0].removeprefix(_mark(topic)) if known else topic_id
+
+
+def accept_id(connection: Connection, topic: str, topic_id: str) -> None:
+    """Let the store know the topic by this id from now on."""
+    for name in connection.execute(select(counters.c.name)).scalars().all():
+        if name.startswith(_mark(topic)):
+            connection.execute(delete(counters).where(counters.c.name == name))
+    insert_new(connection, counters, [{"name": _mark(topic) + topic_id, "value": 1}])
+
+
+def _mark(topic: str) -> str:
+    return f"topic {topic} "
+
+
+def begin_at(standings: Standings, *, expected: int, remedy: str, known: str = "") -> dict[int, int]:
+    """The offset to begin at, by partition: the committed one, else the oldest there is.
+
+    Args:
+        expected: the number of partitions the settings name.
+        remedy: what repairs the loss of messages, as a clause: "run ... and then ...".
+        known: the id by which the store knows the topic.
+
+    Raises:
+        KafkaError: going on would pass over messages, or take another topic's messages for this one's.
+    """
+    topic = standings.topic
+    if standings.partitions != expected:
+        raise KafkaError(
+            f"{topic} has {standings.partitions} partitions, the settings say {expected}: a user's messages would lie "
+            "in two of them, out of order. `interestream topics show` says what to do"
+        )
+    if known and known != standings.topic_id:
+        raise KafkaError(
+            f"{topic} was deleted and made again since this store read it (its id was {known}, now it is "
+            f"{standings.topic_id}); messages that were in it and not worked on are gone: {remedy}"
+        )
+    return {
+        partition: _begin(topic, standings.topic_id, partition, one, remedy)
+        for partition, one in standings.by_partition.items()
+    }
+
+
+def _begin(topic: str, topic_id: str, partition: int, one: Standing, remedy: str) -> int:
+    if one.committed is None:
+        return one.start
+    place = f"{topic}[{partition}]"
+    if one.commit_id and one.commit_id != topic_id:
+        raise KafkaError(
+            f"{topic} was deleted and made again since this group stood at offset {one.committed} of {place} "
+            f"(its id was {one.commit_id}, now it is {topic_id}); messages that were in it and not worked on are gone: "
+            f"{remedy}"
+        )
+    if one.committed < one.start:
+        raise KafkaError(
+            f"{one.start - one.committed:,} messages of {place} are gone by retention before they were worked on: "
+            f"this group stands at offset {one.committed}, the oldest that is left is {one.start}: {remedy}"
+        )
+    if one.committed > one.end:
+        raise KafkaError(
+            f"{place} ends at offset {one.end}, this group stands at {one.committed}: messages that were there are "
+            f"gone, the topic may have been made again or restored from an older copy: {remedy}"
+        )
+    return one.committed

@@ -1,0 +1,1 @@
+"""The fusion stage: interest texts into vectors and user representations."""

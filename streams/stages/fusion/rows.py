@@ -1,0 +1,134 @@
+"""What the fusion stage writes: vectors, representations and their announcements, each call inside a transaction.
+
+Everything comes from the store's own rows; a message only says which interest to look at. Knows nothing of Kafka's
+clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from fusion.interests.backfill import firsts_of
+from fusion.interests.pool import HALF_LIFE
+from fusion.interests.pooled_rows import View, lock_users, newest_of, pooled_id, unrepresented, write_pooled
+from fusion.interests.text_vectors import Encoded, Encoder, Key, write_vectors
+from fusion.tables import vectors
+from streams.kafka.messages import RepresentationUpdate
+from streams.store.outbox import Announcement
+
+if TYPE_CHECKING:
+    from fusion.training.artifact import Artifact
+
+
+class RewrittenError(Exception):
+    """A text was replaced, or its user forgotten, while it was being encoded: begin again with what is there now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What representations are made with."""
+
+    encoder: Encoder
+    half_life: float = HALF_LIFE
+    artifact: Artifact | None = None  # none: pooled vectors are what is announced
+
+    def pooled(self, prompt_version: str) -> str:
+        return pooled_id(self.encoder.id, prompt_version, self.half_life)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in Kafka an announcement comes from."""
+
+    partition: int
+    offset: int
+    n: int = 0
+
+
+def write_batch(connection: Connection, making: Making, keys: Collection[Key], encoded: Sequence[Encoded]) -> int:
+    """Write vectors and every representation that they change; return how many representations.
+
+    keys: all the interests at hand that are in the store; encoded: those of them that had no vectors. Those that had
+    are represented again too, which changes nothing unless a crash or another program left it undone.
+    Raises RewrittenError where the store has changed meanwhile: the transaction must not be committed.
+    """
+    lock_users(connection, (key.user_id for key in keys))
+    if len(write_vectors(connection, making.encoder.id, encoded)) < len(encoded):
+        raise RewrittenError
+    written = 0
+    for view, firsts in firsts_of(making.encoder.id, keys).items():
+        written += write_pooled(connection, view, making.half_life, firsts)
+        if making.artifact is not None and view == _view(making.artifact):
+            from fusion.serving.user_vectors import write_fused
+
+            written += write_fused(connection, making.artifact, firsts)
+    return written
+
+
+def write_missing(connection: Connection, making: Making, users: Collection[str]) -> int:
+    """Write the representations by the artifact that these users lack; return how many. Pools are never lacking."""
+    if making.artifact is None:
+        return 0
+    from fusion.serving.user_vectors import write_fused
+
+    lock_users(connection, users)
+    firsts = unrepresented(connection, _view(making.artifact), making.artifact.id, users)
+    return write_fused(connection, making.artifact, firsts)
+
+
+def announcement(
+    connection: Connection, making: Making, topic: str, user_id: str, place: Place, prompt_version: str | None = None
+) -> Announcement | None:
+    """The message with a user's newest representation: by the artifact, else pooled; none where there is neither.
+
+    prompt_version: of the pool; none: that of the user's newest vectors.
+    """
+    found = artifact = None
+    if making.artifact is not None:
+        artifact = making.artifact.id
+        found = newest_of(connection, artifact, user_id)
+    version = prompt_version or _newest_version(connection, making.encoder.id, user_id)
+    if found is None and version is not None:
+        artifact = making.pooled(version)
+        found = newest_of(connection, artifact, user_id)
+    if found is None or artifact is None:
+        return None
+    history, index, vector = found
+    update = RepresentationUpdate(
+        user_id=user_id, index=index, generation=history.generation, artifact=artifact, vector=vector
+    )
+    return Announcement(
+        topic=topic,
+        partition=place.partition,
+        offset=place.offset,
+        n=place.n,
+        user_id=user_id,
+        message=msgspec.json.encode(update),
+    )
+
+
+def announce_all(
+    connection: Connection, making: Making, topic: str, users: Iterable[tuple[str, Place, str | None]]
+) -> list[Announcement]:
+    """The announcements of several users, each with its place and prompt version."""
+    made = (announcement(connection, making, topic, user, place, version) for user, place, version in users)
+    return [one for one in made if one is not None]
+
+
+def _view(artifact: Artifact) -> View:
+    return View(artifact.spec.encoder, artifact.spec.prompt_version)
+
+
+def _newest_version(connection: Connection, encoder_id: str, user_id: str) -> str | None:
+    query = (
+        select(vectors.c.prompt_version)
+        .where(vectors.c.user_id == user_id, vectors.c.encoder == encoder_id)
+        .order_by(vectors.c.generation.desc(), vectors.c.index.desc(), vectors.c.prompt_version.desc())
+        .limit(1)
+    )
+    return connection.scalar(query)

@@ -1,0 +1,1 @@
+"""The ingest stage: behaviours from Kafka into the store's partitions."""

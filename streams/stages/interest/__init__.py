@@ -1,0 +1,1 @@
+"""The interest stage: closed partitions into interest texts."""

@@ -1,0 +1,1 @@
+"""Reading updates from Kafka, and where a subscriber starts."""

@@ -1,0 +1,107 @@
+"""Where a subscription begins and what a topic holds: offsets, asked of Kafka once, before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from interest.errors import InputError
+from streams.kafka.clients import KafkaError, admin
+from streams.kafka.partitioner import Partitioner
+from streams.settings.load import KafkaSettings
+
+if TYPE_CHECKING:
+    from kafka import KafkaAdminClient, TopicPartition
+
+Positions: TypeAlias = dict[int, int]  # Kafka partition -> the offset of the next message
+Start: TypeAlias = Literal["beginning", "now"] | datetime | float | Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """By Kafka partition: where to begin, and the offset after the last message of that moment."""
+
+    starts: Positions
+    ends: Positions
+
+
+def find_places(
+    settings: KafkaSettings, topic: str, start: Start, users: Iterable[str] | None, group: str | None
+) -> Places:
+    """Resolve `start` for every partition, or for those of `users` where no group shares them out.
+
+    A group goes on from what it has committed; where it has nothing, `start` is committed for it, so that every member
+    begins at one place. A moment means the first message that was produced then or later. Raises KafkaError for a
+    topic that is not there and for a position that retention has passed.
+    """
+    from kafka import TopicPartition
+    from kafka.admin import OffsetSpec
+
+    with admin(settings) as client:
+        count = len(client.describe_topics([topic])[0]["partitions"])
+        if not count:
+            raise KafkaError(f"there is no topic {topic}; run `interestream topics create`")
+        wanted: Iterable[int] = range(count)
+        if users is not None and group is None:
+            partitioner = Partitioner(count)
+            wanted = sorted({partitioner[user] for user in users})
+        places = [TopicPartition(topic, number) for number in wanted]
+        firsts = _offsets(client, dict.fromkeys(places, OffsetSpec.EARLIEST))
+        ends = _offsets(client, dict.fromkeys(places, OffsetSpec.LATEST))
+        starts = _starts(client, start, places, firsts, ends)
+        if group is not None:
+            starts = _committed(client, group, starts)
+    for place, offset in starts.items():
+        if offset < firsts[place]:
+            raise KafkaError(
+                f"{topic}[{place.partition}] begins at offset {firsts[place]:,} now: the messages from {offset:,} on, "
+                "where this subscription stood, were removed by retention. Begin anew: from the beginning, from now, "
+                "or with another group"
+            )
+        if offset > ends[place]:
+            raise KafkaError(
+                f"{topic}[{place.partition}] ends at offset {ends[place]:,}, and this subscription stood at "
+                f"{offset:,}: the topic was made again. Begin anew, with another group if it has one"
+            )
+    return Places(*({place.partition: offset for place, offset in one.items()} for one in (starts, ends)))
+
+
+def _starts(
+    client: KafkaAdminClient,
+    start: Start,
+    places: list[TopicPartition],
+    firsts: dict[TopicPartition, int],
+    ends: dict[TopicPartition, int],
+) -> dict[TopicPartition, int]:
+    if start == "beginning":
+        return firsts
+    if start == "now":
+        return ends
+    if isinstance(start, Mapping):
+        return {place: start.get(place.partition, firsts[place]) for place in places}
+    if isinstance(start, datetime) and start.tzinfo is None:
+        raise InputError(f"the start {start} has no time zone; give it one, e.g. datetime(2026, 1, 31, tzinfo=UTC)")
+    seconds = start.timestamp() if isinstance(start, datetime) else float(start)
+    if seconds < 0:
+        raise InputError(f"the start {start} is before 1970")
+    found = _offsets(client, dict.fromkeys(places, int(seconds * 1000)))
+    return {place: offset if (offset := found[place]) >= 0 else ends[place] for place in places}
+
+
+def _committed(client: KafkaAdminClient, group: str, starts: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+    from kafka import OffsetAndMetadata
+    from kafka.errors import NoError
+
+    kept = client.list_group_offsets({group: list(starts)})[group]
+    known = {place: found.offset for place, found in kept.items() if found.offset >= 0}
+    new = {place: OffsetAndMetadata(offset, "", -1) for place, offset in starts.items() if place not in known}
+    for error in client.alter_group_offsets(group, new).values() if new else ():
+        if error is not NoError:
+            raise error(f"the group {group} cannot be given a position")  # it has members: they do it, or have done it
+    return starts | known
+
+
+def _offsets(client: KafkaAdminClient, asked: Mapping[TopicPartition, Any]) -> dict[TopicPartition, int]:
+    return {place: found.offset for place, found in client.list_partition_offsets(dict(asked)).items()}

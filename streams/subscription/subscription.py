@@ -1,0 +1,367 @@
+"""Interest updates as they happen, for Python programs: `for update in subscribe(...)`, or `async for`.
+
+One class holds what both ways of reading share; a loop for each only polls. Read with kafka-python (for) or aiokafka
+(async for). Decides nothing about interests: it hands out what the topic says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import msgspec
+
+from interest.errors import InterestreamError
+from streams.kafka.clients import CHECK_CRCS, KafkaError, make_consumer, python_options, reach
+from streams.kafka.errors import passes, said
+from streams.kafka.messages import InterestUpdate, RepresentationUpdate
+from streams.kafka.read import newest_offsets
+from streams.settings.load import KafkaSettings
+from streams.subscription.start import Places, Positions, Start, find_places
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer
+    from kafka import KafkaConsumer
+
+Update = TypeVar("Update", InterestUpdate, RepresentationUpdate)
+
+POLL_MS = 500  # how soon stop() is noticed
+COMMIT_S = 1.0  # what is done again after a crash is what was done in so long
+OPEN_S = 30.0  # for a broker that is there but not ready: it has just started
+QUIET_S = 5.0  # of silence, before it is looked whether a broker is there at all
+# a subscriber may take its time with one update; its heartbeats are sent by a thread or task of the client's own
+MAX_POLL_INTERVAL_MS = 3_600_000
+COMMIT_TIMEOUT_MS = 5000
+MANY = 100_000  # messages: reading them takes seconds, in which nothing is said
+RECONNECT_MS = 2000  # at most between two attempts to reach a broker that is away
+log = logging.getLogger("interestream.subscribe")
+
+
+class Subscription(Generic[Update]):
+    """Iterate over it, in one way at a time; iterate again to go on. Close it, or use it in a `with`."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        kind: type[Update],
+        *,
+        users: set[str] | None,
+        start: Start,
+        group: str | None,
+        follow: bool,
+        newest: bool,
+        warn: Callable[[str], object],
+    ) -> None:
+        self.skipped = 0  # messages that were no updates
+        self._settings, self._topic, self._group, self._follow, self._warn = settings, topic, group, follow, warn
+        self._users, self._start = users, start
+        # members of a group are given partitions as they come and go: each would have to look through all of them
+        self._is_newest = newest and group is None
+        self._newest: dict[tuple[int, bytes], int] = {}  # by partition and key: the offset that alone counts
+        self._keys = None if users is None else {user.encode() for user in users}
+        self._decoder: msgspec.json.Decoder[Update] = msgspec.json.Decoder(kind)
+        self._places: Places | None = None
+        self._positions: Positions = {}
+        self._done: Positions = {}  # to be committed for the group
+        self._committed_at = self._heard_at = 0.0
+        self._stopped = self._away = False
+        self._running: Generator[Update] | AsyncGenerator[Update] | None = None
+
+    def open(self) -> Self:
+        """Find out where to begin; "now" is this moment. Iterating does it, if it was not done before."""
+        deadline = time.monotonic() + OPEN_S
+        while self._places is None:
+            start = self._positions or self._start
+            try:
+                places = find_places(self._settings, self._topic, start, self._users, self._group)
+                self._newest = self._find_newest(places) if self._is_newest else {}
+                self._places = places
+            except Exception as error:
+                self._trouble(error)
+                if time.monotonic() > deadline:
+                    raise KafkaError(said(error)) from error
+                time.sleep(POLL_MS / 1000)
+                continue
+            self._positions = dict(self._places.starts)
+        return self
+
+    def _find_newest(self, places: Places) -> dict[tuple[int, bytes], int]:
+        """Read once what is there already, so that of each user's messages only the newest is handed out."""
+        ranges = {number: (start, places.ends[number]) for number, start in places.starts.items()}
+        count = sum(max(0, end - start) for start, end in ranges.values())
+        if count >= MANY:
+            self._warn(f"looking for each user's newest among {count:,} messages of {self._topic}")
+        return newest_offsets(self._settings, self._topic, ranges, self._keys, lambda: self._stopped)
+
+    def positions(self) -> Positions:
+        """By Kafka partition, the offset after the update that was handed out last: a `start` to go on from."""
+        return dict(self._positions)
+
+    def stop(self) -> None:
+        """End the iteration within half a second; may be called from a signal handler or another thread."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """End a `for`, wherever it stands."""
+        running, self._running = self._running, None
+        if isinstance(running, Generator):
+            running.close()
+
+    async def aclose(self) -> None:
+        """End an `async for`, wherever it stands."""
+        running, self._running = self._running, None
+        if isinstance(running, AsyncGenerator):
+            await running.aclose()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.open)
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __iter__(self) -> Iterator[Update]:
+        self.close()
+        self._running = running = self._read()
+        return running
+
+    def __aiter__(self) -> AsyncIterator[Update]:
+        self._running = running = self._read_async()
+        return running
+
+    def _read(self) -> Generator[Update]:
+        consumer = self._consumer()
+        try:
+            while not self._stopped:
+                fetched = self._poll(consumer)
+                for place, messages in fetched.items():
+                    for message in messages:
+                        if self._stopped or place not in consumer.assignment():
+                            break
+                        update = self._take(place.partition, message.offset, message.key, message.value)
+                        if update is not None:
+                            yield update
+                        self._done[place.partition] = message.offset + 1
+                        if self._is_due():
+                            self._commit(consumer)
+                self._commit(consumer)
+                if self._is_silent(bool(fetched)):
+                    self._look()
+                if not self._follow and not fetched and self._has_ended(consumer):
+                    return
+        finally:
+            self._commit(consumer)
+            consumer.close(autocommit=False, timeout_ms=COMMIT_TIMEOUT_MS)
+            self._end()
+
+    async def _read_async(self) -> AsyncGenerator[Update]:
+        consumer = await self._consumer_async()
+        try:
+            while not self._stopped:
+                fetched = await self._poll_async(consumer)
+                for place, messages in fetched.items():
+                    for message in messages:
+                        if self._stopped or place not in consumer.assignment():
+                            break
+                        update = self._take(place.partition, message.offset, message.key, message.value)
+                        if update is not None:
+                            yield update
+                        self._done[place.partition] = message.offset + 1
+                        if self._is_due():
+                            await self._commit_async(consumer)
+                await self._commit_async(consumer)
+                if self._is_silent(bool(fetched)):
+                    await asyncio.to_thread(self._look)
+                if not self._follow and not fetched and await self._has_ended_async(consumer):
+                    return
+        finally:
+            await self._commit_async(consumer)
+            await consumer.stop()
+            self._end()
+
+    def _consumer(self) -> KafkaConsumer:
+        from kafka import KafkaConsumer, TopicPartition
+
+        self.open()
+        consumer = KafkaConsumer(
+            **python_options(self._settings),
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            check_crcs=CHECK_CRCS,
+            session_timeout_ms=int(self._settings.session_timeout_s * 1000),
+            heartbeat_interval_ms=int(self._settings.session_timeout_s * 1000 / 6),
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            reconnect_backoff_max_ms=RECONNECT_MS,
+        )
+        if self._group is not None:
+            consumer.subscribe([self._topic])
+        else:
+            consumer.assign([TopicPartition(self._topic, number) for number in self._positions])
+            for number, offset in self._positions.items():
+                consumer.seek(TopicPartition(self._topic, number), offset)
+        self._begin()
+        return consumer
+
+    async def _consumer_async(self) -> AIOKafkaConsumer:
+        from aiokafka import TopicPartition
+
+        await asyncio.to_thread(self.open)
+        consumer = make_consumer(self._settings, group=self._group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)
+        if self._group is not None:
+            consumer.subscribe([self._topic])
+        try:
+            await consumer.start()
+        except BaseException:
+            await consumer.stop()
+            raise
+        if self._group is None:
+            # after the start and in one go: a partition that is assigned and has no position yet is an error
+            consumer.assign([TopicPartition(self._topic, number) for number in self._positions])
+            for number, offset in self._positions.items():
+                consumer.seek(TopicPartition(self._topic, number), offset)
+        self._begin()
+        return consumer
+
+    def _poll(self, consumer: KafkaConsumer) -> dict[Any, Any]:
+        try:
+            return dict(consumer.poll(timeout_ms=POLL_MS))
+        except Exception as error:
+            self._trouble(error)
+            time.sleep(POLL_MS / 1000)
+            return {}
+
+    async def _poll_async(self, consumer: AIOKafkaConsumer) -> dict[Any, Any]:
+        try:
+            return dict(await consumer.getmany(timeout_ms=POLL_MS))
+        except Exception as error:
+            self._trouble(error)
+            await asyncio.sleep(POLL_MS / 1000)
+            return {}
+
+    def _begin(self) -> None:
+        self._committed_at = self._heard_at = time.monotonic()
+
+    def _end(self) -> None:
+        """To go on later, offsets are asked for again: a group's from Kafka, else the positions reached."""
+        self._places, self._stopped = None, False
+        if self._group is not None:
+            self._positions = {}
+
+    def _take(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> Update | None:
+        """The update that a message carries, if it is one that is wanted."""
+        self._positions[partition] = offset + 1
+        if value is None or (self._keys is not None and key is not None and key not in self._keys):
+            return None  # a null value is a tombstone: the user was forgotten
+        if key is not None and offset < self._newest.get((partition, key), 0):
+            return None
+        try:
+            update = self._decoder.decode(value)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            self.skipped += 1
+            place = f"{self._topic}[{partition}] offset {offset}"
+            self._warn(f"{place} is no update, skipped ({self.skipped} so far): {error}")
+            return None
+        return update if self._users is None or update.user_id in self._users else None
+
+    def _is_due(self) -> bool:
+        return self._group is not None and time.monotonic() - self._committed_at >= COMMIT_S
+
+    def _to_commit(self, assigned: Collection[Any]) -> dict[Any, int]:
+        """What of the done work is this member's to commit, and not committed yet."""
+        if self._group is None:
+            return {}
+        self._committed_at = time.monotonic()
+        mine = {place: self._done[place.partition] for place in assigned if place.partition in self._done}
+        self._done = {}
+        return mine
+
+    def _commit(self, consumer: KafkaConsumer) -> None:
+        from kafka import OffsetAndMetadata
+
+        mine = self._to_commit(consumer.assignment())
+        try:
+            if mine:
+                offsets = {place: OffsetAndMetadata(offset, "", -1) for place, offset in mine.items()}
+                consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
+        except Exception as error:
+            self._not_committed(error, mine)
+
+    async def _commit_async(self, consumer: AIOKafkaConsumer) -> None:
+        mine = self._to_commit(consumer.assignment())
+        try:
+            if mine:
+                await asyncio.wait_for(consumer.commit(mine), COMMIT_TIMEOUT_MS / 1000)
+        except Exception as error:
+            self._not_committed(error, mine)
+
+    def _not_committed(self, error: Exception, mine: dict[Any, int]) -> None:
+        if not passes(error):
+            raise error
+        self._done = {place.partition: offset for place, offset in mine.items()} | self._done
+        self._warn(f"{said(error)}; what was done is not committed yet, and may come again")
+
+    def _is_silent(self, heard: bool) -> bool:
+        now = time.monotonic()
+        if heard:
+            self._heard_at = now
+        is_silent = now - self._heard_at >= (QUIET_S if not self._away else 1.0)
+        if is_silent:
+            self._heard_at = now
+        return is_silent
+
+    def _look(self) -> None:
+        """The clients wait for a broker in silence; say when there is none, and when it is back."""
+        try:
+            reach(self._settings)
+        except KafkaError as error:
+            if not self._away:
+                self._warn(f"{error}; waiting for it")
+            self._away = True
+        else:
+            if self._away:
+                self._warn("Kafka answers again")
+            self._away = False
+
+    def _trouble(self, error: Exception) -> None:
+        """Raise for what waiting does not mend; a poll that failed otherwise is simply made again."""
+        if isinstance(error, InterestreamError):
+            raise error
+        if passes(error):
+            return
+        if "OffsetOutOfRange" in type(error).__name__:
+            raise KafkaError(
+                f"retention has removed messages of {self._topic} before they were read ({error}). Begin anew: "
+                "from the beginning, from now, or with another group"
+            ) from error
+        raise KafkaError(f"{self._topic} cannot be read: {said(error)}") from error
+
+    def _left(self, assigned: Collection[Any]) -> list[Any]:
+        """The assigned partitions that may hold more of what the topic held at the beginning."""
+        ends = self._places.ends if self._places is not None else {}
+        return [place for place in assigned if self._positions.get(place.partition, 0) < ends[place.partition]]
+
+    def _has_ended(self, consumer: KafkaConsumer) -> bool:
+        """Asks for positions too, for the last messages may have been compacted away."""
+        assigned, ends = consumer.assignment(), self._places.ends if self._places is not None else {}
+        at = {place: consumer.position(place, timeout_ms=COMMIT_TIMEOUT_MS) for place in self._left(assigned)}
+        return bool(assigned) and all((offset or 0) >= ends[place.partition] for place, offset in at.items())
+
+    async def _has_ended_async(self, consumer: AIOKafkaConsumer) -> bool:
+        assigned, ends = consumer.assignment(), self._places.ends if self._places is not None else {}
+        at = {place: await consumer.position(place) for place in self._left(assigned)}
+        return bool(assigned) and all(offset >= ends[place.partition] for place, offset in at.items())

@@ -1,0 +1,1 @@
+"""User behaviour streaming partition: the fold, its policy, and the transaction that ingests."""

@@ -1,0 +1,123 @@
+"""When a cache of recent behaviours becomes a closed partition (LIBER, UBSP). Pure: event time only, never a clock."""
+
+from __future__ import annotations
+
+import enum
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+
+import msgspec
+
+from interest.errors import InputError
+from interest.types import Behavior, Item
+from streams.settings.load import IngestSettings
+
+DAY_S = 86_400.0
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S, "w": 7 * DAY_S}
+
+
+class Span(enum.StrEnum):
+    """A calendar span, in UTC; weeks begin on Monday."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Any of these closes a partition; None leaves a rule out.
+
+    `count` closes with the behaviour that fills it; the others close before the behaviour that would break them.
+    """
+
+    count: int | None = 50  # LIBER's family uses 20 to 200; at 50 a prompt holds the titles of one partition
+    gap_s: float | None = None  # seconds of inactivity
+    span: Span | None = None
+    tokens: int | None = None  # estimated tokens of the behaviours when rendered into a prompt
+
+    def __post_init__(self) -> None:
+        for name, value in (("count", self.count), ("gap", self.gap_s), ("tokens", self.tokens)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, not {value}")
+        if self.count is None and self.gap_s is None and self.span is None and self.tokens is None:
+            raise ValueError("no rule is set: a partition would never close")
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether time alone can close a partition."""
+        return self.gap_s is not None or self.span is not None
+
+
+def policy_of(settings: IngestSettings) -> Policy:
+    """The policy that the settings name. Raises InputError for one that cannot be."""
+    try:
+        return Policy(
+            count=settings.count or None,  # 0 is how the environment says none
+            gap_s=seconds(settings.gap) if settings.gap else None,
+            span=Span(settings.span) if settings.span else None,
+            tokens=settings.tokens,
+        )
+    except ValueError as error:
+        raise InputError(f"the settings of ingest make no policy: {error}") from error
+
+
+def seconds(text: str) -> float:
+    """A duration such as 30m, 12h, 7d or 2w, in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
+    if not match:
+        raise InputError(f"{text!r} is no duration; write for example 30m, 12h, 7d or 2w")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def as_options(policy: Policy) -> str:
+    """The policy as the options of `interestream replay` that name it."""
+    rules = {
+        "--partition": policy.count or 0,
+        "--gap": policy.gap_s and duration(policy.gap_s),
+        "--span": policy.span,
+        "--tokens": policy.tokens,
+    }
+    return " ".join(f"{name} {value}" for name, value in rules.items() if value is not None)
+
+
+def as_settings(policy: Policy) -> str:
+    """The policy as the agent's settings; every rule is named, for one that is set by mistake must be unset."""
+    rules = {
+        "COUNT": policy.count,
+        "GAP": policy.gap_s and duration(policy.gap_s),
+        "SPAN": policy.span,
+        "TOKENS": policy.tokens,
+    }
+    return " ".join(f"INTERESTREAM_INGEST_{name}={value or 'none'}" for name, value in rules.items())
+
+
+def duration(length: float) -> str:
+    """Seconds as `seconds` reads them, in the greatest unit that divides them; no weeks, for 14d is plainer than 2w."""
+    unit = next((unit for unit in "dhm" if length % _UNITS[unit] == 0), "s")
+    return f"{Decimal(repr(length / _UNITS[unit])):f}".removesuffix(".0") + unit
+
+
+def period(at: float, span: Span) -> int:
+    """The number of the calendar span that holds `at`; later spans have greater numbers."""
+    day = int(at // DAY_S)
+    if span is Span.DAY:
+        return day
+    if span is Span.WEEK:
+        return (day + 3) // 7  # 1970-01-01 was a Thursday
+    return _month_or_year(day, span)
+
+
+@lru_cache(maxsize=4096)
+def _month_or_year(day: int, span: Span) -> int:
+    date = datetime.fromtimestamp(day * DAY_S, UTC)
+    return date.year if span is Span.YEAR else date.year * 12 + date.month
+
+
+def token_cost(behavior: Behavior, item: Item | None) -> int:
+    """Estimated tokens of one behaviour's line in a prompt: four characters a token, as for English text."""
+    title = item.title if item and item.title else behavior.item_id
+    categories = sum(len(category) + 2 for category in item.categories) if item else 0
+    return (len(title) + categories + len(behavior.action) + 8) // 4 + 1

@@ -1,0 +1,1 @@
+"""A worker process: the Faust app, start-up, supervision, HTTP."""

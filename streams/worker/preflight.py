@@ -1,0 +1,55 @@
+"""What a worker looks at before it joins any group: one that must end anyway would only disturb the healthy ones."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy import Engine, func, select
+
+from interest.errors import InputError
+from streams.settings.load import Settings
+from streams.store.tables import offsets
+from streams.ubsp.ingest import Ingest
+from streams.ubsp.policy import policy_of
+
+log = structlog.get_logger()
+
+
+def preflight(settings: Settings, engine: Engine, stages: Sequence[str]) -> None:
+    """1. The port for /metrics and /ready is free. 2. The store has this policy, or none. 3. Say what no stage will do.
+
+    Raises InputError and StoreError with the remedy.
+    """
+    _port(settings.agent.host, settings.agent.port)  # 1
+    if "ingest" in stages:
+        Ingest(engine, policy_of(settings.ingest))  # 2
+    if logs := _logs(engine):  # 3
+        log.warning(
+            "this store was also filled by `interestream replay` without Kafka; what that closed is not announced: "
+            "`interestream learn` and `interestream fuse` see to it",
+            logs=logs,
+        )
+
+
+def port_taken(host: str, port: int, error: OSError) -> InputError:
+    why = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+    return InputError(f"port {port} on {host}, for /metrics and /ready, {why}; set INTERESTREAM_AGENT_PORT")
+
+
+def _port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a closed one may linger
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise port_taken(host, port, error) from error
+
+
+def _logs(engine: Engine) -> int:
+    with engine.connect() as connection:
+        query = select(func.count()).select_from(offsets).where(offsets.c.source.like("log:%"))
+        return int(connection.execute(query).scalar_one())

@@ -1,0 +1,56 @@
+"""BAHE's heads: their logits are averaged, and each learns for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fusion.bank.index import attach
+from fusion.encoders.split_llm import Recipe
+from fusion.features.samples import Samples
+from fusion.models.bahe.model import Bahe
+from fusion.training.train import TrainConfig, train
+from tests.fusion.models.bahe.test_model import LOG, M, Made, alone, config_of, fresh
+from tests.support.ctr_world import RULE, samples_of, spec_of
+
+HEADS = 3
+
+
+def world(llm: Path, recipe: Recipe) -> tuple[Bahe, Samples]:
+    spec = spec_of(LOG)
+    samples = samples_of(spec, LOG, np.arange(LOG.size))
+    attach(samples, recipe, Made(llm, recipe))
+    return fresh(spec, config_of(llm, recipe, heads=HEADS)), samples
+
+
+def test_the_score_is_the_mean_of_heads_that_differ(llm: Path, recipe: Recipe) -> None:
+    model, samples = world(llm, recipe)
+    batch = model.eval().reader.gather(samples, alone(np.arange(20) + M))
+    with torch.no_grad():
+        every, second = model.learn(batch)
+        assert every.shape == (20, HEADS)
+        assert second == 0.0
+        torch.testing.assert_close(model(batch), every.mean(dim=1))
+    assert min(float((every[:, a] - every[:, b]).abs().max()) for a in range(HEADS) for b in range(a)) > 1e-4
+
+
+def test_what_one_head_learns_is_nothing_to_the_others(llm: Path, recipe: Recipe) -> None:
+    """Another start of the second head: it ends elsewhere, and the first and the third where they ended before."""
+    ended = []
+    for other in (False, True):
+        model, samples = world(llm, recipe)
+        if other:
+            with torch.no_grad():
+                for weight in model.heads[1].parameters():
+                    weight.add_(0.3)
+        for shared in (model.unknown, model.nothing):  # they learn from all heads
+            shared.register_hook(torch.zeros_like)
+        rows = np.arange(LOG.size)
+        config = TrainConfig(epochs=1, batch_size=20, lr=5e-3, unknown=0.0, average=0.9, pretrained_rate=0.0)
+        train(model, samples, RULE.labels(LOG), (rows, rows), config)
+        ended.append({name: weight.detach().clone() for name, weight in model.heads.named_parameters()})
+    before, after = ended
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"1"}

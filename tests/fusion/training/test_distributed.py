@@ -1,0 +1,170 @@
+"""Several processes, as torchrun starts them, learn what one learns: pre-training, SRP4CTR with all its parts, the
+commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sqlalchemy import Engine, delete
+
+from fusion.features.dataset import DatasetConfig, read_labelled
+from fusion.models.srp4ctr.masking import Sequences, draw
+from fusion.tables import vectors
+from fusion.training.artifact import load_artifact
+from fusion.training.distributed import choose_device
+from fusion.training.pretrained import data_of, load_pretrained
+from interest.errors import InputError
+from tests.support.ctr_world import RULE, fill, random_rows
+
+KNOWN = ("u3", "u4")  # the only ones with interests
+
+PRETRAIN = """
+import json, sys
+from pathlib import Path
+import torch
+from fusion.dataset import read_labelled
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.training.distributed import processes
+from fusion.training.pretrain import PretrainConfig
+from fusion.training.pretrained import run
+from streams.store.engine import open_store
+from tests.fusion.training.test_distributed import DATA
+torch.set_num_threads(1)
+torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the shares apart
+torch.nn.Dropout.forward = lambda self, x: x  # each process draws its own
+with open_store(sys.argv[1]).connect() as connection:
+    read = read_labelled(connection, DATA)
+with processes(torch.device("cpu")) as together:
+    epochs = run(
+        read, FgBertConfig(positions=12, width=16, dropout=0.0), PretrainConfig(epochs=1, batch_size=int(sys.argv[3])),
+        split="global", folder=Path(sys.argv[2]), together=together,
+    )
+    if together.first:
+        print(json.dumps([[e.loss, e.valid_loss, e.hit_rate] for e in epochs]))
+"""
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+import dataclasses
+import msgspec, torch
+from fusion.features.dataset import read_dataset
+from fusion.training.experiment import run
+from fusion.training.distributed import processes
+from streams.store.engine import open_store
+from tests.fusion.training.test_distributed import DATA
+from tests.fusion.training.test_srp4ctr import QUICK, SMALL
+torch.set_num_threads(1)
+torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the shares apart
+torch.nn.Dropout.forward = lambda self, x: x  # each process draws its own
+with open_store(sys.argv[1]).connect() as connection:
+    data = read_dataset(connection, dataclasses.replace(DATA, interest=True))
+with processes(torch.device("cpu")) as together:
+    epochs = []
+    measured = run(
+        data, msgspec.structs.replace(SMALL, interest=True), msgspec.structs.replace(QUICK, unknown=0.0),
+        split="global", folder=Path(sys.argv[2]), report=epochs.append, together=together,
+    )
+    if together.first:
+        print(json.dumps([*([e.loss, e.auc] for e in epochs), [measured["test"]["log_loss"], measured["test"]["auc"]]]))
+"""
+DATA = DatasetConfig(label=RULE, history=10)
+
+
+def torchrun(count: int, *arguments: object) -> str:
+    path = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *arguments]
+    done = subprocess.run(
+        [str(argument) for argument in command],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def learnt(script: str, folder: Path, *arguments: object) -> dict[int, Any]:
+    """What one process came to, and what two did."""
+    (folder / "job.py").write_text(script)
+    url, *more = arguments
+    return {
+        count: json.loads(torchrun(count, folder / "job.py", url, folder / str(count), *more).splitlines()[-1])
+        for count in (1, 2)
+    }
+
+
+@pytest.fixture
+def url(store: Engine) -> str:
+    """Interests of two users alone: most shares of a batch have none."""
+    fill(store, random_rows(8), interests=True)
+    with store.begin() as connection:
+        connection.execute(delete(vectors).where(vectors.c.user_id.not_in(KNOWN)))
+    return store.url.render_as_string(hide_password=False)
+
+
+def test_srp4ctr_with_all_its_parts(url: str, tmp_path: Path) -> None:
+    """Gradients are summed over shares of the same batches: without dropout all is equal but for rounding."""
+    told = learnt(TRAIN, tmp_path, url)
+    np.testing.assert_allclose(told[2], told[1], rtol=1e-3)
+    assert load_artifact(tmp_path / "2").config.kind == "srp4ctr"
+
+
+def test_pre_training(store: Engine, url: str, tmp_path: Path) -> None:
+    told = learnt(PRETRAIN, tmp_path, url, size_that_leaves(0, store))
+    np.testing.assert_allclose(told[2], told[1], rtol=1e-3)
+
+
+def test_pre_training_with_a_last_batch_of_one_window(store: Engine, url: str, tmp_path: Path) -> None:
+    """It joins the batch before it, or one of two processes would have nothing."""
+    (tmp_path / "job.py").write_text(PRETRAIN)
+    torchrun(2, tmp_path / "job.py", url, tmp_path / "out", size_that_leaves(1, store))
+    assert load_pretrained(tmp_path / "out").config.kind == "fgbert"
+
+
+def size_that_leaves(left: int, store: Engine) -> int:
+    """A batch size that leaves so many windows over in the first epoch, whose shifts are drawn as pre-training does."""
+    with store.connect() as connection:
+        data = data_of(read_labelled(connection, DATA))
+    sequences = Sequences(data.spec, data.log, np.flatnonzero(data.train), data.table, 12)
+    rng = np.random.default_rng((0, 0))
+    draw(len(sequences.row), (0.2, 0.2), rng)
+    count = len(sequences.cut(rng.integers(0, 12, len(data.log.users))))
+    return next(size for size in range(7, count + 1) if count % size == left)
+
+
+def test_the_commands(url: str, tmp_path: Path) -> None:
+    sizes = ("--store", url, "--history", 10, "--together", 5, "--epochs", 1)
+    told = torchrun(2, "-m", "streams", "pretrain", "fgbert", "--width", 16, *sizes, "--out", tmp_path / "fgbert")
+    assert told.count("pre-trained encoder") == 1
+    own = ("--pretrained", tmp_path / "fgbert", "--interest", *sizes, "--out", tmp_path / "srp")
+    told = torchrun(2, "-m", "streams", "train", "srp4ctr", *own)
+    assert told.count("representations under") == 1
+    assert load_artifact(tmp_path / "srp").config.model.interest
+
+
+def test_each_process_has_a_gpu_of_its_own_or_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", int(rank))
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="there are 2 GPUs, counted from 0"):
+        choose_device("cuda:2")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="process 3 has no GPU of its own"):
+        choose_device("auto")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")

@@ -1,0 +1,116 @@
+"""`interestream learn` as a user meets it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from fusion.tables import representations, vectors
+from interest.llm.scripted import Scripted
+from interest.store.sql import insert_new, item_row, writing
+from interest.store.tables import behaviors, interests, items, partitions
+from interest.types import Item
+from interest.write.backfill import learn
+from interest.write.backlog import Plan
+from streams.cli import main
+from streams.commands.learn import nouns
+from streams.store.invalidate import drop_made_from
+
+
+@pytest.fixture
+def filled(store: Engine) -> Engine:
+    """One user with two partitions of six ratings."""
+    rows = [
+        {"user_id": "u", "seq": seq, "item_id": str(seq % 2), "action": "rate", "at": float(seq), "value": 4.0}
+        for seq in range(12)
+    ]
+    heads = [
+        {"user_id": "u", "generation": 0, "index": index, "first_seq": 6 * index, "last_seq": 6 * index + 5}
+        | {"opened_at": 6.0 * index, "closed_at": 6.0 * index + 5, "reason": "count"}
+        for index in range(2)
+    ]
+    catalogue = [Item(item_id="0", title="Babe", categories=("Drama",)), Item(item_id="1", categories=("Comedy",))]
+    with writing(store) as connection:
+        insert_new(connection, behaviors, rows)
+        insert_new(connection, partitions, heads)
+        insert_new(connection, items, [item_row(item) for item in catalogue])
+    return store
+
+
+@pytest.fixture
+def interestream(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run the command line; the exit status and what it wrote to standard error."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["interestream", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        status = stopped.value.code
+        return (status if isinstance(status, int) else 0), capsys.readouterr().err
+
+    return run
+
+
+def url(store: Engine) -> str:
+    return store.url.render_as_string()
+
+
+def test_statistics_need_no_model(filled: Engine, interestream: Callable[..., tuple[int, str]]) -> None:
+    status, said = interestream("learn", "--llm", "statistics", "--store", url(filled), "--noun", "film,films")
+    assert status == 0
+    assert "learnt 2 partitions" in said
+    assert "statistics 2" in said
+    with filled.connect() as connection:
+        texts = connection.execute(select(interests.c.summary)).scalars().all()
+    assert all("6 films" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--llm", "/nowhere/model"], "interestream fetch"),
+        (["--llm", "http://localhost:1/v1"], "--llm-model"),
+        (["--llm", "statistics", "--prompt-version", "plain-0"], "json-1, plain-1"),
+        (["--llm", "statistics", "--user", "nobody"], "'nobody'"),
+    ],
+)
+def test_what_cannot_be_done_is_told_with_the_remedy(
+    filled: Engine, interestream: Callable[..., tuple[int, str]], arguments: list[str], told: str
+) -> None:
+    status, said = interestream("learn", *arguments, "--store", url(filled))
+    assert status == 2
+    assert said.startswith("error: ")
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_without_the_fetched_model_it_says_fetch(
+    filled: Engine, interestream: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("INTERESTREAM_CACHE", str(tmp_path / "empty"))
+    status, said = interestream("learn", "--store", url(filled))
+    assert (status, "interestream fetch" in said) == (2, True)
+
+
+def test_vectors_of_a_replaced_text_go_with_it(filled: Engine) -> None:
+    learn(filled, None)
+    key = {"user_id": "u", "generation": 0, "index": 1}
+    with writing(filled) as connection:
+        insert_new(
+            connection, vectors, [key | {"prompt_version": "plain-1", "encoder": "e", "summary": b"", "shift": None}]
+        )
+        insert_new(connection, representations, [key | {"artifact": "pooled:e", "vector": b""}])
+    written = Scripted("This user enjoyed dramas and comedies.")
+    learn(filled, written, model="m", plan=Plan(), replaced=drop_made_from)
+    with filled.connect() as connection:
+        for table in (vectors, representations):
+            assert connection.execute(select(func.count()).select_from(table)).scalar() == 0
+
+
+def test_nouns() -> None:
+    assert nouns("film,films") == ("film", "films")
+    assert nouns("song") == ("song", "songs")

@@ -1,0 +1,399 @@
+"""A log produced to a real Kafka: every row once and in order, however often the producer is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.partitioner import DefaultPartitioner
+
+from deploy.kafka.node import Node
+from interest.errors import InputError
+from interest.types import Behavior, Item, User
+from streams.cli import app
+from streams.files.rows import BehaviorLog
+from streams.files.sort import in_order
+from streams.kafka.clients import KafkaError, Topics
+from streams.kafka.errors import passes
+from streams.kafka.partitioner import Partitioner
+from streams.kafka.topics import create_topics
+from streams.replay.checkpoint import Marks
+from streams.replay.embedded import source_name
+from streams.replay.messages import HEADER, row_of
+from streams.replay.producer import Produced, Producing
+from streams.replay.rate import Pacer, Rate, parse_rate
+from streams.settings.load import KafkaSettings
+from tests.support.kafka_reading import Message, read_all
+
+COMMAND = Path(sys.executable).parent / "interestream"
+AT = 1_700_000_000
+
+
+@pytest.fixture
+def topics(kafka: KafkaSettings) -> KafkaSettings:
+    settings = msgspec.structs.replace(kafka, partitions=4)
+    create_topics(settings)
+    return settings
+
+
+def write_log(path: Path, rows: int, *, users: int = 300, shuffled: bool = True) -> Path:
+    chosen = random.Random(1)
+    lines = [
+        f"u{chosen.randrange(users)},{chosen.randrange(500)},{chosen.randrange(1, 6)},{AT + number / 7}"
+        for number in range(rows)
+    ]
+    if shuffled:
+        chosen.shuffle(lines)
+    path.write_text("\n".join(["user_id,item_id,rating,timestamp", *lines]) + "\n")
+    return path
+
+
+def produce(settings: KafkaSettings, path: Path, **options: Any) -> Produced:
+    return asyncio.run(Producing(settings=settings, log=BehaviorLog(path, {}), **options).run())
+
+
+def command(settings: KafkaSettings, *arguments: object) -> tuple[list[str], dict[str, str]]:
+    environment = {"INTERESTREAM_KAFKA": settings.brokers, "INTERESTREAM_KAFKA_PREFIX": settings.prefix}
+    return [str(COMMAND), *map(str, arguments)], os.environ | environment
+
+
+def interestream(settings: KafkaSettings, *arguments: object) -> subprocess.CompletedProcess[str]:
+    line, environment = command(settings, *arguments)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def contents(settings: KafkaSettings) -> dict[int, list[Message]]:
+    return read_all(settings, Topics(settings.prefix).behaviors)
+
+
+def expected(path: Path, partitions: int) -> dict[int, list[tuple[bytes, Behavior]]]:
+    found: dict[int, list[tuple[bytes, Behavior]]] = defaultdict(list)
+    partitioner = DefaultPartitioner()
+    for rows in in_order(BehaviorLog(path, {}))[1]:
+        for behavior in rows.behaviors():
+            key = behavior.user_id.encode()
+            found[partitioner(key, list(range(partitions)), [])].append((key, behavior))
+    return found
+
+
+def decoded(messages: dict[int, list[Message]]) -> dict[int, list[tuple[bytes, Behavior]]]:
+    return {
+        partition: [(one.key, msgspec.json.decode(one.value, type=Behavior)) for one in ones]
+        for partition, ones in messages.items()
+        if ones
+    }
+
+
+def test_every_row_arrives_once_in_order_of_time_in_the_partition_of_its_user(
+    topics: KafkaSettings, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / "log.csv", 45_000)
+    shown: list[int] = []
+    started = time.time() * 1000
+    produced = produce(topics, log, started=lambda rows, done, _sorted: shown.append(rows - done) or shown.append)  # type: ignore[func-returns-value]
+    assert (produced.new, produced.rows, produced.ended) == (45_000, 45_000, True)
+    assert shown[0] == sum(shown[1:]) == 45_000
+    messages = contents(topics)
+    assert decoded(messages) == expected(log, 4)
+    everything = [one for ones in messages.values() for one in ones]
+    assert all(one.timestamp_ms >= started - 1000 for one in everything)  # the message's time, not the event's
+    source = bytes.fromhex(source_name(BehaviorLog(log, {})).removeprefix("log:"))
+    assert sorted(row_of(one.headers, source) or 0 for one in everything) == list(range(45_000))
+    assert b"null" not in everything[0].value
+    assert b'"scene"' not in everything[0].value
+
+    again = produce(topics, log)
+    assert (again.new, again.rows) == (0, 45_000)
+    assert contents(topics) == messages
+
+
+def test_killed_at_any_moment_and_run_again_each_partition_is_the_same(
+    topics: KafkaSettings, kafka: KafkaSettings, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / "log.csv", 60_000)
+    calm = msgspec.structs.replace(topics, prefix=f"calm{topics.prefix}")
+    create_topics(calm)
+    produce(calm, log)
+
+    line, environment = command(topics, "replay", log, "--kafka", "--rate", "20000/s")
+    killed, moments = 0, random.Random(3)
+    for wanted in (1, 12_000, 24_000, 40_000):
+        process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline and count(topics) < wanted:
+            time.sleep(0.01)
+        time.sleep(moments.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait(60) == -signal.SIGKILL
+    assert killed >= 3
+    last = interestream(topics, "replay", log, "--kafka")
+    assert last.returncode == 0, last.stderr
+    told = [{p: [(m.key, m.value, m.headers) for m in ones] for p, ones in contents(s).items()} for s in (calm, topics)]
+    assert told[0] == told[1]
+
+
+def count(settings: KafkaSettings) -> int:
+    while True:
+        try:
+            with Marks(settings, "only-asks") as marks:
+                return sum(marks.ends(marks.target(Topics(settings.prefix).behaviors)).values())
+        except Exception as error:
+            if not passes(error):  # a busy broker may take longer than one question may
+                raise
+
+
+def test_without_its_mark_a_log_is_found_by_reading_the_topic_back(topics: KafkaSettings, tmp_path: Path) -> None:
+    """As after offsets.retention.minutes: Kafka has dropped the commits, the messages are still there."""
+    log = write_log(tmp_path / "log.csv", 3000)
+    produce(topics, log)
+    before = contents(topics)
+    source = source_name(BehaviorLog(log, {})).removeprefix("log:")
+    with Marks(topics, f"{topics.prefix}replay-{source}") as marks:
+        marks._admin.delete_groups([f"{topics.prefix}replay-{source}"])
+        assert marks.read(marks.target(Topics(topics.prefix).behaviors))[1] == {}
+    assert produce(topics, log).new == 0
+    assert contents(topics) == before
+
+
+def test_appended_rows_go_on_and_another_log_goes_beside(topics: KafkaSettings, tmp_path: Path) -> None:
+    log, other = write_log(tmp_path / "log.csv", 2000, shuffled=False), tmp_path / "other.csv"
+    other.write_text(f"user_id,item_id,rating,timestamp\nsomebody,1,5,{AT}\n")
+    produce(topics, log)
+    assert produce(topics, other).new == 1
+    with log.open("a") as file:
+        file.write(f"u1,499,5,{AT + 5000}\nbroken,,,\n")
+    more = produce(topics, log)
+    assert (more.new, more.rejected) == (1, 1)
+    assert more.rejected_file is not None
+    assert "item_id" in more.rejected_file.read_text()
+    assert sum(map(len, contents(topics).values())) == 2002
+
+
+@pytest.mark.parametrize("change", ["a row left out", "a row altered", "cut short"])
+def test_a_log_that_changed_is_refused(topics: KafkaSettings, tmp_path: Path, change: str) -> None:
+    log = write_log(tmp_path / "log.csv", 2000, shuffled=False)
+    produce(topics, log)
+    before = contents(topics)
+    lines = log.read_text().splitlines()
+    if change == "a row left out":
+        del lines[500]
+        lines.append(f"u1,1,1,{AT + 9999}")
+    elif change == "a row altered":
+        lines[500] = "somebody" + lines[500][lines[500].index(",") :]
+    else:
+        del lines[1500:]
+    log.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="is not what it was"):
+        produce(topics, log)
+    assert contents(topics) == before
+
+
+def test_a_row_that_differs_from_what_was_read_back_is_refused(topics: KafkaSettings, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 500, shuffled=False)
+    produce(topics, log)
+    group = f"{topics.prefix}replay-{source_name(BehaviorLog(log, {})).removeprefix('log:')}"
+    with Marks(topics, group) as marks:
+        marks._admin.delete_groups([group])
+    lines = log.read_text().splitlines()
+    lines[-1] = lines[-1].rsplit(",", 2)[0] + f",2.5,{AT + 500 / 7}"
+    log.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="row 499 is not what was produced"):
+        produce(topics, log)
+
+
+def test_two_runs_of_one_log_are_noticed(topics: KafkaSettings, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 100_000, shuffled=False)
+
+    async def both() -> list[Any]:
+        first = Producing(settings=topics, log=BehaviorLog(log, {}), rate=Rate(per_s=500))
+        running = asyncio.create_task(first.run())
+        while not first._new:
+            await asyncio.sleep(0.05)
+        second = await asyncio.gather(
+            Producing(settings=topics, log=BehaviorLog(log, {})).run(), return_exceptions=True
+        )
+        first.stop.set()
+        return [await running, *second]
+
+    first, second = asyncio.run(both())
+    assert isinstance(second, KafkaError)
+    assert "another run is producing" in str(second)
+    assert not first.ended
+    assert sum(map(len, contents(topics).values())) == first.new == first.rows
+
+
+def test_a_run_whose_log_was_taken_over_stops(topics: KafkaSettings, tmp_path: Path) -> None:
+    """A producer that was frozen, counted as dead, and woke up."""
+    log = write_log(tmp_path / "log.csv", 100_000, shuffled=False)
+    source = source_name(BehaviorLog(log, {})).removeprefix("log:")
+
+    async def taken_over() -> None:
+        first = Producing(settings=topics, log=BehaviorLog(log, {}), rate=Rate(per_s=500))
+        running = asyncio.create_task(first.run())
+        while not first._new:
+            await asyncio.sleep(0.05)
+        with Marks(topics, f"{topics.prefix}replay-{source}") as marks:
+            target = marks.target(Topics(topics.prefix).behaviors)
+            mark, offsets = marks.read(target)
+            marks.write(target, msgspec.structs.replace(mark, run="another"), offsets)
+        await running
+
+    with pytest.raises(KafkaError, match="another run has begun"):
+        asyncio.run(taken_over())
+
+
+def test_a_missing_topic_is_told(kafka: KafkaSettings, tmp_path: Path) -> None:
+    with pytest.raises(KafkaError, match="run `interestream topics create`"):
+        produce(kafka, write_log(tmp_path / "log.csv", 20))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--kafka", "--partition", "20"], "INTERESTREAM_INGEST_COUNT"),
+        (["--kafka", "--no-llm"], "makes no sense with --kafka"),
+        (["--kafka", "--users-limit", "3"], "the agent follows every user"),
+        (["--kafka", "--rate", "fast"], "give max"),
+        (["--rate", "10x"], "--rate is for --kafka"),
+    ],
+)
+def test_options_that_make_no_sense_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
+) -> None:
+    log = write_log(tmp_path / "log.csv", 20)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=told):
+        app(["replay", str(log), *options], standalone_mode=False)
+
+
+def test_a_broker_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+    """And one that is restarted in the middle: no row is lost and none comes twice."""
+    node, log = Node(tmp_path / "kafka", heap="256m"), write_log(tmp_path / "log.csv", 12_000)
+    settings = KafkaSettings(brokers=node.bootstrap, partitions=2)
+    warned: list[str] = []
+
+    async def run() -> Produced:
+        producing = Producing(settings=settings, log=BehaviorLog(log, {}), rate=Rate(per_s=2000), warn=warned.append)
+        running = asyncio.create_task(producing.run())
+        while not warned:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(node.start)
+        while producing._new < 4000:
+            await asyncio.sleep(0.05)
+            assert not running.done()
+        await asyncio.to_thread(node.kill)
+        await asyncio.to_thread(node.start)
+        return await running
+
+    try:
+        node.start()  # the topics are there before the producer asks for them
+        create_topics(settings)
+        node.kill()
+        assert asyncio.run(run()).new == 12_000
+        assert "no Kafka answers" in warned[0]
+        assert "Ctrl-C" in warned[0]
+        assert decoded(contents(settings)) == expected(log, 2)
+    finally:
+        node.kill()
+
+
+def test_ctrl_c_keeps_what_was_sent_and_the_same_command_goes_on(topics: KafkaSettings, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 30_000, shuffled=False)
+    line, environment = command(topics, "replay", log, "--kafka", "--rate", "2000/s")
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while process.poll() is None and count(topics) < 2000:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "behaviours produced" in out
+    assert "the same command goes on from there" in err
+    done = count(topics)
+    assert 2000 <= done < 30_000
+    refused = interestream(topics, "replay", log, "--kafka", "--no-resume")
+    assert refused.returncode == 2
+    assert f"up to row {done:,}" in refused.stderr
+    rest = interestream(topics, "replay", log, "--kafka")
+    assert f"{30_000 - done:,} behaviours produced" in rest.stdout
+    assert decoded(contents(topics)) == expected(log, 4)
+
+
+def test_the_catalogue_goes_to_its_topics_before_the_log(topics: KafkaSettings, sample_log: Path) -> None:
+    done = interestream(
+        topics, "replay", sample_log / "ml-100k.inter", "--kafka",
+        "--items", sample_log / "ml-100k.item", "--users", sample_log / "ml-100k.user",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1,682 items" in done.stdout
+    assert "100,000 behaviours produced" in done.stdout
+    items = [one for ones in read_all(topics, Topics(topics.prefix).items).values() for one in ones]
+    users = [one for ones in read_all(topics, Topics(topics.prefix).users).values() for one in ones]
+    made = {one.key.decode(): msgspec.json.decode(one.value, type=Item) for one in items}
+    assert made["1"].item_id == "1"
+    assert made["1"].title.startswith("Toy Story")
+    people = {one.key.decode(): msgspec.json.decode(one.value, type=User) for one in users}
+    assert people["1"].attributes["occupation"] == "technician"
+    behaviors = [one for ones in contents(topics).values() for one in ones]
+    assert len(behaviors) == 100_000
+    assert max(one.timestamp_ms for one in items + users) <= min(one.timestamp_ms for one in behaviors)
+
+
+def test_the_partitioner_is_kafkas_own() -> None:
+    theirs, ours = DefaultPartitioner(), Partitioner(7)
+    for key in ["", "1", "user", "größer", "a" * 100, *map(str, range(500))]:
+        assert ours[key] == theirs(key.encode(), list(range(7)), [])
+
+
+def test_a_header_of_another_shape_is_not_ours() -> None:
+    assert row_of(((HEADER, b"12345678" + (5).to_bytes(8, "big")),), b"12345678") == 5
+    assert row_of(((HEADER, b"12345678" + (5).to_bytes(8, "big")),), b"other...") is None
+    assert row_of(((HEADER, b"short"), ("trace", b"x")), b"12345678") is None
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def played(rate: Rate, at: list[float]) -> list[float]:
+    """When each row is said to be due, with a clock that moves as far as it is told to wait."""
+    import numpy as np
+
+    clock = Clock()
+    pacer, times, start, moments = Pacer(rate, clock), np.array(at), 0, list[float]()
+    while start < len(at):
+        due, wait = pacer.due(times, start)
+        assert (due == 0) == (wait > 0)
+        moments += [clock.now - 100.0] * due
+        start += due
+        clock.now += wait
+    return moments
+
+
+def test_rates_space_the_rows() -> None:
+    at = [AT, AT + 10, AT + 10, AT + 40, AT + 100]
+    assert played(Rate(), at) == [0, 0, 0, 0, 0]
+    assert played(parse_rate("10x"), at) == pytest.approx([0, 1, 1, 4, 10], abs=2e-3)
+    assert played(parse_rate("0.5x"), at) == pytest.approx([0, 20, 20, 80, 200], abs=2e-3)
+    assert played(parse_rate("4/s"), at) == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=2e-3)
+
+
+@pytest.mark.parametrize("text", ["", "0x", "-1x", "10", "x", "10/m", "nan/s", "1e3x"])
+def test_a_rate_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="give max"):
+        parse_rate(text)

@@ -1,0 +1,267 @@
+"""The interest stage while the language model or the store is in trouble, or answers badly: nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Engine, select
+
+from interest.llm.scripted import reply
+from interest.store.tables import answers, interests
+from interest.types import Outcome, Partition
+from streams.kafka.clients import make_producer
+from streams.settings.load import KafkaSettings
+from streams.store.engine import open_store
+from streams.store.tables import outbox
+from tests.support.chat_server import ChatServer
+from tests.support.interest_rig import (
+    MODEL,
+    Model,
+    at_end,
+    closed,
+    count,
+    fill,
+    learnt,
+    letters,
+    make_context,
+    produce,
+    rows,
+    running,
+    until,
+    updates,
+)
+
+
+@pytest.mark.parametrize("status", [500, 429, 401, 404])
+def test_a_server_in_trouble_or_wrongly_set_is_waited_for(
+    filled: Engine, topics: KafkaSettings, sample_log: Path, tmp_path: Path, status: int
+) -> None:
+    async def go() -> None:
+        await produce(topics, closed(filled))
+        with ChatServer(Model(), fail_first=10**9, status=status) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL, concurrent=4)
+            async with running(context) as stage:
+                await until(lambda: len(server.bodies) > 6, "calls again")
+                assert "llm" in context.health.down
+                assert str(status) in context.health.down["llm"]
+                assert (count(filled), stage._acked.in_hand <= 256) == (0, True)
+                server.failures = 0
+                await until(lambda: at_end(context), "the commit")
+                assert "llm" not in context.health.down
+        retried = context.metrics.registry.get_sample_value(
+            "interestream_retries_total",
+            {"stage": "interest", "cause": "Denied" if status in (401, 404) else "Unavailable"},
+        )
+        assert retried
+
+    asyncio.run(go())
+    assert rows(filled) == learnt(sample_log, tmp_path, 5)
+
+
+def test_a_server_that_hangs_is_given_up_and_asked_again(
+    filled: Engine, topics: KafkaSettings, sample_log: Path, tmp_path: Path
+) -> None:
+    async def go() -> None:
+        await produce(topics, closed(filled))
+        model = Model()
+        model.held = True
+        with ChatServer(model) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL, concurrent=4, timeout_s=0.5)
+            async with running(context):
+                await until(lambda: len(model.seen) > 6, "calls again")
+                assert "no answer in 0.5 s" in context.health.down["llm"]
+                model.held = False
+                await until(lambda: at_end(context), "the commit")
+
+    asyncio.run(go())
+    assert rows(filled) == learnt(sample_log, tmp_path, 5)
+
+
+def test_a_stop_while_the_server_hangs_keeps_the_deadline(filled: Engine, topics: KafkaSettings) -> None:
+    async def go() -> None:
+        await produce(topics, closed(filled))
+        model = Model()
+        model.held = True
+        with ChatServer(model) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL, drain_s=2.0)
+            async with running(context):  # which asserts the deadline
+                await until(lambda: len(model.seen) > 6, "calls")
+            model.held = False
+        assert count(filled) == 0
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("says", "outcome"),
+    [
+        (lambda _request: reply('{"text": "This user cho', "length"), Outcome.TRUNCATED),
+        (lambda _request: "the moon is a balloon", Outcome.REJECTED),
+        (lambda _request: '{"text": "nul \\u0000 and \\ud800", "evidence": [99999]}', Outcome.REJECTED),
+    ],
+)
+def test_answers_that_cannot_be_used_are_typed_outcomes(
+    url: str, topics: KafkaSettings, sample_log: Path, tmp_path: Path, says: Any, outcome: Outcome
+) -> None:
+    engine = open_store(url)
+    fill(engine, sample_log, tmp_path, users=2)
+
+    async def go() -> None:
+        await produce(topics, closed(engine))
+        model = Model()
+        model.says = says
+        with ChatServer(model) as server:
+            context = make_context(engine, topics, url=server.url, model=MODEL)
+            async with running(context):
+                await until(lambda: at_end(context), "the commit")
+            assert not context.health.down
+
+    asyncio.run(go())
+    assert {row[6] for row in rows(engine)} == {outcome}
+    engine.dispose()
+
+
+def test_a_request_that_is_refused_is_an_outcome_and_holds_nothing(filled: Engine, topics: KafkaSettings) -> None:
+    async def go() -> None:
+        await produce(topics, closed(filled))
+        with ChatServer(Model(), fail_first=10**9, status=400) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL)
+            async with running(context):
+                await until(lambda: at_end(context), "the commit")
+
+    asyncio.run(go())
+    assert {row[6] for row in rows(filled)} == {Outcome.REFUSED}
+
+
+def test_a_user_forgotten_while_in_hand_does_not_come_back(filled: Engine, topics: KafkaSettings) -> None:
+    from streams.store.forget import forget
+
+    async def go() -> None:
+        announced = closed(filled)
+        await produce(topics, announced)
+        model = Model()
+        model.held = True
+        with ChatServer(model) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL)
+            async with running(context) as stage:
+                await until(lambda: len(stage._hand) == len(announced), "all in hand")
+                await asyncio.to_thread(forget, filled, "1")
+                model.held = False
+                await until(lambda: at_end(context), "the commit")
+        said = await updates(context)
+        assert {one.user_id for one in said} == {"2", "3", "4", "5"}
+        gone = sum(one.user_id == "1" for one in announced)
+        assert context.metrics.registry.get_sample_value("interestream_skipped_total", {"stage": "interest"}) == gone
+        await produce(topics, [one for one in announced if one.user_id == "1"])  # still on the topic: read once more
+        async with running(make_context(filled, topics)) as stage:
+            await until(lambda: at_end(context), "the commit")
+        assert await letters(context) == []
+
+    asyncio.run(go())
+    with filled.connect() as connection:
+        for table in (interests, answers, outbox):
+            assert connection.execute(select(table.c.user_id).where(table.c.user_id == "1")).first() is None
+
+
+def test_a_partition_of_another_store_is_a_dead_letter(filled: Engine, topics: KafkaSettings) -> None:
+    async def go() -> None:
+        stranger = msgspec.structs.replace(closed(filled)[0], user_id="stranger")
+        await produce(topics, [stranger, *closed(filled)])
+        producer = make_producer(topics)
+        await producer.start()
+        context = make_context(filled, topics)
+        await producer.send_and_wait(context.topics.partitions, b'{"user_id": 7}', key=b"7", partition=0)
+        await producer.send_and_wait(
+            context.topics.partitions, msgspec.json.encode(closed(filled)[0]), key=b"another", partition=0
+        )
+        await producer.stop()
+        async with running(context):
+            await until(lambda: at_end(context), "the commit")
+        found = await letters(context)
+        reasons = sorted(one.reason for one in found)
+        assert len(reasons) == 3
+        assert any("has forgotten nobody" in one for one in reasons)
+        assert any("the key is not the user_id" in one for one in reasons)
+        (first,) = [one for one in found if "nobody" in one.reason]
+        assert msgspec.json.decode(first.value or b"", type=Partition) == stranger
+
+    asyncio.run(go())
+    assert count(filled) == len(closed(filled))
+
+
+def test_a_partition_announced_twice_is_written_once(filled: Engine, topics: KafkaSettings) -> None:
+    async def go() -> None:
+        announced = closed(filled)
+        await produce(topics, [one for one in announced for _ in range(2)])
+        model = Model(wait_s=0.01)
+        with ChatServer(model) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL)
+            async with running(context):
+                await until(lambda: at_end(context), "the commit")
+        assert len(model.seen) == len({msgspec.json.encode(one) for one in model.seen})
+
+    asyncio.run(go())
+    assert count(filled) == len(closed(filled))
+
+
+def test_the_store_gone_for_a_while_is_waited_for(
+    filled: Engine, topics: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's lock, held longer than it waits: "database is locked"."""
+
+    async def go() -> None:
+        announced = closed(filled)
+        await produce(topics, announced)
+        other = open_store(filled.url.render_as_string())
+        with ChatServer(Model()) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL)
+            with filled.connect() as connection:
+                connection.exec_driver_sql("pragma busy_timeout=50")
+            lock = other.connect()
+            lock.exec_driver_sql("rollback")
+            lock.exec_driver_sql("begin immediate")
+            async with running(context):
+                await until(lambda: "store" in context.health.down, "the report")
+                assert count(filled) == 0
+                lock.close()
+                await until(lambda: at_end(context), "the commit")
+                assert "store" not in context.health.down
+        other.dispose()
+        assert len(await updates(context)) == len(announced)
+
+    asyncio.run(go())
+
+
+def test_an_unforeseen_error_holds_one_partition_and_loses_nothing(
+    filled: Engine, topics: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [True]
+    checked = "interest.write.cascade.check"
+    from interest.write.cascade import check
+
+    def fails(text: str, ground: Any, asked: str, **options: Any) -> Any:
+        if broken[0] and ground.facts.profile.get("occupation") == "writer":
+            raise RuntimeError("nobody foresaw this")
+        return check(text, ground, asked, **options)
+
+    monkeypatch.setattr(checked, fails)
+
+    async def go() -> None:
+        announced = closed(filled)
+        await produce(topics, announced)
+        with ChatServer(Model()) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL)
+            async with running(context):
+                others = sum(one.user_id != "3" for one in announced)
+                await until(lambda: count(filled) >= others, "the others")
+                assert "nobody foresaw this" in context.health.down["interest"]
+                assert not at_end(context)
+                broken[0] = False
+                await until(lambda: at_end(context), "the commit")
+        assert len(await updates(context)) == len(announced)
+
+    asyncio.run(go())

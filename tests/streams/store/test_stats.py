@@ -1,0 +1,85 @@
+"""`stats`: every count against a store whose rows are known, and by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from interest.store.sql import insert_new
+from streams.cli import app
+from streams.commands.stats import page
+from streams.kafka.clients import source_of
+from streams.store.forget import forget
+from streams.store.stats import Stats, read_stats
+from streams.store.tables import offsets
+from tests.support.small_store import ANN, fill
+
+
+def counted(store) -> Stats:
+    with store.connect() as connection:
+        return read_stats(connection)
+
+
+def test_every_count(store):
+    fill(store)
+    stats = counted(store)
+    assert (stats.behaviors, stats.users) == (17, 2)
+    assert (stats.accepted, stats.late, stats.duplicates, stats.rejected) == (17, 2, 6, 2)
+    assert (stats.partitions, stats.open_caches, stats.open_behaviors) == (3, 2, 2 + 3)
+    (version,) = stats.versions
+    assert (version.prompt_version, version.interests) == ("plain-1", 2)
+    assert version.summaries == {"llm": {"ok": 1}, "statistics": {"rejected": 1}}
+    assert version.shifts == {"llm": {"ok": 1}}  # a first partition has none
+    assert (version.claims, version.supported, version.supported_share) == (4, 3, 0.75)
+    assert (stats.llm.calls, stats.llm.cached, stats.llm.seconds) == (5, 2, 1.5)
+    assert (stats.llm.prompt_tokens, stats.llm.completion_tokens) == (500, 70)
+    assert stats.llm.calls_per_1000_behaviors == 1000 * 5 / 8  # two partitions of four
+    assert stats.vectors == {"e": 2}
+    assert stats.representations == {"pooled:e:plain-1": 2}
+    assert stats.store_bytes is not None
+    assert stats.store_bytes_per_behavior == pytest.approx(stats.store_bytes / 17, abs=0.1)
+
+
+def test_items_and_users_of_a_stream_are_no_behaviours(store):
+    fill(store)
+    counts = {"offset": 9, "watermark": 0.0, "accepted": 9, "late": 0, "duplicates": 0, "rejected": 1, "digest": "id"}
+    names = ("behaviors", "eu.behaviors", "items", "eu.items", "users")
+    with store.begin() as connection:
+        for name in names:
+            insert_new(connection, offsets, [{"source": source_of(name), "partition": 0} | counts])
+    stats = counted(store)
+    assert (stats.accepted, stats.rejected) == (17 + 2 * 9, 2 + 2 * 1)
+
+
+def test_an_empty_store(store):
+    stats = counted(store)
+    assert (stats.behaviors, stats.users, stats.partitions, stats.open_caches, stats.versions) == (0, 0, 0, 0, [])
+    assert stats.llm.calls_per_1000_behaviors is None
+    assert stats.store_bytes_per_behavior is None
+    assert any(line.startswith("interests") and "interestream learn" in line for line in page(stats))
+
+
+def test_counts_of_what_was_read_outlive_a_forgotten_user(store):
+    fill(store)
+    forget(store, ANN)
+    stats = counted(store)
+    assert (stats.behaviors, stats.users, stats.accepted, stats.partitions) == (3, 1, 17, 0)
+
+
+def test_the_page_names_every_count(store):
+    fill(store)
+    text = "\n".join(page(counted(store)))
+    for part in ("17  of 2 users", "6  dropped", "75.0 % supported", "by the LLM: ok 1", "by statistics: rejected 1"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_command_prints_one_json_object(store):
+    fill(store)
+    run = CliRunner().invoke(app, ["stats", "--json", "--store", store.url.render_as_string()])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert found["behaviors"] == 17
+    assert found["versions"][0]["supported_share"] == 0.75
