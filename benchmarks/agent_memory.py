@@ -4,8 +4,8 @@
 
 One worker (`interestream agent --stages ingest`) on SQLite works off a topic of behaviours of 100,000 uniform users;
 its resident memory is read at each 100,000. `growth` sets the mean of the last fifth against that of the second last.
-The worker remembers the identities of its last one to two million behaviours (streams/ingest.py, HOT_BEHAVIORS), so
-memory is flat from there on, which `--quick` does not reach.
+The worker remembers the identities of its last one to two million behaviours (streams/ubsp/ingest.py, HOT_BEHAVIORS),
+so memory is flat from there on, which `--quick` does not reach.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ from streams.files.catalogue import items_of
 from streams.settings.load import default_llm, sample_log
 
 HISTORIES = (25, 50, 100)
-TRAINING = 0.8  # of a log's behaviours (fusion/splits.py)
+TRAINING = 0.8  # of a log's behaviours (fusion/features/splits.py)
 DAY = 86_400.0
 RULE = LabelRule.parse("value>=4")
 

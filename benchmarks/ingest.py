@@ -31,7 +31,7 @@ from sqlalchemy import text
 from benchmarks.rig.behaviors import messages, preload
 from benchmarks.rig.servers import fresh_store, installation, kafka, postgres
 from benchmarks.rig.worker import Rate, rate, waited_for, worker
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 BATCH = 5_000  # messages of one getmany; more is no faster
 WARM = 2_000  # events after which Faust and Quix are in their steady state

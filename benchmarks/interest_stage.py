@@ -46,7 +46,8 @@ from streams.kafka.clients import Topics, make_producer
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.replay.embedded import replay
-from streams.settings.load import AgentSettings, KafkaSettings, LlmSettings, Secret, Settings, sample_log
+from streams.settings.load import sample_log
+from streams.settings.schema import AgentSettings, KafkaSettings, LlmSettings, Secret, Settings
 from streams.stages.stage import Context
 from streams.store.engine import open_store
 from streams.ubsp.policy import Policy

@@ -42,7 +42,7 @@ activations = Table(
     sqlite_with_rowid=False,
 )
 
-# The behaviour banks (fusion/bank.py): one row per recipe, with what was asked of it.
+# The behaviour banks (fusion/bank/vectors.py): one row per recipe, with what was asked of it.
 banks = Table(
     "banks",
     metadata,
@@ -67,7 +67,7 @@ bank_vectors = Table(
     Column("until", Float(53)),  # when its claim lapses, by its clock
 )
 
-# One row per user and bank (fusion/bank_marks.py): the bank has the texts of the user's behaviours up to this one.
+# One row per user and bank (fusion/bank/watermarks.py): the bank has the texts of the user's behaviours up to this one.
 bank_marks = Table(
     "bank_marks",
     metadata,

@@ -20,7 +20,7 @@ from xdist.scheduler import LoadScopeScheduling
 from deploy.kafka.node import Node
 from deploy.vllm.server import Server
 from streams.settings import load as settings
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 
 hypothesis_settings.register_profile("shared-cores", deadline=None)  # a slow machine is not a failing test

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fusion.encoders.split_llm import Recipe, architecture, recipe_of
+from fusion.encoders.recipe import Recipe
+from fusion.encoders.split_llm import architecture, recipe_of
 from fusion.features.dataset import Dataset
 from fusion.features.log import Array
 from fusion.features.splits import VALID

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from deploy.kafka.node import Node
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 PARTITIONS = 8
 

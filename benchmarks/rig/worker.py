@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from benchmarks.rig.servers import consumed
 from deploy.kafka.node import free_port
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 START_S = 60.0
 

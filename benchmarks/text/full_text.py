@@ -81,7 +81,7 @@ class TokenBatch:
     read: Tensor  # (B, d) float32: their mean but for sinks; zero where there are none
     lines: Tensor  # (L, d) float32: every user's lines, the mean of each; the first stands for none
     newest: Tensor  # (B, M) int64 into the L: the lines of a moment's past, 0 for none
-    made: Tensor  # (B, M) int32: what the user made of them (fusion/matching.py)
+    made: Tensor  # (B, M) int32: what the user made of them (fusion/models/bahe/target_attention.py)
     items: list[Tensor]  # (O', T', d) float16 each: items of like lengths, padding on the right; O in all
     sizes: Tensor  # (O,) int64, tokens
     item_texts: Tensor  # (O, d) float32

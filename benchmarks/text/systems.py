@@ -21,7 +21,8 @@ from text.sample import HISTORY
 
 from fusion.bank.index import texts_of
 from fusion.bank.vectors import fill, missing
-from fusion.encoders.split_llm import Mask, Recipe, TextPooling, architecture, open_low, recipe_of
+from fusion.encoders.recipe import Recipe, TextPooling
+from fusion.encoders.split_llm import Mask, architecture, open_low, recipe_of
 from fusion.features.dataset import Dataset
 from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates the connection it is handed (streams/store.py), or INTERESTREAM_STORE from the shell.
+"""Alembic's entry: migrates the connection that streams/store/engine.py hands over, or INTERESTREAM_STORE's.
 
 From the shell: alembic -c deploy/alembic.ini current | upgrade head | revision --autogenerate -m "..."
 """

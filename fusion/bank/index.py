@@ -9,7 +9,7 @@ import numpy as np
 
 from fusion.bank.mmap_file import BankFile
 from fusion.encoders.behavior_text import Template, behavior_text, item_text
-from fusion.encoders.split_llm import Recipe
+from fusion.encoders.recipe import Recipe
 from fusion.features.log import Array
 from fusion.features.samples import Samples
 

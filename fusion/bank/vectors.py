@@ -5,8 +5,8 @@ side by side and a changed recipe never finds an old vector. A filler claims tex
 transaction; a second filler passes claimed texts by. A filler that dies loses the batch in hand: its claims lapse.
 Whoever writes to a bank holds its row in `banks` first, so that a removal comes before or after.
 
-Decides nothing about what is read from it (fusion/bank_file.py, fusion/atoms.py) or which texts there are
-(fusion/bank_texts.py).
+Decides nothing about what is read from it (fusion/bank/mmap_file.py, fusion/bank/index.py) or which texts there are
+(fusion/bank/texts.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, or_, s
 from sqlalchemy.exc import SQLAlchemyError
 
 from fusion.bank.watermarks import read_marks
-from fusion.encoders.split_llm import Recipe
+from fusion.encoders.recipe import Recipe
 from fusion.tables import bank_marks, bank_vectors, banks
 from interest.store.sql import insert_new, writing
 

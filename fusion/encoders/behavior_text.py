@@ -3,7 +3,7 @@
 "rated 5: Toy Story (1995), Animation, Comedy" stands for every such rating of that film, whoever gave it and
 whenever; an item by itself is "Toy Story (1995), Animation, Comedy". Texts are normalised, so that what is equal reads
 equal.
-Knows nothing of models; the bank (fusion/bank.py) keys vectors by these texts.
+Knows nothing of models; the bank (fusion/bank/vectors.py) keys vectors by these texts.
 """
 
 from __future__ import annotations

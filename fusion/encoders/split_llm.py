@@ -31,12 +31,12 @@ from torch.utils.checkpoint import checkpoint
 
 from fusion.encoders.behavior_text import Template
 from fusion.encoders.causal_lm import ANEW, check_weights, load, load_tokenizer, shell
+from fusion.encoders.recipe import PLAIN, Recipe, TextPooling
 from fusion.encoders.sentence import ROWS_CPU, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
 VERSION = 1  # of everything below that can change a text's vector but is no field of Recipe, FURTHER_SINK included
-NO_SINK = -1  # in banks of versions that had none; nothing finds their vectors
 FURTHER_SINK = 4.0  # times the median length of a text's states; SmolLM2: other tokens' up to 2.2, sinks' 5.8 to 70
 ABREAST = 16  # sequences of one that share a sink: it is then a sixteenth of their cost, and their mask is small
 TOKENS_CUDA = 16_384  # a batch, padding included: enough for matrix products to fill a large GPU
@@ -52,36 +52,8 @@ TOKENIZER_FILES = (
     "vocab.json",
 )
 
-PLAIN = Template()
-TextPooling = Literal["mean", "last"]
 Mask = Literal["causal", "bidirectional"]
 Architecture = dict[str, Any]  # what the LLM's config.json says of its layers
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can change the vector of a text. Two recipes that differ anywhere share no vector."""
-
-    llm: str  # its folder's name and its weights' digest; only the digest counts
-    config: str  # digest of the LLM's config.json
-    tokenizer: str  # digest of the tokenizer's files
-    cut: int  # k: layers that are low
-    pooling: TextPooling = "mean"
-    precision: Precision = "float32"  # that low computes in
-    sink: int = NO_SINK  # the token before every text
-    max_tokens: int = 64  # of a text, after the sink; titles with categories have 10 to 30
-    template: Template = PLAIN
-    version: int = 0  # that of whoever makes the vectors; 0 in banks from before it was kept, which nothing finds
-
-    @property
-    def id(self) -> str:
-        """16 hex digits. The folder's name is not in it: a moved model keeps its vectors."""
-        nameless = msgspec.structs.replace(self, llm=self.llm.rpartition("@")[2])
-        return hashlib.sha256(msgspec.json.encode(nameless)).hexdigest()[:16]
-
-    def keys(self, texts: Sequence[str]) -> list[bytes]:
-        """16 bytes a text, in which the whole recipe is hashed."""
-        salt = self.id.encode()
-        return [hashlib.blake2b(text.encode(), digest_size=16, key=salt).digest() for text in texts]
 
 
 def recipe_of(
@@ -390,7 +362,7 @@ def high_weights(folder: Path, cut: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def put(high: High, weights: dict[str, Tensor]) -> None:
-    """Give the layers these weights, whether they are parameters or held fast (see fusion/lora.py)."""
+    """Give the layers these weights, whether they are parameters or held fast (see fusion/encoders/lora.py)."""
     own = dict(high.named_parameters()) | dict(high.named_buffers())
     for name, value in weights.items():
         own[name].copy_(value)

@@ -15,10 +15,10 @@ from fusion.features.interest_vectors import Knowledge, choose_vectors, read_kno
 from fusion.features.labels import UNLABELLED, LabelRule, check_classes
 from fusion.features.log import Array, Log, read_log
 from fusion.features.samples import Samples, encode
+from fusion.features.slices import tail_items
 from fusion.features.spec import FeatureSpec, fit_spec, with_dense
 from fusion.features.splits import TEST, TRAIN, VALID, Split, eligible, split
 from fusion.models.srp4ctr.masking import LEAST
-from fusion.training.metrics import tail_items
 from interest.errors import InputError
 from interest.store.sql import read_items, read_users
 from interest.types import Item, User

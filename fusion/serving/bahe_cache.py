@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.bank.vectors import read_vectors
-from fusion.encoders.split_llm import Low, Recipe, open_low
+from fusion.encoders.recipe import Recipe
+from fusion.encoders.split_llm import Low, open_low
 from fusion.features.collate import Chosen
 from fusion.features.samples import Samples
 from fusion.models.bahe.collate import Histories

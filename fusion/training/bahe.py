@@ -14,7 +14,8 @@ from torch import nn
 from fusion.bank.index import attach
 from fusion.bank.mmap_file import BankFile, open_file
 from fusion.bank.vectors import fill, missing
-from fusion.encoders.split_llm import Recipe, high_weights, open_low
+from fusion.encoders.recipe import Recipe
+from fusion.encoders.split_llm import high_weights, open_low
 from fusion.features.dataset import Dataset
 from fusion.features.splits import TRAIN, Split
 from fusion.models.bahe.model import Bahe, BaheConfig

@@ -75,19 +75,6 @@ def calibration_error(labels: Array, scores: Array, bins: int = 20) -> float:
     return sum(gaps) / len(labels)
 
 
-def tail_items(counts: Array, share: float = 0.2) -> tuple[Array, Array]:
-    """The long tail by training frequency, of items that occur there: two (I,) bools.
-
-    strict: the least frequent `share` of the items; bulk: the least frequent items that hold `share` of the events.
-    """
-    seen = np.flatnonzero(counts > 0)
-    seen = seen[np.argsort(counts[seen], kind="stable")]
-    strict, bulk = np.zeros(len(counts), bool), np.zeros(len(counts), bool)
-    strict[seen[: int(share * len(seen))]] = True
-    bulk[seen[np.cumsum(counts[seen]) <= share * counts.sum()]] = True
-    return strict, bulk
-
-
 def report(labels: Array, scores: Array, users: Array, slices: dict[str, Array]) -> dict[str, float]:
     """Every metric over all samples, and AUC with its number of rows for each named (n,) bool slice."""
     out = {

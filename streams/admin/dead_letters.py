@@ -17,7 +17,7 @@ from interest.errors import InputError
 from streams.kafka.clients import DEAD, Topics, dead_of, reading, sending
 from streams.kafka.dead_letter import DeadLetter, place, read_letter
 from streams.kafka.read import ends_of, records
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer, KafkaProducer
@@ -165,7 +165,7 @@ def refused_again(
     key: bytes | None = None,
     done: Callable[[int], None] = lambda _count: None,
 ) -> dict[str, str]:
-    """By id, why a message would be refused again if `replay` sent it now with these arguments (streams/refusing.py).
+    """By id, why a message would be refused again if `replay` sent it now with these arguments (see admin/validate.py).
 
     A letter that is cut off is not in it: `replay` does not send it anyway.
     """

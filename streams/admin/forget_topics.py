@@ -14,7 +14,7 @@ from streams.kafka.clients import KafkaError, Topics, asking, reading, sending
 from streams.kafka.partitioner import Partitioner
 from streams.kafka.read import ends_of, records
 from streams.kafka.topics import DAY_MS, read_topics
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 ACK_S = 30.0
 
@@ -103,5 +103,5 @@ def again(error: KafkaError) -> KafkaError:
 
 
 def _days(retention_ms: int | None) -> float | None:
-    """Kafka deletes whole segments, of a day at most (streams/topics.py)."""
+    """Kafka deletes whole segments, of a day at most (streams/kafka/topics.py)."""
     return None if retention_ms is None else round(retention_ms / DAY_MS + min(1.0, retention_ms / DAY_MS), 2)

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, select
 from streams.kafka.clients import STAGES, KafkaError, Topics, asking, dead_of, group_of, source_of
 from streams.kafka.groups import committed_of, members_of
 from streams.kafka.topics import Found, offset_ranges, read_topics
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.stages.ingest.offsets import positions_of
 from streams.store.tables import outbox
 

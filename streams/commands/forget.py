@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from streams.admin.forget_topics import ForgottenOnTopics
-    from streams.settings.load import KafkaSettings
+    from streams.settings.schema import KafkaSettings
 
 
 def forget(

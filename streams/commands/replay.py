@@ -11,8 +11,9 @@ import typer
 
 from interest.errors import InputError
 from streams.commands.options import Store
+from streams.settings.durations import seconds
 from streams.settings.load import store_url
-from streams.ubsp.policy import Policy, Span, seconds
+from streams.ubsp.policy import Policy, Span
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

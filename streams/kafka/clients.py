@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interest.errors import InputError, InterestreamError
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from streams.kafka.clients import group_of
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient

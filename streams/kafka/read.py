@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from streams.kafka.clients import KafkaError, asking, reading
 from streams.kafka.topics import offset_ranges, read_topics
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer, TopicPartition

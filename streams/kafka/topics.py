@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from streams.kafka.clients import MAX_DEAD, MAX_MESSAGE, KafkaError, Topics, asking, dead_of
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient, TopicPartition

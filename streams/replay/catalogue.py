@@ -11,7 +11,7 @@ import msgspec
 from interest.types import Item, User
 from streams.kafka.clients import KafkaError, Topics, make_producer, reach
 from streams.kafka.partitioner import Partitioner
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 
 async def produce_catalogue(settings: KafkaSettings, chunks: Iterable[Sequence[Item | User]]) -> int:

@@ -13,7 +13,7 @@ from typing import Literal, Self
 import msgspec
 
 from streams.kafka.clients import KafkaError, UnreachableError, python_options, reach
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 REQUEST_MS = 5000  # of one question to the broker: long enough for a busy one, and Ctrl-C waits for it
 

@@ -1,8 +1,8 @@
 """Produces a historical log to the topic of behaviours, in event-time order, as if it happened now.
 
 Killed anywhere and run again, every row is on the topic once and each user's are in order. Nothing is stored outside
-Kafka: the messages carry their rows' numbers (streams/encode.py), and a mark (streams/mark.py), written every second,
-says from where to read them back.
+Kafka: the messages carry their rows' numbers (streams/replay/messages.py), and a mark (streams/replay/checkpoint.py),
+written every second, says from where to read them back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from streams.replay.embedded import Rejects, source_name
 from streams.replay.messages import BATCH, ChangedError, Encoded, Sent, batches, encode
 from streams.replay.rate import Pacer, Rate
 from streams.replay.recover import last_rows
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.subscription.start import Positions
 
 if TYPE_CHECKING:

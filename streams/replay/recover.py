@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from streams.kafka.clients import make_consumer
 from streams.replay.messages import Sent, row_of
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 
 async def last_rows(

@@ -1,7 +1,8 @@
 """Which trained artifact the stream's representations come from: told to every worker through the store.
 
-An activation is a row; the newest is in force. Workers look for it now and then (streams/stages/fusion.py), so nothing
-is restarted. An activation with an empty artifact means the pooled vectors again. torch is imported by `activate`.
+An activation is a row; the newest is in force. Workers look for it now and then (streams/stages/fusion/stage.py), so
+nothing is restarted. An activation with an empty artifact means the pooled vectors again. torch is imported by
+`activate`.
 """
 
 from __future__ import annotations

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interest.errors import InputError
-from streams.settings.load import BankSettings, cache_folder, default_llm, load_settings, model_folder
+from streams.settings.load import cache_folder, default_llm, load_settings, model_folder
+from streams.settings.schema import BankSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from fusion.bank.vectors import Computes
-    from fusion.encoders.split_llm import Low, Recipe
+    from fusion.encoders.recipe import Recipe
+    from fusion.encoders.split_llm import Low
 
 
 def llm_folder(named: str | None) -> Path:

@@ -1,7 +1,7 @@
 """Filling the behaviour bank with what the store has new, the same way embedded and in the stream.
 
 All behaviours count, whether their partition is closed or not and whether it ever gets an interest. How far each user
-is stands in the store (fusion/bank_marks.py); this file decides how much is done at once and what a crash, another
+is stands in the store (fusion/bank/watermarks.py); this file decides how much is done at once and what a crash, another
 worker or a forgotten user in between means.
 """
 

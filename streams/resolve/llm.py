@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from interest.errors import InputError
 from interest.llm.protocol import Complete
-from streams.settings.load import LlmSettings, default_llm
+from streams.settings.load import default_llm
+from streams.settings.schema import LlmSettings
 
 if TYPE_CHECKING:
     from interest.llm.http import HttpModel

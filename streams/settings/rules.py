@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from interest.errors import InputError
-from streams.settings.load import IngestSettings, KafkaSettings, LlmSettings, Settings
-from streams.ubsp.policy import seconds
+from streams.settings.durations import seconds
+from streams.settings.schema import IngestSettings, KafkaSettings, LlmSettings, Settings
 
 Problem = tuple[str, str]  # the setting's name (kafka.brokers), and what is wrong with it
 

@@ -11,12 +11,12 @@ from sqlalchemy import Engine
 from streams.kafka.clients import Topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
-from streams.settings.load import Settings
+from streams.settings.schema import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every stage is made with; built once, in streams/app.py."""
+    """What every stage is made with; built once, in streams/worker/app.py."""
 
     settings: Settings
     engine: Engine

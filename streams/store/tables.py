@@ -31,7 +31,7 @@ policies = Table(
     sqlite_with_rowid=False,
 )
 
-# Messages that stand for rows already committed and may not have reached Kafka yet (streams/outbox.py).
+# Messages that stand for rows already committed and may not have reached Kafka yet (streams/store/outbox.py).
 outbox = Table(
     "outbox",
     metadata,

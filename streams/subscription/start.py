@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from interest.errors import InputError
 from streams.kafka.clients import KafkaError, admin
 from streams.kafka.partitioner import Partitioner
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient, TopicPartition

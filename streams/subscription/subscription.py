@@ -20,7 +20,7 @@ from streams.kafka.clients import CHECK_CRCS, KafkaError, make_consumer, python_
 from streams.kafka.errors import passes, said
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
 from streams.kafka.read import newest_offsets
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.subscription.start import Places, Positions, Start, find_places
 
 if TYPE_CHECKING:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import enum
-import re
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import lru_cache
 
 import msgspec
 
-from interest.errors import InputError
 from interest.types import Behavior, Item
-from streams.settings.load import IngestSettings
-
-DAY_S = 86_400.0
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S, "w": 7 * DAY_S}
+from streams.settings.durations import DAY_S, duration
 
 
 class Span(enum.StrEnum):
@@ -51,27 +45,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.gap_s is not None or self.span is not None
 
 
-def policy_of(settings: IngestSettings) -> Policy:
-    """The policy that the settings name. Raises InputError for one that cannot be."""
-    try:
-        return Policy(
-            count=settings.count or None,  # 0 is how the environment says none
-            gap_s=seconds(settings.gap) if settings.gap else None,
-            span=Span(settings.span) if settings.span else None,
-            tokens=settings.tokens,
-        )
-    except ValueError as error:
-        raise InputError(f"the settings of ingest make no policy: {error}") from error
-
-
-def seconds(text: str) -> float:
-    """A duration such as 30m, 12h, 7d or 2w, in seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
-    if not match:
-        raise InputError(f"{text!r} is no duration; write for example 30m, 12h, 7d or 2w")
-    return float(match[1]) * _UNITS[match[2]]
-
-
 def as_options(policy: Policy) -> str:
     """The policy as the options of `interestream replay` that name it."""
     rules = {
@@ -92,12 +65,6 @@ def as_settings(policy: Policy) -> str:
         "TOKENS": policy.tokens,
     }
     return " ".join(f"INTERESTREAM_INGEST_{name}={value or 'none'}" for name, value in rules.items())
-
-
-def duration(length: float) -> str:
-    """Seconds as `seconds` reads them, in the greatest unit that divides them; no weeks, for 14d is plainer than 2w."""
-    unit = next((unit for unit in "dhm" if length % _UNITS[unit] == 0), "s")
-    return f"{Decimal(repr(length / _UNITS[unit])):f}".removesuffix(".0") + unit
 
 
 def period(at: float, span: Span) -> int:

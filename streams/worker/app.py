@@ -23,7 +23,7 @@ from streams.kafka.clients import STAGES
 from streams.observability.health import Health
 from streams.observability.journal import Journal
 from streams.observability.metrics import Metrics
-from streams.settings.load import Settings
+from streams.settings.schema import Settings
 from streams.stages.stage import Context, Stage
 from streams.worker.http import Monitor
 

@@ -10,10 +10,10 @@ import structlog
 from sqlalchemy import Engine, func, select
 
 from interest.errors import InputError
-from streams.settings.load import Settings
+from streams.settings.schema import Settings
+from streams.stages.ingest.policy import policy_of
 from streams.store.tables import offsets
 from streams.ubsp.ingest import Ingest
-from streams.ubsp.policy import policy_of
 
 log = structlog.get_logger()
 

@@ -23,7 +23,8 @@ from deploy.vllm.server import FLAGS, VENV
 from interest.errors import InputError
 from streams.kafka.clients import STAGES, Topics, group_of
 from streams.observability.metrics import Metrics
-from streams.settings.load import KafkaSettings, load_settings
+from streams.settings.load import load_settings
+from streams.settings.schema import KafkaSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ROOT = DEPLOY.parent

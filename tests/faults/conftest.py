@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from deploy.kafka.node import Node
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from tests.support.fault_site import Postgres, Site
 
 

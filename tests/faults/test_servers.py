@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.kafka.node import Node
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from tests.support.fault_site import Postgres, Site, assert_as_undisturbed, log_of, messages_of, until
 
 ROWS = 20_000

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from fusion.encoders.split_llm import Recipe, recipe_of
+from fusion.encoders.recipe import Recipe
+from fusion.encoders.split_llm import recipe_of
 from fusion.features.dataset import DatasetConfig, read_dataset
 from fusion.models.din import DinConfig
 from fusion.training.experiment import run

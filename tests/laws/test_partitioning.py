@@ -13,11 +13,13 @@ from sqlalchemy.pool import StaticPool
 
 from interest.store.tables import behaviors, metadata, partitions
 from interest.types import Behavior, Partition
+from streams.settings.durations import duration, seconds
 from streams.settings.load import read_settings
+from streams.stages.ingest.policy import policy_of
 from streams.store.engine import _begin
 from streams.ubsp.fold import WIDTH, Cache, Verdict, fold, holds, identity, restore, sweep
 from streams.ubsp.ingest import Ingest, Position
-from streams.ubsp.policy import Policy, Span, as_options, as_settings, duration, policy_of, seconds
+from streams.ubsp.policy import Policy, Span, as_options, as_settings
 
 DAY = 86_400.0
 

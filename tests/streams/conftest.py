@@ -12,7 +12,7 @@ from fusion.encoders.sentence import encoder_id, open_encoder
 from fusion.encoders.split_llm import Low, open_low, recipe_of
 from fusion.interests.backfill import fuse
 from fusion.interests.pooled_rows import View
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 from tests.support.fusion_world import EVERY, learn
 from tests.support.interest_rig import fill, make_topics

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, func, select
 
 from fusion.bank.texts import store_texts
 from fusion.encoders.behavior_text import Template, item_text
-from fusion.encoders.split_llm import Recipe
+from fusion.encoders.recipe import Recipe
 from fusion.tables import bank_marks, bank_vectors, banks
 from interest.store.sql import add_up, insert_new, writing
 from interest.store.tables import behaviors

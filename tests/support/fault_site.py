@@ -33,7 +33,7 @@ from interest.types import Behavior
 from streams.files.rows import BehaviorLog
 from streams.kafka.clients import Topics, source_of
 from streams.replay.embedded import replay
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 from streams.store.tables import offsets, outbox
 from streams.ubsp.policy import Policy

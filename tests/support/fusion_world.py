@@ -30,7 +30,7 @@ from streams.kafka.partitioner import Partitioner
 from streams.kafka.topics import create_topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
-from streams.settings.load import FusionSettings, KafkaSettings, Settings
+from streams.settings.schema import FusionSettings, KafkaSettings, Settings
 from streams.stages.fusion.stage import FusionStage
 from streams.stages.stage import Context
 from streams.store.tables import outbox

@@ -37,7 +37,8 @@ from streams.kafka.topics import create_topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.replay.embedded import replay
-from streams.settings.load import AgentSettings, KafkaSettings, LlmSettings, Settings, load_settings
+from streams.settings.load import load_settings
+from streams.settings.schema import AgentSettings, KafkaSettings, LlmSettings, Settings
 from streams.stages.consumer.offsets import read_standings
 from streams.stages.interest.stage import InterestStage
 from streams.stages.stage import Context

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 
 class Message(NamedTuple):

@@ -22,7 +22,7 @@ from streams.kafka.dead_letter import DeadLetter, read_letter
 from streams.kafka.topics import create_topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
-from streams.settings.load import IngestSettings, KafkaSettings, Settings
+from streams.settings.schema import IngestSettings, KafkaSettings, Settings
 from streams.stages.ingest.offsets import positions_of
 from streams.stages.ingest.stage import IngestStage
 from streams.stages.stage import Context

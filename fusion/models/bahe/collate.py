@@ -6,8 +6,8 @@ negative (liked, disliked), those of one scene or of one action; of each the new
 Scoring is exact: one window for every past. Training may put up to `together` neighbouring moments of one user into one
 window: of each sequence the newest M behaviours before the first of them, then those until the last. A moment sees the
 columns that were there before it and no others, up to `together` - 1 more than M; it pools the newest M of them, as in
-scoring. Where the windows are cut is drawn anew in every epoch (fusion/windows.py), so each moment is met with other
-company.
+scoring. Where the windows are cut is drawn anew in every epoch (fusion/features/packed_windows.py), so each moment is
+met with other company.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What BAHE makes of users and items that have been read: four heads, whose logits are averaged.
 
-Each head has its own projections, matching (fusion/matching.py), profile and tower, and learns for itself: its loss is
-that of its own logit. What they share, the trained layers of the LLM, has the gradients of all. A head's part in the
-error is what its start and its dropout made of a small log, and averaging takes most of that away. One wider head would
-not do: its parts learn the same error together.
+Each head has its own projections, matching (fusion/models/bahe/target_attention.py), profile and tower, and learns for
+itself: its loss is that of its own logit. What they share, the trained layers of the LLM, has the gradients of all. A
+head's part in the error is what its start and its dropout made of a small log, and averaging takes most of that away.
+One wider head would not do: its parts learn the same error together.
 """
 
 from __future__ import annotations

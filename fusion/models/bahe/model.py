@@ -2,13 +2,13 @@
 
 Each of N sequences goes through the same layers separately ("feature parallel"), is pooled, and the N vectors are
 concatenated; the offered item, a sequence of one, goes through them too. Beside what the layers make of something is
-what they read, for a user's sequence its mean, and all is standardised (fusion/standardise.py). The heads
-(fusion/bahe_head.py) see users, item, the sequences' sizes and liked shares, what the user made of behaviours like the
-item (fusion/matching.py), the interests (UIF), profile and the lifelong counts. No item has an embedding of its own: an
-item that nobody has met is as good as its text.
+what they read, for a user's sequence its mean, and all is standardised (fusion/models/bahe/standardise.py). The heads
+(fusion/models/bahe/head.py) see users, item, the sequences' sizes and liked shares, what the user made of behaviours
+like the item (fusion/models/bahe/target_attention.py), the interests (UIF), profile and the lifelong counts. No item
+has an embedding of its own: an item that nobody has met is as good as its text.
 
-Paper silent, chosen here: mask, positions, sink and pooling (fusion/cut.py), what is standardised, how many heads, and
-all that they see beside users and item.
+Paper silent, chosen here: mask, positions, sink and pooling (fusion/encoders/split_llm.py), what is standardised, how
+many heads, and all that they see beside users and item.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.encoders.lora import add_lora
+from fusion.encoders.recipe import Recipe, TextPooling
 from fusion.encoders.sentence import Precision
-from fusion.encoders.split_llm import Architecture, High, Mask, Recipe, TextPooling, high_weights, put, same_llm
+from fusion.encoders.split_llm import Architecture, High, Mask, high_weights, put, same_llm
 from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec
 from fusion.models.bahe.collate import Histories, Past
 from fusion.models.bahe.head import Head
@@ -51,7 +52,7 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision = "float32"
     heads: int = 4
     width: int = 64  # of a user's and an item's part in a head
-    keys: int = 64  # width in which behaviours and items are compared; the trials are in fusion/matching.py
+    keys: int = 64  # width in which behaviours and items are compared; trials: target_attention.py
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2

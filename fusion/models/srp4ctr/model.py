@@ -8,7 +8,7 @@ Both join the other features of a CTR model: profile, lifelong counts, interests
 Ours, beyond the paper: a candidate's query, output and feed-forward block start as copies of the encoder's, and its
 position where a masked behaviour stands, so that pre-training's question "what did the user make of this item?" is the
 question it starts with; attention has learnt biases for how many events and how many days ago something was; the whole
-past joins as two sums (fusion/lifelong.py); training also asks which value the user gives.
+past joins as two sums (fusion/models/lifelong.py); training also asks which value the user gives.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from interest.store.sql import writing
 from streams.kafka.clients import KafkaError, admin, group_of
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.offsets import Standing, Standings, accept_id, read_standings
 
 

@@ -1,9 +1,9 @@
 """The fusion stage: interest updates become vectors and representations, which are announced.
 
 A message only says which interest to look at; texts are read from the store, so one that comes late, twice or out of
-order changes nothing. Beside new work the stage looks for another activated artifact (streams/activation.py) and then
-publishes every user's newest representation again, a chunk at a time. With an LLM set, the behaviour bank is filled
-beside all that (streams/stages/filling.py).
+order changes nothing. Beside new work the stage looks for another activated artifact (streams/resolve/activation.py)
+and then publishes every user's newest representation again, a chunk at a time. With an LLM set, the behaviour bank is
+filled beside all that (streams/stages/fusion/bank_fill.py).
 """
 
 from __future__ import annotations

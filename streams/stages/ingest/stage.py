@@ -26,6 +26,7 @@ from streams.stages.ingest.errors import Trouble
 from streams.stages.ingest.join import join, topic_partition
 from streams.stages.ingest.lag import Lag
 from streams.stages.ingest.offsets import Standing, begin, look
+from streams.stages.ingest.policy import policy_of
 from streams.stages.ingest.sweeps import SWEEP_S, Sweeps, watermark_of
 from streams.stages.retry import Patience, connected
 from streams.stages.stage import Context
@@ -33,7 +34,6 @@ from streams.store import counters
 from streams.store.outbox import Announcement
 from streams.ubsp.bulk_insert import refused_content
 from streams.ubsp.ingest import ForgottenError, Ingest, Position, fewer_collections
-from streams.ubsp.policy import policy_of
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer

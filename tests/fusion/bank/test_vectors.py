@@ -23,8 +23,9 @@ from fusion.bank.texts import collect, span_texts, store_texts
 from fusion.bank.vectors import LEASE_S, Filled, fill, read_vectors
 from fusion.bank.watermarks import Span, read_page, take, write_marks
 from fusion.encoders.behavior_text import Template, behavior_text
+from fusion.encoders.recipe import Recipe
 from fusion.encoders.sentence import Precision
-from fusion.encoders.split_llm import Low, Recipe, open_low, recipe_of
+from fusion.encoders.split_llm import Low, open_low, recipe_of
 from fusion.tables import bank_vectors, banks
 from interest.store.sql import insert_new, item_row
 from interest.store.tables import behaviors, items

@@ -13,11 +13,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from fusion.encoders.behavior_text import Template
 from fusion.encoders.lora import LoraLinear, add_lora
+from fusion.encoders.recipe import NO_SINK, Recipe
 from fusion.encoders.split_llm import (
     ABREAST,
-    NO_SINK,
     High,
-    Recipe,
     architecture,
     high_weights,
     open_low,

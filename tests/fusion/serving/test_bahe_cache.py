@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from fusion.bank.vectors import read_keys, remove, remove_keys
-from fusion.encoders.split_llm import Recipe
+from fusion.encoders.recipe import Recipe
 from fusion.features.dataset import DatasetConfig
 from fusion.features.log import Log
 from fusion.serving.score import Pair, Scorer

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 from torch import nn
 
-from fusion.encoders.split_llm import Recipe, open_low
+from fusion.encoders.recipe import Recipe
+from fusion.encoders.split_llm import open_low
 from fusion.features.dataset import Dataset, DatasetConfig
 from fusion.features.log import Log
 from fusion.features.refresh import OLD, new_parts, read_new

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion.features.slices import tail_items
 from fusion.training import metrics
 
 LABELS = np.array([0, 1, 0, 1])
@@ -57,6 +58,6 @@ def test_calibration_is_promised_over_delivered() -> None:
 
 
 def test_the_tail_is_the_least_frequent_items_that_were_trained_on() -> None:
-    strict, bulk = metrics.tail_items(np.array([0, 50, 30, 1, 9, 10]))
+    strict, bulk = tail_items(np.array([0, 50, 30, 1, 9, 10]))
     assert np.flatnonzero(strict).tolist() == [3]
     assert np.flatnonzero(bulk).tolist() == [3, 4, 5]

@@ -25,7 +25,7 @@ from streams.kafka.clients import MAX_DEAD, Topics, dead_of, python_options, rea
 from streams.kafka.dead_letter import KEPT, dead_letter, read_letter
 from streams.kafka.read import ends_of, records
 from streams.kafka.topics import create_topics
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.stages.ingest.offsets import positions_of
 from tests.support.stage_rig import drained, in_loop, make_context, produce, running
 

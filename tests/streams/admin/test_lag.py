@@ -20,7 +20,7 @@ from streams.admin.lag import read_lag
 from streams.cli import app
 from streams.kafka.clients import KafkaError, Topics, admin, dead_of, group_of, source_of
 from streams.kafka.topics import create_topics, read_topics
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.offsets import known_id
 from streams.stages.ingest.offsets import positions_of
 from streams.stages.ingest.stage import IngestStage

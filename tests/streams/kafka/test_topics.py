@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from streams.cli import app
 from streams.kafka.clients import MAX_DEAD, KafkaError, Topics, admin, dead_of
 from streams.kafka.topics import check_topics, create_topics, planned, show_topics
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 
 
 @pytest.fixture

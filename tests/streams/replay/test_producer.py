@@ -32,7 +32,7 @@ from streams.replay.embedded import source_name
 from streams.replay.messages import HEADER, row_of
 from streams.replay.producer import Produced, Producing
 from streams.replay.rate import Pacer, Rate, parse_rate
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from tests.support.kafka_reading import Message, read_all
 
 COMMAND = Path(sys.executable).parent / "interestream"

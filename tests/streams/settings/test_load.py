@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from interest.errors import InputError, InterestreamError
 from streams.cli import app
-from streams.settings.load import Secret, Settings, load_settings, shown_settings, shown_url, store_url
+from streams.settings.load import load_settings, shown_settings, shown_url, store_url
+from streams.settings.schema import Secret, Settings
 from streams.store.engine import open_store
 
 HIDDEN = "hunter2-q7x9"

@@ -26,7 +26,7 @@ from streams import InterestUpdate, RepresentationUpdate, subscribe
 from streams.kafka.clients import KafkaError, Topics, admin, make_producer
 from streams.kafka.partitioner import Partitioner
 from streams.kafka.topics import create_topics
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.subscription.subscription import Subscription
 
 COMMAND = Path(sys.executable).parent / "interestream"

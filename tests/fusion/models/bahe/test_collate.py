@@ -15,7 +15,7 @@ import torch
 from sqlalchemy import Engine
 
 from fusion.bank.index import attach
-from fusion.encoders.split_llm import Recipe
+from fusion.encoders.recipe import Recipe
 from fusion.features.collate import Chosen, Rows
 from fusion.features.log import Log
 from fusion.features.samples import Samples

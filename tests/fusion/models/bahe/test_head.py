@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fusion.bank.index import attach
-from fusion.encoders.split_llm import Recipe
+from fusion.encoders.recipe import Recipe
 from fusion.features.samples import Samples
 from fusion.models.bahe.model import Bahe
 from fusion.training.train import TrainConfig, train

@@ -16,7 +16,8 @@ from torch import nn
 
 from fusion.bank.index import attach
 from fusion.bank.mmap_file import KEY, BankFile
-from fusion.encoders.split_llm import Recipe, architecture, high_weights, open_low
+from fusion.encoders.recipe import Recipe
+from fusion.encoders.split_llm import architecture, high_weights, open_low
 from fusion.features.collate import Chosen
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.impressions import now_moments

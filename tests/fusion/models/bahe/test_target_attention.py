@@ -14,7 +14,8 @@ from torch import nn
 from fusion.bank.index import attach
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.encoders.behavior_text import Template
-from fusion.encoders.split_llm import Recipe, recipe_of
+from fusion.encoders.recipe import Recipe
+from fusion.encoders.split_llm import recipe_of
 from fusion.features.events import LABEL_ROWS
 from fusion.features.log import Log
 from fusion.features.samples import Samples

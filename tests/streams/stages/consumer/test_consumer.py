@@ -18,7 +18,7 @@ from streams.kafka.dead_letter import read_letter
 from streams.kafka.topics import create_topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
-from streams.settings.load import KafkaSettings, Settings
+from streams.settings.schema import KafkaSettings, Settings
 from streams.stages.consumer.accept import accept_group
 from streams.stages.consumer.consumer import Acked, Message
 from streams.stages.consumer.offsets import read_standings

@@ -21,7 +21,7 @@ from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.resolve import bank_fill as filling
 from streams.resolve.bank_fill import Walk
-from streams.settings.load import AgentSettings, BankSettings
+from streams.settings.schema import AgentSettings, BankSettings
 from streams.stages.fusion import bank_fill as module
 from streams.stages.fusion.stage import FusionStage
 from streams.stages.stage import Context

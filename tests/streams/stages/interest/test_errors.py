@@ -14,7 +14,7 @@ from interest.llm.scripted import reply
 from interest.store.tables import answers, interests
 from interest.types import Outcome, Partition
 from streams.kafka.clients import make_producer
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 from streams.store.tables import outbox
 from tests.support.chat_server import ChatServer

@@ -21,7 +21,7 @@ from interest.store.tables import answers, interests
 from interest.types import Outcome
 from interest.write.backfill import learn
 from interest.write.backlog import Plan
-from streams.settings.load import KafkaSettings
+from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 from streams.store.tables import outbox
 from tests.support.chat_server import ChatServer

@@ -1,0 +1,21 @@
+"""The partitioning policy that the ingest settings ask for."""
+
+from __future__ import annotations
+
+from interest.errors import InputError
+from streams.settings.durations import seconds
+from streams.settings.schema import IngestSettings
+from streams.ubsp.policy import Policy, Span
+
+
+def policy_of(settings: IngestSettings) -> Policy:
+    """The policy that the settings name. Raises InputError for one that cannot be."""
+    try:
+        return Policy(
+            count=settings.count or None,  # 0 is how the environment says none
+            gap_s=seconds(settings.gap) if settings.gap else None,
+            span=Span(settings.span) if settings.span else None,
+            tokens=settings.tokens,
+        )
+    except ValueError as error:
+        raise InputError(f"the settings of ingest make no policy: {error}") from error
