@@ -30,7 +30,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from ctr_din import protocol
+from ml1m.protocol import read_rows
 from paired import bootstrap
 from text.cost import estimate, shape_of
 from text.sample import HISTORY, open_sample, read_sample, repeats
@@ -121,7 +121,7 @@ def main() -> None:
 def run(chosen: argparse.Namespace, place: Place) -> None:
     for folder in (place.work, place.results):
         folder.mkdir(parents=True, exist_ok=True)
-    rows = protocol(chosen.data)
+    rows = read_rows(chosen.data)
     engine = open_sample(rows, chosen.data, chosen.users, place.work)
     world = World(read_sample(engine), engine, chosen.llm, place.work, place.tell)
     say(f"rows: {sizes(world.dataset)}")

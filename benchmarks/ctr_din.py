@@ -2,15 +2,14 @@
 
     python benchmarks/ctr_din.py [--data ../shared/data] [--quick] [--seeds 3] [--save benchmarks/results/ctr_din.json]
 
-Reads the ratings beside `ml1m_protocol.py` (the folder above --data), which defines the rows, the split and the tails;
-puts them into a temporary store, and trains through the same path as `interestream train din`. Selection sees only the
-validation part. Prints a table and, last, one JSON line.
+`ml1m/protocol.py` defines the rows, the split and the tails, and says which data --data needs. Puts the ratings into a
+temporary store, and trains through the same path as `interestream train din`. Selection sees only the validation part.
+Prints a table and, last, one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import re
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ml1m.protocol import FILMS, PEOPLE, read_rows
 from sqlalchemy import Engine
 
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
@@ -62,7 +62,7 @@ def main() -> None:
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
 
-    rows = protocol(chosen.data)
+    rows = read_rows(chosen.data)
     if chosen.quick:
         rows = rows[rows["user_id"] % 10 == 0].reset_index(drop=True)
     dataset = load(rows, chosen.data)
@@ -116,18 +116,6 @@ def main() -> None:
         chosen.save.write_text(json.dumps(line, indent=1) + "\n")
 
 
-def protocol(data: Path) -> Any:
-    """The evaluation's own table of rows (a pandas frame)."""
-    spec = importlib.util.spec_from_file_location("ml1m_protocol", data.parent / "ml1m_protocol.py")
-    if spec is None or spec.loader is None or not (data / "ml1m_ratings.parquet").exists():
-        sys.exit(
-            f"needs {data.parent / 'ml1m_protocol.py'} and {data / 'ml1m_ratings.parquet'}; name the folder with --data"
-        )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.rows(data)
-
-
 def load(rows: Any, data: Path) -> Dataset:
     """The rows through a store, as any log goes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +135,7 @@ def fill(engine: Engine, rows: Any, data: Path) -> None:
         for start in range(0, len(rows), 50_000):
             part = rows.iloc[start : start + 50_000]
             connection.execute(behaviors.insert(), [_behavior(row) for row in part.itertuples()])
-        movies, people = pd.read_parquet(data / "ml1m_movies.parquet"), pd.read_parquet(data / "ml1m_users.parquet")
+        movies, people = pd.read_parquet(data / FILMS), pd.read_parquet(data / PEOPLE)
         insert_new(connection, items, [item_row(_item(row)) for row in movies.itertuples()])
         insert_new(connection, users, [user_row(_user(row)) for row in people.itertuples()])
 

@@ -3,12 +3,12 @@
     python benchmarks/ctr_ml1m.py [--only PATTERNS] [--data ../shared/data] [--seeds 3] [--quick]
                                   [--save benchmarks/results/ctr_ml1m.json]
 
-Rows, splits and tails are those of `ml1m_protocol.py` (in the folder above --data). A run is one model on one split
-(global, user) with one history length (50, 200; 0: none) and one seed; its line is kept in benchmarks/results/ctr_ml1m/
-and not made twice, so the benchmark can be stopped anywhere, even inside a run, and goes on. --only takes patterns of
-split/model/history/seed, such as 'global/SRP4CTR/50/*'. Selection sees only the validation part. The differences to the
-best peer are paired over users (bootstrap). Prints a table of what there is and, last, one JSON line. What a row of
-training costs SRP4CTR and a public model is compared in turns by ctr_throughput.py.
+Rows, splits and tails are those of `ml1m/protocol.py`, which says which data --data needs. A run is one model on one
+split (global, user) with one history length (50, 200; 0: none) and one seed; its line is kept in
+benchmarks/results/ctr_ml1m/ and not made twice, so the benchmark can be stopped anywhere, even inside a run, and goes
+on. --only takes patterns of split/model/history/seed, such as 'global/SRP4CTR/50/*'. Selection sees only the validation
+part. The differences to the best peer are paired over users (bootstrap). Prints a table of what there is and, last, one
+JSON line. What a row of training costs SRP4CTR and a public model is compared in turns by ctr_throughput.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from ctr_din import fill, protocol
+from ctr_din import fill
+from ml1m.protocol import SPLIT_COLUMN, read_rows
 from ml1m.runs import (
     COUNTED,
     LEARNT,
@@ -58,7 +59,6 @@ PUBLISHED = {  # FuxiCTR on the same rows with one seed, measured elsewhere; not
     "global": {"FuxiCTR PNN": 0.7966, "FuxiCTR DCNv2": 0.7971, "FuxiCTR DIN": 0.8034},
     "user": {"FuxiCTR PNN": 0.8250, "FuxiCTR DCNv2": 0.8255, "FuxiCTR DIN": 0.8272},
 }
-COLUMN = {"global": "global_time", "user": "per_user"}
 OURS = "SRP4CTR"
 HISTORIES = (50, 200)
 
@@ -93,7 +93,7 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
         folder.mkdir(parents=True, exist_ok=True)
     runs = [
         Run(split, model, history, seed)
-        for split in COLUMN
+        for split in SPLIT_COLUMN
         for history in (0, *histories)
         for model in _models(history, quick=chosen.quick)
         for seed in range(seeds if history else 1)
@@ -134,7 +134,7 @@ def _line(results: Path, run: Run) -> dict[str, Any] | None:
 
 def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
     """The dataset of one split and history, through a store that is filled once; its rows are the protocol's."""
-    rows = protocol(chosen.data)
+    rows = read_rows(chosen.data)
     if chosen.quick:
         rows = rows[rows["user_id"] % 40 == 0].reset_index(drop=True)
     path = work / "ml1m.db"
@@ -160,7 +160,7 @@ def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
     if not (np.array_equal(np.flatnonzero(rows["eligible"]), dataset.rows)
             and np.array_equal(eligible["label"], dataset.labels)):  # fmt: skip
         sys.exit("the samples are not the protocol's rows")
-    same_parts = np.array_equal(eligible[COLUMN[split]], np.array(["train", "valid", "test"])[dataset.part])
+    same_parts = np.array_equal(eligible[SPLIT_COLUMN[split]], np.array(["train", "valid", "test"])[dataset.part])
     if not (same_parts or chosen.quick):  # a subset of users is split by its own times
         sys.exit("the parts are not the protocol's")
     own = np.array([TRAIN, VALID, TEST])
@@ -172,7 +172,7 @@ def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
 
 def _report(chosen: Any, work: Path, results: Path, runs: list[Run]) -> None:
     splits: dict[str, Any] = {}
-    for split in COLUMN:
+    for split in SPLIT_COLUMN:
         models: dict[str, Any] = {}
         for history in sorted({run.history for run in runs}):
             for model in dict.fromkeys(run.model for run in runs if run.history == history):

@@ -23,8 +23,9 @@ import msgspec
 import numpy as np
 import torch
 from clock import Clock
-from ctr_din import load, protocol
+from ctr_din import load
 from ml1m.peers import Peer
+from ml1m.protocol import read_rows
 from ml1m.runs import FORMS, PEER, TOGETHER, TRAIN_SRP, VALUE_TASK, say, versions
 
 from fusion.features.dataset import Dataset
@@ -78,7 +79,7 @@ def main() -> None:
 
 def sample(data: Path, users: int) -> Dataset:
     """Some users' rows, histories whole; of the validation part only as many as a selection needs."""
-    rows = protocol(data)
+    rows = read_rows(data)
     drawn = np.random.default_rng(0).permutation(rows["user_id"].unique())[:users]
     dataset = load(rows[rows["user_id"].isin(drawn)].reset_index(drop=True), data)
     part = dataset.part.copy()

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ml1m.protocol import DATA, RATINGS
+
 REPEATS = 3  # the best of each is taken: other processes on the machine can only slow a run down
 
 
@@ -90,7 +92,7 @@ def measure(path: Path, folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="200,000 generated rows, no ML-1M")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of ml1m_ratings.parquet")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of ML-1M")
     parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
@@ -98,11 +100,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        ratings = options.data / "ml1m_ratings.parquet"
+        ratings = options.data / RATINGS
         interleaved = measure(generated(folder, 200_000 if options.quick else 1_000_000), folder)
         whole = {"interleaved_100k_users": interleaved}
         if not options.quick and ratings.exists():
             whole["ml1m"] = measure(ratings, folder)
+        elif not options.quick:
+            print(f"ML-1M is left out: {options.data} has no {RATINGS}. It needs {DATA}", file=sys.stderr)
         headline = whole.get("ml1m", interleaved)
         print(json.dumps({"benchmark": "replay", **headline, "logs": whole}))
 
