@@ -11,6 +11,7 @@ import math
 
 import msgspec
 
+FUTURE_S = 86_400.0  # how far an event time may lie after its message's own time: a clock a day wrong is wrong
 MAX_ID = 1_024  # bytes of a user's or an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,704
 
 

@@ -10,13 +10,14 @@ import msgspec
 from sqlalchemy import Engine
 
 from interest.errors import InputError
-from streams.kafka.clients import KafkaError, Topics, asking, group_of, source_of
+from streams.kafka.clients import KafkaError, Topics, asking, group_of
 from streams.kafka.groups import members_of
 from streams.kafka.topics import planned, read_topics, wrong
 from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.accept import Accepted, accept_group, acceptable
 from streams.stages.consumer.offsets import known_id, read_standings
 from streams.stages.ingest import offsets as positions
+from streams.store.tables import source_of
 from streams.ubsp.ingest import Position
 
 

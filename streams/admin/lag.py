@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Engine, func, select
 
-from streams.kafka.clients import STAGES, KafkaError, Topics, asking, dead_of, group_of, source_of
+from streams.kafka.clients import STAGES, KafkaError, Topics, asking, dead_of, group_of
 from streams.kafka.groups import committed_of, members_of
 from streams.kafka.topics import Found, offset_ranges, read_topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.ingest.offsets import positions_of
-from streams.store.tables import outbox
+from streams.store.tables import outbox, source_of
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient

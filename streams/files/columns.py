@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.kafka.messages import FUTURE_S
+from interest.types import FUTURE_S
 
 Column: TypeAlias = Any  # pa.Array, or a list of values
 Reasons = dict[int, str]  # row within the chunk -> why it cannot be used

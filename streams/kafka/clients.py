@@ -95,11 +95,6 @@ def group_of(settings: KafkaSettings, stage: str) -> str:
     return f"{settings.prefix}interestream-{stage}"
 
 
-def source_of(topic: str) -> str:
-    """A topic's name in the store's `offsets`."""
-    return f"topic:{topic}"
-
-
 def make_consumer(settings: KafkaSettings, *topics: str, group: str | None = None, **options: Any) -> AIOKafkaConsumer:
     """An aiokafka consumer, not started: no commits of its own, no silent reset of offsets."""
     from aiokafka import AIOKafkaConsumer

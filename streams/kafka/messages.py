@@ -1,6 +1,6 @@
 """The messages on the topics: what each carries, its key, and why one cannot be used. JSON throughout.
 
-`python -m streams.schemas` writes the JSON Schema of each into deploy/schemas, for subscribers in other languages.
+`python -m streams.kafka.schemas` writes each one's JSON Schema to deploy/schemas, for subscribers in other languages.
 Knows nothing of Kafka's clients and nothing of SQL.
 """
 
@@ -10,9 +10,8 @@ import struct
 
 import msgspec
 
-from interest.types import MAX_ID, Behavior, Interest, Outcome, Partition, Reason, Source
+from interest.types import FUTURE_S, MAX_ID, Behavior, Interest, Outcome, Partition, Reason, Source
 
-FUTURE_S = 86_400.0  # how far an event time may lie after its message's own time: a clock a day wrong is wrong
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138
 
 

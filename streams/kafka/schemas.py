@@ -1,6 +1,6 @@
 """The JSON Schema of every topic's messages, for producers and subscribers in other languages.
 
-`python -m streams.schemas` writes deploy/schemas; a test fails when a file there is not what the types say.
+`python -m streams.kafka.schemas` writes deploy/schemas; a test fails when a file there is not what the types say.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@ from sqlalchemy import text as sql
 from fusion.tables import bank_vectors, banks, representations, vectors
 from interest.store.tables import behaviors, interests, partitions, usage
 from interest.types import Outcome
-from streams.kafka.clients import Topics
-from streams.store.tables import offsets, policies
+from streams.store.tables import TOPIC_SOURCE, offsets, policies
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +102,7 @@ def read_stats(connection: Connection) -> Stats:
 
 _CONSUMED = ("accepted", "late", "duplicates", "rejected")
 # logs, and the topic of behaviours under any prefix: the topics of items and users have their offsets there too
-_OF_BEHAVIORS = not_(offsets.c.source.startswith("topic:")) | offsets.c.source.endswith(Topics().behaviors)
+_OF_BEHAVIORS = not_(offsets.c.source.startswith(TOPIC_SOURCE)) | offsets.c.source.endswith("behaviors")
 
 
 def _per_user(connection: Connection, generation: int) -> tuple[int, int, int]:

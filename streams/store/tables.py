@@ -6,6 +6,8 @@ from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, Table, T
 
 from interest.store.tables import metadata
 
+TOPIC_SOURCE = "topic:"  # before a topic's full name in `offsets`
+
 # Advanced by compare-and-set as the first statement of every ingest transaction: it fences a second writer.
 offsets = Table(
     "offsets",
@@ -52,3 +54,8 @@ counters = Table(
     Column("value", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+
+
+def source_of(topic: str) -> str:
+    """A topic's name in `offsets`."""
+    return TOPIC_SOURCE + topic

@@ -31,11 +31,11 @@ from deploy.kafka.node import free_port
 from interest.store.tables import behaviors, metadata, partitions
 from interest.types import Behavior
 from streams.files.rows import BehaviorLog
-from streams.kafka.clients import Topics, source_of
+from streams.kafka.clients import Topics
 from streams.replay.embedded import replay
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
-from streams.store.tables import offsets, outbox
+from streams.store.tables import offsets, outbox, source_of
 from streams.ubsp.policy import Policy
 
 SOAK = bool(os.environ.get("SOAK"))  # makes the tests long; `make soak` sets it

@@ -17,7 +17,7 @@ from interest.store.tables import behaviors, items, partitions, users
 from interest.types import Behavior, Partition
 from streams.files.rows import BehaviorLog
 from streams.files.sort import in_order
-from streams.kafka.clients import Topics, admin, dead_of, make_consumer, make_producer, source_of
+from streams.kafka.clients import Topics, admin, dead_of, make_consumer, make_producer
 from streams.kafka.dead_letter import DeadLetter, read_letter
 from streams.kafka.topics import create_topics
 from streams.observability.health import Health
@@ -26,6 +26,7 @@ from streams.settings.schema import IngestSettings, KafkaSettings, Settings
 from streams.stages.ingest.offsets import positions_of
 from streams.stages.ingest.stage import IngestStage
 from streams.stages.stage import Context
+from streams.store.tables import source_of
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -11,11 +11,12 @@ import msgspec
 from sqlalchemy import Connection
 
 from interest.types import Item, Partition, User
-from streams.kafka.clients import Topics, source_of
+from streams.kafka.clients import Topics
 from streams.observability.metrics import Metrics
 from streams.stages.ingest import catalogue
 from streams.stages.ingest.decode import Message, Refused, decode
 from streams.store.outbox import Announcement
+from streams.store.tables import source_of
 from streams.ubsp.ingest import Folded, Ingest, Move, Position
 
 SWEPT_N = 8  # a message's own announcements have n 0 and 1; those of sweeps after it begin here

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from interest.types import MAX_ID, Behavior
-from streams.kafka.messages import FUTURE_S, Refusal, behavior_of_message
+from interest.types import FUTURE_S, MAX_ID, Behavior
+from streams.kafka.messages import Refusal, behavior_of_message
 
 _DECODE = msgspec.json.Decoder(Behavior).decode
 

@@ -11,9 +11,8 @@ from functools import lru_cache
 from sqlalchemy import Engine, func, select
 
 from interest.types import Partition
-from streams.kafka.clients import source_of
 from streams.stages.ingest.batch import SWEPT_N, Place
-from streams.store.tables import offsets
+from streams.store.tables import offsets, source_of
 from streams.ubsp.ingest import Ingest, Position
 
 SWEEP_S = 5.0  # between two sweeps while messages come: closing takes gap_s anyway, which is minutes at least

@@ -21,12 +21,13 @@ from streams.admin import dead_letters
 from streams.admin.dead_letters import Listed, close, discard, open_letters, read_whole, replay
 from streams.cli import app
 from streams.commands.dead import printable
-from streams.kafka.clients import MAX_DEAD, Topics, dead_of, python_options, reading, source_of
+from streams.kafka.clients import MAX_DEAD, Topics, dead_of, python_options, reading
 from streams.kafka.dead_letter import KEPT, dead_letter, read_letter
 from streams.kafka.read import ends_of, records
 from streams.kafka.topics import create_topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.ingest.offsets import positions_of
+from streams.store.tables import source_of
 from tests.support.stage_rig import drained, in_loop, make_context, produce, running
 
 GOOD = b'{"user_id": "u1", "item_id": "i1", "action": "view", "at": 1000.0}'

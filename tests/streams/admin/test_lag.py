@@ -18,14 +18,14 @@ from interest.store.tables import behaviors
 from streams.admin.accept_topic import accept, check_stopped, plan_acceptance
 from streams.admin.lag import read_lag
 from streams.cli import app
-from streams.kafka.clients import KafkaError, Topics, admin, dead_of, group_of, source_of
+from streams.kafka.clients import KafkaError, Topics, admin, dead_of, group_of
 from streams.kafka.topics import create_topics, read_topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.offsets import known_id
 from streams.stages.ingest.offsets import positions_of
 from streams.stages.ingest.stage import IngestStage
 from streams.store.outbox import Announcement, put
-from streams.store.tables import offsets
+from streams.store.tables import offsets, source_of
 from tests.support.stage_rig import drained, in_loop, make_context, produce, running
 
 

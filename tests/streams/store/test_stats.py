@@ -10,10 +10,9 @@ from typer.testing import CliRunner
 from interest.store.sql import insert_new
 from streams.cli import app
 from streams.commands.stats import page
-from streams.kafka.clients import source_of
 from streams.store.forget import forget
 from streams.store.stats import Stats, read_stats
-from streams.store.tables import offsets
+from streams.store.tables import offsets, source_of
 from tests.support.small_store import ANN, fill
 
 

@@ -10,11 +10,11 @@ from kafka import TopicPartition as PythonPartition
 
 from interest.errors import StoreError
 from interest.store.tables import behaviors
-from streams.kafka.clients import KafkaError, admin, source_of
+from streams.kafka.clients import KafkaError, admin
 from streams.stages.ingest.offsets import accept, look
 from streams.stages.ingest.stage import IngestStage
 from streams.stages.ingest.sweeps import owner
-from streams.store.tables import offsets
+from streams.store.tables import offsets, source_of
 from tests.support.stage_rig import (
     GOOD,
     content,

@@ -13,7 +13,7 @@ from interest.store.sql import read_items, read_users, writing
 from interest.store.tables import behaviors, partitions
 from interest.types import Item, User
 from streams.files.rows import BehaviorLog
-from streams.kafka.clients import MAX_DEAD, make_producer, source_of
+from streams.kafka.clients import MAX_DEAD, make_producer
 from streams.kafka.dead_letter import dead_letter, read_letter
 from streams.replay.embedded import replay
 from streams.stages.ingest.offsets import positions_of
@@ -22,7 +22,7 @@ from streams.store import outbox as outbox_of
 from streams.store.engine import open_store
 from streams.store.forget import forget
 from streams.store.outbox import Announcement
-from streams.store.tables import outbox
+from streams.store.tables import outbox, source_of
 from streams.ubsp.ingest import Ingest, Move
 from streams.ubsp.policy import Policy, Span
 from tests.support.stage_rig import (
