@@ -1,9 +1,9 @@
-"""`interestream score`: probabilities for (user, item) pairs as of now, from an artifact and the store."""
+"""`interestream score`: the probability of a positive for (user, item) pairs, from an artifact and the store."""
 
 from __future__ import annotations
 
-import csv
 import json as jsons
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +15,11 @@ from streams.progress import progress
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
-    from fusion.serving.score import Pair
+    from sqlalchemy import Connection
+
+    from fusion.serving.requests import Scored
 
 LATEST = 4_102_444_800.0  # 2100-01-01
-AT_ONCE = 2000  # pairs read from the store and scored together
 
 
 def score(
@@ -41,16 +42,20 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
 ) -> None:
     """Score items for users: the probability of a positive, given everything the store knows of the user now."""
-    wanted = _wanted(pairs, user, items)
+    listed = [item.strip() for item in (items or "").split(",") if item.strip()]
+    if (pairs is None) == (user is None) or (user is None) != (not listed):
+        raise InputError("say what to score: either --pairs FILE, or --user U --items a,b,c")
     if at is not None and not 0 <= at < LATEST:
-        raise InputError(f"--at {at:g} is no time between 1970 and 2100 in epoch seconds")
+        raise InputError(f"--at {at:g} is not a time between 1970 and 2100 in epoch seconds")
     from fusion.features.log import newest_time
+    from fusion.serving.pair_files import read_pairs
+    from fusion.serving.requests import rank_items, score_pairs
     from fusion.serving.score import Scorer
     from fusion.training.artifact import load_artifact
-    from interest.store.sql import read_items
     from streams.resolve.bank import llm_folder
     from streams.store.engine import open_store
 
+    wanted = read_pairs(pairs) if pairs is not None else []
     engine = open_store(store_url(store), create=False)
     model = load_artifact(artifact, llm_folder(llm) if llm else None)
     if llm and model.config.kind != "bahe":
@@ -58,56 +63,31 @@ def score(
             f"--llm {llm}: {artifact} is a {model.config.kind} model, which needs no language model; leave --llm out"
         )
     scorer = Scorer(model)
-    order, told = _by_user(wanted), 0
-    scores: dict[int, float] = {}  # those that wait for a pair before them in the file
-    together = len(wanted) if user else AT_ONCE  # one user's items are ranked among each other
-    with engine.connect() as connection, progress("Scoring", len(wanted), unit="pairs") as advance:
+    with engine.connect() as connection:
         moment = newest_time(connection) if at is None else at
-        for start in range(0, len(order), together):
-            part = order[start : start + together]
-            found = scorer(connection, [wanted[i] for i in part], moment)
-            scores |= zip(part, found.tolist(), strict=True)
-            ready = next((i for i in range(told, len(wanted)) if i not in scores), len(wanted))
-            ranked = [(*wanted[i], scores.pop(i)) for i in range(told, ready)]
-            told = ready
-            catalogue = {} if json else read_items(connection, {item_id for _, item_id, _ in ranked})
-            for user_id, item_id, p in sorted(ranked, key=lambda row: -row[2]) if user else ranked:
-                line = {"user_id": user_id, "item_id": item_id, "score": round(p, 6)}
-                title = catalogue[item_id].title if item_id in catalogue else ""
-                print(jsons.dumps(line) if json else f"{user_id}\t{item_id}\t{p:.4f}\t{title}".rstrip())
-            advance(len(part))
+        with progress("Scoring", len(wanted) or len(listed), unit="pairs") as advance:
+            if user is None:
+                for page in score_pairs(scorer, connection, wanted, moment, advance=advance):
+                    _print(connection, page, json=json)
+            else:
+                _print(connection, rank_items(scorer, connection, user, listed, moment), json=json)
+                advance(len(listed))
 
 
-def _by_user(wanted: list[Pair]) -> list[int]:
-    """The pairs' numbers, each user's next to each other, so that a user's side is made once whatever their order."""
-    own: dict[str, list[int]] = {}
-    for number, (user_id, _) in enumerate(wanted):
-        own.setdefault(user_id, []).append(number)
-    return [number for numbers in own.values() for number in numbers]
+def _print(connection: Connection, scored: list[Scored], *, json: bool) -> None:
+    for line in _json_lines(scored) if json else _text_lines(connection, scored):
+        print(line)
 
 
-def _wanted(pairs: Path | None, user: str | None, items: str | None) -> list[Pair]:
-    if pairs is not None and user is None and items is None:
-        return _read_pairs(pairs)
-    if pairs is None and user and items and (listed := [item.strip() for item in items.split(",") if item.strip()]):
-        return [(user, item) for item in listed]
-    raise InputError("say what to score: either --pairs FILE, or --user U --items a,b,c")
+def _json_lines(scored: list[Scored]) -> Iterator[str]:
+    for one in scored:
+        yield jsons.dumps({"user_id": one.user_id, "item_id": one.item_id, "score": round(one.score, 6)})
 
 
-def _read_pairs(path: Path) -> list[Pair]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if not {"user_id", "item_id"} <= set(columns):
-                raise InputError(
-                    f"{path} needs the columns user_id and item_id; it has: {', '.join(columns) or 'none'}"
-                )
-            out = []
-            for row in reader:
-                if not row["user_id"] or not row["item_id"]:
-                    raise InputError(f"{path}, line {reader.line_num}: user_id or item_id is empty")
-                out.append((row["user_id"], row["item_id"]))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
-    return out
+def _text_lines(connection: Connection, scored: list[Scored]) -> Iterator[str]:
+    from interest.store.sql import read_items
+
+    catalogue = read_items(connection, {one.item_id for one in scored})
+    for one in scored:
+        title = catalogue[one.item_id].title if one.item_id in catalogue else ""
+        yield f"{one.user_id}\t{one.item_id}\t{one.score:.4f}\t{title}".rstrip()

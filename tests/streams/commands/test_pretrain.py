@@ -83,7 +83,7 @@ def test_pairs_are_scored_user_by_user_and_printed_in_the_files_order(
         return score(self, connection, pairs, at)
 
     monkeypatch.setattr(Scorer, "__call__", counted)
-    monkeypatch.setattr("streams.commands.score.AT_ONCE", 8)
+    monkeypatch.setattr("fusion.serving.requests.PAGE", 8)
     in_parts = run(*scored).stdout
     assert asked == [2, 2, 2, 2, 1]
     for left, right in zip(whole.splitlines(), in_parts.splitlines(), strict=True):

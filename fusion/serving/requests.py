@@ -1,0 +1,66 @@
+"""Scoring requests: many (user, item) pairs a page at a time, or one user's items ranked.
+
+Decides in which order pairs are scored and how many at once. Knows nothing of files, commands or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from fusion.serving.score import Pair, Scorer
+
+PAGE = 2000  # pairs read from the store and scored together
+
+
+class Scored(NamedTuple):
+    """A pair and the probability of a positive."""
+
+    user_id: str
+    item_id: str
+    score: float
+
+
+def score_pairs(
+    scorer: Scorer,
+    connection: Connection,
+    pairs: Sequence[Pair],
+    at: float,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Iterator[list[Scored]]:
+    """Score the pairs at the event time `at`; yields them in the order given, as soon as the ones before are scored.
+
+    Each user's pairs are scored next to each other, so a user's side is computed once whatever order the pairs are in.
+    """
+    order = _user_by_user(pairs)
+    waiting: dict[int, float] = {}  # scores by pair, until every pair before them has its own
+    yielded = 0
+    for start in range(0, len(order), PAGE):
+        page = order[start : start + PAGE]
+        scores = scorer(connection, [pairs[number] for number in page], at)
+        waiting |= zip(page, scores.tolist(), strict=True)
+        ready = next((number for number in range(yielded, len(pairs)) if number not in waiting), len(pairs))
+        yield [Scored(*pairs[number], waiting.pop(number)) for number in range(yielded, ready)]
+        yielded = ready
+        advance(len(page))
+
+
+def rank_items(
+    scorer: Scorer, connection: Connection, user_id: str, item_ids: Sequence[str], at: float
+) -> list[Scored]:
+    """One user's items at the event time `at`, the best first; scored together, whatever their number."""
+    pairs = [(user_id, item_id) for item_id in item_ids]
+    scores = scorer(connection, pairs, at)
+    found = [Scored(*pair, score) for pair, score in zip(pairs, scores.tolist(), strict=True)]
+    return sorted(found, key=lambda one: -one.score)
+
+
+def _user_by_user(pairs: Sequence[Pair]) -> list[int]:
+    """The pairs' numbers, each user's together, users by their first pair."""
+    of_user: dict[str, list[int]] = {}
+    for number, (user_id, _) in enumerate(pairs):
+        of_user.setdefault(user_id, []).append(number)
+    return [number for numbers in of_user.values() for number in numbers]
