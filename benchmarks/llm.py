@@ -119,9 +119,9 @@ def requests(store: Engine, count: int) -> list[Request]:
     work = next(chunks(store, Plan(style=STYLE), count, llm=True))
     asked = []
     for one in work:
-        asked.append(prompt.summary(one.ground.facts, None, 0, STYLE))
-        if one.ground.before is not None:
-            asked.append(prompt.shift(one.ground.before, one.ground.facts, "", "", 0, STYLE))
+        asked.append(prompt.summary(one.evidence.facts, None, 0, STYLE))
+        if one.evidence.before is not None:
+            asked.append(prompt.shift(one.evidence.before, one.evidence.facts, "", "", 0, STYLE))
     return asked[:count]
 
 

@@ -1,4 +1,4 @@
-"""Every error a user can meet, and nothing else: the command line prints these as one sentence, without a traceback.
+"""The errors a user can meet, and no others: the command line prints these as one sentence, without a traceback.
 
 InterestreamError
 ├── InputError       a file, an option or a message that cannot be used as it is

@@ -10,37 +10,17 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 
 from interest.errors import InputError
+from interest.facts.past_tense import normalise, past_tense
 from interest.types import Item
 
 VERSION = 1  # of everything below that can change a text but is no field of Template
 FIELDS = ("did", "value", "title", "categories")
-_PAST = {  # where "ed" at the end would be wrong
-    "begin": "began", "bid": "bid", "buy": "bought", "cart": "added to cart", "checkout": "checked out",
-    "choose": "chose", "commit": "committed", "eat": "ate", "embed": "embedded", "fav": "favorited", "feed": "fed",
-    "find": "found", "get": "got", "give": "gave", "go": "went", "hear": "heard", "hide": "hid", "hold": "held",
-    "keep": "kept", "leave": "left", "listen": "listened to", "login": "logged in", "logout": "logged out",
-    "make": "made", "pageview": "viewed", "pay": "paid", "put": "put", "pv": "viewed", "quit": "quit", "read": "read",
-    "see": "saw", "sell": "sold", "send": "sent", "signup": "signed up", "spend": "spent", "submit": "submitted",
-    "take": "took", "think": "thought", "win": "won", "write": "wrote",
-}  # fmt: skip
-_DONE = frozenset(past for past in _PAST.values() if " " not in past) | frozenset(
-    ("agreed", "chosen", "done", "eaten", "given", "guaranteed", "hidden", "seen", "taken", "written")
-)
-_NOUN = re.compile(r"(?!mention|question|auction|bring|ring).*(ing|ion)|[^aeiouy]+")  # rating, impression, ctr
-_SHORT = re.compile(r"[^aeiou]*[aeiou][^aeiouwxy]")  # skip: one syllable whose last letter is doubled
-_AFTER = frozenset(("at", "for", "from", "in", "into", "off", "on", "out", "to", "up", "with"))  # add_to_cart
-_FIRST = frozenset(  # verbs that begin an action's name: view_item, but not page_view
-    ("add", "begin", "buy", "click", "complete", "download", "finish", "like", "listen", "open", "play", "purchase",
-     "rate", "read", "remove", "save", "search", "see", "select", "share", "skip", "start", "view", "watch")
-)  # fmt: skip
-_BREAKS = re.compile(r"[\s_-]+|(?<=[a-z])(?=[A-Z])")
 _GAPS = re.compile(r"\s+([,:;.])")  # a space that an empty field left before a mark
 _MARKS = re.compile(r"([,:;])(\s*[,:;])+")  # and marks with nothing between them
 
@@ -71,26 +51,13 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def behavior_text(template: Template, action: str, value: float | None, item: Item | None) -> str:
     """What was done to an item; never empty, for the action is known even where the catalogue lacks the item."""
-    text = _fill(template.behavior, {"did": did(action), "value": shown(value), **_item_fields(item)})
-    return text or did(action)
+    text = _fill(template.behavior, {"did": past_tense(action), "value": shown(value), **_item_fields(item)})
+    return text or past_tense(action)
 
 
 def item_text(template: Template, item: Item | None) -> str:
     """What an item is; empty where nothing is known of it."""
     return "" if item is None else _fill(template.item, _item_fields(item))
-
-
-def did(action: str) -> str:
-    """ "rated" of "rate", "added to cart" of "add_to_cart"; what is in the past tense or no verb stays as it is."""
-    first, *rest = words = [word for word in _BREAKS.split(normalise(action)) if word] or [""]
-    if not all(word.isalpha() and word.isascii() for word in words):
-        return normalise(action)
-    if not rest:
-        return _past(first.lower())
-    if rest[0].lower() in _AFTER or first.lower() in _FIRST:
-        done = _past(first.lower()).removesuffix(" to")  # "listened to" has what it needs
-        return " ".join([done, *rest]).lower()
-    return " ".join(words).lower()
 
 
 def shown(value: float | None) -> str:
@@ -101,24 +68,6 @@ def shown(value: float | None) -> str:
     if value is None or np.isnan(value):
         return ""
     return f"{float(f'{float(np.float32(value)):.2g}') + 0.0:.15g}"  # + 0.0: no -0
-
-
-def normalise(text: str) -> str:
-    """Unicode in its composed form, one space between words."""
-    return " ".join(unicodedata.normalize("NFC", text.replace("\0", " ")).split())
-
-
-def _past(verb: str) -> str:
-    if verb in _PAST:
-        return _PAST[verb]
-    ended = verb.endswith("ed") and not verb.endswith("eed")  # need, proceed
-    if ended or verb in _DONE or _NOUN.fullmatch(verb):
-        return verb
-    if verb.endswith("y") and verb[-2:-1] not in tuple("aeiou"):
-        return verb[:-1] + "ied"
-    if verb.endswith("e"):
-        return verb + "d"
-    return verb + (verb[-1] if _SHORT.fullmatch(verb) else "") + "ed"
 
 
 def _item_fields(item: Item | None) -> Mapping[str, str]:

@@ -1,1 +1,1 @@
-"""The claim check: what a text says of a user, held against the behaviours it is about."""
+"""The claim check: every claim of a text is checked against the behaviours that the text is about."""

@@ -1,8 +1,8 @@
-"""What a text asserts about a partition, and whether the partition supports it.
+"""Claims about categories and titles: finds them in a sentence and checks each against the partition's facts.
 
 Decides which words of a sentence are claims (categories, titles, years, decades, numbers, names, the user's profile,
 details nobody recorded) and holds each against `Facts`. It rather calls a true claim unsupported than the reverse: an
-unsupported sentence costs another attempt, a false one misleads a reader. Pure; sentences are cut in `interest.check`.
+unsupported sentence costs another attempt, a false one misleads a reader. Pure; `interest.check.sentences` cuts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from interest.check.evidence import Claim, Ground, title_spans
+from interest.check.evidence import Claim, Evidence, title_spans
 from interest.check.lexicon import (
     COMPARATIVE,
     DECADE,
@@ -41,23 +41,23 @@ from interest.facts.categories import mentions
 from interest.facts.counts import Category, Facts, Title
 
 
-def claims_in(sentence: str, ground: Ground) -> list[Claim]:
+def claims_in(sentence: str, evidence: Evidence) -> list[Claim]:
     """The claims of one sentence, each with its verdict."""
-    masked, titles = _mask_titles(sentence, ground)
-    found: list[Claim] = []
+    masked, titles = _mask_titles(sentence, evidence)
+    claims: list[Claim] = []
     remaining = iter(titles)
     previous = ""
     for clause in _clauses(masked):
         # a negation said once holds for the list that follows it ("except thrillers, mysteries and crime")
-        own = [next(remaining) for _ in range(clause.count(TITLE_MARK))]
-        found += _clause_claims(clause, own, ground, first=not previous, lead=previous)
+        clause_titles = [next(remaining) for _ in range(clause.count(TITLE_MARK))]
+        claims += _clause_claims(clause, clause_titles, evidence, first=not previous, lead=previous)
         previous = clause
-    return found
+    return claims
 
 
-def _mask_titles(sentence: str, ground: Ground) -> tuple[str, list[Title]]:
+def _mask_titles(sentence: str, evidence: Evidence) -> tuple[str, list[Title]]:
     """Put a mark for every title that is named, so that its words are not read as further claims."""
-    hits = title_spans(sentence, ground)
+    hits = title_spans(sentence, evidence)
     parts, at = [], 0
     for start, end, _ in hits:
         parts += [sentence[at:start], TITLE_MARK]
@@ -73,30 +73,32 @@ def _clauses(masked: str) -> Iterator[str]:
     yield masked[start:]
 
 
-def _clause_claims(clause: str, titles: list[Title], ground: Ground, *, first: bool, lead: str) -> Iterator[Claim]:
-    facts = ground.facts
-    pattern, meaning = mentions(tuple(sorted({*ground.categories, *(category.name for category in facts.categories)})))
+def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, first: bool, lead: str) -> Iterator[Claim]:
+    facts = evidence.facts
+    pattern, meaning = mentions(
+        tuple(sorted({*evidence.categories, *(category.name for category in facts.categories)}))
+    )
     named = [(match, meaning[match[0].lower()]) for match in pattern.finditer(clause)]
     stance = Stance.of(clause, lead)
     described, attached = _described(clause, titles, named)
     for match, names in named:
-        move = _move_at(clause, match.start(), match.end()) if ground.before else 0
-        claim = _category_claim(match[0], names, stance, move, ground)
+        move = _move_at(clause, match.start(), match.end()) if evidence.before else 0
+        claim = _category_claim(match[0], names, stance, move, evidence)
         if clause[: match.start()].lower().endswith("a few ") and max(map(facts.share, names)) > A_FEW:
             claim = replace(claim, supported=False, why="these are more than a few")
         # said of one title ("the comedy Glory", "Glory as a war film") it tells nothing of the user's taste in general
         yield replace(claim, about=()) if match.span() in attached else claim
-    if not ground.before:  # in a shift "more X than Y" speaks of change
+    if not evidence.before:  # in a shift "more X than Y" speaks of change
         yield from _comparison(clause, named, facts)
     for title in titles:
-        yield _title_claim(title, stance, ground)
+        yield _title_claim(title, stance, evidence)
     yield from described
-    yield from _combined(clause, named, ground)
+    yield from _combined(clause, named, evidence)
     rest = pattern.sub(CATEGORY_MARK, clause)
-    yield from year_claims(rest, titles, ground)
-    yield from number_claims(clause, named, ground)
+    yield from year_claims(rest, titles, evidence)
+    yield from number_claims(clause, named, evidence)
     yield from profile_claims(rest, facts)
-    yield from name_claims(DECADE.sub(" ", rest), ground, first=first)
+    yield from name_claims(DECADE.sub(" ", rest), evidence, first=first)
 
 
 LEAST = 0.06  # 3 of 50: what a user did less often is no part of what a text may call their taste
@@ -154,26 +156,26 @@ def _move_at(clause: str, start: int, end: int) -> int:
     return max(after, key=lambda word: (-word[0], word[1]))[1] if after else 0
 
 
-def _category_claim(text: str, names: tuple[str, ...], stance: Stance, move: int, ground: Ground) -> Claim:
+def _category_claim(text: str, names: tuple[str, ...], stance: Stance, move: int, evidence: Evidence) -> Claim:
     """Supported if it holds for any category the word may mean."""
-    verdicts = [_category_verdict(name, stance, move, ground) for name in names]
+    verdicts = [_category_verdict(name, stance, move, evidence) for name in names]
     best = next((verdict for verdict in verdicts if not verdict), verdicts[0])
     seqs = [
         title.seq
-        for title in sorted(ground.facts.titles, key=lambda title: -(title.value or 0.0))
+        for title in sorted(evidence.facts.titles, key=lambda title: -(title.value or 0.0))
         if set(title.categories) & set(names)
     ]
     return Claim("category", text, supported=not best, why=best, seqs=() if best else tuple(seqs[:3]), about=names)
 
 
-def _category_verdict(name: str, stance: Stance, move: int, ground: Ground) -> str:
+def _category_verdict(name: str, stance: Stance, move: int, evidence: Evidence) -> str:
     """Empty if supported, else what the partition says."""
-    facts = ground.facts
-    if ground.before:
+    facts = evidence.facts
+    if evidence.before:
         if move or stance.steady:
-            return _move_verdict(name, move, facts, ground.before)
+            return _move_verdict(name, move, facts, evidence.before)
         if stance.past:
-            facts = ground.before
+            facts = evidence.before
     category = facts.category(name)
     if category is None:
         return f"no {name} in the partition"
@@ -236,15 +238,15 @@ def _exceeds(first: Category, second: Category, *, by_count: bool) -> bool:
     return first.mean > second.mean
 
 
-def _title_claim(title: Title, stance: Stance, ground: Ground) -> Claim:
+def _title_claim(title: Title, stance: Stance, evidence: Evidence) -> Claim:
     why = ""
     if stance.negative and title.feeling >= 0:
         why = "this title was not valued low"
     elif not stance.negative and title.feeling < 0:
         why = "this title was valued low"
-    elif stance.favourite and not stance.negative and ground.facts.spread > 0 and title.feeling < 1:
-        why = "this title is no favourite"
-    elif stance.liking and not stance.negative and (title.value or 0.0) < (ground.facts.mean or 0.0):
+    elif stance.favourite and not stance.negative and evidence.facts.spread > 0 and title.feeling < 1:
+        why = "this title is not a favourite"
+    elif stance.liking and not stance.negative and (title.value or 0.0) < (evidence.facts.mean or 0.0):
         why = "this title was not valued high"
     return Claim("title", title.name, supported=not why, why=why, seqs=() if why else (title.seq,))
 
@@ -254,13 +256,13 @@ _AFTER_TITLE = re.compile(
 )
 
 
-def _combined(clause: str, named: Named, ground: Ground) -> Iterator[Claim]:
+def _combined(clause: str, named: Named, evidence: Evidence) -> Iterator[Claim]:
     """ "romantic comedies", "comedy-drama": some title must be both."""
     for (first, left), (second, right) in pairwise(named):
         if clause[first.end() : second.start()] in (" ", "-"):
             seqs = [
                 title.seq
-                for title in ground.titles()
+                for title in evidence.titles()
                 if set(title.categories) & set(left) and set(title.categories) & set(right)
             ]
             text = f"{first[0]} {second[0]}"
@@ -297,5 +299,5 @@ def _described(clause: str, titles: list[Title], named: Named) -> tuple[list[Cla
             why = "" if holds else f"{title.name} is {', '.join(title.categories) or 'of no known category'}"
             found.append(Claim("category", f"{match[0]} {title.name}", supported=holds, why=why))
         if re.search(r"\bgenres? (?:of |like |such as )?(?:the )?[\"“]?$", clause[:at]):
-            found.append(Claim("category", f"genre {title.name}", supported=False, why="a title is no genre"))
+            found.append(Claim("category", f"genre {title.name}", supported=False, why="a title is not a genre"))
     return found, attached

@@ -1,4 +1,4 @@
-"""What a text is held against, what a claim is, and where a text names a title. Pure."""
+"""The evidence for texts about a partition, the claims they make, and where they name its titles. Pure."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """What texts are held against: the partition, the one before it (for a shift), and the catalogue's categories."""
+class Evidence:
+    """What claims are checked against: the partition's facts, those of the one before it (for a shift), and the
+    catalogue's categories.
+    """
 
     facts: Facts
     before: Facts | None = None
@@ -33,11 +35,11 @@ class Ground:
 _ARTICLES = {"The", "A", "An"}
 
 
-def title_spans(text: str, ground: Ground) -> list[tuple[int, int, Title]]:
+def title_spans(text: str, evidence: Evidence) -> list[tuple[int, int, Title]]:
     """Where the text names a title of the partition (of either, for a shift): start, end, title, in order."""
     hits: list[tuple[int, int, Title]] = []
     taken = [False] * len(text)
-    named = {title.name: title for title in reversed(ground.titles())}
+    named = {title.name: title for title in reversed(evidence.titles())}
     low = text.lower()
     for name, title in sorted(named.items(), key=lambda pair: (-len(pair[0]), pair[0])):
         if name.lower() not in low:

@@ -1,6 +1,6 @@
-"""The words by which the claim check reads a sentence: polarity, amount, change, and the plain vocabulary of reporting.
+"""Lexicon of the claim check: words of polarity, amount and change, and the plain vocabulary of reporting.
 
-A behaviour log records who did what to which item, when, and how it was valued. A word outside PLAIN that is no
+A behaviour log records who did what to which item, when, and how it was valued. A word outside PLAIN that is not a
 category, title, number or name of the catalogue therefore says something that nobody recorded ("acclaimed", "with
 friends", "plot").
 """

@@ -1,13 +1,11 @@
-"""Claims other than categories: years and decades, numbers, the user's profile, names and details from nowhere.
-Pure.
-"""
+"""Claims about years, decades, numbers, the user's profile, and names and details that nobody recorded. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from interest.check.evidence import Claim, Ground
+from interest.check.evidence import Claim, Evidence
 from interest.check.lexicon import DECADE, GENDER, MONTHS, NUMBER, NUMBER_WORDS, YEAR, plain
 from interest.facts.counts import Facts, Title
 
@@ -16,10 +14,10 @@ CATEGORY_MARK = "\x02"
 Named = list[tuple[re.Match[str], tuple[str, ...]]]  # the categories a clause names: where, and which it may mean
 
 
-def year_claims(rest: str, titles: list[Title], ground: Ground) -> Iterator[Claim]:
+def year_claims(rest: str, titles: list[Title], evidence: Evidence) -> Iterator[Claim]:
     """A year must be a named title's, else a release year of the partition or a year of its period."""
-    years = set(ground.facts.years)
-    period = {int(text) for text in re.findall(r"\d{4}", ground.facts.period)}
+    years = set(evidence.facts.years)
+    period = {int(text) for text in re.findall(r"\d{4}", evidence.facts.period)}
     of_titles = {title.year for title in titles}
     for match in YEAR.finditer(rest):
         year = int(match[0])
@@ -28,7 +26,7 @@ def year_claims(rest: str, titles: list[Title], ground: Ground) -> Iterator[Clai
     for match in DECADE.finditer(rest):
         start = _decade(match)
         inside = sum(start <= year < start + 10 for year in years)
-        holds = sum(start <= year < start + 10 for year in ground.facts.years) >= 2 or (inside > 0 and bool(titles))
+        holds = sum(start <= year < start + 10 for year in evidence.facts.years) >= 2 or (inside > 0 and bool(titles))
         yield Claim("decade", match[0], supported=holds, why="" if holds else f"{inside} titles of that decade")
 
 
@@ -45,9 +43,9 @@ def _decade(match: re.Match[str]) -> int:
     return (1900 if int(digits) >= 30 else 2000) + int(digits)
 
 
-def number_claims(clause: str, named: Named, ground: Ground) -> Iterator[Claim]:
-    facts = ground.facts
-    both = [facts, ground.before] if ground.before else [facts]
+def number_claims(clause: str, named: Named, evidence: Evidence) -> Iterator[Claim]:
+    facts = evidence.facts
+    both = [facts, evidence.before] if evidence.before else [facts]
     clean = DECADE.sub(lambda match: " " * len(match[0]), YEAR.sub("    ", clause))
     for match in NUMBER.finditer(clean):
         spelled = match["word"]
@@ -82,16 +80,16 @@ def profile_claims(rest: str, facts: Facts) -> Iterator[Claim]:
 _WORD = re.compile(r"[^\W\d_][\w'’-]*")
 
 
-def name_claims(rest: str, ground: Ground, *, first: bool) -> Iterator[Claim]:
+def name_claims(rest: str, evidence: Evidence, *, first: bool) -> Iterator[Claim]:
     """Words from nowhere: neither plain vocabulary nor the catalogue's, the profile's or the period's."""
-    texts = (*ground.facts.names, *ground.facts.profile.values())
+    texts = (*evidence.facts.names, *evidence.facts.profile.values())
     known = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
     for match in _WORD.finditer(re.sub(r"\b\d+-year-olds?\b", " ", rest)):  # the number itself is checked
         word = match[0].rstrip("'’-")
         capital = word[0].isupper() and (not first or bool(rest[: match.start()].strip(" \"“'‘")))
         if word in MONTHS:
-            holds = word in ground.facts.period
-            yield Claim("name", word, supported=holds, why="" if holds else f"the period is {ground.facts.period}")
+            holds = word in evidence.facts.period
+            yield Claim("name", word, supported=holds, why="" if holds else f"the period is {evidence.facts.period}")
         elif word.lower() in known or GENDER.fullmatch(word):
             continue
         elif not plain(word):

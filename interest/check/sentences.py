@@ -1,8 +1,8 @@
-"""From what the LLM wrote to what may be kept: cut sentences that fail, keep those that stand.
+"""Sentence filter: cuts what fails the claim check out of an LLM's text, and keeps the rest.
 
 Decides what makes a sentence unusable (unsupported claims, nothing checkable, a copied prompt, a list of titles, talk
 about itself, another language, repetition, no end) and whether enough remains. Pure; what counts as a claim is
-`interest.claims`.
+`interest.check.category_claims`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from interest.check.category_claims import claims_in
-from interest.check.evidence import Claim, Ground, title_spans
+from interest.check.evidence import Claim, Evidence, title_spans
 from interest.check.lexicon import DOWN, PAST, STEADY, UP
 from interest.facts.categories import mentions
 
@@ -80,26 +80,26 @@ class Verdict:
     faults: tuple[str, ...]  # why sentences were cut
 
 
-def check(text: str, ground: Ground, prompt: str = "", *, min_claims: int = MIN_CLAIMS) -> Verdict:
+def check(text: str, evidence: Evidence, prompt: str = "", *, min_claims: int = MIN_CLAIMS) -> Verdict:
     """Hold a reply against the partition's facts and against the prompt it answers."""
-    clean = _with_titles_as_written(_plain(text), ground)
+    clean = _with_titles_as_written(_plain(text), evidence)
     claims: list[Claim] = []
     kept: list[tuple[str, list[Claim]]] = []
     faults: list[str] = []
     trimmed = False
     copied = _runs(prompt, COPIED_WORDS)
-    for sentence, whole in sentences(clean, ground):
-        asserted = claims_in(sentence, ground)
+    for sentence, whole in sentences(clean, evidence):
+        asserted = claims_in(sentence, evidence)
         claims += asserted
         already = " ".join(text for text, _ in kept)
-        if whole and (bare := _without_empty_tail(sentence, ground)) != sentence:
+        if whole and (bare := _without_empty_tail(sentence, evidence)) != sentence:
             faults.append(f"says nothing at its end: {sentence[len(bare) - 1 :]!r}")
             sentence, trimmed = bare, True  # noqa: PLW2901
-        fault = "the sentence does not end" if not whole else _fault(sentence, asserted, ground, copied, already)
+        fault = "the sentence does not end" if not whole else _fault(sentence, asserted, evidence, copied, already)
         if fault:
             trimmed = True
             faults.append(fault)
-            head = next(_heads(sentence, ground, copied, already), None)
+            head = next(_heads(sentence, evidence, copied, already), None)
             if head is None:
                 continue
             sentence, asserted = head  # noqa: PLW2901
@@ -122,9 +122,9 @@ def check(text: str, ground: Ground, prompt: str = "", *, min_claims: int = MIN_
     )
 
 
-def sentences(text: str, ground: Ground) -> Iterator[tuple[str, bool]]:
+def sentences(text: str, evidence: Evidence) -> Iterator[tuple[str, bool]]:
     """The sentences of a text, each with whether it has an end. A full stop inside a title ("E.T.") ends none."""
-    inside = {at for start, end, _ in title_spans(text, ground) for at in range(start, end)}
+    inside = {at for start, end, _ in title_spans(text, evidence) for at in range(start, end)}
     start = 0
     for match in _END.finditer(text):
         no_end = match.start() in inside or _ABBREVIATION.search(text[: match.start() + 1])
@@ -136,34 +136,34 @@ def sentences(text: str, ground: Ground) -> Iterator[tuple[str, bool]]:
         yield text[start:].strip(), False
 
 
-def _without_empty_tail(sentence: str, ground: Ground) -> str:
+def _without_empty_tail(sentence: str, evidence: Evidence) -> str:
     """Cut a last clause that says nothing that can be checked ("..., and enjoyed a variety of genres")."""
     tails = list(_TAIL.finditer(sentence))
-    if not tails or claims_in(sentence[tails[-1].start() :], ground):
+    if not tails or claims_in(sentence[tails[-1].start() :], evidence):
         return sentence
     head = sentence[: tails[-1].start()].rstrip(" ,;") + "."
-    return head if claims_in(head, ground) and not _DANGLING.search(head) else sentence
+    return head if claims_in(head, evidence) and not _DANGLING.search(head) else sentence
 
 
 def _heads(
-    sentence: str, ground: Ground, copied: set[tuple[str, ...]], already: str
+    sentence: str, evidence: Evidence, copied: set[tuple[str, ...]], already: str
 ) -> Iterator[tuple[str, list[Claim]]]:
     """What stands of a sentence when its tail is cut, longest first."""
     for match in reversed(list(_TAIL.finditer(sentence))):
         head = sentence[: match.start()].rstrip(" ,;") + "."
         if len(head.split()) >= MIN_WORDS - 1 and _VERB.search(head):
-            asserted = claims_in(head, ground)
-            if not _DANGLING.search(head) and not _fault(head, asserted, ground, copied, already):
+            asserted = claims_in(head, evidence)
+            if not _DANGLING.search(head) and not _fault(head, asserted, evidence, copied, already):
                 yield head, asserted
 
 
-def _fault(sentence: str, asserted: list[Claim], ground: Ground, copied: set[tuple[str, ...]], already: str) -> str:
+def _fault(sentence: str, asserted: list[Claim], evidence: Evidence, copied: set[tuple[str, ...]], already: str) -> str:
     """Why a sentence cannot stay, or an empty text."""
     for claim in asserted:
         if not claim.supported:
             return f"{claim.kind} {claim.text!r}: {claim.why}"
     titles = [claim for claim in asserted if claim.kind == "title"]
-    bare = _without_titles(sentence, ground)
+    bare = _without_titles(sentence, evidence)
     words = re.findall(r"[\w'’-]+", bare.lower())
     content = [word for word in words if word not in _FUNCTION_WORDS and word not in _NOUNS]
     about = Counter(claim.about for claim in asserted if claim.about)
@@ -172,58 +172,59 @@ def _fault(sentence: str, asserted: list[Claim], ground: Ground, copied: set[tup
         (len(titles) > MAX_TITLES or (titles and len(words) < 2 * len(titles) + 2), "lists titles"),
         (bool(match := _META.search(bare)), f"talks about itself: {match[0]!r}" if match else ""),
         (sentence.count('"') % 2 == 1 or sentence.count("“") != sentence.count("”"), "quotes without an end"),
-        (not _VERB.search(bare), "is no sentence"),
+        (not _VERB.search(bare), "is not a sentence"),
         (not _english(words, bare), "is not English"),
         (any(count > 2 for count in Counter(content).values()), "repeats itself"),
-        (_lists_twice(sentence, ground), "lists the same twice"),
+        (_lists_twice(sentence, evidence), "lists the same twice"),
         (bool(_CLUMSY.search(bare)), "is not grammatical"),
-        (_speaks_of_one(sentence, ground), "speaks of one title as of a taste"),
-        (ground.before is not None and any(count > 1 for count in about.values()), "repeats itself"),
-        (ground.before is not None and not (about and _CHANGE.search(bare)), "tells no change"),
+        (_speaks_of_one(sentence, evidence), "speaks of one title as of a taste"),
+        (evidence.before is not None and any(count > 1 for count in about.values()), "repeats itself"),
+        (evidence.before is not None and not (about and _CHANGE.search(bare)), "tells no change"),
         (
             bool(set(_grams(words, 6)) & set(_grams(re.findall(r"[\w'’-]+", already.lower()), 6))),
             "repeats the sentence before",
         ),
-        (_adds_nothing(asserted, already, ground), "says again what is said"),
+        (_adds_nothing(asserted, already, evidence), "says again what is said"),
         (bool(copied & set(_grams(re.findall(r"\w+", sentence.lower()), COPIED_WORDS))), "copies the prompt"),
     )
     return next((reason for holds, reason in reasons if holds), "")
 
 
-def _lists_twice(sentence: str, ground: Ground) -> bool:
-    """ "dramas, comedies and dramas"; "dramas and comedies, with a preference for dramas" is none."""
+def _lists_twice(sentence: str, evidence: Evidence) -> bool:
+    """Whether a part names a category twice ("dramas, comedies and dramas"); "dramas and comedies, with a preference
+    for dramas" does not."""
     for part in _PART.split(sentence):
-        about = Counter(claim.about for claim in claims_in(part, ground) if claim.about)
+        about = Counter(claim.about for claim in claims_in(part, evidence) if claim.about)
         if any(count > 1 for count in about.values()):
             return True
     return False
 
 
-def _speaks_of_one(sentence: str, ground: Ground) -> bool:
+def _speaks_of_one(sentence: str, evidence: Evidence) -> bool:
     """ "including a comedy, a drama and a war film": no taste can be read from that."""
-    if title_spans(sentence, ground):
+    if title_spans(sentence, evidence):
         return False
-    pattern, _ = mentions(tuple(sorted({*ground.categories, *(c.name for c in ground.facts.categories)})))
+    pattern, _ = mentions(tuple(sorted({*evidence.categories, *(c.name for c in evidence.facts.categories)})))
     one = rf"\ban? (?:(?:{pattern.pattern})[ -]?)+(?:films?|movies?|titles?)?(?=[,.]| and\b)"
     return bool(re.search(one, sentence, re.IGNORECASE))
 
 
-def _adds_nothing(asserted: list[Claim], already: str, ground: Ground) -> bool:
+def _adds_nothing(asserted: list[Claim], already: str, evidence: Evidence) -> bool:
     if not already:
         return False
-    said = {claim.text.lower() for claim in claims_in(already, ground)}
+    said = {claim.text.lower() for claim in claims_in(already, evidence)}
     return all(claim.text.lower() in said for claim in asserted)
 
 
-def _with_titles_as_written(text: str, ground: Ground) -> str:
+def _with_titles_as_written(text: str, evidence: Evidence) -> str:
     """ "one fine day" becomes "One Fine Day" where that is a title of the partition."""
-    for start, end, title in reversed(title_spans(text, ground)):
+    for start, end, title in reversed(title_spans(text, evidence)):
         text = text[:start] + title.name + text[end:]
     return text
 
 
-def _without_titles(sentence: str, ground: Ground) -> str:
-    for start, end, _ in reversed(title_spans(sentence, ground)):
+def _without_titles(sentence: str, evidence: Evidence) -> str:
+    for start, end, _ in reversed(title_spans(sentence, evidence)):
         sentence = sentence[:start] + sentence[end:]
     return sentence
 

@@ -64,14 +64,14 @@ def counted(name: str, count: int, noun: tuple[str, str] = ("title", "titles")) 
 def forms(name: str) -> tuple[str, ...]:
     """Every form, in lower case and longest first, in which a text may mention the category."""
     low = name.lower()
-    found = {low, low.replace("-", " "), low + "s"}
+    spellings = {low, low.replace("-", " "), low + "s"}
     if low.endswith("y"):
-        found.add(low[:-1] + "ies")
+        spellings.add(low[:-1] + "ies")
     if known := _KNOWN.get(low):
-        found.update((known[1], *known[2]))
+        spellings.update((known[1], *known[2]))
         if known[0]:
-            found.add(known[0])
-    return tuple(sorted(found, key=lambda form: (-len(form), form)))
+            spellings.add(known[0])
+    return tuple(sorted(spellings, key=lambda form: (-len(form), form)))
 
 
 @lru_cache(maxsize=64)
@@ -81,15 +81,15 @@ def mentions(names: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, tuple[s
     The commonly known categories are always among them, so that a text naming one the catalogue lacks is noticed.
     """
     meaning: dict[str, set[str]] = {}
-    own = {name.lower() for name in names}
-    builtin = [name for name in _KNOWN if name not in own and not (own & set(forms(name)))]
+    given = {name.lower() for name in names}
+    builtin = [name for name in _KNOWN if name not in given and not (given & set(forms(name)))]
     for name in (*names, *builtin):
         for form in forms(name):
             meaning.setdefault(form, set()).add(name)
     longest_first = sorted(meaning, key=lambda form: (-len(form), form))
     alternatives = "|".join(map(re.escape, longest_first))
     pattern = re.compile(rf"(?<![\w'’])(?:{alternatives})(?![\w’]|'\w)", re.IGNORECASE)
-    return pattern, {form: tuple(sorted(found)) for form, found in meaning.items()}
+    return pattern, {form: tuple(sorted(categories)) for form, categories in meaning.items()}
 
 
 def listed(words: Iterable[str]) -> str:

@@ -1,4 +1,5 @@
-"""What one partition shows, counted: the only ground on which texts about it are written and checked.
+"""The facts of one partition: counts of categories, values and titles, on which alone texts about it are written and
+checked.
 
 Decides what counts as liked, which titles tell most, and how a category stands against the rest of the partition.
 Pure: behaviours, catalogue and profile in, `Facts` out. Knows nothing of prompts, models or tables.
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import fmean, pstdev
 
+from interest.facts.past_tense import past_tense
 from interest.types import Behavior, Item, User
 
 # Liked and disliked are relative to the user's own partition (half a standard deviation off its mean), because values
@@ -22,18 +24,14 @@ FEELING_MARGIN = 0.5
 LIFT_MARGIN = 0.25
 LIFT_COUNT = 3
 
-_PAST = {
-    "rate": "rated",
-    "play": "played",
-    "view": "viewed",
-    "watch": "watched",
+# The actions that prompts name; whatever else a user did, they "chose". Two read better than their plain past tense.
+_VERBS = {
+    **{
+        action: past_tense(action)
+        for action in ("rate", "play", "view", "watch", "buy", "read", "listen", "like", "save")
+    },
     "purchase": "bought",
-    "buy": "bought",
     "click": "clicked on",
-    "read": "read",
-    "listen": "listened to",
-    "like": "liked",
-    "save": "saved",
 }
 _UNKNOWN = {"", "unknown", "(no genres listed)", "none", "n/a"}
 _YEAR_AT_END = re.compile(r"\s*\((\d{4})\)$")
@@ -124,7 +122,7 @@ def facts_of(
     values = [behavior.value for _, behavior in behaviors if behavior.value is not None]
     mean = fmean(values) if values else None
     spread = pstdev(values) if len(values) > 1 else 0.0
-    seen: list[Title] = []
+    titles: list[Title] = []
     known = 0
     names: set[str] = set()
     for seq, behavior in behaviors:
@@ -136,15 +134,17 @@ def facts_of(
         names.update(item.attributes.values())
         name, year = readable_title(item)
         feeling = _feeling(behavior.value, mean, spread)
-        seen.append(Title(seq=seq, name=name, year=year, categories=categories, value=behavior.value, feeling=feeling))
+        titles.append(
+            Title(seq=seq, name=name, year=year, categories=categories, value=behavior.value, feeling=feeling)
+        )
     actions = Counter(behavior.action for _, behavior in behaviors)
     times = [behavior.at for _, behavior in behaviors] or [0.0]
     return Facts(
         size=len(behaviors),
         known=known,
-        verb=_PAST.get(actions.most_common(1)[0][0], "chose") if actions else "chose",
-        titles=tuple(title for title in seen if title.name),
-        categories=_categories(seen, mean, spread),
+        verb=_VERBS.get(actions.most_common(1)[0][0], "chose") if actions else "chose",
+        titles=tuple(title for title in titles if title.name),
+        categories=_categories(titles, mean, spread),
         mean=mean,
         spread=spread,
         opened_at=min(times),
@@ -180,24 +180,24 @@ def _categories(titles: Iterable[Title], mean: float | None, spread: float) -> t
     for title in titles:
         for name in title.categories:
             members[name].append(title)
-    found = []
-    for name, inside in members.items():
-        values = [title.value for title in inside if title.value is not None]
-        own = fmean(values) if values else None
+    categories = []
+    for name, of_category in members.items():
+        values = [title.value for title in of_category if title.value is not None]
+        category_mean = fmean(values) if values else None
         lift = 0
-        if own is not None and mean is not None and len(values) >= LIFT_COUNT and spread > 0.0:
-            lift = (own - mean >= LIFT_MARGIN * spread) - (mean - own >= LIFT_MARGIN * spread)
-        found.append(
+        if category_mean is not None and mean is not None and len(values) >= LIFT_COUNT and spread > 0.0:
+            lift = (category_mean - mean >= LIFT_MARGIN * spread) - (mean - category_mean >= LIFT_MARGIN * spread)
+        categories.append(
             Category(
                 name=name,
-                count=len(inside),
-                liked=sum(title.feeling > 0 for title in inside),
-                disliked=sum(title.feeling < 0 for title in inside),
-                mean=own,
+                count=len(of_category),
+                liked=sum(title.feeling > 0 for title in of_category),
+                disliked=sum(title.feeling < 0 for title in of_category),
+                mean=category_mean,
                 lift=lift,
             )
         )
-    return tuple(sorted(found, key=lambda category: (-category.count, category.name)))
+    return tuple(sorted(categories, key=lambda category: (-category.count, category.name)))
 
 
 def _first_of_each_name(titles: Iterable[Title], count: int) -> list[Title]:

@@ -1,4 +1,4 @@
-"""The answer cache and the usage counters: what was asked is not asked again, and what it cost is counted.
+"""Answer cache and usage counters of the language model.
 
 A reply is stored under everything that can change it (model, prompt version, the request with its schema and
 parameters) as soon as the requests in flight with it are answered, so that a crash costs at most those.
@@ -63,7 +63,7 @@ class Unwritten:
 
 
 class Answers:
-    """A `Complete` with a memory: `ask` looks the answer up before it calls, and keeps what the model said.
+    """Cached calls to a `Complete`: `ask` looks the answer up before it calls, and stores what the model said.
 
     Args:
         write_every: answers after which `ask` itself stores them, and whenever nothing is in flight. None: never; the
@@ -123,8 +123,8 @@ class Answers:
     def write(self, connection: Connection, unwritten: Unwritten) -> None:
         """Store it in the caller's transaction; answers about users who have been forgotten meanwhile are left out."""
         users = {row["user_id"] for row in unwritten.rows.values()}
-        there = users_there(connection, users)
-        insert_new(connection, answers, [row for row in unwritten.rows.values() if row["user_id"] in there])
+        known_users = existing_users(connection, users)
+        insert_new(connection, answers, [row for row in unwritten.rows.values() if row["user_id"] in known_users])
         add_usage(connection, self._model, self._version, unwritten.spent)
 
     def written(self, unwritten: Unwritten) -> None:
@@ -173,36 +173,36 @@ class Lookups:
 
     async def _run(self) -> None:
         while self._asked:
-            asked, self._asked = self._asked, {}
+            waiting, self._asked = self._asked, {}
             try:
-                found = await asyncio.to_thread(self._read, list(asked))
+                replies = await asyncio.to_thread(self._read, list(waiting))
             except Exception as error:
-                for future in asked.values():
+                for future in waiting.values():
                     future.set_exception(error)
-                    future.exception()  # who asked may have been cancelled: then nobody reads it
+                    future.exception()  # whoever asked may have been cancelled: then nobody reads it
             else:
-                for key, future in asked.items():
-                    future.set_result(found.get(key))
+                for key, future in waiting.items():
+                    future.set_result(replies.get(key))
 
     def _read(self, keys: list[str]) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
+        replies: dict[str, bytes] = {}
         with self._engine.connect() as connection:
             for start in range(0, len(keys), 500):  # below every driver's limit on parameters
                 query = select(answers.c.key, answers.c.reply).where(answers.c.key.in_(keys[start : start + 500]))
-                found |= {row.key: row.reply for row in connection.execute(query)}
-        return found
+                replies |= {row.key: row.reply for row in connection.execute(query)}
+        return replies
 
 
-def users_there(connection: Connection, users: Iterable[str]) -> set[str]:
+def existing_users(connection: Connection, users: Iterable[str]) -> set[str]:
     """Those of the users who have a closed partition: the others were forgotten, and nothing of theirs is written."""
-    there: set[str] = set()
+    existing: set[str] = set()
     wanted = list(users)
     for start in range(0, len(wanted), 500):
         query = select(partitions.c.user_id).where(
             partitions.c.user_id.in_(wanted[start : start + 500]), partitions.c.index == 0
         )
-        there.update(connection.execute(query).scalars())
-    return there
+        existing.update(connection.execute(query).scalars())
+    return existing
 
 
 def add_usage(connection: Connection, model: str, prompt_version: str, spent: dict[str, Usage]) -> None:

@@ -1,4 +1,4 @@
-"""The language model on a server that speaks the OpenAI protocol (POST /chat/completions), such as vLLM.
+"""OpenAI-compatible HTTP client (POST /chat/completions), for vLLM and other servers.
 
 Bounded concurrency, retries with back-off where trying again can help, and the two typed errors otherwise. An answer's
 opening is sent as a begun assistant message with vLLM's `continue_final_message`; a schema as `response_format`.

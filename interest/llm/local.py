@@ -1,5 +1,4 @@
-"""The language model in this process: any causal chat model that transformers loads, generating for many requests at
-once.
+"""In-process language model: any causal chat model that transformers loads, generating in batches.
 
 Requests that are awaited together gather into batches, sorted by length and padded on the left, and one thread
 decodes them; rows that have ended leave the batch. Each row has its own temperature, penalty and seed, so an answer
@@ -184,9 +183,11 @@ def _choose(logits: torch.Tensor, row: _Row) -> int:
 
     request = row.request
     if request.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*row.prompt, *row.written}))
-        there = logits[seen]
-        logits[seen] = torch.where(there > 0, there / request.repetition_penalty, there * request.repetition_penalty)
+        repeated = torch.tensor(sorted({*row.prompt, *row.written}))
+        penalised = logits[repeated]
+        logits[repeated] = torch.where(
+            penalised > 0, penalised / request.repetition_penalty, penalised * request.repetition_penalty
+        )
     if request.temperature <= 0.0:
         return int(logits.argmax())
     if row.noise is None:
@@ -208,14 +209,14 @@ def _shared_prefix(prompts: list[list[int]]) -> int:
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Every token that ends a turn: the checkpoint's, the tokenizer's, and the usual marks of chat formats."""
     ends = model.generation_config.eos_token_id
-    found = set(ends if isinstance(ends, list) else [ends])
+    tokens = set(ends if isinstance(ends, list) else [ends])
     vocabulary = tokenizer.get_vocab()
-    found |= {
+    tokens |= {
         vocabulary[mark]
         for mark in ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>")
         if mark in vocabulary
     }
-    return frozenset(found - {None})
+    return frozenset(tokens - {None})
 
 
 def _fingerprint(folder: Path) -> str:

@@ -1,7 +1,7 @@
-"""The seam of the language model: one request, one reply, one callable. Everything that writes texts stands behind it.
+"""The protocol of every language model: an async callable from one request to one reply.
 
-Implementations: `interest.llm_local` (a transformers model in this process), `interest.llm_http` (a server that
-speaks the OpenAI protocol, such as vLLM), `interest.scripted` (tests). All raise `Unavailable` and `Refused`
+Implementations: `interest.llm.local` (a transformers model in this process), `interest.llm.http` (a server that
+speaks the OpenAI protocol, such as vLLM), `interest.llm.scripted` (tests). All raise `Unavailable` and `Refused`
 (interest.errors).
 """
 

@@ -22,8 +22,8 @@ def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
     sentence encoders are often saved without.)
     """
     with LOADING:
-        model, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
+        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(f"it lacks the weights {', '.join(missing[:3])}{more}")

@@ -1,5 +1,4 @@
-"""User interest learning over the store: every closed partition that has no interest yet gets its summary and its
-shift.
+"""Backfill of interests: writes summary and shift of every closed partition of a store that has none yet (LIBER, UIL).
 
 Decides what is left to do, loads it in bounded chunks, runs the cascade, and writes each chunk in one transaction;
 with the answer cache a killed run loses at most the calls in flight. Takes the LLM as a callable; opens no store and
@@ -23,8 +22,8 @@ from interest.store.sql import upsert, writing
 from interest.store.tables import interests
 from interest.types import Interest, Outcome, Source
 from interest.write.backlog import Plan, Work, chunks, count_open
-from interest.write.cascade import MIN_KNOWN, Written
-from interest.write.writer import Texts, interest_row, plain
+from interest.write.cascade import MIN_KNOWN, GeneratedText
+from interest.write.writer import InterestWriter, interest_row, plain
 
 CHUNK = 128  # partitions in hand at once: 4 full batches of the in-process model, a few MB
 PROBE = 16  # partitions the estimate may ask for before the run; their answers are kept
@@ -36,7 +35,7 @@ Replaced = Callable[[Connection, Sequence[Interest]], None]
 
 @dataclass(slots=True)
 class Learned:
-    """What a run did."""
+    """Counts of one run: partitions, outcomes, claims, usage."""
 
     partitions: int = 0
     summaries: Counter[Outcome] = field(default_factory=Counter)
@@ -50,7 +49,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will take. `measured` is false where neither stored usage nor a probe stands behind it."""
+    """Expected cost of a run. `measured` is false where neither stored usage nor a probe stands behind it."""
 
     partitions: int
     calls: int
@@ -119,15 +118,15 @@ def learn(
     try:
         for chunk in chunks(engine, plan, CHUNK, llm=complete is not None):
             if answers is None:
-                found = [plain(work, plan, model) for work in chunk]
-                advance(len(found))
+                interests_of_chunk = [plain(work, plan, model) for work in chunk]
+                advance(len(interests_of_chunk))
             else:
-                found = _run(_cascade(chunk, answers, plan, model, advance))
+                interests_of_chunk = _run(_cascade(chunk, answers, plan, model, advance))
             with writing(engine) as connection:
                 if replaced:
-                    replaced(connection, found)
-                upsert(connection, interests, [interest_row(interest) for interest in found])
-            _count(done, found)
+                    replaced(connection, interests_of_chunk)
+                upsert(connection, interests, [interest_row(interest) for interest in interests_of_chunk])
+            _count(done, interests_of_chunk)
     finally:
         if answers:
             answers.flush()
@@ -150,10 +149,10 @@ async def _cascade(
     """All partitions of a chunk at once. A shift waits for its two summaries; in chained mode a summary for the one
     before.
     """
-    summaries: dict[tuple[str, int], asyncio.Task[Written]] = {}
-    texts = Texts(answers.ask, plan, model)
+    summaries: dict[tuple[str, int], asyncio.Task[GeneratedText]] = {}
+    texts = InterestWriter(answers.ask, plan, model)
 
-    async def one(work: Work, before: asyncio.Task[Written] | None) -> Interest:
+    async def write(work: Work, before: asyncio.Task[GeneratedText] | None) -> Interest:
         interest = await texts.interest(work, summaries[work.user_id, work.partition.index], before)
         advance(1)
         return interest
@@ -163,7 +162,7 @@ async def _cascade(
         for work in chunk:
             before = summaries.get((work.user_id, work.partition.index - 1))
             summaries[work.user_id, work.partition.index] = group.create_task(texts.summary(work, before))
-            tasks.append(group.create_task(one(work, before)))
+            tasks.append(group.create_task(write(work, before)))
     return [task.result() for task in tasks]
 
 
@@ -172,8 +171,8 @@ async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
     prompt = plan.prompt()
     async with asyncio.TaskGroup() as group:
         for work in chunk:
-            if work.ground.facts.known >= MIN_KNOWN:
-                request = prompt.summary(work.ground.facts, "None" if plan.chained else None, 0, plan.style)
+            if work.evidence.facts.known >= MIN_KNOWN:
+                request = prompt.summary(work.evidence.facts, "None" if plan.chained else None, 0, plan.style)
                 group.create_task(answers.ask(request, user_id=work.user_id, kind="summary"))
     answers.flush()
 

@@ -1,4 +1,4 @@
-"""What is left to learn: the closed partitions without an interest, read in bounded chunks with all their facts."""
+"""Backlog: the closed partitions that have no interest yet, read in bounded chunks with all their facts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 
-from interest.check.evidence import Ground
+from interest.check.evidence import Evidence
 from interest.errors import InputError
 from interest.facts.counts import Facts, facts_of
 from interest.store.sql import behaviors_between, partition_of, read_items, read_users
@@ -22,7 +22,7 @@ CHAINED = "+chained"  # what a chained run adds to the prompt version: its texts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to learn, and how."""
+    """Which partitions to write, by which prompts, and how they are worded."""
 
     prompt_version: str = "plain-1"
     chained: bool = False  # s_k also reads s_(k-1); then one user's partitions wait for each other
@@ -47,7 +47,7 @@ class Work:
     """One partition with everything its texts rest on."""
 
     partition: Partition
-    ground: Ground
+    evidence: Evidence
     previous: str | None  # the stored summary of the partition before, where it is not of this chunk
 
     @property
@@ -113,7 +113,7 @@ def load(connection: Connection, plan: Plan, heads: Sequence[Partition], categor
     return [
         Work(
             partition=head,
-            ground=Ground(facts[head.user_id, head.index], facts.get((head.user_id, head.index - 1)), categories),
+            evidence=Evidence(facts[head.user_id, head.index], facts.get((head.user_id, head.index - 1)), categories),
             previous=stored.get((head.user_id, head.index - 1)),
         )
         for head in heads
@@ -142,12 +142,12 @@ def _wanted(connection: Connection, plan: Plan) -> list[str] | None:
     """The users to learn, or None for all."""
     if plan.users:
         query = select(partitions.c.user_id).where(partitions.c.user_id.in_(plan.users)).distinct()
-        there = set(connection.execute(query).scalars())
-        if absent := [user for user in plan.users if user not in there]:
+        existing = set(connection.execute(query).scalars())
+        if absent := [user for user in plan.users if user not in existing]:
             raise InputError(
                 f"user {absent[0]!r} has no closed partition in this store; `interestream stats` shows what there is"
             )
-        return sorted(there)
+        return sorted(existing)
     if plan.users_limit is not None:
         longest = (
             select(partitions.c.user_id)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from interest.check.evidence import Ground
+from interest.check.evidence import Evidence
 from interest.check.sentences import Verdict, check
 from interest.errors import Denied, Refused
 from interest.facts.counts import Facts
@@ -30,8 +30,8 @@ Ask = Callable[[Request], Awaitable[Reply]]
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """One text and how it came about."""
+class GeneratedText:
+    """One summary or shift, who wrote it, and how the LLM's work on it ended."""
 
     text: str
     source: Source
@@ -41,20 +41,24 @@ class Written:
     supported: int = 0
 
 
-async def write_summary(ask: Ask, prompt: Prompt, ground: Ground, style: Style, previous: str | None = None) -> Written:
+async def write_summary(
+    ask: Ask, prompt: Prompt, evidence: Evidence, style: Style, previous: str | None = None
+) -> GeneratedText:
     """s_k: what the user likes in this partition. `previous` is s_(k-1) in chained mode, else None."""
-    facts = ground.facts
+    facts = evidence.facts
     stand_in = plain_summary(facts, style)
     if facts.known < MIN_KNOWN:
         return replace(stand_in, outcome=Outcome.SPARSE)
     return await _attempts(
-        ask, lambda attempt: prompt.summary(facts, previous, attempt, style), ground, style, stand_in, min_claims=2
+        ask, lambda attempt: prompt.summary(facts, previous, attempt, style), evidence, style, stand_in, min_claims=2
     )
 
 
-async def write_shift(ask: Ask, prompt: Prompt, ground: Ground, style: Style, s_before: str, s_now: str) -> Written:
-    """d_k: how this partition differs from the one before, which `ground.before` holds."""
-    before, facts = ground.before, ground.facts
+async def write_shift(
+    ask: Ask, prompt: Prompt, evidence: Evidence, style: Style, s_before: str, s_now: str
+) -> GeneratedText:
+    """d_k: how this partition differs from the one before, which `evidence.before` holds."""
+    before, facts = evidence.before, evidence.facts
     if before is None:
         raise ValueError("a shift needs the partition before; a user's first partition has none")
     stand_in = plain_shift(before, facts, style)
@@ -63,28 +67,34 @@ async def write_shift(ask: Ask, prompt: Prompt, ground: Ground, style: Style, s_
     return await _attempts(
         ask,
         lambda attempt: prompt.shift(before, facts, s_before, s_now, attempt, style),
-        ground,
+        evidence,
         style,
         stand_in,
         min_claims=1,
     )
 
 
-def plain_summary(facts: Facts, style: Style) -> Written:
+def plain_summary(facts: Facts, style: Style) -> GeneratedText:
     """The summary without an LLM."""
     evidence = tuple(sorted(title.seq for title in facts.top(MAX_EVIDENCE // 2)))
-    return Written(summary_sentence(facts, style.noun), Source.STATISTICS, Outcome.STATISTICS, evidence)
+    return GeneratedText(summary_sentence(facts, style.noun), Source.STATISTICS, Outcome.STATISTICS, evidence)
 
 
-def plain_shift(before: Facts | None, facts: Facts, style: Style) -> Written:
+def plain_shift(before: Facts | None, facts: Facts, style: Style) -> GeneratedText:
     """The shift without an LLM; empty for a user's first partition."""
     text = shift_sentence(before, facts, style.noun) if before else ""
-    return Written(text, Source.STATISTICS, Outcome.STATISTICS)
+    return GeneratedText(text, Source.STATISTICS, Outcome.STATISTICS)
 
 
 async def _attempts(
-    ask: Ask, request_of: Callable[[int], Request], ground: Ground, style: Style, stand_in: Written, *, min_claims: int
-) -> Written:
+    ask: Ask,
+    request_of: Callable[[int], Request],
+    evidence: Evidence,
+    style: Style,
+    stand_in: GeneratedText,
+    *,
+    min_claims: int,
+) -> GeneratedText:
     """Ask until a text may be kept. An attempt cut by the token limit counts if at least one whole sentence stands."""
     cut_short = 0
     for attempt in range(style.attempts):
@@ -95,16 +105,16 @@ async def _attempts(
             raise
         except Refused:
             return replace(stand_in, outcome=Outcome.REFUSED)
-        text, evidence = _parsed(reply, request, ground)
+        text, named = _parsed(reply, request, evidence)
         asked = "\n".join(message.content for message in request.messages)
-        verdict = check(text, ground, asked, min_claims=min_claims)
+        verdict = check(text, evidence, asked, min_claims=min_claims)
         if verdict.text:
-            return _accepted(verdict, evidence)
+            return _accepted(verdict, named)
         cut_short += reply.finish_reason != "stop"
     return replace(stand_in, outcome=Outcome.TRUNCATED if cut_short == style.attempts else Outcome.REJECTED)
 
 
-def _parsed(reply: Reply, request: Request, ground: Ground) -> tuple[str, tuple[int, ...]]:
+def _parsed(reply: Reply, request: Request, evidence: Evidence) -> tuple[str, tuple[int, ...]]:
     """The text, and the evidence numbers that exist in the partition; a reply off its schema has no text."""
     if request.schema is None:
         return reply.text, ()
@@ -112,15 +122,15 @@ def _parsed(reply: Reply, request: Request, ground: Ground) -> tuple[str, tuple[
         answer = msgspec.json.decode(reply.text, type=Answer)
     except msgspec.DecodeError:
         return "", ()
-    known = {title.seq for title in ground.facts.titles}
+    known = {title.seq for title in evidence.facts.titles}
     return answer.text, tuple(seq for seq in answer.evidence if seq in known)
 
 
-def _accepted(verdict: Verdict, named: tuple[int, ...]) -> Written:
+def _accepted(verdict: Verdict, named: tuple[int, ...]) -> GeneratedText:
     seqs = dict.fromkeys(named)
     for claim in sorted(verdict.kept, key=lambda claim: claim.kind != "title"):  # titles first: the strongest evidence
         seqs.update(dict.fromkeys(claim.seqs))
-    return Written(
+    return GeneratedText(
         text=verdict.text,
         source=Source.LLM,
         outcome=Outcome.TRIMMED if verdict.trimmed else Outcome.OK,

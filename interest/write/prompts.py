@@ -26,7 +26,7 @@ TITLES = 10  # enough to name what a period of 50 is about
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """What a prompt may be told besides the facts."""
+    """How prompts and sentences are worded: the nouns, how many titles, how many attempts."""
 
     noun: tuple[str, str] = ("title", "titles")  # what the items are called: ("film", "films"), ("song", "songs")
     groups: str = "genres"  # what its categories are called
@@ -80,12 +80,12 @@ def _plain_summary(facts: Facts, previous: str | None, attempt: int, style: Styl
     if previous is not None:
         lines.append(f"Before: {previous}")
     shown = listed(plural(name, many) for name in kept or [facts.categories[0].name])
-    told = f"The user {facts.verb} {facts.size} {many}, many of them {shown}."
+    statement = f"The user {facts.verb} {facts.size} {many}, many of them {shown}."
     if best:
-        told += f" The user gave {listed(plural(name, many) for name in best)} higher ratings than other {many}."
+        statement += f" The user gave {listed(plural(name, many) for name in best)} higher ratings than other {many}."
     if attempt == 0 and (favourites := [title for title in facts.top(1) if title.feeling > 0]):
-        told += f" One of the favourites was {_described(favourites[0], style)}."
-    return _request("\n".join([*lines, told]), "This user enjoyed", attempt)
+        statement += f" One of the favourites was {_described(favourites[0], style)}."
+    return _request("\n".join([*lines, statement]), "This user enjoyed", attempt)
 
 
 def _plain_shift(before: Facts, now: Facts, _s_before: str, _s_now: str, attempt: int, style: Style) -> Request:
@@ -94,19 +94,21 @@ def _plain_shift(before: Facts, now: Facts, _s_before: str, _s_now: str, attempt
     """
     many = style.noun[1]
     grew, fell = (listed(plural(name, many) for name in names) if names else "" for names in moves(before, now))
-    turn = attempt % 2
+    wording = attempt % 2
     if grew or fell:
         change = " and fewer ".join(part for part in (f"more {grew}" if grew else "", fell) if part)
         change = change if grew else f"fewer {fell}"
-        told = (f"Lately the user has been choosing {change}.", f"There are {change} than in the period before.")[turn]
+        statement = (f"Lately the user has been choosing {change}.", f"There are {change} than in the period before.")[
+            wording
+        ]
         opening = f"This user now chooses {'more' if grew else 'fewer'}"
     else:
-        told = (
+        statement = (
             f"The user's taste is the same: {listed(plural(category.name, many) for category in now.categories[:2])}."
         )
         opening = "This user still chooses"
     question = f"How did this user's taste in {many} change? Answer in one or two short sentences.\n"
-    return _request(f"{question}\n{told}", opening, attempt)
+    return _request(f"{question}\n{statement}", opening, attempt)
 
 
 def _request(content: str, opening: str, attempt: int) -> Request:

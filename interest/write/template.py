@@ -1,5 +1,5 @@
-"""The plain sentence that stands in where no LLM text may be kept: made from the counts alone, marked
-Source.STATISTICS.
+"""Statistics sentences: a summary and a shift made from the counts alone, marked Source.STATISTICS. They stand in where
+no LLM text may be kept.
 
 Pure. Every word follows from `Facts`, so it passes `interest.check` by construction.
 """

@@ -1,7 +1,7 @@
-"""The two texts of one partition, from what the store knows of it to the row that is stored.
+"""Writes the interest of one partition: summary and shift, from its facts to the row that is stored.
 
-`interest.learn` (a whole store) and the stream's interest stage (what has just been closed) both write by this, so the
-rows are the same whichever ran.
+`interest.write.backfill` (a whole store) and the interest stage of the stream (what has just been closed) both write by
+this, so the rows are the same whichever ran.
 """
 
 from __future__ import annotations
@@ -12,49 +12,51 @@ from typing import Protocol
 import msgspec
 from sqlalchemy import RowMapping
 
-from interest.check.evidence import Ground
+from interest.check.evidence import Evidence
 from interest.llm.protocol import Reply, Request
 from interest.types import Interest, Outcome, Partition, Source
 from interest.write.backlog import Plan, Work
-from interest.write.cascade import Written, plain_shift, plain_summary, write_shift, write_summary
+from interest.write.cascade import GeneratedText, plain_shift, plain_summary, write_shift, write_summary
 
 
 class Ask(Protocol):
-    """`interest.answers.Answers.ask`."""
+    """`interest.llm.cache.Answers.ask`."""
 
     async def __call__(self, request: Request, *, user_id: str, kind: str) -> Reply: ...
 
 
-class Texts:
-    """Writes summaries and shifts by one plan. Who runs it knows which partitions are in hand: `before` is the summary
-    of the user's partition before, where that is being written too; elsewhere the stored one counts.
+class InterestWriter:
+    """Writes the summary and the shift of partitions by one plan.
+
+    Whoever runs it knows which partitions are in flight: `before` is the summary of the user's partition before, where
+    that is being written too; elsewhere the stored one counts.
     """
 
     def __init__(self, ask: Ask, plan: Plan, model: str) -> None:
         self._ask, self._plan, self._model = ask, plan, model
         self._prompt = plan.prompt()
 
-    async def summary(self, work: Work, before: asyncio.Future[Written] | None = None) -> Written:
+    async def summary(self, work: Work, before: asyncio.Future[GeneratedText] | None = None) -> GeneratedText:
         """s_k. Waits for s_(k-1) in chained mode only."""
         return await write_summary(
             lambda request: self._ask(request, user_id=work.user_id, kind="summary"),
             self._prompt,
-            Ground(work.ground.facts, categories=work.ground.categories),
+            Evidence(work.evidence.facts, categories=work.evidence.categories),
             self._plan.style,
             await _text(work, before) if self._plan.chained else None,
         )
 
     async def interest(
-        self, work: Work, summary: asyncio.Future[Written], before: asyncio.Future[Written] | None = None
+        self, work: Work, summary: asyncio.Future[GeneratedText], before: asyncio.Future[GeneratedText] | None = None
     ) -> Interest:
         """The stored row: s_k, and d_k, which is asked for once s_(k-1) and s_k are there."""
         s_now = await asyncio.shield(summary)
-        d_now = plain_shift(None, work.ground.facts, self._plan.style)
-        if work.ground.before is not None:
+        d_now = plain_shift(None, work.evidence.facts, self._plan.style)
+        if work.evidence.before is not None:
             d_now = await write_shift(
                 lambda request: self._ask(request, user_id=work.user_id, kind="shift"),
                 self._prompt,
-                work.ground,
+                work.evidence,
                 self._plan.style,
                 await _text(work, before),
                 s_now.text,
@@ -62,24 +64,24 @@ class Texts:
         return interest_of(work.partition, s_now, d_now, self._plan, self._model)
 
 
-async def _text(work: Work, before: asyncio.Future[Written] | None) -> str:
+async def _text(work: Work, before: asyncio.Future[GeneratedText] | None) -> str:
     """s_(k-1). Shielded: who gives this partition up does not take the one before with it."""
     return (await asyncio.shield(before)).text if before is not None else work.previous or "None"
 
 
 def plain(work: Work, plan: Plan, model: str) -> Interest:
-    """The row without an LLM."""
-    facts = work.ground.facts
+    """The interest written from the counts alone, without an LLM."""
+    facts = work.evidence.facts
     return interest_of(
         work.partition,
         plain_summary(facts, plan.style),
-        plain_shift(work.ground.before, facts, plan.style),
+        plain_shift(work.evidence.before, facts, plan.style),
         plan,
         model,
     )
 
 
-def interest_of(partition: Partition, summary: Written, shift: Written, plan: Plan, model: str) -> Interest:
+def interest_of(partition: Partition, summary: GeneratedText, shift: GeneratedText, plan: Plan, model: str) -> Interest:
     return Interest(
         user_id=partition.user_id,
         index=partition.index,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from interest.check.evidence import Ground
+from interest.check.evidence import Evidence
 from interest.facts.counts import Facts
 from tests.support.films import facts
 
@@ -35,10 +35,10 @@ def february() -> Facts:
 
 
 @pytest.fixture
-def ground(march: Facts) -> Ground:
-    return Ground(march, categories=("Action", "Animation", "Comedy", "Western"))
+def evidence(march: Facts) -> Evidence:
+    return Evidence(march, categories=("Action", "Animation", "Comedy", "Western"))
 
 
 @pytest.fixture
-def shift_ground(february: Facts, march: Facts) -> Ground:
-    return Ground(march, before=february, categories=("Action", "Animation", "Comedy", "Western"))
+def shift_evidence(february: Facts, march: Facts) -> Evidence:
+    return Evidence(march, before=february, categories=("Action", "Animation", "Comedy", "Western"))

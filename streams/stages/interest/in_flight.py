@@ -15,8 +15,8 @@ import structlog
 
 from interest.types import Interest, Partition
 from interest.write.backlog import Work
-from interest.write.cascade import Written
-from interest.write.writer import Texts
+from interest.write.cascade import GeneratedText
+from interest.write.writer import InterestWriter
 from streams.stages.consumer.message import Message
 from streams.stages.interest.rows import Finished, Key, key_of
 from streams.stages.retry import BACKOFF_MAX_S, BACKOFF_S, Patience
@@ -35,7 +35,7 @@ class Entry:
     follows: Entry | None  # the user's partition that came before it, while that is in hand
     known: bool = False  # it was stored before
     interest: Interest | None = None
-    summary: asyncio.Task[Written] | None = None
+    summary: asyncio.Task[GeneratedText] | None = None
     task: asyncio.Task[None] | None = None
     handed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -56,7 +56,7 @@ class InHand:
         texts: what writes an entry, by its place in the line; none where no LLM is asked.
     """
 
-    def __init__(self, patience: Patience, texts: Callable[[int], Texts] | None) -> None:
+    def __init__(self, patience: Patience, texts: Callable[[int], InterestWriter] | None) -> None:
         self._patience, self._texts = patience, texts
         self._entries: dict[Key, Entry] = {}
         self._newest: dict[str, Entry] = {}  # of each user with entries
@@ -75,7 +75,7 @@ class InHand:
         entry.messages.append(message)
         return True
 
-    def summary_before(self, key: Key) -> asyncio.Future[Written] | None:
+    def summary_before(self, key: Key) -> asyncio.Future[GeneratedText] | None:
         """The summary of the user's partition before, while that is being written."""
         user, generation, index = key
         entry = self._entries.get((user, generation, index - 1))
@@ -85,7 +85,7 @@ class InHand:
         self,
         messages: list[Message[Partition]],
         found: Work | Interest,
-        before: asyncio.Future[Written] | None,
+        before: asyncio.Future[GeneratedText] | None,
         *,
         known: bool = True,
     ) -> None:
@@ -132,7 +132,7 @@ class InHand:
         gone = set(map(id, dropped))
         self._ready = [entry for entry in self._ready if id(entry) not in gone]
 
-    async def _write(self, entry: Entry, work: Work, before: asyncio.Future[Written] | None) -> None:
+    async def _write(self, entry: Entry, work: Work, before: asyncio.Future[GeneratedText] | None) -> None:
         assert self._texts is not None
         texts = self._texts(entry.order)
         entry.summary = asyncio.create_task(self._until_done(entry, lambda: texts.summary(work, before)))

@@ -69,7 +69,7 @@ class Reader:
         if stale:
             self._read_categories(connection)
         works = load(connection, self._plan, heads, self._categories)
-        named = {name for work in works for title in work.ground.facts.titles for name in title.categories}
+        named = {name for work in works for title in work.evidence.facts.titles for name in title.categories}
         if not stale and not named <= set(self._categories):  # the catalogue has grown
             self._read_categories(connection)
             works = load(connection, self._plan, heads, self._categories)

@@ -18,7 +18,7 @@ import structlog
 from interest.llm.cache import Answers
 from interest.llm.protocol import Reply, Request
 from interest.types import Interest, Partition
-from interest.write.writer import Texts, plain
+from interest.write.writer import InterestWriter, plain
 from streams.kafka.clients import make_producer
 from streams.kafka.messages import partition_of_message
 from streams.resolve.llm import AgentLlm, agent_llm
@@ -223,7 +223,7 @@ class InterestStage:
 
     # Writing: entries become rows and announcements.
 
-    def _texts(self, order: int) -> Texts:
+    def _texts(self, order: int) -> InterestWriter:
         assert self._answers is not None
         assert self._asking is not None
         answers, complete = self._answers, self._asking.at(order)
@@ -234,7 +234,7 @@ class InterestStage:
                 "cannot look up answers",
             )
 
-        return Texts(ask, self._llm.plan, self._llm.name)
+        return InterestWriter(ask, self._llm.plan, self._llm.name)
 
     async def _write(self) -> None:
         """Store and announce what is finished, a batch at a time, until the stage is closing and nothing is left."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.encoders.behavior_text import Template, behavior_text, did, item_text, shown
+from fusion.encoders.behavior_text import Template, behavior_text, item_text, shown
 from interest.errors import InputError
 from interest.types import Item
 
@@ -40,50 +40,6 @@ def test_item_texts_and_values() -> None:
     assert [shown(value) for value in (3.7, float(np.float32(3.7)), 0.0, -0.0, 1234.5, float("nan"), None)] == [
         "3.7", "3.7", "0", "0", "1200", "", "",
     ]  # fmt: skip
-    assert [did(action) for action in ("rate", "VIEW", "listen", "see")] == ["rated", "viewed", "listened to", "saw"]
-
-
-@pytest.mark.parametrize(
-    ("actions", "text"),
-    [
-        ("buy bought BUY", "bought"),
-        ("rate rated Rated", "rated"),
-        ("click clicked", "clicked"),
-        ("purchase purchased", "purchased"),
-        ("see saw", "saw"),
-        ("pay paid", "paid"),
-        ("read", "read"),
-        ("put", "put"),
-        ("try tried", "tried"),
-        ("play played", "played"),
-        ("skip skipped", "skipped"),
-        ("add added", "added"),
-        ("view viewed pv pageview", "viewed"),
-        ("open opened", "opened"),
-        ("fix", "fixed"),
-        ("need needed", "needed"),
-        ("proceed proceeded", "proceeded"),
-        ("agreed agree", "agreed"),
-        ("submit", "submitted"),
-        ("rent rented", "rented"),
-        ("dislike", "disliked"),
-        ("rating", "rating"),
-        ("impression", "impression"),
-        ("mention", "mentioned"),
-        ("add_to_cart add-to-cart addToCart added_to_cart ADD_TO_CART cart", "added to cart"),
-        ("remove_from_cart", "removed from cart"),
-        ("view_item viewItem", "viewed item"),
-        ("listen_to", "listened to"),
-        ("begin_checkout", "began checkout"),
-        ("sign_up signup", "signed up"),
-        ("page_view", "page view"),
-        ("rate5", "rate5"),
-        ("купил", "купил"),
-    ],
-)
-def test_what_was_done_reads_in_the_past_tense(actions: str, text: str) -> None:
-    assert {did(action) for action in actions.split()} == {text}
-    assert did(text) == text
 
 
 @pytest.mark.parametrize(

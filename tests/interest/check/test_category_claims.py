@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interest.check.category_claims import claims_in
-from interest.check.evidence import Ground
+from interest.check.evidence import Evidence
 
 BAD = [
     # seen from SmolLM2-135M on real partitions
@@ -73,13 +73,13 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("sentence", "what"), BAD)
-def test_an_invented_claim_is_unsupported(sentence: str, what: str, ground: Ground) -> None:
-    assert what in [claim.text for claim in claims_in(sentence, ground) if not claim.supported]
+def test_an_invented_claim_is_unsupported(sentence: str, what: str, evidence: Evidence) -> None:
+    assert what in [claim.text for claim in claims_in(sentence, evidence) if not claim.supported]
 
 
 @pytest.mark.parametrize("sentence", GOOD)
-def test_a_true_sentence_is_supported(sentence: str, ground: Ground) -> None:
-    found = claims_in(sentence, ground)
+def test_a_true_sentence_is_supported(sentence: str, evidence: Evidence) -> None:
+    found = claims_in(sentence, evidence)
     assert found
     assert [claim for claim in found if not claim.supported] == []
 
@@ -94,8 +94,8 @@ def test_a_true_sentence_is_supported(sentence: str, ground: Ground) -> None:
         "This user now chooses dramas over action films.",
     ],
 )
-def test_a_true_change_is_supported(sentence: str, shift_ground: Ground) -> None:
-    found = claims_in(sentence, shift_ground)
+def test_a_true_change_is_supported(sentence: str, shift_evidence: Evidence) -> None:
+    found = claims_in(sentence, shift_evidence)
     assert found
     assert [claim for claim in found if not claim.supported] == []
 
@@ -111,12 +111,12 @@ def test_a_true_change_is_supported(sentence: str, shift_ground: Ground) -> None
         ("More dramas over the past few years.", "years"),
     ],
 )
-def test_an_invented_change_is_unsupported(sentence: str, what: str, shift_ground: Ground) -> None:
-    assert what in [claim.text for claim in claims_in(sentence, shift_ground) if not claim.supported]
+def test_an_invented_change_is_unsupported(sentence: str, what: str, shift_evidence: Evidence) -> None:
+    assert what in [claim.text for claim in claims_in(sentence, shift_evidence) if not claim.supported]
 
 
-def test_supported_claims_name_the_behaviours_behind_them(ground: Ground) -> None:
-    title = next(claim for claim in claims_in("They liked Babe.", ground) if claim.kind == "title")
-    comedy = next(claim for claim in claims_in("They liked comedies.", ground) if claim.kind == "category")
+def test_supported_claims_name_the_behaviours_behind_them(evidence: Evidence) -> None:
+    title = next(claim for claim in claims_in("They liked Babe.", evidence) if claim.kind == "title")
+    comedy = next(claim for claim in claims_in("They liked comedies.", evidence) if claim.kind == "category")
     assert title.seqs == (52,)
     assert set(comedy.seqs) == {52, 53, 60}

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interest.check.evidence import Ground
+from interest.check.evidence import Evidence
 from interest.check.sentences import check
 from tests.support.films import facts
 
 
-def test_a_true_text_is_kept_as_it_is(ground: Ground) -> None:
+def test_a_true_text_is_kept_as_it_is(evidence: Evidence) -> None:
     text = "This user enjoyed dramas and comedies, with a preference for comedies."
-    verdict = check(text, ground)
+    verdict = check(text, evidence)
     assert (verdict.text, verdict.trimmed, verdict.faults) == (text, False, ())
     assert all(claim.supported for claim in verdict.claims)
 
@@ -53,8 +53,8 @@ def test_a_true_text_is_kept_as_it_is(ground: Ground) -> None:
         ),
     ],
 )
-def test_what_fails_is_cut(written: str, kept: str, ground: Ground) -> None:
-    verdict = check(written, ground)
+def test_what_fails_is_cut(written: str, kept: str, evidence: Evidence) -> None:
+    verdict = check(written, evidence)
     assert (verdict.text, verdict.trimmed) == (kept, True)
     assert verdict.faults
     assert all(claim.supported for claim in verdict.kept)
@@ -86,31 +86,31 @@ def test_what_fails_is_cut(written: str, kept: str, ground: Ground) -> None:
         "- dramas\n- comedies",
     ],
 )
-def test_nothing_is_kept_of_what_is_no_text_about_the_user(written: str, ground: Ground) -> None:
-    verdict = check(written, ground)
+def test_nothing_is_kept_of_what_is_no_text_about_the_user(written: str, evidence: Evidence) -> None:
+    verdict = check(written, evidence)
     assert verdict.text == ""
     assert verdict.faults
 
 
-def test_a_copied_prompt_is_not_kept(ground: Ground) -> None:
+def test_a_copied_prompt_is_not_kept(evidence: Evidence) -> None:
     told = "The user rated eleven films, many of them dramas and comedies and also several thrillers of the period."
-    assert check(told, ground, f"What does the user like?\n\n{told}").text == ""
-    assert "copies the prompt" in check(told, ground, told).faults
+    assert check(told, evidence, f"What does the user like?\n\n{told}").text == ""
+    assert "copies the prompt" in check(told, evidence, told).faults
 
 
-def test_a_full_stop_inside_a_title_ends_no_sentence(ground: Ground) -> None:
+def test_a_full_stop_inside_a_title_ends_no_sentence(evidence: Evidence) -> None:
     text = "This user enjoyed dramas like E.T. the Extra-Terrestrial and also comedies."
-    assert check(text, ground).text == text
+    assert check(text, evidence).text == text
 
 
-def test_a_title_is_written_as_the_catalogue_writes_it(ground: Ground) -> None:
-    verdict = check("This user enjoyed dramas and comedies, and was fond of one fine day.", ground)
+def test_a_title_is_written_as_the_catalogue_writes_it(evidence: Evidence) -> None:
+    verdict = check("This user enjoyed dramas and comedies, and was fond of one fine day.", evidence)
     assert verdict.text == "This user enjoyed dramas and comedies, and was fond of One Fine Day."
 
 
-def test_a_shift_that_tells_no_change_is_not_kept(shift_ground: Ground) -> None:
-    assert check("This user now chooses more dramas and fewer thrillers.", shift_ground, min_claims=1).text
-    assert check("This user enjoyed dramas and comedies.", shift_ground, min_claims=1).text == ""
+def test_a_shift_that_tells_no_change_is_not_kept(shift_evidence: Evidence) -> None:
+    assert check("This user now chooses more dramas and fewer thrillers.", shift_evidence, min_claims=1).text
+    assert check("This user enjoyed dramas and comedies.", shift_evidence, min_claims=1).text == ""
 
 
 WORDS = (
@@ -121,8 +121,8 @@ WORDS = (
 
 @given(st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join))
 def test_whatever_is_kept_is_supported_and_ends(written: str) -> None:
-    ground = Ground(facts(("2", 3), ("3", 2), ("5", 5), ("4", 5), ("6", 4), ("8", 4), ("9", 2), ("4", 5)))
-    verdict = check(written, ground)
+    evidence = Evidence(facts(("2", 3), ("3", 2), ("5", 5), ("4", 5), ("6", 4), ("8", 4), ("9", 2), ("4", 5)))
+    verdict = check(written, evidence)
     assert all(claim.supported for claim in verdict.kept)
     assert verdict.text == "" or verdict.text[-1] in ".!?\"”’'"
-    assert check(verdict.text, ground).text == verdict.text
+    assert check(verdict.text, evidence).text == verdict.text

@@ -7,12 +7,12 @@ import asyncio
 import msgspec
 import pytest
 
-from interest.check.evidence import Ground
+from interest.check.evidence import Evidence
 from interest.errors import Refused, Unavailable
 from interest.facts.counts import Facts
 from interest.llm.scripted import Scripted, reply
 from interest.types import Outcome, Source
-from interest.write.cascade import Written, write_shift, write_summary
+from interest.write.cascade import GeneratedText, write_shift, write_summary
 from interest.write.prompts import PROMPTS, Style
 from tests.support.films import facts
 
@@ -21,81 +21,83 @@ GOOD = "This user enjoyed dramas and comedies."
 FALSE = "This user enjoyed westerns on Netflix."
 
 
-def summary(model: Scripted, ground: Ground, version: str = "plain-1", previous: str | None = None) -> Written:
-    return asyncio.run(write_summary(model, PROMPTS[version], ground, STYLE, previous))
+def summary(
+    model: Scripted, evidence: Evidence, version: str = "plain-1", previous: str | None = None
+) -> GeneratedText:
+    return asyncio.run(write_summary(model, PROMPTS[version], evidence, STYLE, previous))
 
 
-def test_a_good_first_answer_is_taken(ground: Ground) -> None:
+def test_a_good_first_answer_is_taken(evidence: Evidence) -> None:
     model = Scripted(GOOD)
-    written = summary(model, ground)
+    written = summary(model, evidence)
     assert (written.text, written.source, written.outcome) == (GOOD, Source.LLM, Outcome.OK)
     assert (written.claims, written.supported, len(model.seen)) == (2, 2, 1)
     assert set(written.evidence) <= set(range(50, 61))
     assert written.evidence
 
 
-def test_a_false_answer_is_asked_again_first_greedy_then_sampled(ground: Ground) -> None:
+def test_a_false_answer_is_asked_again_first_greedy_then_sampled(evidence: Evidence) -> None:
     model = Scripted(FALSE, FALSE, FALSE, GOOD)
-    written = summary(model, ground)
+    written = summary(model, evidence)
     assert (written.text, written.outcome) == (GOOD, Outcome.OK)
     assert [request.temperature > 0 for request in model.seen] == [False, False, True, True]
     assert len({msgspec.json.encode(request) for request in model.seen}) == 4
 
 
-def test_what_is_partly_true_is_trimmed(ground: Ground) -> None:
-    written = summary(Scripted(f"{GOOD} They also loved westerns."), ground)
+def test_what_is_partly_true_is_trimmed(evidence: Evidence) -> None:
+    written = summary(Scripted(f"{GOOD} They also loved westerns."), evidence)
     assert (written.text, written.outcome) == (GOOD, Outcome.TRIMMED)
     assert (written.claims, written.supported) == (3, 2)
 
 
-def test_when_no_attempt_passes_a_plain_sentence_stands_in_and_says_so(ground: Ground) -> None:
+def test_when_no_attempt_passes_a_plain_sentence_stands_in_and_says_so(evidence: Evidence) -> None:
     model = Scripted(FALSE)
-    written = summary(model, ground)
+    written = summary(model, evidence)
     assert (written.source, written.outcome) == (Source.STATISTICS, Outcome.REJECTED)
     assert written.text.startswith("This user rated 11 films")
     assert len(model.seen) == STYLE.attempts
 
 
-def test_answers_that_all_stop_at_the_token_limit_are_truncated(ground: Ground) -> None:
-    written = summary(Scripted(reply("This user enjoyed dramas and", "length")), ground)
+def test_answers_that_all_stop_at_the_token_limit_are_truncated(evidence: Evidence) -> None:
+    written = summary(Scripted(reply("This user enjoyed dramas and", "length")), evidence)
     assert (written.source, written.outcome) == (Source.STATISTICS, Outcome.TRUNCATED)
-    whole_sentence = summary(Scripted(reply(f"{GOOD} They also", "length")), ground)
+    whole_sentence = summary(Scripted(reply(f"{GOOD} They also", "length")), evidence)
     assert (whole_sentence.text, whole_sentence.outcome) == (GOOD, Outcome.TRIMMED)
 
 
-def test_a_refusal_is_an_outcome_and_is_not_asked_again(ground: Ground) -> None:
+def test_a_refusal_is_an_outcome_and_is_not_asked_again(evidence: Evidence) -> None:
     model = Scripted(Refused("prompt too long"))
-    written = summary(model, ground)
+    written = summary(model, evidence)
     assert (written.source, written.outcome, len(model.seen)) == (Source.STATISTICS, Outcome.REFUSED, 1)
 
 
-def test_a_model_that_is_not_there_stops_the_run(ground: Ground) -> None:
+def test_a_model_that_is_not_there_stops_the_run(evidence: Evidence) -> None:
     with pytest.raises(Unavailable):
-        summary(Scripted(Unavailable("connection refused")), ground)
+        summary(Scripted(Unavailable("connection refused")), evidence)
 
 
 def test_too_little_evidence_means_no_call() -> None:
     model = Scripted(GOOD)
-    written = summary(model, Ground(facts(("2", 3), ("3", 4))))
+    written = summary(model, Evidence(facts(("2", 3), ("3", 4))))
     assert (written.source, written.outcome, model.seen) == (Source.STATISTICS, Outcome.SPARSE, [])
 
 
-def test_a_schema_answer_brings_its_evidence_and_only_numbers_that_exist(ground: Ground) -> None:
+def test_a_schema_answer_brings_its_evidence_and_only_numbers_that_exist(evidence: Evidence) -> None:
     answer = msgspec.json.encode({"text": GOOD, "evidence": [52, 53, 999]}).decode()
     model = Scripted("not JSON", answer)
-    written = summary(model, ground, "json-1")
+    written = summary(model, evidence, "json-1")
     assert (written.text, written.outcome, len(model.seen)) == (GOOD, Outcome.OK, 2)
     assert {52, 53} <= set(written.evidence)
     assert 999 not in written.evidence
     assert model.seen[0].schema is not None
 
 
-def test_a_shift_is_held_against_both_partitions(shift_ground: Ground) -> None:
+def test_a_shift_is_held_against_both_partitions(shift_evidence: Evidence) -> None:
     model = Scripted("This user now chooses more thrillers.", "This user now chooses more dramas and fewer thrillers.")
-    written = asyncio.run(write_shift(model, PROMPTS["plain-1"], shift_ground, STYLE, "before", "now"))
+    written = asyncio.run(write_shift(model, PROMPTS["plain-1"], shift_evidence, STYLE, "before", "now"))
     assert (written.text, written.outcome) == ("This user now chooses more dramas and fewer thrillers.", Outcome.OK)
     with pytest.raises(ValueError, match="partition before"):
-        asyncio.run(write_shift(model, PROMPTS["plain-1"], Ground(shift_ground.facts), STYLE, "before", "now"))
+        asyncio.run(write_shift(model, PROMPTS["plain-1"], Evidence(shift_evidence.facts), STYLE, "before", "now"))
 
 
 @pytest.mark.parametrize("version", sorted(PROMPTS))

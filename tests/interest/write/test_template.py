@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interest.check.category_claims import claims_in
-from interest.check.evidence import Ground
+from interest.check.evidence import Evidence
 from interest.facts.categories import counted, listed, plural
 from interest.facts.counts import Facts, facts_of
 from interest.types import Behavior, Item
@@ -42,8 +42,8 @@ def test_sentences_are_whole_and_their_numbers_agree(before: Facts, now: Facts) 
 
 @given(partitions())
 def test_every_category_a_summary_names_is_in_the_partition(facts: Facts) -> None:
-    ground = Ground(facts, categories=NAMES)
-    found = [claim for claim in claims_in(summary_sentence(facts), ground) if claim.kind == "category"]
+    evidence = Evidence(facts, categories=NAMES)
+    found = [claim for claim in claims_in(summary_sentence(facts), evidence) if claim.kind == "category"]
     assert all(facts.category(name) for claim in found for name in claim.about)
 
 

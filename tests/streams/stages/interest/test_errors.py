@@ -243,10 +243,10 @@ def test_an_unforeseen_error_holds_one_partition_and_loses_nothing(
     checked = "interest.write.cascade.check"
     from interest.write.cascade import check
 
-    def fails(text: str, ground: Any, asked: str, **options: Any) -> Any:
-        if broken[0] and ground.facts.profile.get("occupation") == "writer":
+    def fails(text: str, evidence: Any, asked: str, **options: Any) -> Any:
+        if broken[0] and evidence.facts.profile.get("occupation") == "writer":
             raise RuntimeError("nobody foresaw this")
-        return check(text, ground, asked, **options)
+        return check(text, evidence, asked, **options)
 
     monkeypatch.setattr(checked, fails)
 
