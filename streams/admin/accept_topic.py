@@ -14,8 +14,8 @@ from streams.kafka.clients import KafkaError, Topics, asking, group_of
 from streams.kafka.groups import members_of
 from streams.kafka.topics import planned, read_topics, wrong
 from streams.settings.schema import KafkaSettings
-from streams.stages.consumer.accept import Accepted, accept_group, acceptable
-from streams.stages.consumer.offsets import known_id, read_standings
+from streams.stages.consumer.accept import AcceptedOffset, accept_group_offsets, unusable_offsets
+from streams.stages.consumer.offsets import known_topic_id, read_group_offsets
 from streams.stages.ingest import offsets as positions
 from streams.store.tables import source_of
 from streams.ubsp.ingest import Position
@@ -64,13 +64,13 @@ def plan_acceptance(engine: Engine, settings: KafkaSettings, topic: str) -> Acce
     _refuse_misfit(settings, name)
     if stage == "ingest":
         return _of_store(engine, settings, name)
-    standings = read_standings(settings, group_of(settings, stage), name)
+    offsets = read_group_offsets(settings, group_of(settings, stage), name)
     return Acceptance(
         topic=name,
         stage=stage,
-        id=standings.topic_id,
-        id_before=known_id(engine, name, standings.topic_id),
-        changes=tuple(_of_group(one) for one in acceptable(standings)),
+        id=offsets.topic_id,
+        id_before=known_topic_id(engine, name, offsets.topic_id),
+        changes=tuple(_of_group(one) for one in unusable_offsets(offsets)),
     )
 
 
@@ -78,29 +78,29 @@ def accept(engine: Engine, settings: KafkaSettings, plan: Acceptance) -> None:
     """Let the stage go on with the topic as it is. Raises KafkaError while a worker of the stage runs."""
     check_stopped(settings, plan.stage)
     if plan.stage == "ingest":
-        positions.accept(engine, positions.look(settings, [plan.topic])[plan.topic])
+        positions.accept(engine, positions.read_topic_offsets(settings, [plan.topic])[plan.topic])
     else:
-        accept_group(engine, settings, plan.stage, plan.topic)
+        accept_group_offsets(engine, settings, plan.stage, plan.topic)
 
 
 def _of_store(engine: Engine, settings: KafkaSettings, name: str) -> Acceptance:
-    standing = positions.look(settings, [name])[name]
+    topic_now = positions.read_topic_offsets(settings, [name])[name]
     stored = positions.positions_of(engine, source_of(name))
     changes = []
-    for partition in sorted(stored.keys() | standing.ranges.keys()) if stored else ():
+    for partition in sorted(stored.keys() | topic_now.ranges.keys()) if stored else ():
         before = stored.get(partition)
-        if partition not in standing.ranges:
+        if partition not in topic_now.ranges:
             changes.append(Change(partition=partition, before=stored[partition].offset, after=None, lost=None))
             continue
-        after = positions.accepted(standing, partition, before)
+        after = positions.accepted(topic_now, partition, before)
         if before is None or (before.offset, before.digest) != (after.offset, after.digest):
             changes.append(_of_position(partition, before, after))
-    known = {position.digest for position in stored.values()} or {standing.id}
+    known = {position.digest for position in stored.values()} or {topic_now.id}
     return Acceptance(
         topic=name,
         stage="ingest",
-        id=standing.id,
-        id_before=standing.id if known == {standing.id} else next(iter(known - {standing.id})),
+        id=topic_now.id,
+        id_before=topic_now.id if known == {topic_now.id} else next(iter(known - {topic_now.id})),
         changes=tuple(changes),
     )
 
@@ -113,7 +113,7 @@ def _of_position(partition: int, before: Position | None, after: Position) -> Ch
     return Change(partition=partition, before=before.offset, after=after.offset, lost=lost)
 
 
-def _of_group(one: Accepted) -> Change:
+def _of_group(one: AcceptedOffset) -> Change:
     return Change(partition=one.partition, before=one.before, after=one.after, lost=one.gone or None)
 
 

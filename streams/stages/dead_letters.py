@@ -12,7 +12,7 @@ import structlog
 from streams.kafka.clients import MAX_DEAD, dead_of
 from streams.kafka.dead_letter import dead_letter
 from streams.stages.ingest.decode import Message, Refused
-from streams.stages.retry import Patience
+from streams.stages.retry import RetryPolicy
 from streams.stages.stage import Context
 
 if TYPE_CHECKING:
@@ -24,20 +24,22 @@ REASONS = 10  # that the line about the rest names
 log = structlog.get_logger()
 
 
-async def bury(context: Context, patience: Patience, producer: AIOKafkaProducer, refused: Iterable[Refused]) -> None:
+async def send_to_dead_letter(
+    context: Context, retry: RetryPolicy, producer: AIOKafkaProducer, refused: Iterable[Refused]
+) -> None:
     """Return when every letter is acknowledged; waits for the broker as long as it takes."""
     waiting, sent = list(refused), list[Refused]()
     try:
         for start in range(0, len(waiting), AT_ONCE):
             chunk = waiting[start : start + AT_ONCE]
-            await asyncio.gather(*(_one(context, patience, producer, sent, *one) for one in chunk))
+            await asyncio.gather(*(_one(context, retry, producer, sent, *one) for one in chunk))
     finally:  # also of a batch that was interrupted
         _tell(sent)
 
 
 async def _one(
     context: Context,
-    patience: Patience,
+    retry: RetryPolicy,
     producer: AIOKafkaProducer,
     sent: list[Refused],
     message: Message,
@@ -58,7 +60,7 @@ async def _one(
         )
         await producer.send_and_wait(dead_of(topic), value, key=key, headers=headers)
 
-    await patience.kafka(send, "cannot write a dead letter")
+    await retry.kafka(send, "cannot write a dead letter")
     context.metrics.dead.labels(message.topic).inc()
     sent.append((message, reason))
 

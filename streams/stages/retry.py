@@ -34,7 +34,7 @@ class Client(Protocol):
 C = TypeVar("C", bound=Client)
 
 
-class Patience:
+class RetryPolicy:
     """One stage's way of waiting."""
 
     def __init__(self, context: Context, stage: str) -> None:
@@ -107,4 +107,4 @@ async def connected(context: Context, stage: str, make: Callable[[], C]) -> C:
             raise
         return client
 
-    return await Patience(context, stage).kafka(start, "cannot reach Kafka")
+    return await RetryPolicy(context, stage).kafka(start, "cannot reach Kafka")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from streams.kafka.clients import commit
-from streams.stages.consumer.offset_tracker import Marks
+from streams.stages.consumer.offset_tracker import OffsetTracker
 from streams.stages.stage import Context
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Commits:
         self._context, self._stage, self._topic = context, stage, topic
         self._committed: dict[int, tuple[int, str]] = {}
         self._ends: dict[int, int] = {}
-        self._epoch = 0  # counts assignments: what was begun in another one is void
+        self._assignment_generation = 0  # counts assignments: what was begun in another one is void
 
     def begin(self, partition: int, end: int, committed: tuple[int, str] | None) -> None:
         """A partition is read from now on; `committed` is what its group has said, if anything."""
@@ -40,9 +40,11 @@ class Commits:
             return
         self._committed.clear()
         self._ends.clear()
-        self._epoch += 1
+        self._assignment_generation += 1
 
-    async def commit(self, consumer: AIOKafkaConsumer | None, marks: Mapping[int, Marks], topic_id: str) -> None:
+    async def commit(
+        self, consumer: AIOKafkaConsumer | None, trackers: Mapping[int, OffsetTracker], topic_id: str
+    ) -> None:
         """Commit the low-water marks that have moved, with the topic's id.
 
         A partition that went away meanwhile is no error: whoever has it now repeats what was not committed.
@@ -52,44 +54,44 @@ class Commits:
 
         if consumer is None:
             return
-        now = {partition: (mark.low, mark.text()) for partition, mark in marks.items()}
+        now = {partition: (mark.low, mark.metadata()) for partition, mark in trackers.items()}
         moved = {partition: mark for partition, mark in now.items() if self._committed.get(partition) != mark}
         if not moved:
             return
-        epoch = self._epoch
+        generation = self._assignment_generation
         try:
             await commit(
                 consumer,
                 {
-                    TopicPartition(self._topic, one): (low, f"{topic_id} {text}".rstrip())
-                    for one, (low, text) in moved.items()
+                    TopicPartition(self._topic, one): (low, f"{topic_id} {metadata}".rstrip())
+                    for one, (low, metadata) in moved.items()
                 },
             )
         except (CommitFailedError, IllegalStateError) as error:
             log.info("offsets not committed", stage=self._stage, topic=self._topic, why=str(error))
             return
-        if epoch == self._epoch:
+        if generation == self._assignment_generation:
             self._committed |= moved
 
-    async def ask_ends(self, consumer: AIOKafkaConsumer | None, marks: Mapping[int, Marks]) -> None:
+    async def ask_ends(self, consumer: AIOKafkaConsumer | None, trackers: Mapping[int, OffsetTracker]) -> None:
         """Where the partitions end: the lag is known though nothing is read."""
         from aiokafka import TopicPartition
 
-        if consumer is None or not marks:
+        if consumer is None or not trackers:
             return
-        places = [TopicPartition(self._topic, partition) for partition in marks]
+        places = [TopicPartition(self._topic, partition) for partition in trackers]
         for place, end in (await consumer.end_offsets(places)).items():
-            if place.partition in marks:
+            if place.partition in trackers:
                 self._ends[place.partition] = end
 
-    def report(self, consumer: AIOKafkaConsumer | None, marks: Mapping[int, Marks]) -> None:
+    def report(self, consumer: AIOKafkaConsumer | None, trackers: Mapping[int, OffsetTracker]) -> None:
         """Lag and progress, to metrics and health."""
         from aiokafka import TopicPartition
 
         if consumer is None:
             return
         now = time.monotonic()
-        for partition, mark in marks.items():
+        for partition, mark in trackers.items():
             seen = consumer.highwater(TopicPartition(self._topic, partition)) or 0
             end = max(self._ends.get(partition, 0), seen, mark.position)
             self._ends[partition] = end

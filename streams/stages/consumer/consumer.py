@@ -19,19 +19,19 @@ from streams.kafka.clients import dead_of, group_of, make_consumer
 from streams.kafka.dead_letter import dead_letter
 from streams.stages.consumer.commits import Commits
 from streams.stages.consumer.message import Message, decoded, listener, within
-from streams.stages.consumer.offset_tracker import Marks
-from streams.stages.consumer.offsets import begin_at, known_id, read_standings
-from streams.stages.retry import Patience, connected
+from streams.stages.consumer.offset_tracker import OffsetTracker
+from streams.stages.consumer.offsets import known_topic_id, read_group_offsets, resume_at
+from streams.stages.retry import RetryPolicy, connected
 from streams.stages.stage import Context
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-TICK_S = 1.0  # between commits: a crash repeats about so much work
-ASK_END_S = 5.0  # between questions for the end of the partitions: lag is known though nothing is read
-AHEAD = 10_000  # messages read beyond one that does not finish: bounds what a crash repeats
-NEVER_MS = 2**31 - 1  # a worker that waits for the LLM reads nothing for hours, and must keep its partitions
-FAILURES = 3  # polls that fail in a row before the consumer is made anew: aiokafka's own tasks can end
+COMMIT_EVERY_S = 1.0  # between commits: a crash repeats about so much work
+ASK_ENDS_EVERY_S = 5.0  # between questions for the end of the partitions: lag is known though nothing is read
+MAX_AHEAD = 10_000  # messages read beyond one that does not finish: bounds what a crash repeats
+NO_POLL_LIMIT_MS = 2**31 - 1  # a worker that waits for the LLM reads nothing for hours, and must keep its partitions
+REJOIN_AFTER = 3  # polls that fail in a row before the consumer is made anew: aiokafka's own tasks can end
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ async def _nothing(_partitions: Collection[int]) -> None:
     return
 
 
-class Acked(Generic[T]):
+class TopicConsumer(Generic[T]):
     """The messages of one topic for one stage. Call `start`, then `take` and `acknowledge`, then `stop`.
 
     Args:
@@ -49,7 +49,7 @@ class Acked(Generic[T]):
         decode: the value of (key, value); ValueError and msgspec.DecodeError mean a dead letter with their text.
         producer: started; sends the dead letters.
         window: messages in hand at once, at most.
-        remedy: what to do when messages are gone, as a clause; see `positions.begin_at`.
+        remedy: what to do when messages are gone, as a clause; see `positions.resume_at`.
         assigned: awaited with the Kafka partitions this worker was given, before any message of theirs is handed out.
         release: awaited when partitions are about to go to another worker: finish what is quickly finished. Without it
             everything in hand is waited for. Either way at most `settle_s`; what is in hand then is `lost`.
@@ -74,15 +74,15 @@ class Acked(Generic[T]):
         kafka = context.settings.kafka
         # the group waits for this worker's answer for a session time-out at most
         self.settle_s = min(context.settings.agent.drain_s, kafka.session_timeout_s / 3)
-        self._patience = Patience(context, stage)
+        self._retry = RetryPolicy(context, stage)
         self._consumer: AIOKafkaConsumer | None = None
         self._ticking: asyncio.Task[None] | None = None
-        self._marks: dict[int, Marks] = {}  # by Kafka partition: those that are read
+        self._trackers: dict[int, OffsetTracker] = {}  # by Kafka partition: those that are read
         self._fresh: set[int] = set()  # given to this worker, and not yet read
         self._releasing = False
-        self._epoch = 0  # counts assignments: what was begun in another one is void
-        self._in_hand: dict[tuple[int, int], Message[T]] = {}
-        self._freed = asyncio.Event()  # set when a message leaves the hand
+        self._assignment_generation = 0  # counts assignments: what was begun in another one is void
+        self._in_flight: dict[tuple[int, int], Message[T]] = {}
+        self._room = asyncio.Event()  # set when a message leaves the hand
         self._commits = Commits(context, stage, topic)
         self._topic_id = ""
         self._turn = 0
@@ -90,18 +90,18 @@ class Acked(Generic[T]):
         self.settled = False  # has been given its partitions (or none) at least once
 
     @property
-    def in_hand(self) -> int:
-        return len(self._in_hand)
+    def in_flight(self) -> int:
+        return len(self._in_flight)
 
     @property
     def partitions(self) -> list[int]:
         """The Kafka partitions that this worker reads now."""
-        return sorted(self._marks)
+        return sorted(self._trackers)
 
     async def start(self) -> None:
         """Join the group; waits for a broker for as long as it takes. Cancel it to give up."""
         await self._connect()
-        self._ticking = asyncio.create_task(self._tick(), name=f"{self._stage}-commits")
+        self._ticking = asyncio.create_task(self._commit_regularly(), name=f"{self._stage}-commits")
 
     async def take(self, most: int | None = None, timeout_s: float = 0.2) -> list[Message[T]]:
         """The next messages, at most so many and at most what the window has room for; maybe none. In each Kafka
@@ -113,10 +113,10 @@ class Acked(Generic[T]):
             KafkaError: going on would pass over messages; the text names the remedy.
         """
         if self._fresh:
-            await self._prepare()
-        room = min(self._window - len(self._in_hand), most or self._window)
-        if room <= 0 or not self._marks or self._releasing:
-            await self._wait_freed(timeout_s)
+            await self._resume()
+        room = min(self._window - len(self._in_flight), most or self._window)
+        if room <= 0 or not self._trackers or self._releasing:
+            await self._wait_for_room(timeout_s)
             return []
         found = await self._poll(room, timeout_s)
         taken = []
@@ -124,7 +124,7 @@ class Acked(Generic[T]):
             if problem is None:
                 taken.append(message)
             else:
-                await self.bury(message, problem)
+                await self.send_to_dead_letter(message, problem)
         return [message for message in taken if not message.lost]
 
     def acknowledge(self, messages: Iterable[Message[Any]]) -> None:
@@ -132,17 +132,17 @@ class Acked(Generic[T]):
         now = time.time()
         count = 0
         for message in messages:
-            if self._in_hand.get((message.partition, message.offset)) is not message:
+            if self._in_flight.get((message.partition, message.offset)) is not message:
                 continue
-            del self._in_hand[message.partition, message.offset]
-            self._marks[message.partition].acknowledge(message.offset)
+            del self._in_flight[message.partition, message.offset]
+            self._trackers[message.partition].acknowledge(message.offset)
             self._context.metrics.latency.labels(self._stage).observe(max(0.0, now - message.timestamp_ms / 1000))
             count += 1
         if count:
             self._context.metrics.messages.labels(self._stage, self._topic).inc(count)
-            self._freed.set()
+            self._room.set()
 
-    async def bury(self, message: Message[Any], reason: str) -> None:
+    async def send_to_dead_letter(self, message: Message[Any], reason: str) -> None:
         """Write a message that can never be used to the topic of dead letters, then acknowledge it."""
         key, value, headers = dead_letter(
             message.topic, message.partition, message.offset, message.key, message.raw, message.timestamp_ms, reason
@@ -151,7 +151,7 @@ class Acked(Generic[T]):
         async def send() -> None:
             await self._producer.send_and_wait(dead_of(self._topic), value, key=key, headers=headers)
 
-        await self._patience.kafka(send, "cannot write a dead letter")
+        await self._retry.kafka(send, "cannot write a dead letter")
         self._context.metrics.dead.labels(self._topic).inc()
         log.warning(
             "dead letter", stage=self._stage, topic=message.topic, partition=message.partition, offset=message.offset,
@@ -171,103 +171,105 @@ class Acked(Generic[T]):
             self._consumer = None
 
     async def _empty(self, _partitions: Collection[int]) -> None:
-        while self._in_hand:
-            await self._wait_freed(self.settle_s)
+        while self._in_flight:
+            await self._wait_for_room(self.settle_s)
 
-    async def _wait_freed(self, timeout_s: float) -> None:
-        self._freed.clear()
+    async def _wait_for_room(self, timeout_s: float) -> None:
+        self._room.clear()
         try:
-            await asyncio.wait_for(self._freed.wait(), timeout_s)
+            await asyncio.wait_for(self._room.wait(), timeout_s)
         except TimeoutError:
             return
 
-    # Being given partitions, and giving them up. aiokafka calls `_revoked` and `_given` from its own task.
+    # Being given partitions, and giving them up. aiokafka calls `_on_revoked` and `_on_assigned` from its own task.
     async def _connect(self) -> None:
         settings = self._context.settings.kafka
 
         def make() -> AIOKafkaConsumer:
-            return make_consumer(settings, group=group_of(settings, self._stage), max_poll_interval_ms=NEVER_MS)
+            return make_consumer(settings, group=group_of(settings, self._stage), max_poll_interval_ms=NO_POLL_LIMIT_MS)
 
         self._consumer = await connected(self._context, self._stage, make)
-        self._consumer.subscribe([self._topic], listener=listener(self._revoked, self._given))
+        self._consumer.subscribe([self._topic], listener=listener(self._on_revoked, self._on_assigned))
 
-    async def _revoked(self, revoked: Collection[TopicPartition]) -> None:
+    async def _on_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """1. Hand nothing more out. 2. Let the stage finish what it can. 3. Commit. 4. Give up what is left."""
-        partitions = sorted({one.partition for one in revoked} & (self._marks.keys() | self._fresh))
+        partitions = sorted({one.partition for one in revoked} & (self._trackers.keys() | self._fresh))
         self._releasing = True  # 1
         try:
             deadline = time.monotonic() + self.settle_s
             await within(deadline, self._release(partitions))  # 2
             await within(max(deadline, time.monotonic() + 1.0), self._commit())  # 3
         finally:
-            self._give_up()  # 4
+            self._drop_assignment()  # 4
             self._releasing = False
 
-    def _give_up(self) -> None:
-        for partition in [*self._marks, *self._fresh]:
+    def _drop_assignment(self) -> None:
+        for partition in [*self._trackers, *self._fresh]:
             self._context.health.given_up(self._stage, self._topic, partition)
             self._context.metrics.lag.remove(self._stage, self._topic, str(partition))
-        for message in self._in_hand.values():
+        for message in self._in_flight.values():
             message.lost = True
-        self._in_hand.clear()
-        self._marks.clear()
+        self._in_flight.clear()
+        self._trackers.clear()
         self._fresh.clear()
         self._commits.forget()
-        self._epoch += 1
-        self._freed.set()
+        self._assignment_generation += 1
+        self._room.set()
 
-    async def _given(self, given: Collection[TopicPartition]) -> None:
+    async def _on_assigned(self, given: Collection[TopicPartition]) -> None:
         """Hold the partitions still; `take` reads where they begin, and says so itself if they must not be read."""
         assert self._consumer is not None
-        self._give_up()
+        self._drop_assignment()
         for one in given:
             self._consumer.seek(one, 0)  # a position, so that aiokafka looks for none; paused, it reads nothing there
             self._consumer.pause(one)
         self._fresh = {one.partition for one in given}
         if not given:
-            self._settle()
+            self._set_settled()
         log.info("partitions assigned", stage=self._stage, topic=self._topic, partitions=sorted(self._fresh))
 
-    async def _prepare(self) -> None:
+    async def _resume(self) -> None:
         """1. Ask where the group stands. 2. Refuse what would pass over messages. 3. Let the stage send what was left.
         4. Read."""
         from aiokafka import TopicPartition
 
-        epoch, partitions = self._epoch, sorted(self._fresh)
+        generation, partitions = self._assignment_generation, sorted(self._fresh)
         settings = self._context.settings.kafka
 
         async def read() -> Any:
             return await asyncio.to_thread(
-                read_standings, settings, group_of(settings, self._stage), self._topic, partitions
+                read_group_offsets, settings, group_of(settings, self._stage), self._topic, partitions
             )
 
-        standings = await self._patience.kafka(read, "cannot read the group's offsets")  # 1
-        if epoch != self._epoch:
+        offsets = await self._retry.kafka(read, "cannot read the group's offsets")  # 1
+        if generation != self._assignment_generation:
             return
-        known = await self._patience.store(
-            lambda: known_id(self._context.engine, self._topic, standings.topic_id), "cannot read the topic's id"
+        known = await self._retry.store(
+            lambda: known_topic_id(self._context.engine, self._topic, offsets.topic_id), "cannot read the topic's id"
         )
-        begin = begin_at(standings, expected=settings.partitions, remedy=self._remedy, known=known)  # 2
-        if epoch != self._epoch:
+        begin = resume_at(offsets, expected=settings.partitions, remedy=self._remedy, known=known)  # 2
+        if generation != self._assignment_generation:
             return
         await self._assigned(partitions)  # 3
-        if epoch != self._epoch or self._consumer is None:
+        if generation != self._assignment_generation or self._consumer is None:
             return
-        self._topic_id = standings.topic_id
+        self._topic_id = offsets.topic_id
         for partition, offset in begin.items():  # 4
             place = TopicPartition(self._topic, partition)
-            standing = standings.by_partition[partition]
-            self._marks[partition] = marks = Marks(offset, standing.text)
+            offsets_here = offsets.by_partition[partition]
+            self._trackers[partition] = tracker = OffsetTracker(offset, offsets_here.metadata)
             self._commits.begin(
-                partition, standing.end, (offset, marks.text()) if standing.committed is not None else None
+                partition,
+                offsets_here.end,
+                (offset, tracker.metadata()) if offsets_here.committed is not None else None,
             )
             self._consumer.seek(place, offset)
             self._consumer.resume(place)
         self._fresh.clear()
-        self._settle()
-        self._commits.report(self._consumer, self._marks)
+        self._set_settled()
+        self._commits.report(self._consumer, self._trackers)
 
-    def _settle(self) -> None:
+    def _set_settled(self) -> None:
         self.settled = True
         self._context.health.begun.add(self._stage)
 
@@ -284,16 +286,16 @@ class Acked(Generic[T]):
         except OffsetOutOfRangeError as error:  # retention has passed us by, or the topic was made again
             places = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
             log.warning("offset out of range", stage=self._stage, topic=self._topic, at=str(places))
-            self._fresh |= {one.partition for one in places} or set(self._marks)
+            self._fresh |= {one.partition for one in places} or set(self._trackers)
             await self._look_again()
             return []
-        except NoOffsetForPartitionError:  # we seek ourselves; see `_given`
+        except NoOffsetForPartitionError:  # we seek ourselves; see `_on_assigned`
             return []
         except (ClientError, OSError) as error:
             self._failures += 1
-            await self._patience.failed("kafka", f"cannot read {self._topic}", error)
-            if self._failures >= FAILURES:
-                await self._begin_anew()
+            await self._retry.failed("kafka", f"cannot read {self._topic}", error)
+            if self._failures >= REJOIN_AFTER:
+                await self._rejoin()
             return []
         self._failures = 0
         return found
@@ -303,10 +305,10 @@ class Acked(Generic[T]):
         from aiokafka import TopicPartition
 
         assert self._consumer is not None
-        epoch = self._epoch
-        open_now = [partition for partition, marks in sorted(self._marks.items()) if marks.ahead < AHEAD]
+        generation = self._assignment_generation
+        open_now = [partition for partition, tracker in sorted(self._trackers.items()) if tracker.ahead < MAX_AHEAD]
         if not open_now:
-            await self._wait_freed(timeout_s)
+            await self._wait_for_room(timeout_s)
             return []
         self._turn += 1
         turn = self._turn % len(open_now)
@@ -316,59 +318,61 @@ class Acked(Generic[T]):
         for partition, quota in itertools.chain(
             ((one, share) for one in order), ((one, self._window) for one in order)
         ):
-            most = min(room - len(found), quota - len(self._marks[partition]))
+            most = min(room - len(found), quota - len(self._trackers[partition]))
             if most > 0:
                 place = TopicPartition(self._topic, partition)
-                found += await self._register(epoch, [place], timeout_ms=0, max_records=most)
-                if epoch != self._epoch:
+                found += await self._register(generation, [place], timeout_ms=0, max_records=most)
+                if generation != self._assignment_generation:
                     return []
         if not found:
             places = [TopicPartition(self._topic, one) for one in order]
-            found = await self._register(epoch, places, timeout_ms=int(timeout_s * 1000), max_records=min(room, share))
+            found = await self._register(
+                generation, places, timeout_ms=int(timeout_s * 1000), max_records=min(room, share)
+            )
         return found
 
     async def _register(
-        self, epoch: int, places: list[TopicPartition], *, timeout_ms: int, max_records: int
+        self, generation: int, places: list[TopicPartition], *, timeout_ms: int, max_records: int
     ) -> list[tuple[Message[T], str | None]]:
         """Take what is there in hand. Nothing may be awaited between getmany's return and the end: the low-water mark
         must never be computed from a position whose messages are not in hand yet."""
         assert self._consumer is not None
         batches = await self._consumer.getmany(*places, timeout_ms=timeout_ms, max_records=max_records)
-        if epoch != self._epoch or self._releasing:
+        if generation != self._assignment_generation or self._releasing:
             return []  # not ours any more; who has the partition now reads them
         found = []
         for place, records in batches.items():
-            marks = self._marks[place.partition]
+            tracker = self._trackers[place.partition]
             for record in records:
-                if not marks.take(record.offset):
+                if not tracker.take(record.offset):
                     continue  # a worker before this one was done with it
                 message, problem = decoded(record, self._decode)
-                self._in_hand[record.partition, record.offset] = message
+                self._in_flight[record.partition, record.offset] = message
                 found.append((message, problem))
         for place in places:  # over control records
-            self._marks[place.partition].skip_to(await self._consumer.position(place))
+            self._trackers[place.partition].skip_to(await self._consumer.position(place))
         return found
 
     async def _look_again(self) -> None:
         """Ask anew where the group stands, with what is acknowledged committed: raises if messages are gone."""
         await within(time.monotonic() + self.settle_s, self._commit())
-        await self._prepare_again()
+        await self._resume_again()
 
-    async def _prepare_again(self) -> None:
+    async def _resume_again(self) -> None:
         for partition in self._fresh:
-            for message in [one for one in self._in_hand.values() if one.partition == partition]:
+            for message in [one for one in self._in_flight.values() if one.partition == partition]:
                 message.lost = True
-                del self._in_hand[partition, message.offset]
-            self._marks.pop(partition, None)
+                del self._in_flight[partition, message.offset]
+            self._trackers.pop(partition, None)
             self._commits.forget(partition)
-        self._freed.set()
-        await self._prepare()
+        self._room.set()
+        await self._resume()
 
-    async def _begin_anew(self) -> None:
+    async def _rejoin(self) -> None:
         """Make a new consumer: the old one's tasks may have ended."""
         log.warning("joining the group again", stage=self._stage, topic=self._topic)
         old, self._consumer = self._consumer, None
-        self._give_up()
+        self._drop_assignment()
         if old is not None:
             await within(time.monotonic() + 5.0, old.stop())
         await self._connect()
@@ -376,15 +380,15 @@ class Acked(Generic[T]):
 
     # Committing and reporting.
 
-    async def _tick(self) -> None:
+    async def _commit_regularly(self) -> None:
         asked = 0.0
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(COMMIT_EVERY_S)
             try:
-                async with asyncio.timeout(ASK_END_S):
+                async with asyncio.timeout(ASK_ENDS_EVERY_S):
                     await self._commit()
-                    if time.monotonic() - asked >= ASK_END_S:
-                        await self._commits.ask_ends(self._consumer, self._marks)
+                    if time.monotonic() - asked >= ASK_ENDS_EVERY_S:
+                        await self._commits.ask_ends(self._consumer, self._trackers)
                         asked = time.monotonic()
                         self._context.health.up("kafka")
             except Exception as error:  # whatever it is, commits must go on
@@ -392,7 +396,7 @@ class Acked(Generic[T]):
                 self._context.health.failed("kafka", f"{self._stage} cannot commit: {why}")
                 self._context.metrics.retries.labels(self._stage, type(error).__name__).inc()
                 log.warning("not committed", stage=self._stage, topic=self._topic, error=why)
-            self._commits.report(self._consumer, self._marks)
+            self._commits.report(self._consumer, self._trackers)
 
     async def _commit(self) -> None:
-        await self._commits.commit(self._consumer, self._marks, self._topic_id)
+        await self._commits.commit(self._consumer, self._trackers, self._topic_id)

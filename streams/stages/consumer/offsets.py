@@ -19,26 +19,28 @@ from streams.settings.schema import KafkaSettings
 from streams.store.tables import counters
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class PartitionOffsets(msgspec.Struct, frozen=True, kw_only=True):
     """Where a group stands in one Kafka partition."""
 
     committed: int | None  # the next offset to work on; none: it has not begun, or has been away too long
-    commit_id: str  # id of the topic that the commit was made in; "" where the commit does not say
-    text: str = ""  # what else the commit says: see `marks.Marks.text`
+    topic_id_then: str  # id of the topic that the commit was made in; "" where the commit does not say
+    metadata: str = ""  # what else the commit says: see `offset_tracker.OffsetTracker.metadata`
     start: int  # the oldest message that is still there
     end: int  # after the newest
 
 
-class Standings(msgspec.Struct, frozen=True, kw_only=True):
+class GroupOffsets(msgspec.Struct, frozen=True, kw_only=True):
     """Where a group stands in a topic."""
 
     topic: str
     topic_id: str
     partitions: int  # of the topic
-    by_partition: Mapping[int, Standing]
+    by_partition: Mapping[int, PartitionOffsets]
 
 
-def read_standings(settings: KafkaSettings, group: str, topic: str, partitions: Collection[int] = ()) -> Standings:
+def read_group_offsets(
+    settings: KafkaSettings, group: str, topic: str, partitions: Collection[int] = ()
+) -> GroupOffsets:
     """Ask Kafka; blocks. `partitions`: only these; empty means all.
 
     Raises this project's KafkaError where no broker answers and where the topic is not there, Kafka's own otherwise.
@@ -53,22 +55,22 @@ def read_standings(settings: KafkaSettings, group: str, topic: str, partitions: 
         ranges = offset_ranges(client, [found])
         places = [TopicPartition(topic, partition) for partition in wanted]
         committed = client.list_group_offsets({group: places})[group] if places else {}
-    standings = {}
+    offsets = {}
     for place in places:
         at = committed.get(place)
         start, end = ranges.get((topic, place.partition), (0, 0))
-        commit_id, _, text = ((at.metadata or "") if at is not None else "").partition(" ")
-        standings[place.partition] = Standing(
+        topic_id_then, _, metadata = ((at.metadata or "") if at is not None else "").partition(" ")
+        offsets[place.partition] = PartitionOffsets(
             committed=None if at is None or at.offset < 0 else at.offset,
-            commit_id=commit_id,
-            text=text,
+            topic_id_then=topic_id_then,
+            metadata=metadata,
             start=start,
             end=end,
         )
-    return Standings(topic=topic, topic_id=found.id, partitions=found.partitions, by_partition=standings)
+    return GroupOffsets(topic=topic, topic_id=found.id, partitions=found.partitions, by_partition=offsets)
 
 
-def known_id(engine: Engine, topic: str, topic_id: str) -> str:
+def known_topic_id(engine: Engine, topic: str, topic_id: str) -> str:
     """The id by which the store knows the topic; the first one it is told is the one it remembers."""
     with writing(engine) as connection:
         known = [
@@ -79,7 +81,7 @@ def known_id(engine: Engine, topic: str, topic_id: str) -> str:
         return known[0].removeprefix(_mark(topic)) if known else topic_id
 
 
-def accept_id(connection: Connection, topic: str, topic_id: str) -> None:
+def accept_topic_id(connection: Connection, topic: str, topic_id: str) -> None:
     """Let the store know the topic by this id from now on."""
     for name in connection.execute(select(counters.c.name)).scalars().all():
         if name.startswith(_mark(topic)):
@@ -91,7 +93,7 @@ def _mark(topic: str) -> str:
     return f"topic {topic} "
 
 
-def begin_at(standings: Standings, *, expected: int, remedy: str, known: str = "") -> dict[int, int]:
+def resume_at(offsets: GroupOffsets, *, expected: int, remedy: str, known: str = "") -> dict[int, int]:
     """The offset to begin at, by partition: the committed one, else the oldest there is.
 
     Args:
@@ -102,32 +104,32 @@ def begin_at(standings: Standings, *, expected: int, remedy: str, known: str = "
     Raises:
         KafkaError: going on would pass over messages, or take another topic's messages for this one's.
     """
-    topic = standings.topic
-    if standings.partitions != expected:
+    topic = offsets.topic
+    if offsets.partitions != expected:
         raise KafkaError(
-            f"{topic} has {standings.partitions} partitions, the settings say {expected}: a user's messages would lie "
+            f"{topic} has {offsets.partitions} partitions, the settings say {expected}: a user's messages would lie "
             "in two of them, out of order. `interestream topics show` says what to do"
         )
-    if known and known != standings.topic_id:
+    if known and known != offsets.topic_id:
         raise KafkaError(
             f"{topic} was deleted and made again since this store read it (its id was {known}, now it is "
-            f"{standings.topic_id}); messages that were in it and not worked on are gone: {remedy}"
+            f"{offsets.topic_id}); messages that were in it and not worked on are gone: {remedy}"
         )
     return {
-        partition: _begin(topic, standings.topic_id, partition, one, remedy)
-        for partition, one in standings.by_partition.items()
+        partition: _resume_partition(topic, offsets.topic_id, partition, one, remedy)
+        for partition, one in offsets.by_partition.items()
     }
 
 
-def _begin(topic: str, topic_id: str, partition: int, one: Standing, remedy: str) -> int:
+def _resume_partition(topic: str, topic_id: str, partition: int, one: PartitionOffsets, remedy: str) -> int:
     if one.committed is None:
         return one.start
     place = f"{topic}[{partition}]"
-    if one.commit_id and one.commit_id != topic_id:
+    if one.topic_id_then and one.topic_id_then != topic_id:
         raise KafkaError(
             f"{topic} was deleted and made again since this group stood at offset {one.committed} of {place} "
-            f"(its id was {one.commit_id}, now it is {topic_id}); messages that were in it and not worked on are gone: "
-            f"{remedy}"
+            f"(its id was {one.topic_id_then}, now it is {topic_id}); messages that were in it and not worked on are "
+            f"gone: {remedy}"
         )
     if one.committed < one.start:
         raise KafkaError(

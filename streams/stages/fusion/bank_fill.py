@@ -19,7 +19,7 @@ import structlog
 from streams.kafka.partitioner import partition_of
 from streams.resolve.bank import open_bank
 from streams.resolve.bank_fill import Accepted, Walk, accepted
-from streams.stages.retry import Patience
+from streams.stages.retry import RetryPolicy
 from streams.stages.stage import Context
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class _StoppedError(Exception):
     """The worker stops: the texts in hand are given back, for whoever comes next."""
 
 
-class Filling:
+class BankFiller:
     """Call `open`, `start`, now and then `check`, and `end`; without an LLM in the settings none of them does anything.
 
     partitions: the Kafka partitions whose users are this worker's now.
@@ -46,9 +46,9 @@ class Filling:
 
     def __init__(self, context: Context, stage: str, partitions: Callable[[], list[int]]) -> None:
         self._context, self._partitions = context, partitions
-        self._patience = Patience(context, stage)
+        self._retry = RetryPolicy(context, stage)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bank")
-        self._low: _Interruptible | None = None
+        self._low: _InterruptibleLayers | None = None
         self._work: asyncio.Task[None] | None = None
         self._looked_s = 0.0  # the last time
         self._behind_since: float | None = None  # monotonic
@@ -57,7 +57,7 @@ class Filling:
     async def open(self) -> None:
         """Load the LLM. Raises InputError or ArtifactError."""
         low = await self._in_thread(partial(open_bank, self._context.settings.bank))
-        self._low = None if low is None else _Interruptible(low)
+        self._low = None if low is None else _InterruptibleLayers(low)
 
     def start(self, stop: asyncio.Event) -> None:
         """Fill what is new, and look again every `poll_s` (less often where that takes long), until `stop`."""
@@ -79,14 +79,14 @@ class Filling:
                 log.warning("filling the bank ended", error=str(error))
         self._thread.shutdown(wait=False)
 
-    async def _run(self, low: _Interruptible, stop: asyncio.Event) -> None:
+    async def _run(self, low: _InterruptibleLayers, stop: asyncio.Event) -> None:
         done: tuple[frozenset[int], Accepted] | None = None
         ending = asyncio.create_task(stop.wait())
         ending.add_done_callback(lambda _: low.interrupt())
         try:
             while not stop.is_set():
                 mine = frozenset(self._partitions())
-                now = (mine, await self._patience.store(self._accepted, "cannot read what came in"))
+                now = (mine, await self._retry.store(self._accepted, "cannot read what came in"))
                 if not mine:
                     self._behind_since = None
                 elif now != done:
@@ -102,14 +102,14 @@ class Filling:
             low.interrupt()
             self._behind_since = None
 
-    async def _fill(self, low: _Interruptible, mine: frozenset[int], stop: asyncio.Event) -> bool:
+    async def _fill(self, low: _InterruptibleLayers, mine: frozenset[int], stop: asyncio.Event) -> bool:
         """One walk over these partitions' users; whether nothing is left to another."""
         count, began = self._context.settings.kafka.partitions, time.monotonic()
         walk = Walk(self._context.engine, low, lambda user: partition_of(user, count) in mine)
         while not walk.over:
             if stop.is_set() or mine != frozenset(self._partitions()):
                 return False
-            size = await self._patience.storing(partial(self._in_thread, walk.step), "cannot fill the bank")
+            size = await self._retry.storing(partial(self._in_thread, walk.step), "cannot fill the bank")
             self._context.metrics.banked.inc(size)
         self._looked_s = walk.looked_s
         if walk.behaviors:
@@ -131,7 +131,7 @@ class Filling:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
-class _Interruptible:
+class _InterruptibleLayers:
     """Low layers that can be stopped between two batches of texts."""
 
     def __init__(self, low: Computes) -> None:

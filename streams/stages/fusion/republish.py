@@ -36,7 +36,7 @@ class OvertakenError(Exception):
 
 
 @dataclass(slots=True)
-class Republishing:
+class RepublishProgress:
     """One Kafka partition's users that are left, in order of their hash."""
 
     number: int  # the activation
@@ -61,7 +61,9 @@ class Republishing:
         return self.done >= HASHES
 
 
-def begin(engine: Engine, topic: str, partition: int, partitions: int, number: int) -> Republishing | None:
+def plan_republishing(
+    engine: Engine, topic: str, partition: int, partitions: int, number: int
+) -> RepublishProgress | None:
     """What is left to publish of one of a topic's Kafka partitions by activation `number`; none: nothing."""
     with engine.connect() as connection:
         query = select(counters.c.value).where(counters.c.name == counter_name(topic, partition))
@@ -79,11 +81,11 @@ def begin(engine: Engine, topic: str, partition: int, partitions: int, number: i
             if hashed % partitions == partition and hashed >= done:
                 found.append((hashed, user))
         if len(users) < PAGE:
-            return Republishing(number, partition, done, sorted(found))
+            return RepublishProgress(number, partition, done, sorted(found))
         after = users[-1]
 
 
-def record(connection: Connection, topic: str, work: Republishing, done: int) -> None:
+def save_progress(connection: Connection, topic: str, work: RepublishProgress, done: int) -> None:
     """Write how far it has come, by compare-and-set. Raises OvertakenError where another worker moved it."""
     name, before = counter_name(topic, work.partition), work.number * 2 * HASHES + work.done
     if work.done == 0:  # the first chunk: whatever an earlier activation left there

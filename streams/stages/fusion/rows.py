@@ -30,7 +30,7 @@ class RewrittenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class RepresentationConfig:
     """What representations are made with."""
 
     encoder: Encoder
@@ -42,7 +42,7 @@ class Making:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MessagePosition:
     """Where in Kafka an announcement comes from."""
 
     partition: int
@@ -50,7 +50,9 @@ class Place:
     n: int = 0
 
 
-def write_batch(connection: Connection, making: Making, keys: Collection[Key], encoded: Sequence[Encoded]) -> int:
+def write_batch(
+    connection: Connection, config: RepresentationConfig, keys: Collection[Key], encoded: Sequence[Encoded]
+) -> int:
     """Write vectors and every representation that they change; return how many representations.
 
     keys: all the interests at hand that are in the store; encoded: those of them that had no vectors. Those that had
@@ -58,43 +60,48 @@ def write_batch(connection: Connection, making: Making, keys: Collection[Key], e
     Raises RewrittenError where the store has changed meanwhile: the transaction must not be committed.
     """
     lock_users(connection, (key.user_id for key in keys))
-    if len(write_vectors(connection, making.encoder.id, encoded)) < len(encoded):
+    if len(write_vectors(connection, config.encoder.id, encoded)) < len(encoded):
         raise RewrittenError
     written = 0
-    for view, firsts in firsts_of(making.encoder.id, keys).items():
-        written += write_pooled(connection, view, making.half_life, firsts)
-        if making.artifact is not None and view == _view(making.artifact):
+    for view, firsts in firsts_of(config.encoder.id, keys).items():
+        written += write_pooled(connection, view, config.half_life, firsts)
+        if config.artifact is not None and view == _view(config.artifact):
             from fusion.serving.user_vectors import write_fused
 
-            written += write_fused(connection, making.artifact, firsts)
+            written += write_fused(connection, config.artifact, firsts)
     return written
 
 
-def write_missing(connection: Connection, making: Making, users: Collection[str]) -> int:
+def write_missing(connection: Connection, config: RepresentationConfig, users: Collection[str]) -> int:
     """Write the representations by the artifact that these users lack; return how many. Pools are never lacking."""
-    if making.artifact is None:
+    if config.artifact is None:
         return 0
     from fusion.serving.user_vectors import write_fused
 
     lock_users(connection, users)
-    firsts = unrepresented(connection, _view(making.artifact), making.artifact.id, users)
-    return write_fused(connection, making.artifact, firsts)
+    firsts = unrepresented(connection, _view(config.artifact), config.artifact.id, users)
+    return write_fused(connection, config.artifact, firsts)
 
 
 def announcement(
-    connection: Connection, making: Making, topic: str, user_id: str, place: Place, prompt_version: str | None = None
+    connection: Connection,
+    config: RepresentationConfig,
+    topic: str,
+    user_id: str,
+    place: MessagePosition,
+    prompt_version: str | None = None,
 ) -> Announcement | None:
     """The message with a user's newest representation: by the artifact, else pooled; none where there is neither.
 
     prompt_version: of the pool; none: that of the user's newest vectors.
     """
     found = artifact = None
-    if making.artifact is not None:
-        artifact = making.artifact.id
+    if config.artifact is not None:
+        artifact = config.artifact.id
         found = newest_of(connection, artifact, user_id)
-    version = prompt_version or _newest_version(connection, making.encoder.id, user_id)
+    version = prompt_version or _newest_version(connection, config.encoder.id, user_id)
     if found is None and version is not None:
-        artifact = making.pooled(version)
+        artifact = config.pooled(version)
         found = newest_of(connection, artifact, user_id)
     if found is None or artifact is None:
         return None
@@ -113,10 +120,13 @@ def announcement(
 
 
 def announce_all(
-    connection: Connection, making: Making, topic: str, users: Iterable[tuple[str, Place, str | None]]
+    connection: Connection,
+    config: RepresentationConfig,
+    topic: str,
+    users: Iterable[tuple[str, MessagePosition, str | None]],
 ) -> list[Announcement]:
     """The announcements of several users, each with its place and prompt version."""
-    made = (announcement(connection, making, topic, user, place, version) for user, place, version in users)
+    made = (announcement(connection, config, topic, user, place, version) for user, place, version in users)
     return [one for one in made if one is not None]
 
 

@@ -31,12 +31,19 @@ from streams.kafka.messages import InterestUpdate, update_of_message
 from streams.resolve.activation import POOLED, Activation, open_activated, read_activations
 from streams.resolve.encoder import encoder_folder
 from streams.stages.announce import Announcer
-from streams.stages.consumer.consumer import Acked
+from streams.stages.consumer.consumer import TopicConsumer
 from streams.stages.consumer.message import Message
-from streams.stages.fusion.bank_fill import Filling
-from streams.stages.fusion.republish import OvertakenError, Republishing, begin, record
-from streams.stages.fusion.rows import Making, Place, RewrittenError, announce_all, write_batch, write_missing
-from streams.stages.retry import Patience, connected
+from streams.stages.fusion.bank_fill import BankFiller
+from streams.stages.fusion.republish import OvertakenError, RepublishProgress, plan_republishing, save_progress
+from streams.stages.fusion.rows import (
+    MessagePosition,
+    RepresentationConfig,
+    RewrittenError,
+    announce_all,
+    write_batch,
+    write_missing,
+)
+from streams.stages.retry import RetryPolicy, connected
 from streams.stages.stage import Context
 from streams.store import counters, outbox
 from streams.store.outbox import Announcement
@@ -72,18 +79,18 @@ class FusionStage:
         except ValueError as error:
             raise InputError(f"INTERESTREAM_FUSION_HALF_LIFE: {error}") from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fusion")  # torch works here; the bank has its own
-        self._filling = Filling(context, self.name, lambda: self._acked.partitions if self._acked else [])
-        self._patience = Patience(context, self.name)
+        self._bank_filler = BankFiller(context, self.name, lambda: self._consumer.partitions if self._consumer else [])
+        self._retry = RetryPolicy(context, self.name)
         self._sent: list[Announcement] = []  # acknowledged by the broker, still in the outbox
         self._last: dict[int, tuple[int, int]] = {}  # by Kafka partition: newest offset announced for, newest n
-        self._making: Making
+        self._config: RepresentationConfig
         self._announcer: Announcer
         self._producer: AIOKafkaProducer | None = None
-        self._acked: Acked[InterestUpdate] | None = None
+        self._consumer: TopicConsumer[InterestUpdate] | None = None
         self._active: Activation | None = None
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._planned: set[int] = set()  # Kafka partitions whose users were looked at since the last activation
-        self._republishing: list[Republishing] = []
+        self._republish_queue: list[RepublishProgress] = []
         self._writing = False  # a chunk of these is being written and announced
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -104,19 +111,19 @@ class FusionStage:
                 task.cancel()
             await asyncio.wait({work, halted})
             await self._leave()  # 3
-            await self._filling.end(deadline - time.monotonic() if stop.is_set() else 0.0)  # 4
+            await self._bank_filler.end(deadline - time.monotonic() if stop.is_set() else 0.0)  # 4
             self._thread.shutdown(wait=False)
 
     async def _leave(self) -> None:
-        if self._acked is not None:
-            await self._acked.stop(CLOSE_S / 2)
+        if self._consumer is not None:
+            await self._consumer.stop(CLOSE_S / 2)
         if self._producer is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._producer.stop(), CLOSE_S / 2)
 
-    def _consumer(self, producer: AIOKafkaProducer) -> Acked[InterestUpdate]:
+    def _make_consumer(self, producer: AIOKafkaProducer) -> TopicConsumer[InterestUpdate]:
         kafka, topics = self._context.settings.kafka, self._context.topics
-        return Acked(
+        return TopicConsumer(
             self._context,
             stage=self.name,
             topic=topics.updates,
@@ -125,51 +132,51 @@ class FusionStage:
             window=self._settings.batch,
             remedy="stop the fusion workers, run `interestream fuse` (the store has every interest they were about), "
             f"then delete the offsets of the group {group_of(kafka, self.name)} so that it begins with what is left",
-            assigned=self._given,
-            release=self._settle,
+            assigned=self._on_assigned,
+            release=self._on_revoked,
         )
 
     async def _work(self, stop: asyncio.Event) -> None:
         log.info("loading the text encoder", folder=str(self._folder))
-        self._making = Making(await self._in_thread(partial(open_encoder, self._folder)), self._half_life)
-        await self._filling.open()
-        await self._look()
+        self._config = RepresentationConfig(await self._in_thread(partial(open_encoder, self._folder)), self._half_life)
+        await self._bank_filler.open()
+        await self._check_activation()
         kafka = self._context.settings.kafka
         self._producer = await connected(self._context, self.name, partial(make_producer, kafka))
         self._announcer = Announcer(self._context, self._producer, self.name)
-        self._acked = acked = self._consumer(self._producer)
-        await acked.start()
-        self._filling.start(stop)
+        self._consumer = consumer = self._make_consumer(self._producer)
+        await consumer.start()
+        self._bank_filler.start(stop)
         while not stop.is_set():
-            self._filling.check()
-            if time.monotonic() >= self._next_look:
-                await self._look()
-            await self._plan(acked.partitions)
-            messages = await acked.take(timeout_s=0.0 if self._republishing else IDLE_S)
+            self._bank_filler.check()
+            if time.monotonic() >= self._next_check:
+                await self._check_activation()
+            await self._plan_republishing(consumer.partitions)
+            messages = await consumer.take(timeout_s=0.0 if self._republish_queue else IDLE_S)
             if messages:
                 await self._fuse(messages)
-                acked.acknowledge(messages)
-            if self._republishing:
+                consumer.acknowledge(messages)
+            if self._republish_queue:
                 self._writing = True
                 try:
-                    await self._republish(acked.partitions)
+                    await self._republish(consumer.partitions)
                 finally:
                     self._writing = False
             elif not messages:
                 await self._tidy()
         await self._tidy()
 
-    async def _settle(self, _partitions: Collection[int]) -> None:
+    async def _on_revoked(self, _partitions: Collection[int]) -> None:
         """Partitions are about to go: what was written of their users is said before anyone else says more."""
-        while self._writing or (self._acked is not None and self._acked.in_hand):
+        while self._writing or (self._consumer is not None and self._consumer.in_flight):
             await asyncio.sleep(SETTLE_S)
 
-    async def _given(self, partitions: Collection[int]) -> None:
+    async def _on_assigned(self, partitions: Collection[int]) -> None:
         """What a worker before left unsaid is said first; what is remembered of partitions not kept is void."""
-        kept = set(self._acked.partitions if self._acked else ()) - set(partitions)
+        kept = set(self._consumer.partitions if self._consumer else ()) - set(partitions)
         self._sent = [one for one in self._sent if one.partition in kept]
         self._last = {partition: last for partition, last in self._last.items() if partition in kept}
-        self._republishing = [one for one in self._republishing if one.partition in kept]
+        self._republish_queue = [one for one in self._republish_queue if one.partition in kept]
         self._planned &= kept
         await self._send_left(partitions)
 
@@ -193,7 +200,7 @@ class FusionStage:
             if not latest:
                 return
             waiting, there = await self._store(partial(self._find, latest.keys()), "cannot read interests")  # 1
-            encoded, _ = await self._in_thread(partial(encode, self._making.encoder, waiting))  # 2
+            encoded, _ = await self._in_thread(partial(encode, self._config.encoder, waiting))  # 2
             here = {key: latest[key] for key in there if not latest[key].lost}
             mine = [one for one in encoded if one.texts.key in here]
             try:
@@ -206,16 +213,17 @@ class FusionStage:
 
     def _find(self, keys: Collection[Key]) -> tuple[list[Texts], list[Key]]:
         with self._context.engine.connect() as connection:
-            return find_texts(connection, self._making.encoder.id, keys)
+            return find_texts(connection, self._config.encoder.id, keys)
 
     def _write_batch(
         self, here: dict[Key, Message[InterestUpdate]], encoded: list[Encoded], connection: Connection
     ) -> tuple[int, list[Announcement]]:
-        count = write_batch(connection, self._making, list(here), encoded)
-        newest: dict[str, tuple[str, Place, str | None]] = {}  # a user's last message stands for all of the batch
+        count = write_batch(connection, self._config, list(here), encoded)
+        # a user's last message stands for all of the batch
+        newest: dict[str, tuple[str, MessagePosition, str | None]] = {}
         for key, one in sorted(here.items(), key=lambda item: item[1].offset):
-            newest[key.user_id] = (key.user_id, Place(one.partition, one.offset), key.prompt_version)
-        return count, announce_all(connection, self._making, self._topic, newest.values())
+            newest[key.user_id] = (key.user_id, MessagePosition(one.partition, one.offset), key.prompt_version)
+        return count, announce_all(connection, self._config, self._topic, newest.values())
 
     async def _write(self, make: Callable[[Connection], tuple[int, list[Announcement]]]) -> list[Announcement]:
         """One transaction: what `make` writes, the announcements it returns, and those before that were sent."""
@@ -234,12 +242,12 @@ class FusionStage:
             try:
                 count, made = await self._store(transaction, "cannot write representations")
             except IntegrityError as error:  # a worker that lost these partitions left announcements: say them first
-                await self._patience.failed("store", "finds another worker's announcements", error)
-                await self._send_left(self._acked.partitions if self._acked else [])
+                await self._retry.failed("store", "finds another worker's announcements", error)
+                await self._send_left(self._consumer.partitions if self._consumer else [])
                 continue
             break
         self._context.metrics.commit.labels(self.name).observe(time.monotonic() - began)
-        artifact = self._making.artifact
+        artifact = self._config.artifact
         self._context.metrics.representations.labels("pooled" if artifact is None else artifact.id).inc(count)
         self._sent.clear()
         return made
@@ -258,29 +266,29 @@ class FusionStage:
 
     # Another artifact.
 
-    async def _look(self) -> None:
+    async def _check_activation(self) -> None:
         """Put the newest activation in force whose artifact can be loaded; say of newer ones why not."""
-        self._next_look = time.monotonic() + self._settings.poll_s
+        self._next_check = time.monotonic() + self._settings.poll_s
         found = await self._store(partial(read_activations, self._context.engine), "cannot read activations")
         for activation in [*found, POOLED]:
             if activation == self._active:
                 break
             try:
-                opened = await self._in_thread(partial(open_activated, activation, self._making.encoder.id))
+                opened = await self._in_thread(partial(open_activated, activation, self._config.encoder.id))
             except (ArtifactError, OSError) as error:
                 self._context.health.failed("artifact", str(error))
                 log.warning("artifact not loaded", activation=activation.number, error=str(error))
                 continue
-            self._making = replace(self._making, artifact=opened)
+            self._config = replace(self._config, artifact=opened)
             self._active = activation
             self._planned.clear()
-            self._republishing.clear()
+            self._republish_queue.clear()
             log.info("representations come from", artifact=activation.artifact or "pooled", number=activation.number)
             break
         if self._active == next(iter(found), POOLED):
             self._context.health.up("artifact")
 
-    async def _plan(self, partitions: list[int]) -> None:
+    async def _plan_republishing(self, partitions: list[int]) -> None:
         """Find out which users of newly read Kafka partitions the activation in force was not published for."""
         new = next((one for one in partitions if one not in self._planned), None)
         if new is None or self._active is None:
@@ -288,48 +296,48 @@ class FusionStage:
         self._planned.add(new)
         if self._active.number:
             count = self._context.settings.kafka.partitions
-            looked = partial(begin, self._context.engine, self._topic, new, count, self._active.number)
+            looked = partial(plan_republishing, self._context.engine, self._topic, new, count, self._active.number)
             work = await self._store(looked, "cannot read users")
             if work is not None:
                 log.info("publishing again", partition=new, users=len(work.left), activation=work.number)
-                self._republishing.append(work)
+                self._republish_queue.append(work)
 
     async def _republish(self, partitions: list[int]) -> None:
         """The next users of one Kafka partition, a chunk in a transaction."""
-        work = self._republishing[0]
+        work = self._republish_queue[0]
         if work.partition not in partitions:  # being given away, or not read yet
-            self._republishing.pop(0)
+            self._republish_queue.pop(0)
             self._planned.discard(work.partition)
             return
         users, done = work.chunk(self._settings.batch)
         try:
             made = await self._write(partial(self._write_again, work, users, done))
         except OvertakenError:
-            self._republishing.pop(0)
+            self._republish_queue.pop(0)
             self._planned.discard(work.partition)
             await self._send_left([work.partition])
             return
         work.advance(len(users), done)
         if work.finished:
-            self._republishing.pop(0)
+            self._republish_queue.pop(0)
             log.info("published again", partition=work.partition, activation=work.number)
         await self._announce(made)
 
     def _write_again(
-        self, work: Republishing, users: list[str], done: int, connection: Connection
+        self, work: RepublishProgress, users: list[str], done: int, connection: Connection
     ) -> tuple[int, list[Announcement]]:
-        record(connection, self._topic, work, done)
-        count = write_missing(connection, self._making, users)
+        save_progress(connection, self._topic, work, done)
+        count = write_missing(connection, self._config, users)
         offset, n = self._last.get(work.partition, (-1, 0))
-        places = [(user, Place(work.partition, offset, n + more), None) for more, user in enumerate(users, 1)]
-        return count, announce_all(connection, self._making, self._topic, places)
+        places = [(user, MessagePosition(work.partition, offset, n + more), None) for more, user in enumerate(users, 1)]
+        return count, announce_all(connection, self._config, self._topic, places)
 
     @property
     def _topic(self) -> str:
         return self._context.topics.representations
 
     async def _store(self, call: Callable[[], R], what: str) -> R:
-        return await self._patience.store(call, what)
+        return await self._retry.store(call, what)
 
     async def _in_thread(self, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -22,17 +22,17 @@ from streams.ubsp.ingest import Folded, Ingest, Move, Position
 SWEPT_N = 8  # a message's own announcements have n 0 and 1; those of sweeps after it begin here
 
 
-class Place(NamedTuple):
+class KafkaPartition(NamedTuple):
     """A Kafka partition; aiokafka's TopicPartition is equal to it."""
 
     topic: str
     partition: int
 
 
-class Hand(msgspec.Struct, kw_only=True):
+class IngestBatch(msgspec.Struct, kw_only=True):
     """What one transaction will write, and what is said of it afterwards."""
 
-    moves: dict[Place, Move]
+    moves: dict[KafkaPartition, Move]
     messages: dict[str, int] = {}  # by topic
     folded: list[Folded] = []
     swept: list[Partition] = []
@@ -42,7 +42,7 @@ class Hand(msgspec.Struct, kw_only=True):
     items: dict[str, Item | None] = {}
     users: dict[str, User | None] = {}
 
-    only: tuple[Place, int] | None = None  # where the message is, if there is but one
+    only: tuple[KafkaPartition, int] | None = None  # where the message is, if there is but one
 
     @property
     def closed(self) -> list[Partition]:
@@ -80,16 +80,16 @@ class Hand(msgspec.Struct, kw_only=True):
         catalogue.apply(connection, self.items, self.users)
 
 
-def prepare(
+def build_batch(
     ingest: Ingest,
     topics: Topics,
-    polled: Mapping[Place, Sequence[Message]],
-    ends: Mapping[Place, int],
-    positions: Mapping[Place, Position],
-    poison: Mapping[Place, Mapping[int, str]],
-) -> Hand:
+    polled: Mapping[KafkaPartition, Sequence[Message]],
+    ends: Mapping[KafkaPartition, int],
+    positions: Mapping[KafkaPartition, Position],
+    poison: Mapping[KafkaPartition, Mapping[int, str]],
+) -> IngestBatch:
     """Decode and fold what was polled; `ends` are the offsets after it, which may lie after the last message."""
-    hand = Hand(moves={})
+    batch = IngestBatch(moves={})
     behaviors = {
         place: decode(polled.get(place, ()), poison.get(place, {})) for place in ends if place.topic == topics.behaviors
     }
@@ -97,28 +97,30 @@ def prepare(
         decoded, before = behaviors[place], positions[place]
         rejected = before.rejected + len(decoded.refused)
         after = folded.after(before, ends[place], rejected=rejected, digest=before.digest)
-        hand.moves[place] = _move(place, before, after)
-        hand.folded.append(folded)
-        hand.refused += decoded.refused
+        batch.moves[place] = _move(place, before, after)
+        batch.folded.append(folded)
+        batch.refused += decoded.refused
         origins = [decoded.origins[at] for at in folded.closers]
-        hand.produced_at += [origin.timestamp for origin in origins]
+        batch.produced_at += [origin.timestamp for origin in origins]
         offsets = [origin.offset for origin in origins]
-        hand.announcements += announce(topics, place.partition, folded.closed, offsets)
+        batch.announcements += announce(topics, place.partition, folded.closed, offsets)
     for place in ends:
         if place.topic != topics.behaviors:
-            _catalogue(hand, topics, place, polled.get(place, ()), ends[place], positions[place], poison.get(place, {}))
+            _catalogue(
+                batch, topics, place, polled.get(place, ()), ends[place], positions[place], poison.get(place, {})
+            )
     for place, messages in polled.items():
-        hand.messages[place.topic] = hand.messages.get(place.topic, 0) + len(messages)
-    if hand.count == 1:
+        batch.messages[place.topic] = batch.messages.get(place.topic, 0) + len(messages)
+    if batch.count == 1:
         ((place, (message,)),) = polled.items()
-        hand.only = (place, message.offset)
-    return hand
+        batch.only = (place, message.offset)
+    return batch
 
 
 def _catalogue(
-    hand: Hand,
+    batch: IngestBatch,
     topics: Topics,
-    place: Place,
+    place: KafkaPartition,
     messages: Sequence[Message],
     end: int,
     before: Position,
@@ -127,20 +129,20 @@ def _catalogue(
     """Items and users are counted as accepted where they were usable."""
     if place.topic == topics.items:
         items = catalogue.item_changes(messages, poison)
-        hand.items |= items.values
+        batch.items |= items.values
         count, refused = items.count, items.refused
     else:
         users = catalogue.user_changes(messages, poison)
-        hand.users |= users.values
+        batch.users |= users.values
         count, refused = users.count, users.refused
-    hand.refused += refused
+    batch.refused += refused
     after = msgspec.structs.replace(
         before, offset=end, accepted=before.accepted + count, rejected=before.rejected + len(refused)
     )
-    hand.moves[place] = _move(place, before, after)
+    batch.moves[place] = _move(place, before, after)
 
 
-def _move(place: Place, before: Position, after: Position) -> Move:
+def _move(place: KafkaPartition, before: Position, after: Position) -> Move:
     return Move(source=source_of(place.topic), partition=place.partition, before=before, after=after)
 
 
@@ -166,18 +168,18 @@ def announce(
     return made
 
 
-def sweep_hand(
+def build_sweep_batch(
     topics: Topics,
-    positions: Mapping[Place, Position],
-    closed: Mapping[Place, Sequence[Partition]],
-    first_n: Mapping[Place, int],
-) -> Hand:
+    positions: Mapping[KafkaPartition, Position],
+    closed: Mapping[KafkaPartition, Sequence[Partition]],
+    first_n: Mapping[KafkaPartition, int],
+) -> IngestBatch:
     """A sweep's transaction: each place proves that it stands where it did; `first_n` is the first free n there."""
-    hand = Hand(moves={})
+    batch = IngestBatch(moves={})
     for place, partitions in closed.items():
         before = positions[place]
-        hand.moves[place] = _move(place, before, before)
+        batch.moves[place] = _move(place, before, before)
         offsets = [before.offset - 1] * len(partitions)
-        hand.announcements += announce(topics, place.partition, partitions, offsets, first_n[place])
-        hand.swept += partitions
-    return hand
+        batch.announcements += announce(topics, place.partition, partitions, offsets, first_n[place])
+        batch.swept += partitions
+    return batch

@@ -19,7 +19,7 @@ SOON_S = 0.2  # a partition was taken away while it was asked about
 log = structlog.get_logger()
 
 
-class Trouble:
+class ErrorPolicy:
     """Counts what goes wrong in a row. After `judge` the stored positions are read again, whatever it was."""
 
     def __init__(self, context: Context, stage: str) -> None:

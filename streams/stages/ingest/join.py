@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streams.kafka.clients import group_of, make_consumer
-from streams.stages.ingest.batch import Place
+from streams.stages.ingest.batch import KafkaPartition
 from streams.stages.retry import connected
 from streams.stages.stage import Context
 
@@ -53,7 +53,7 @@ async def join(
     return consumer
 
 
-def topic_partition(place: Place) -> TopicPartition:
+def topic_partition(place: KafkaPartition) -> TopicPartition:
     """aiokafka's own kind: where its code asks for the type, an equal tuple does not do."""
     from aiokafka import TopicPartition
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from streams.stages.ingest.batch import Place
+from streams.stages.ingest.batch import KafkaPartition
 from streams.stages.stage import Context
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ SAY_S = 5.0  # between two commits of the offsets to Kafka's group
 LAST_S = 1.0  # for the last of these, when the stage is to end and nobody may answer
 
 
-class Lag:
+class LagReporter:
     """Ends and done offsets of the partitions that one consumer has; reports them to metrics and health."""
 
     def __init__(self, context: Context, stage: str, consumer: AIOKafkaConsumer) -> None:
         self._context, self._stage, self._consumer = context, stage, consumer
-        self._done: dict[Place, int] = {}
-        self.ends: dict[Place, int] = {}
-        self._said: dict[Place, int] = {}
+        self._done: dict[KafkaPartition, int] = {}
+        self.ends: dict[KafkaPartition, int] = {}
+        self._said: dict[KafkaPartition, int] = {}
         self._task = asyncio.create_task(self._watch(), name=f"{stage}-lag")
 
-    def given(self, done: dict[Place, int]) -> None:
+    def given(self, done: dict[KafkaPartition, int]) -> None:
         """These partitions are this worker's now, read and written up to these offsets; others are not."""
         for place in self._done.keys() - done.keys():
             self._context.health.given_up(self._stage, *place)
@@ -36,13 +36,13 @@ class Lag:
         self._done = dict(done)
         self.ends = {place: end for place, end in self.ends.items() if place in done}
 
-    def done(self, place: Place, offset: int) -> None:
+    def done(self, place: KafkaPartition, offset: int) -> None:
         """The store has this partition up to `offset`."""
         if place in self._done:
             self._done[place] = offset
             self._report(place)
 
-    def at_end(self, place: Place) -> bool:
+    def at_end(self, place: KafkaPartition) -> bool:
         return place in self.ends and self._done.get(place, -1) >= self.ends[place]
 
     async def close(self) -> None:
@@ -76,8 +76,8 @@ class Lag:
         self._context.health.up("kafka")
         for place, end in ends.items():
             if place in self._done:
-                self.ends[Place(*place)] = end
-                self._report(Place(*place))
+                self.ends[KafkaPartition(*place)] = end
+                self._report(KafkaPartition(*place))
 
     async def _say(self, answer_s: float = ANSWER_S) -> None:
         """Commit to Kafka's group: nothing reads it back here, but autoscalers and Kafka's own tools look there."""
@@ -94,7 +94,7 @@ class Lag:
             return  # a rebalance, or no broker: said next time
         self._said |= done
 
-    def _report(self, place: Place) -> None:
+    def _report(self, place: KafkaPartition) -> None:
         done = self._done[place]
         left = max(0, self.ends.get(place, done) - done)
         self._context.metrics.lag.labels(self._stage, place.topic, str(place.partition)).set(left)

@@ -22,7 +22,7 @@ class RefusedError(KafkaError):
     """The topic is not the one that the store has read; waiting does not help."""
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class TopicOffsets(msgspec.Struct, frozen=True, kw_only=True):
     """A topic as it is."""
 
     name: str
@@ -30,7 +30,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     ranges: dict[int, tuple[int, int]]  # start and end offset of each partition
 
 
-def look(settings: KafkaSettings, names: Sequence[str]) -> dict[str, Standing]:
+def read_topic_offsets(settings: KafkaSettings, names: Sequence[str]) -> dict[str, TopicOffsets]:
     """The topics as they are. Raises RefusedError for one that is not there, KafkaError where nobody answers."""
     with admin(settings) as client:
         found = read_topics(client, names)
@@ -41,14 +41,14 @@ def look(settings: KafkaSettings, names: Sequence[str]) -> dict[str, Standing]:
             )
         ranges = offset_ranges(client, found.values())
     return {
-        name: Standing(
+        name: TopicOffsets(
             name=name, id=topic.id, ranges={one: ranges[name, one] for one in range(topic.partitions)}
         )
         for name, topic in found.items()
     }  # fmt: skip
 
 
-def check(topic: Standing, stored: Mapping[int, Position]) -> None:
+def check_resumable(topic: TopicOffsets, stored: Mapping[int, Position]) -> None:
     """Raise RefusedError unless every stored position can be continued."""
     remedy = f"run `interestream topics accept {topic.name}`"
     digests = {position.digest for position in stored.values()}
@@ -78,7 +78,7 @@ def check(topic: Standing, stored: Mapping[int, Position]) -> None:
             )
 
 
-def begin(engine: Engine, topic: Standing) -> dict[int, Position]:
+def resume(engine: Engine, topic: TopicOffsets) -> dict[int, Position]:
     """The stored positions of every partition; at the very first start, the topic's beginning, written for all of them
     so that a later change of their number is noticed. Raises RefusedError where they cannot be continued."""
     source = source_of(topic.name)
@@ -86,11 +86,11 @@ def begin(engine: Engine, topic: Standing) -> dict[int, Position]:
     if not stored:
         _write_all(engine, source, {one: _at_start(topic, one) for one in topic.ranges})
         stored = positions_of(engine, source)  # another worker may have been quicker
-    check(topic, stored)
+    check_resumable(topic, stored)
     return stored
 
 
-def accept(engine: Engine, topic: Standing) -> dict[int, Position]:
+def accept(engine: Engine, topic: TopicOffsets) -> dict[int, Position]:
     """Make the store go on with the topic as it is; return the new positions.
 
     A partition that cannot be continued goes on at the nearest message there is. Counts and watermarks stay: they are
@@ -113,11 +113,11 @@ def positions_of(engine: Engine, source: str) -> dict[int, Position]:
     return {row["partition"]: Position(**{name: row[name] for name in Position.__struct_fields__}) for row in rows}
 
 
-def _at_start(topic: Standing, partition: int) -> Position:
+def _at_start(topic: TopicOffsets, partition: int) -> Position:
     return Position(offset=topic.ranges[partition][0], digest=topic.id)
 
 
-def accepted(topic: Standing, partition: int, stored: Position | None) -> Position:
+def accepted(topic: TopicOffsets, partition: int, stored: Position | None) -> Position:
     """Where `accept` lets a partition go on."""
     if stored is None:
         return _at_start(topic, partition)

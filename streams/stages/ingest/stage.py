@@ -20,15 +20,15 @@ from interest.errors import InterestreamError
 from interest.store.sql import read_items
 from streams.kafka.clients import commit, make_producer
 from streams.stages.announce import Announcer
-from streams.stages.dead_letters import bury
-from streams.stages.ingest.batch import Hand, Place, prepare, sweep_hand
-from streams.stages.ingest.errors import Trouble
+from streams.stages.dead_letters import send_to_dead_letter
+from streams.stages.ingest.batch import IngestBatch, KafkaPartition, build_batch, build_sweep_batch
+from streams.stages.ingest.errors import ErrorPolicy
 from streams.stages.ingest.join import join, topic_partition
-from streams.stages.ingest.lag import Lag
-from streams.stages.ingest.offsets import Standing, begin, look
+from streams.stages.ingest.lag import LagReporter
+from streams.stages.ingest.offsets import TopicOffsets, read_topic_offsets, resume
 from streams.stages.ingest.policy import policy_of
 from streams.stages.ingest.sweeps import SWEEP_S, Sweeps, watermark_of
-from streams.stages.retry import Patience, connected
+from streams.stages.retry import RetryPolicy, connected
 from streams.stages.stage import Context
 from streams.store import counters
 from streams.store.outbox import Announcement
@@ -60,26 +60,29 @@ class IngestStage:
         self._context, self._topics = context, context.topics
         self._consumed = (self._topics.behaviors, self._topics.items, self._topics.users)
         self._policy = policy_of(context.settings.ingest)
-        self._patience = Patience(context, self.name)
+        self._retry = RetryPolicy(context, self.name)
         self._consumer: AIOKafkaConsumer | None = None
         self._producer: AIOKafkaProducer | None = None
-        self._lag: Lag | None = None
+        self._lag: LagReporter | None = None
         self._generation = 0  # counts what the group has given and taken
         self._begun = -1  # the generation for which the stored positions were read
         self._outside = 0  # the generation in which the group no longer knew this worker; 0: nothing was given yet
-        self._positions: dict[Place, Position] = {}  # as folded: ahead of the store by what is pending
-        self._standings: dict[str, Standing] = {}
-        self._held_back: dict[Place, int] | None = None  # the ends of items and users, read before any behaviour
+        self._positions: dict[KafkaPartition, Position] = {}  # as folded: ahead of the store by what is pending
+        self._topic_offsets: dict[str, TopicOffsets] = {}
+        # the ends of items and users, read before any behaviour
+        self._held_back: dict[KafkaPartition, int] | None = None
         self._pending: asyncio.Task[None] | None = None  # the transaction in hand
         self._acknowledged: list[Announcement] = []  # to be taken out of the outbox
         self._limit = context.settings.ingest.batch
-        self._poison: dict[Place, dict[int, str]] = {}  # offsets of messages that the store refuses, and its words
-        self._buried: set[tuple[str, int, int]] = set()  # dead letters that are there, of messages not yet stepped over
-        self._trouble = Trouble(context, self.name)
-        self._seen: dict[Place, float] = {}  # when each partition last had a message
+        # offsets of messages that the store refuses, and its words
+        self._poison: dict[KafkaPartition, dict[int, str]] = {}
+        # dead letters that are there, of messages not yet stepped over
+        self._dead_lettered: set[tuple[str, int, int]] = set()
+        self._errors = ErrorPolicy(context, self.name)
+        self._seen: dict[KafkaPartition, float] = {}  # when each partition last had a message
         self._written_at = self._swept_at = self._items_at = 0.0
         self._catalogue = 0  # how often the catalogue had changed when it was read
-        self._checking: asyncio.Task[dict[str, Standing]] | None = None
+        self._checking: asyncio.Task[dict[str, TopicOffsets]] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`; see streams.stage.Stage."""
@@ -103,7 +106,7 @@ class IngestStage:
 
     async def _work(self, stopping: asyncio.Task[bool]) -> None:
         memory = self._context.settings.ingest.memory_mb << 20
-        self._ingest = await self._patience.store(
+        self._ingest = await self._retry.store(
             lambda: Ingest(self._context.engine, self._policy, memory=memory), "cannot open the store"
         )
         settings = self._context.settings.kafka
@@ -118,7 +121,7 @@ class IngestStage:
                 self._begun = -1
             except Exception as error:
                 self._begun = -1
-                wait_s, anew = self._trouble.judge(error)
+                wait_s, anew = self._errors.judge(error)
                 if anew:
                     await self._disconnect()
                 await asyncio.wait({stopping}, timeout=wait_s)
@@ -126,9 +129,9 @@ class IngestStage:
 
     async def _connect(self) -> None:
         """Join the group, once the topics are there."""
-        await asyncio.to_thread(look, self._context.settings.kafka, self._consumed)
+        await asyncio.to_thread(read_topic_offsets, self._context.settings.kafka, self._consumed)
         self._consumer = await join(self._context, self.name, self._consumed, self._revoked, self._assigned)
-        self._lag = Lag(self._context, self.name, self._consumer)
+        self._lag = LagReporter(self._context, self.name, self._consumer)
 
     async def _revoked(self) -> None:
         self._generation += 1
@@ -151,7 +154,7 @@ class IngestStage:
     async def _step(self, stopping: asyncio.Task[bool]) -> None:
         """Poll, prepare, and hand over to the thread that writes once it is free."""
         assert self._consumer is not None
-        if self._begun != self._generation and not await self._begin():
+        if self._begun != self._generation and not await self._resume():
             await asyncio.wait({stopping}, timeout=POLL_S)
             return
         polled = await self._poll(stopping)
@@ -164,18 +167,18 @@ class IngestStage:
             await self._settle()
         else:
             self._seen |= dict.fromkeys(polled, time.monotonic())
-            hand = await asyncio.to_thread(
-                prepare, self._ingest, self._topics, polled, ends, self._positions, self._poison
+            batch = await asyncio.to_thread(
+                build_batch, self._ingest, self._topics, polled, ends, self._positions, self._poison
             )
             await self._settle()
-            self._submit(hand)
-            if hand.items and self._policy.tokens is not None:
+            self._submit(batch)
+            if batch.items and self._policy.tokens is not None:
                 await self._settle()
                 await self._read_items()
-        self._let_go()
-        await self._keep_house()
+        self._resume_behaviors()
+        await self._housekeeping()
 
-    async def _poll(self, stopping: asyncio.Task[bool]) -> dict[Place, Sequence[Any]]:
+    async def _poll(self, stopping: asyncio.Task[bool]) -> dict[KafkaPartition, Sequence[Any]]:
         """The next messages, maybe none: never waits for a full batch."""
         from aiokafka.errors import NoOffsetForPartitionError
 
@@ -185,21 +188,21 @@ class IngestStage:
             await asyncio.wait({poll, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not poll.done():
                 return {}
-            found = {Place(*place): messages for place, messages in poll.result().items()}
+            found = {KafkaPartition(*place): messages for place, messages in poll.result().items()}
         except NoOffsetForPartitionError:  # aiokafka asked the group before we could seek; the offset is in the store
             return {}
         finally:
             poll.cancel()
-        self._trouble.read()
+        self._errors.read()
         return found
 
-    def _submit(self, hand: Hand) -> None:
+    def _submit(self, batch: IngestBatch) -> None:
         if self._begun != self._generation:
             raise _MovedError
-        self._positions |= {place: move.after for place, move in hand.moves.items()}
-        self._pending = asyncio.create_task(self._commit(hand), name="ingest-commit")
+        self._positions |= {place: move.after for place, move in batch.moves.items()}
+        self._pending = asyncio.create_task(self._commit(batch), name="ingest-commit")
 
-    async def _commit(self, hand: Hand) -> None:
+    async def _commit(self, batch: IngestBatch) -> None:
         """One batch becomes the store's.
 
         1. the unusable messages are in the topics of dead letters, acknowledged;
@@ -208,24 +211,24 @@ class IngestStage:
         4. announce; what is acknowledged leaves the outbox with the next transaction.
         """
         assert self._producer is not None
-        letters = {(one[0].topic, one[0].partition, one[0].offset): one for one in hand.refused}
-        fresh = [one for place, one in letters.items() if place not in self._buried]
-        await bury(self._context, self._patience, self._producer, fresh)  # 1
-        self._buried |= letters.keys()
+        letters = {(one[0].topic, one[0].partition, one[0].offset): one for one in batch.refused}
+        fresh = [one for place, one in letters.items() if place not in self._dead_lettered]
+        await send_to_dead_letter(self._context, self._retry, self._producer, fresh)  # 1
+        self._dead_lettered |= letters.keys()
         begun = time.monotonic()
         try:
             await asyncio.to_thread(
-                self._ingest.write, hand.moves.values(), hand.folded, swept=hand.swept,
-                acknowledged=self._acknowledged, announcements=hand.announcements, also=hand.apply,
+                self._ingest.write, batch.moves.values(), batch.folded, swept=batch.swept,
+                acknowledged=self._acknowledged, announcements=batch.announcements, also=batch.apply,
             )  # 2  # fmt: skip
         except SQLAlchemyError as error:
-            self._find_poison(hand, error)
+            self._isolate_poison(batch, error)
             raise
         self._acknowledged = []
-        self._buried -= letters.keys()
-        self._count(hand, time.monotonic() - begun)  # 3
-        await self._announcer.send(hand.announcements)  # 4
-        self._acknowledged = hand.announcements
+        self._dead_lettered -= letters.keys()
+        self._count(batch, time.monotonic() - begun)  # 3
+        await self._announcer.send(batch.announcements)  # 4
+        self._acknowledged = batch.announcements
 
     async def _settle(self) -> None:
         """Wait for the transaction in hand; raise what went wrong with it."""
@@ -236,29 +239,29 @@ class IngestStage:
                 self._pending = None
             pending.result()
 
-    def _find_poison(self, hand: Hand, error: SQLAlchemyError) -> None:
+    def _isolate_poison(self, batch: IngestBatch, error: SQLAlchemyError) -> None:
         """Where the store refuses a row for good, halve the batch until the message is alone; then it is known."""
         words = refused_content(error)
-        if words and hand.count:
-            self._limit = max(1, hand.count // 2)
-            if hand.only is not None:
-                place, offset = hand.only
+        if words and batch.count:
+            self._limit = max(1, batch.count // 2)
+            if batch.only is not None:
+                place, offset = batch.only
                 self._poison.setdefault(place, {})[offset] = words
 
-    def _count(self, hand: Hand, seconds: float) -> None:
+    def _count(self, batch: IngestBatch, seconds: float) -> None:
         self._written_at = time.monotonic()
-        self._trouble.written()
+        self._errors.written()
         self._limit = min(self._limit * 2, self._context.settings.ingest.batch)
         self._context.health.up("store")
-        hand.count_in(self._context.metrics, self.name, self._topics.behaviors, seconds)
-        for place, move in hand.moves.items():
+        batch.count_in(self._context.metrics, self.name, self._topics.behaviors, seconds)
+        for place, move in batch.moves.items():
             if self._lag is not None:
                 self._lag.done(place, move.after.offset)
             known = self._poison.pop(place, {})
             if left := {offset: why for offset, why in known.items() if offset >= move.after.offset}:
                 self._poison[place] = left
 
-    async def _begin(self) -> bool:
+    async def _resume(self) -> bool:
         """Go on where the store stands; False while the group has not given this worker its partitions.
 
         1. let the transaction in hand end, however it ends, and drop what memory holds;
@@ -280,15 +283,15 @@ class IngestStage:
         await asyncio.to_thread(self._ingest.load)
         if self._policy.tokens is not None:
             await self._read_items()
-        standings = await asyncio.to_thread(look, settings, self._consumed)  # 2
+        topic_offsets = await asyncio.to_thread(read_topic_offsets, settings, self._consumed)  # 2
         stored = {
-            Place(topic, partition): position
+            KafkaPartition(topic, partition): position
             for topic in self._consumed
-            for partition, position in (await asyncio.to_thread(begin, engine, standings[topic])).items()
+            for partition, position in (await asyncio.to_thread(resume, engine, topic_offsets[topic])).items()
         }
         if generation != self._generation:
             return False
-        mine = {Place(*place): stored[Place(*place)] for place in consumer.assignment()}
+        mine = {KafkaPartition(*place): stored[KafkaPartition(*place)] for place in consumer.assignment()}
         offsets = {topic_partition(place): position.offset for place, position in mine.items()}
         try:
             if offsets:
@@ -304,20 +307,22 @@ class IngestStage:
         for place, offset in offsets.items():  # 5
             consumer.seek(place, offset)
         self._held_back = {
-            place: standings[place.topic].ranges[place.partition][1] for place in mine if place not in behaviors
+            place: topic_offsets[place.topic].ranges[place.partition][1] for place in mine if place not in behaviors
         }
         consumer.resume(*(topic_partition(place) for place in self._held_back))
-        self._positions, self._standings, self._begun = mine, standings, generation
-        self._let_go()
-        self._sweeps = Sweeps(self._ingest, self._topics.behaviors, len(standings[self._topics.behaviors].ranges), mine)
+        self._positions, self._topic_offsets, self._begun = mine, topic_offsets, generation
+        self._resume_behaviors()
+        self._sweeps = Sweeps(
+            self._ingest, self._topics.behaviors, len(topic_offsets[self._topics.behaviors].ranges), mine
+        )
         self._seen = dict.fromkeys(mine, time.monotonic())
         lag.given({place: position.offset for place, position in mine.items()})
-        self._trouble.begun()
+        self._errors.begun()
         self._context.health.begun.add(self.name)
         log.info("reading", partitions=[f"{place.topic}[{place.partition}]" for place in sorted(behaviors)])
         return True
 
-    def _let_go(self) -> None:
+    def _resume_behaviors(self) -> None:
         """Let behaviours come once items and users have been read to where they ended."""
         if self._held_back is None or self._consumer is None:
             return
@@ -337,7 +342,7 @@ class IngestStage:
         with self._context.engine.connect() as connection:
             return counters.read(connection, counters.ITEMS)
 
-    async def _keep_house(self) -> None:
+    async def _housekeeping(self) -> None:
         """What is to be done now and then: the outbox when idle, a sweep, another worker's items, the topics' ids."""
         now = time.monotonic()
         if self._acknowledged and self._pending is None and now - self._written_at >= IDLE_S:
@@ -352,18 +357,18 @@ class IngestStage:
             await self._settle()
             await self._sweep(now)
         if self._checking is None:
-            self._checking = asyncio.create_task(self._look_later(), name="ingest-topics")
+            self._checking = asyncio.create_task(self._read_topics_later(), name="ingest-topics")
         elif self._checking.done():
             checked, self._checking = self._checking, None
             if checked.exception() is None and any(
-                (one.id, len(one.ranges)) != (self._standings[name].id, len(self._standings[name].ranges))
+                (one.id, len(one.ranges)) != (self._topic_offsets[name].id, len(self._topic_offsets[name].ranges))
                 for name, one in checked.result().items()
             ):
                 raise _MovedError
 
-    async def _look_later(self) -> dict[str, Standing]:
+    async def _read_topics_later(self) -> dict[str, TopicOffsets]:
         await asyncio.sleep(CHECK_S)
-        return await asyncio.to_thread(look, self._context.settings.kafka, self._consumed)
+        return await asyncio.to_thread(read_topic_offsets, self._context.settings.kafka, self._consumed)
 
     async def _sweep(self, now: float) -> None:
         """Close what event time alone has ended, of the users that are this worker's."""
@@ -379,7 +384,7 @@ class IngestStage:
         closed = await asyncio.to_thread(self._sweeps.step, watermark, stored=all(at_end.values()))
         if closed:
             first_n = self._sweeps.numbers(self._positions, closed)
-            self._submit(sweep_hand(self._topics, self._positions, closed, first_n))
+            self._submit(build_sweep_batch(self._topics, self._positions, closed, first_n))
             await self._settle()
         if all(idle.values()):
             self._swept_at = 0.0  # nothing else to do: the store's users without a pause

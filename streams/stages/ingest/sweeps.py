@@ -11,7 +11,7 @@ from functools import lru_cache
 from sqlalchemy import Engine, func, select
 
 from interest.types import Partition
-from streams.stages.ingest.batch import SWEPT_N, Place
+from streams.stages.ingest.batch import SWEPT_N, KafkaPartition
 from streams.store.tables import offsets, source_of
 from streams.ubsp.ingest import Ingest, Position
 
@@ -21,20 +21,20 @@ SWEEP_S = 5.0  # between two sweeps while messages come: closing takes gap_s any
 class Sweeps:
     """What has been swept so far. One instance for one assignment: its memory begins with that of Ingest."""
 
-    def __init__(self, ingest: Ingest, topic: str, count: int, positions: Mapping[Place, Position]) -> None:
+    def __init__(self, ingest: Ingest, topic: str, count: int, positions: Mapping[KafkaPartition, Position]) -> None:
         self._ingest, self._topic, self._count = ingest, topic, count
         self._mine = {place.partition for place in positions if place.topic == topic}
         self._walk = ""  # the store's users up to this id have been looked at in this pass
         self._pass_mark: float | None = None  # the watermark at the beginning of this pass
         self._done_mark = float("-inf")  # at the beginning of the last whole pass
         self._held_mark = float("-inf")  # of the last sweep of memory
-        self._numbers: dict[Place, tuple[int, int]] = {}  # offset, and the next n at it
+        self._numbers: dict[KafkaPartition, tuple[int, int]] = {}  # offset, and the next n at it
 
     def due(self, watermark: float) -> bool:
         """Whether anything may have passed that was not looked at yet."""
         return watermark > min(self._done_mark, self._held_mark)
 
-    def step(self, watermark: float, *, stored: bool) -> dict[Place, list[Partition]]:
+    def step(self, watermark: float, *, stored: bool) -> dict[KafkaPartition, list[Partition]]:
         """Close what has passed in memory and, with `stored`, of the next users in the store. SQL: call it in a thread.
 
         The caller writes it, or drops Ingest's memory and this.
@@ -49,12 +49,16 @@ class Sweeps:
             self._walk = names[-1] if names else ""
             if not names:
                 self._done_mark, self._pass_mark = self._pass_mark, None
-        by_place: dict[Place, list[Partition]] = {}
+        by_place: dict[KafkaPartition, list[Partition]] = {}
         for partition in found:
-            by_place.setdefault(Place(self._topic, owner(partition.user_id, self._count)), []).append(partition)
+            by_place.setdefault(KafkaPartition(self._topic, owner(partition.user_id, self._count)), []).append(
+                partition
+            )
         return by_place
 
-    def numbers(self, positions: Mapping[Place, Position], closed: Mapping[Place, list[Partition]]) -> dict[Place, int]:
+    def numbers(
+        self, positions: Mapping[KafkaPartition, Position], closed: Mapping[KafkaPartition, list[Partition]]
+    ) -> dict[KafkaPartition, int]:
         """The first n of each place's announcements: after those of the sweeps before at the same offset."""
         first = {}
         for place, partitions in closed.items():
@@ -68,7 +72,7 @@ class Sweeps:
 
 
 def watermark_of(
-    engine: Engine, topic: str, positions: Mapping[Place, Position], idle: Mapping[Place, bool]
+    engine: Engine, topic: str, positions: Mapping[KafkaPartition, Position], idle: Mapping[KafkaPartition, bool]
 ) -> float | None:
     """The event time that has passed: the least of the partitions that are not idle; if all are, the greatest of the
     topic, whoever reads it. None: one that is not idle has not said a time yet."""

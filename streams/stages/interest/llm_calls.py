@@ -16,7 +16,7 @@ import structlog
 
 from interest.errors import Denied, LlmError, Refused, Unavailable
 from interest.llm.protocol import Complete, Reply, Request
-from streams.stages.interest.priority_semaphore import Turns
+from streams.stages.interest.priority_semaphore import PrioritySemaphore
 from streams.stages.retry import BACKOFF_MAX_S, BACKOFF_S
 from streams.stages.stage import Context
 
@@ -32,13 +32,13 @@ class Model(Protocol):
     async def probe(self) -> None: ...
 
 
-class Asking:
+class LlmClient:
     """The calls of one worker."""
 
     def __init__(self, context: Context, model: Model, *, concurrent: int, stage: str = "interest") -> None:
         self._model, self._stage = model, stage
         self._metrics, self._health = context.metrics, context.health
-        self._turns = Turns(concurrent)
+        self._semaphore = PrioritySemaphore(concurrent)
         self._failing = 0  # calls that wait after a failure
         self._answered = float("-inf")  # when a call last succeeded
         self._last_failed = False
@@ -48,22 +48,22 @@ class Asking:
         """A `Complete` for the work with this place in the line."""
 
         async def complete(request: Request) -> Reply:
-            return await self._ask(order, request)
+            return await self._call(order, request)
 
         return complete
 
     def close(self) -> None:
         """Begin no more calls until `open`; those in flight go on."""
-        self._turns.close()
+        self._semaphore.close()
 
     def open(self) -> None:
-        self._turns.open()
+        self._semaphore.open()
 
-    async def _ask(self, order: int, request: Request) -> Reply:
+    async def _call(self, order: int, request: Request) -> Reply:
         """Raises Refused, and nothing else."""
         wait = BACKOFF_S
         while True:
-            async with self._turns.turn(order):
+            async with self._semaphore.acquire(order):
                 self._count(1)
                 try:
                     reply = await self._model(request)
@@ -71,13 +71,13 @@ class Asking:
                     failure: LlmError = error
                 except Refused:
                     self._metrics.calls.labels("refused").inc()
-                    self._well()
+                    self._succeeded()
                     raise
                 else:
                     self._metrics.calls.labels("ok" if reply.finish_reason == "stop" else reply.finish_reason).inc()
                     self._metrics.tokens.labels("prompt").inc(reply.prompt_tokens)
                     self._metrics.tokens.labels("completion").inc(reply.completion_tokens)
-                    self._well()
+                    self._succeeded()
                     return reply
                 finally:
                     self._count(-1)
@@ -104,7 +104,7 @@ class Asking:
         self.in_flight += change
         self._metrics.in_flight.set(self.in_flight)
 
-    def _well(self) -> None:
+    def _succeeded(self) -> None:
         self._answered = time.monotonic()
         self._last_failed = False
         self._health.up("llm")

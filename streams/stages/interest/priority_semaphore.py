@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Turns:
+class PrioritySemaphore:
     """Like a semaphore, with an order: of those who wait, the least `order` is next."""
 
     def __init__(self, places: int) -> None:
@@ -19,7 +19,7 @@ class Turns:
         self._closed = False
 
     @asynccontextmanager
-    async def turn(self, order: int) -> AsyncIterator[None]:
+    async def acquire(self, order: int) -> AsyncIterator[None]:
         """Wait for a place, and have it for the block."""
         await self._enter(order)
         try:

@@ -30,7 +30,7 @@ def key_of(partition: Partition | Interest) -> Key:
 
 
 @dataclass(slots=True)
-class Loaded:
+class LoadedPartitions:
     """What the store says of partitions that were announced, by key."""
 
     works: dict[Key, Work] = field(default_factory=dict)  # to be written
@@ -40,7 +40,7 @@ class Loaded:
     # the others are not in the store
 
 
-class Reader:
+class PartitionLoader:
     """Loads partitions with what their texts rest on. One thread at a time."""
 
     def __init__(self, engine: Engine, plan: Plan, *, llm: bool) -> None:
@@ -48,8 +48,8 @@ class Reader:
         self._categories: tuple[str, ...] = ()
         self._read_at, self._took = float("-inf"), 0.0
 
-    def load(self, keys: Sequence[Key]) -> Loaded:
-        loaded = Loaded()
+    def load(self, keys: Sequence[Key]) -> LoadedPartitions:
+        loaded = LoadedPartitions()
         with self._engine.connect() as connection:
             heads = read_heads(connection, keys)
             loaded.forgets = counters.read(connection, counters.FORGETS)  # after: it explains what was not found
@@ -83,7 +83,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedInterest:
     """An interest to be stored and announced."""
 
     interest: Interest
@@ -93,7 +93,7 @@ class Finished:
 
 def save(
     engine: Engine,
-    finished: Sequence[Finished],
+    finished: Sequence[FinishedInterest],
     sent: Sequence[Announcement],
     answers: tuple[Answers, Unwritten] | None,
     topics: tuple[str, ...],

@@ -23,12 +23,12 @@ from streams.kafka.clients import make_producer
 from streams.kafka.messages import partition_of_message
 from streams.resolve.llm import AgentLlm, agent_llm
 from streams.stages.announce import Announcer
-from streams.stages.consumer.consumer import Acked
+from streams.stages.consumer.consumer import TopicConsumer
 from streams.stages.consumer.message import Message
-from streams.stages.interest.in_flight import Entry, InHand
-from streams.stages.interest.llm_calls import Asking
-from streams.stages.interest.rows import Key, Loaded, Reader, key_of, save
-from streams.stages.retry import Patience, connected
+from streams.stages.interest.in_flight import InFlight, PartitionTask
+from streams.stages.interest.llm_calls import LlmClient
+from streams.stages.interest.rows import Key, LoadedPartitions, PartitionLoader, key_of, save
+from streams.stages.retry import RetryPolicy, connected
 from streams.stages.stage import Context
 from streams.store.outbox import Announcement
 
@@ -57,24 +57,24 @@ class InterestStage:
         self._llm: AgentLlm = agent_llm(context.settings.llm)
         self._topic = context.topics.partitions
         self._announced = (context.topics.updates, context.topics.latest)
-        self._patience = Patience(context, self.name)
-        self._reader = Reader(context.engine, self._llm.plan, llm=self._llm.model is not None)
+        self._retry = RetryPolicy(context, self.name)
+        self._loader = PartitionLoader(context.engine, self._llm.plan, llm=self._llm.model is not None)
         self._answers: Answers | None = None
-        self._asking: Asking | None = None
+        self._client: LlmClient | None = None
         if self._llm.model is not None:
-            self._asking = Asking(context, self._llm.model, concurrent=context.settings.llm.concurrent)
+            self._client = LlmClient(context, self._llm.model, concurrent=context.settings.llm.concurrent)
             self._answers = Answers(
                 context.engine,
-                self._asking.at(0),
+                self._client.at(0),
                 model=self._llm.name,
                 prompt_version=self._llm.plan.prompt_version,
                 write_every=None,  # they go into the stage's own transactions
             )
-        self._hand = InHand(self._patience, self._texts if self._answers else None)
+        self._in_flight = InFlight(self._retry, self._texts if self._answers else None)
         self._sent: list[Announcement] = []  # acknowledged by the broker, and still in the outbox
         self._closing = False
         self._idle = asyncio.Event()  # nothing is being stored or announced
-        self._acked: Acked[Partition]
+        self._consumer: TopicConsumer[Partition]
         self._announcer: Announcer
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -100,7 +100,7 @@ class InterestStage:
             producer = connecting.result()
             stack.push_async_callback(_stop, producer)
             self._announcer = Announcer(self.context, producer, self.name)
-            self._acked = Acked(
+            self._consumer = TopicConsumer(
                 self.context,
                 stage=self.name,
                 topic=self._topic,
@@ -108,22 +108,22 @@ class InterestStage:
                 producer=producer,
                 window=settings.llm.window,
                 remedy=REMEDY.format(topic=self._topic),
-                assigned=self._given,
-                release=self._release,
+                assigned=self._on_assigned,
+                release=self._on_revoked,
             )
             reading = asyncio.create_task(self._read(), name="interest-read")  # 2
             writing = asyncio.create_task(self._write(), name="interest-write")
             tasks = [reading, writing]
-            if self._asking is not None:
-                tasks.append(asyncio.create_task(self._asking.keep_probing(), name="interest-probe"))
+            if self._client is not None:
+                tasks.append(asyncio.create_task(self._client.keep_probing(), name="interest-probe"))
             await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
             deadline = time.monotonic() + settings.agent.drain_s
             try:
                 await self._drain(deadline, reading, writing)  # 3-5
             finally:
                 await _cancel(tasks)
-                self._hand.drop(every=True)
-                await self._acked.stop(max(0.5, deadline - time.monotonic()))  # 6
+                self._in_flight.drop(every=True)
+                await self._consumer.stop(max(0.5, deadline - time.monotonic()))  # 6
             for task in tasks:
                 if not task.cancelled() and (error := task.exception()) is not None:
                     raise error
@@ -131,81 +131,81 @@ class InterestStage:
     async def _drain(self, deadline: float, reading: asyncio.Task[None], writing: asyncio.Task[None]) -> None:
         await _cancel([reading])  # 3
         patience = deadline - time.monotonic()
-        if self._asking is not None:
-            self._asking.close()
+        if self._client is not None:
+            self._client.close()
             await self._calls_end(time.monotonic() + 0.6 * patience)  # 4
         self._closing = True  # 5
-        self._hand.some_ready.set()
+        self._in_flight.some_ready.set()
         await asyncio.wait([writing], timeout=0.3 * patience)
 
     async def _calls_end(self, deadline: float) -> None:
         """Until no call is in flight and what came of them is stored, or the deadline."""
-        assert self._asking is not None
+        assert self._client is not None
         while time.monotonic() < deadline:
             if self._answers and self._answers.unwritten():
-                self._hand.some_ready.set()  # wakes the writer, who stores answers too
-            elif not self._asking.in_flight and not self._hand.some_ready.is_set() and self._idle.is_set():
+                self._in_flight.some_ready.set()  # wakes the writer, who stores answers too
+            elif not self._client.in_flight and not self._in_flight.some_ready.is_set() and self._idle.is_set():
                 return
             await asyncio.sleep(0.02)
 
     # Kafka gives partitions and takes them.
 
-    async def _given(self, partitions: Collection[int]) -> None:
-        self._hand.drop()
-        if self._asking is not None:
-            self._asking.open()
-        await self._patience.storing(
+    async def _on_assigned(self, partitions: Collection[int]) -> None:
+        self._in_flight.drop()
+        if self._client is not None:
+            self._client.open()
+        await self._retry.storing(
             partial(self._announcer.send_left, self._announced, partitions), "cannot read the outbox"
         )
 
-    async def _release(self, _partitions: Collection[int]) -> None:
+    async def _on_revoked(self, _partitions: Collection[int]) -> None:
         """Calls in flight may end; what has not been asked is the next worker's, who finds the answers in the store."""
-        if self._asking is not None:
-            self._asking.close()
-            await self._calls_end(time.monotonic() + self._acked.settle_s)
+        if self._client is not None:
+            self._client.close()
+            await self._calls_end(time.monotonic() + self._consumer.settle_s)
         else:
-            while self._acked.in_hand:
+            while self._consumer.in_flight:
                 await asyncio.sleep(0.02)
 
     # Reading: messages become entries.
 
     async def _read(self) -> None:
-        await self._acked.start()
+        await self._consumer.start()
         while True:
-            messages = await self._acked.take(AT_ONCE)
-            self._hand.drop()
+            messages = await self._consumer.take(AT_ONCE)
+            self._in_flight.drop()
             if messages:
                 await self._begin(messages)
 
     async def _begin(self, messages: list[Message[Partition]]) -> None:
         wanted: dict[Key, list[Message[Partition]]] = {}
         for message in messages:
-            if not self._hand.add_message(message):
+            if not self._in_flight.add_message(message):
                 wanted.setdefault(key_of(message.value), []).append(message)
         # noted before the store is read: one that is stored and settled meanwhile is not there afterwards
-        before = {key: self._hand.summary_before(key) for key in wanted}
-        loaded = await self._patience.store(partial(self._load, list(wanted)), "cannot read partitions")
+        before = {key: self._in_flight.summary_before(key) for key in wanted}
+        loaded = await self._retry.store(partial(self._load, list(wanted)), "cannot read partitions")
         for key, mine in wanted.items():
             left = [message for message in mine if not message.lost]
             if not left:
                 continue
             if key in loaded.works:
-                self._hand.begin(left, loaded.works[key], self._hand.summary_before(key) or before[key])
+                self._in_flight.begin(left, loaded.works[key], self._in_flight.summary_before(key) or before[key])
             elif key in loaded.known:
-                self._hand.begin(left, loaded.known[key][1], None)
+                self._in_flight.begin(left, loaded.known[key][1], None)
             elif key in loaded.plain:
-                self._hand.begin(left, loaded.plain[key], None, known=False)
+                self._in_flight.begin(left, loaded.plain[key], None, known=False)
             else:
-                await self._absent(left, loaded)
+                await self._skip_or_reject(left, loaded)
 
-    def _load(self, keys: list[Key]) -> Loaded:
-        loaded = self._reader.load(keys)
+    def _load(self, keys: list[Key]) -> LoadedPartitions:
+        loaded = self._loader.load(keys)
         if self._llm.model is None:
             loaded.plain = {key: plain(work, self._llm.plan, self._llm.name) for key, work in loaded.works.items()}
             loaded.works = {}
         return loaded
 
-    async def _absent(self, messages: list[Message[Partition]], loaded: Loaded) -> None:
+    async def _skip_or_reject(self, messages: list[Message[Partition]], loaded: LoadedPartitions) -> None:
         """A partition that the store does not have: of a forgotten user, whose traces must not be kept anywhere; or, in
         a store that never forgot anyone, of another store.
         """
@@ -213,23 +213,25 @@ class InterestStage:
             if loaded.forgets:
                 self._skip(message.value.index, [message])
             else:
-                await self._acked.bury(message, "the store has no such partition, and has forgotten nobody")
+                await self._consumer.send_to_dead_letter(
+                    message, "the store has no such partition, and has forgotten nobody"
+                )
 
     def _skip(self, index: int, messages: list[Message[Partition]]) -> None:
         self.context.metrics.skipped.labels(self.name).inc(len(messages))
         first = messages[0]
         log.info("user forgotten", stage=self.name, index=index, partition=first.partition, offset=first.offset)
-        self._acked.acknowledge(messages)
+        self._consumer.acknowledge(messages)
 
     # Writing: entries become rows and announcements.
 
     def _texts(self, order: int) -> InterestWriter:
         assert self._answers is not None
-        assert self._asking is not None
-        answers, complete = self._answers, self._asking.at(order)
+        assert self._client is not None
+        answers, complete = self._answers, self._client.at(order)
 
         async def ask(request: Request, *, user_id: str, kind: str) -> Reply:
-            return await self._patience.storing(
+            return await self._retry.storing(
                 lambda: answers.ask(request, user_id=user_id, kind=kind, complete=complete),
                 "cannot look up answers",
             )
@@ -251,21 +253,21 @@ class InterestStage:
     async def _wait_ready(self) -> None:
         """Until something is finished; a while at most, for answers and the outbox are not to wait for ever."""
         try:
-            await asyncio.wait_for(self._hand.some_ready.wait(), timeout=5 * GATHER_S)
+            await asyncio.wait_for(self._in_flight.some_ready.wait(), timeout=5 * GATHER_S)
         except TimeoutError:
             return
 
     async def _write_batch(self) -> bool:
         """1. One transaction. 2. Announce. 3. Acknowledge. False where there was nothing to do."""
-        entries = self._hand.take_ready(AT_ONCE)
+        tasks = self._in_flight.take_ready(AT_ONCE)
         unwritten = self._answers.unwritten() if self._answers else None
         sent = self._sent
-        if not entries and not sent and not unwritten:
+        if not tasks and not sent and not unwritten:
             return False
-        finished = [entry.finished() for entry in entries]
+        finished = [task.finished() for task in tasks]
         answers = (self._answers, unwritten) if self._answers and unwritten else None
         began = time.monotonic()
-        announcements, stored = await self._patience.store(  # 1
+        announcements, stored = await self._retry.store(  # 1
             lambda: save(
                 self.context.engine, finished, sent, answers, self._announced, llm=self._llm.model is not None
             ),
@@ -277,19 +279,19 @@ class InterestStage:
             answers[0].written(answers[1])
         await self._announcer.send(announcements)  # 2
         self._sent = announcements
-        self._done(entries, stored)  # 3
+        self._done(tasks, stored)  # 3
         return True
 
-    def _done(self, entries: list[Entry], stored: dict[Key, Interest]) -> None:
-        self._hand.settle(entries)
-        for entry in entries:
-            interest = stored.get(entry.key)
+    def _done(self, tasks: list[PartitionTask], stored: dict[Key, Interest]) -> None:
+        self._in_flight.settle(tasks)
+        for task in tasks:
+            interest = stored.get(task.key)
             if interest is None:  # forgotten while the model wrote
-                self._skip(entry.key[2], entry.messages)
+                self._skip(task.key[2], task.messages)
                 continue
-            if not entry.known:
+            if not task.known:
                 self.context.metrics.interests.labels(interest.summary_outcome).inc()
-            self._acked.acknowledge(entry.messages)
+            self._consumer.acknowledge(task.messages)
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

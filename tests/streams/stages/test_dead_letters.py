@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from streams.kafka.clients import make_producer
-from streams.stages.dead_letters import REASONS, TOLD, bury
-from streams.stages.retry import Patience
+from streams.stages.dead_letters import REASONS, TOLD, send_to_dead_letter
+from streams.stages.retry import RetryPolicy
 from tests.support.stage_rig import in_loop, letters, make_context, make_topics
 
 FLOOD = 2_500  # more than one round of letters under way
@@ -32,7 +32,9 @@ async def test_a_flood_is_a_few_lines_of_the_log_and_all_of_it_on_the_broker(kaf
     context = make_context(store, kafka)
     async with make_producer(kafka) as producer:
         with capture_logs() as said:
-            await bury(context, Patience(context, "ingest"), producer, refused(topics.behaviors, FLOOD, kinds))
+            await send_to_dead_letter(
+                context, RetryPolicy(context, "ingest"), producer, refused(topics.behaviors, FLOOD, kinds)
+            )
     assert {one.offset for one in await letters(kafka, topics.behaviors)} == set(range(FLOOD))
     name = "interestream_dead_letters_total"
     assert context.metrics.registry.get_sample_value(name, {"topic": topics.behaviors}) == FLOOD
@@ -52,6 +54,6 @@ async def test_few_letters_have_a_line_each(kafka, store):
     context = make_context(store, kafka)
     async with make_producer(kafka) as producer:
         with capture_logs() as said:
-            await bury(context, Patience(context, "ingest"), producer, refused(topics.items, TOLD, 1))
-            await bury(context, Patience(context, "ingest"), producer, [])
+            await send_to_dead_letter(context, RetryPolicy(context, "ingest"), producer, refused(topics.items, TOLD, 1))
+            await send_to_dead_letter(context, RetryPolicy(context, "ingest"), producer, [])
     assert [one["event"] for one in said] == ["dead letter"] * TOLD

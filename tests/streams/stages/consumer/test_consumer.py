@@ -19,9 +19,9 @@ from streams.kafka.topics import create_topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.settings.schema import KafkaSettings, Settings
-from streams.stages.consumer.accept import accept_group
-from streams.stages.consumer.consumer import Acked, Message
-from streams.stages.consumer.offsets import read_standings
+from streams.stages.consumer.accept import accept_group_offsets
+from streams.stages.consumer.consumer import Message, TopicConsumer
+from streams.stages.consumer.offsets import read_group_offsets
 from streams.stages.stage import Context
 
 PATIENCE_S = 40.0
@@ -52,26 +52,28 @@ async def produce(context: Context, values: dict[int, list[bytes | None]]) -> No
 
 
 @asynccontextmanager
-async def reading(context: Context, **options: Any) -> AsyncIterator[Acked[int]]:
+async def reading(context: Context, **options: Any) -> AsyncIterator[TopicConsumer[int]]:
     """A consumer of the topic, which stops cleanly at the end."""
     producer = make_producer(context.settings.kafka)
     await producer.start()
     asked = {"decode": decode, "window": 100, "remedy": "mend it"} | options
-    acked: Acked[int] = Acked(context, stage="interest", topic=topic_of(context), producer=producer, **asked)
-    await acked.start()
+    consumer: TopicConsumer[int] = TopicConsumer(
+        context, stage="interest", topic=topic_of(context), producer=producer, **asked
+    )
+    await consumer.start()
     try:
-        yield acked
+        yield consumer
     finally:
-        await acked.stop(5.0)
+        await consumer.stop(5.0)
         await producer.stop()
 
 
-async def taken(acked: Acked[int], count: int) -> list[Message[int]]:
+async def taken(consumer: TopicConsumer[int], count: int) -> list[Message[int]]:
     """So many messages, or fewer after a while."""
     found: list[Message[int]] = []
     end = time.monotonic() + PATIENCE_S
     while len(found) < count and time.monotonic() < end:
-        found += await acked.take()
+        found += await consumer.take()
     return found
 
 
@@ -87,8 +89,8 @@ async def until(true: Callable[[], bool | Awaitable[bool]]) -> None:
 
 def committed(context: Context) -> dict[int, int | None]:
     kafka = context.settings.kafka
-    standings = read_standings(kafka, group_of(kafka, "interest"), topic_of(context))
-    return {partition: one.committed for partition, one in standings.by_partition.items()}
+    offsets = read_group_offsets(kafka, group_of(kafka, "interest"), topic_of(context))
+    return {partition: one.committed for partition, one in offsets.by_partition.items()}
 
 
 def numbers(count: int) -> list[bytes | None]:
@@ -98,17 +100,17 @@ def numbers(count: int) -> list[bytes | None]:
 def test_only_what_lies_before_the_first_unfinished_message_is_committed(context: Context) -> None:
     async def go() -> None:
         await produce(context, {0: numbers(10), 1: numbers(3)})
-        async with reading(context) as acked:
-            found = await taken(acked, 13)
-            acked.acknowledge(one for one in found if (one.partition, one.offset) != (0, 4))
+        async with reading(context) as consumer:
+            found = await taken(consumer, 13)
+            consumer.acknowledge(one for one in found if (one.partition, one.offset) != (0, 4))
             await until(lambda: committed(context) == {0: 4, 1: 3})
-            assert acked.in_hand == 1
+            assert consumer.in_flight == 1
         assert committed(context) == {0: 4, 1: 3}
-        async with reading(context) as acked:
-            again = await taken(acked, 1)
+        async with reading(context) as consumer:
+            again = await taken(consumer, 1)
             assert [(one.partition, one.offset, one.value) for one in again] == [(0, 4, 4)]  # and none that was done
-            assert await acked.take() == []
-            acked.acknowledge(again)
+            assert await consumer.take() == []
+            consumer.acknowledge(again)
         assert committed(context) == {0: 10, 1: 3}  # by stop, without waiting for the next second
 
     asyncio.run(go())
@@ -117,17 +119,17 @@ def test_only_what_lies_before_the_first_unfinished_message_is_committed(context
 def test_no_more_than_the_window_is_in_hand_and_partitions_share_it(context: Context) -> None:
     async def go() -> None:
         await produce(context, {0: numbers(500), 1: numbers(20)})
-        async with reading(context, window=10) as acked:
+        async with reading(context, window=10) as consumer:
             seen: list[Message[int]] = []
             by_time: list[int] = []
             while len(seen) < 520:
-                found = await acked.take()
-                assert acked.in_hand <= 10
-                if acked.in_hand == 10:
-                    assert await acked.take(timeout_s=0.01) == []
+                found = await consumer.take()
+                assert consumer.in_flight <= 10
+                if consumer.in_flight == 10:
+                    assert await consumer.take(timeout_s=0.01) == []
                 seen += found
                 by_time += [one.partition for one in found]
-                acked.acknowledge(found)
+                consumer.acknowledge(found)
             assert [one.value for one in seen if one.partition == 0] == list(range(500))
             assert [one.value for one in seen if one.partition == 1] == list(range(20))
             assert by_time.index(1) < 100  # not after all of the other partition
@@ -138,24 +140,24 @@ def test_no_more_than_the_window_is_in_hand_and_partitions_share_it(context: Con
 def test_one_message_that_does_not_finish_bounds_how_far_reading_goes_ahead(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.stages.consumer.consumer.AHEAD", 50)
+    monkeypatch.setattr("streams.stages.consumer.consumer.MAX_AHEAD", 50)
 
     async def go() -> None:
         await produce(context, {0: numbers(300)})
-        async with reading(context, window=20) as acked:
-            (held, *rest) = await taken(acked, 1)
+        async with reading(context, window=20) as consumer:
+            (held, *rest) = await taken(consumer, 1)
             count = 1 + len(rest)
-            acked.acknowledge(rest)
+            consumer.acknowledge(rest)
             for _ in range(20):
-                found = await acked.take(timeout_s=0.05)
+                found = await consumer.take(timeout_s=0.05)
                 count += len(found)
-                acked.acknowledge(found)
+                consumer.acknowledge(found)
             assert 50 <= count <= 50 + 20
-            acked.acknowledge([held])
+            consumer.acknowledge([held])
             while count < 300:
-                found = await acked.take()
+                found = await consumer.take()
                 count += len(found)
-                acked.acknowledge(found)
+                consumer.acknowledge(found)
 
     asyncio.run(go())
 
@@ -165,10 +167,10 @@ def test_what_cannot_be_decoded_is_a_dead_letter_and_no_message(context: Context
 
     async def go() -> None:
         await produce(context, {0: [b"1", *bad, b"2"]})
-        async with reading(context) as acked:
-            found = await taken(acked, 2)
+        async with reading(context) as consumer:
+            found = await taken(consumer, 2)
             assert [one.value for one in found] == [1, 2]
-            acked.acknowledge(found)
+            consumer.acknowledge(found)
         assert committed(context)[0] == 7
         dead = make_consumer(context.settings.kafka)
         await dead.start()
@@ -204,10 +206,10 @@ def test_a_second_worker_takes_over_where_the_first_has_committed(context: Conte
             async with reading(context, release=_at_once) as second:
                 both: dict[int, list[int]] = {0: [], 1: []}
 
-                async def drain(acked: Acked[int]) -> bool:
-                    for one in await acked.take():
+                async def drain(consumer: TopicConsumer[int]) -> bool:
+                    for one in await consumer.take():
                         both[one.partition].append(one.offset)
-                        acked.acknowledge([one])
+                        consumer.acknowledge([one])
                     return all(len(offsets) >= 10 for offsets in both.values())
 
                 await until(lambda: _either(drain(first), drain(second)))
@@ -248,11 +250,11 @@ def test_what_is_in_hand_may_be_finished_before_a_partition_goes(context: Contex
 async def _join(context: Context) -> Callable[[], Awaitable[None]]:
     """A second worker; returns once it has been given its partitions."""
     manager = reading(context)
-    acked = await manager.__aenter__()
+    consumer = await manager.__aenter__()
 
     async def settled() -> bool:
-        assert await acked.take(timeout_s=0.05) == []
-        return acked.settled
+        assert await consumer.take(timeout_s=0.05) == []
+        return consumer.settled
 
     await until(settled)
 
@@ -271,17 +273,17 @@ def client(context: Context) -> Iterator[KafkaAdminClient]:
 def _work_off(context: Context, count: int) -> None:
     async def go() -> None:
         await produce(context, {0: numbers(count)})
-        async with reading(context) as acked:
-            acked.acknowledge(await taken(acked, count))
+        async with reading(context) as consumer:
+            consumer.acknowledge(await taken(consumer, count))
 
     asyncio.run(go())
 
 
 def _refused(context: Context) -> str:
     async def go() -> str:
-        async with reading(context) as acked:
+        async with reading(context) as consumer:
             with pytest.raises(KafkaError) as refused:
-                await taken(acked, 1)
+                await taken(consumer, 1)
             return str(refused.value)
 
     return asyncio.run(go())
@@ -295,7 +297,7 @@ def test_messages_gone_by_retention_are_refused_with_their_number(context: Conte
     assert f"7 messages of {topic_of(context)}[0] are gone" in said
     assert "mend it" in said
     assert committed(context)[0] == 5  # nothing was reset
-    (change,) = accept_group(context.engine, context.settings.kafka, "interest", topic_of(context))
+    (change,) = accept_group_offsets(context.engine, context.settings.kafka, "interest", topic_of(context))
     assert (change.partition, change.before, change.after, change.gone) == (0, 5, 12, 7)
     asyncio.run(_reads(context, list(range(7, 20))))
 
@@ -303,15 +305,15 @@ def test_messages_gone_by_retention_are_refused_with_their_number(context: Conte
 def test_messages_gone_while_the_worker_waits_are_refused_too(context: Context, client: KafkaAdminClient) -> None:
     async def go() -> None:
         await produce(context, {0: [b"%5000d" % n for n in range(2000)]})  # 10 MB: more than is read ahead
-        async with reading(context, window=3) as acked:
-            found = await taken(acked, 3)
+        async with reading(context, window=3) as consumer:
+            found = await taken(consumer, 3)
             client.delete_records({TopicPartition(topic_of(context), 0): 2000})
             await produce(context, {0: numbers(5)})
-            acked.acknowledge(found)
+            consumer.acknowledge(found)
 
             async def read_on() -> None:
                 while True:  # what was read ahead is still good
-                    acked.acknowledge(found := await acked.take())
+                    consumer.acknowledge(found := await consumer.take())
                     assert all(one.offset < 2000 for one in found)
 
             with pytest.raises(KafkaError, match="gone by retention"):
@@ -327,13 +329,13 @@ def test_a_topic_made_again_is_refused(context: Context, client: KafkaAdminClien
     said = _refused(context)
     assert "deleted and made again" in said
     assert "mend it" in said
-    assert accept_group(context.engine, context.settings.kafka, "interest", topic_of(context)) == []
+    assert accept_group_offsets(context.engine, context.settings.kafka, "interest", topic_of(context)) == []
     asyncio.run(_reads(context, list(range(20))))
 
 
 async def _reads(context: Context, values: list[int]) -> None:
-    async with reading(context) as acked:
-        assert [one.value for one in await taken(acked, len(values))] == values
+    async with reading(context) as consumer:
+        assert [one.value for one in await taken(consumer, len(values))] == values
 
 
 def _make_again(context: Context, client: KafkaAdminClient) -> None:
@@ -358,8 +360,8 @@ def test_another_number_of_partitions_is_refused(context: Context, client: Kafka
 def test_lag_is_shown_while_nothing_is_finished(context: Context) -> None:
     async def go() -> None:
         await produce(context, {0: numbers(30)})
-        async with reading(context, window=5) as acked:
-            found = await taken(acked, 5)
+        async with reading(context, window=5) as consumer:
+            found = await taken(consumer, 5)
             labels = {"stage": "interest", "topic": topic_of(context), "partition": "0"}
             registry = context.metrics.registry
 
@@ -368,7 +370,7 @@ def test_lag_is_shown_while_nothing_is_finished(context: Context) -> None:
 
             await until(lambda: lag() == 30)
             assert context.health.stuck_for(time.monotonic() + 100) > 99
-            acked.acknowledge(found)
+            consumer.acknowledge(found)
             await until(lambda: lag() == 25)
             assert context.health.stuck_for(time.monotonic() + 100) < 101
 
@@ -385,9 +387,9 @@ def test_lag_ends_behind_a_control_record(context: Context) -> None:
             for value in numbers(3):
                 await producer.send(topic_of(context), value, key=b"u", partition=0)
         await producer.stop()
-        async with reading(context) as acked:
-            acked.acknowledge(await taken(acked, 3))
-            assert await acked.take() == []
+        async with reading(context) as consumer:
+            consumer.acknowledge(await taken(consumer, 3))
+            assert await consumer.take() == []
             await until(lambda: committed(context)[0] == 4)
 
     asyncio.run(go())

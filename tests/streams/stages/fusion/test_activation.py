@@ -19,7 +19,7 @@ from streams.kafka.messages import RepresentationUpdate
 from streams.resolve.activation import activate, activate_pooled
 from streams.resolve.encoder import encoder_folder
 from streams.stages.announce import Announcer
-from streams.stages.fusion.republish import begin
+from streams.stages.fusion.republish import plan_republishing
 from streams.stages.fusion.stage import FusionStage
 from tests.support.fusion_world import (
     EVERY,
@@ -86,9 +86,9 @@ def test_activation_switches_and_publishes_every_user_again(
 def published(context: Any, number: int) -> bool:
     """Whether every Kafka partition has been published again by that activation, and all of it was sent."""
     topic = context.topics.representations
-    return all(begin(context.engine, topic, one, 2, number) is None for one in range(2)) and not outbox_rows(
-        context.engine
-    )
+    return all(
+        plan_republishing(context.engine, topic, one, 2, number) is None for one in range(2)
+    ) and not outbox_rows(context.engine)
 
 
 def view_folder(context: Any) -> Path:

@@ -26,7 +26,18 @@ from streams.stages.fusion import bank_fill as module
 from streams.stages.fusion.stage import FusionStage
 from streams.stages.stage import Context
 from streams.store.engine import open_store
-from tests.support.bank_world import EACH, USERS, begin, come_in, computed, content, full, marks, texts_of, vectors
+from tests.support.bank_world import (
+    EACH,
+    USERS,
+    begin,
+    come_in,
+    computed,
+    content,
+    full,
+    marks,
+    texts_of,
+    vectors,
+)
 from tests.support.fusion_world import (
     CrashError,
     context_of,
@@ -114,7 +125,7 @@ def test_two_workers_share_the_users(engine: Engine, low: Low, context: Context)
 
     async def go() -> None:
         async with working(context) as one, working(other) as two:
-            await until(lambda: all(stage._acked and len(stage._acked.partitions) == 1 for stage in (one, two)))
+            await until(lambda: all(stage._consumer and len(stage._consumer.partitions) == 1 for stage in (one, two)))
             begin(engine)
             come_in(engine, "u1", EACH, 2.2)
             await until(lambda: full(engine, low.recipe))

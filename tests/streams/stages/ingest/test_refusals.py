@@ -11,7 +11,7 @@ from kafka import TopicPartition as PythonPartition
 from interest.errors import StoreError
 from interest.store.tables import behaviors
 from streams.kafka.clients import KafkaError, admin
-from streams.stages.ingest.offsets import accept, look
+from streams.stages.ingest.offsets import accept, read_topic_offsets
 from streams.stages.ingest.stage import IngestStage
 from streams.stages.ingest.sweeps import owner
 from streams.store.tables import offsets, source_of
@@ -59,7 +59,7 @@ async def test_messages_that_retention_took_are_told_and_not_stepped_over(kafka,
     assert f"retention has taken 5 messages of {topics.behaviors}[{place}]" in said
     assert f"`interestream topics accept {topics.behaviors}`" in said
     assert content(store) == before
-    accept(store, look(kafka, [topics.behaviors])[topics.behaviors])
+    accept(store, read_topic_offsets(kafka, [topics.behaviors])[topics.behaviors])
     async with running(make_context(store, kafka)):
         await drained(store, kafka)
     assert count(store, behaviors) == 201  # one new: the same behaviour twice is one
@@ -74,7 +74,7 @@ async def test_a_topic_made_anew_is_refused_even_while_running(kafka, store):
     make_topics(kafka)
     await produce(kafka, topics.behaviors, [message(GOOD)])
     assert "was deleted and created again" in await refusal(make_context(store, kafka))
-    accept(store, look(kafka, [topics.behaviors])[topics.behaviors])
+    accept(store, read_topic_offsets(kafka, [topics.behaviors])[topics.behaviors])
     async with running(make_context(store, kafka)):
         await drained(store, kafka)
 
@@ -90,7 +90,7 @@ async def test_another_number_of_partitions_is_refused(kafka, store):
 @in_loop
 async def test_a_topic_that_lost_messages_is_refused(kafka, store):
     topics = await read_some(kafka, store)
-    with store.begin() as connection:  # what the store would say after a broker lost its last messages
+    with store.resume() as connection:  # what the store would say after a broker lost its last messages
         connection.execute(offsets.update().values(offset=10**6).where(offsets.c.source == source_of(topics.behaviors)))
     assert "the topic has lost messages" in await refusal(make_context(store, kafka))
 

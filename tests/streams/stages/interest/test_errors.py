@@ -48,7 +48,7 @@ def test_a_server_in_trouble_or_wrongly_set_is_waited_for(
                 await until(lambda: len(server.bodies) > 6, "calls again")
                 assert "llm" in context.health.down
                 assert str(status) in context.health.down["llm"]
-                assert (count(filled), stage._acked.in_hand <= 256) == (0, True)
+                assert (count(filled), stage._consumer.in_flight <= 256) == (0, True)
                 server.failures = 0
                 await until(lambda: at_end(context), "the commit")
                 assert "llm" not in context.health.down
@@ -148,7 +148,7 @@ def test_a_user_forgotten_while_in_hand_does_not_come_back(filled: Engine, topic
         with ChatServer(model) as server:
             context = make_context(filled, topics, url=server.url, model=MODEL)
             async with running(context) as stage:
-                await until(lambda: len(stage._hand) == len(announced), "all in hand")
+                await until(lambda: len(stage._in_flight) == len(announced), "all in hand")
                 await asyncio.to_thread(forget, filled, "1")
                 model.held = False
                 await until(lambda: at_end(context), "the commit")
