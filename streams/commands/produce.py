@@ -65,7 +65,7 @@ async def _until_interrupted(
     producing: Producing, catalogue: list[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]
 ) -> Produced:
     """Run it; the first Ctrl-C asks it to stop, a second one ends it as any command ends."""
-    from streams.kafka.errors import passes, said
+    from streams.kafka.errors import describe, is_retriable
     from streams.replay.catalogue import produce_catalogue
 
     loop, ended_before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
@@ -83,9 +83,9 @@ async def _until_interrupted(
             try:
                 print(f"{await produce_catalogue(producing.settings, read()):,} {name}", flush=True)
             except Exception as error:
-                if not passes(error):
+                if not is_retriable(error):
                     raise
-                _warn(f"{said(error)}; trying again until Kafka answers, Ctrl-C to give up")
+                _warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
                 await asyncio.sleep(RETRY_S)
             else:
                 break

@@ -19,14 +19,14 @@ _FOR_GOOD = (
 )
 
 
-def passes(error: BaseException) -> bool:
+def is_retriable(error: BaseException) -> bool:
     """Whether the same may work later: a broker that is away, starting, or electing a leader."""
     if isinstance(error, UnreachableError | OSError):
         return True
-    return is_clients(error) and not any(part in type(error).__name__ for part in _FOR_GOOD)
+    return is_client_error(error) and not any(part in type(error).__name__ for part in _FOR_GOOD)
 
 
-def is_clients(error: BaseException) -> bool:
+def is_client_error(error: BaseException) -> bool:
     """Whether one of Kafka's clients raised it."""
     from aiokafka.errors import KafkaError as AioError
     from kafka.errors import KafkaError as PythonError
@@ -34,7 +34,7 @@ def is_clients(error: BaseException) -> bool:
     return isinstance(error, AioError | PythonError)
 
 
-def said(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """An error in one line; clients' own texts may be empty."""
     text = str(error)
     return (

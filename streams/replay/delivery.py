@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from streams.kafka.clients import KafkaError
-from streams.kafka.errors import passes, said
+from streams.kafka.errors import describe, is_retriable
 from streams.replay.checkpoint import Mark, Marks, Target
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ class Delivery:
             try:
                 await self._write(state)
             except Exception as error:
-                if not passes(error):
+                if not is_retriable(error):
                     raise
-                self.warn(f"{said(error)}; trying again until Kafka answers, Ctrl-C to give up")
+                self.warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
             else:
                 return
             if await pause(self.stop, RETRY_S):

@@ -22,7 +22,7 @@ from interest.errors import InputError
 from streams.files.rows import BehaviorLog, Digest, Rows
 from streams.files.sort import in_order
 from streams.kafka.clients import KafkaError, Topics, make_producer
-from streams.kafka.errors import is_clients, passes, said
+from streams.kafka.errors import describe, is_client_error, is_retriable
 from streams.kafka.partitioner import Partitioner
 from streams.replay.checkpoint import Mark, Marks, Target
 from streams.replay.delivery import BEAT_S, STOP_S, Delivery, GivenUpError, pause
@@ -114,9 +114,9 @@ class Producing:
                     "than the last one; for anything else put the old file back, or make the topic again"
                 ) from None
             except Exception as error:
-                if not passes(error):
-                    raise (KafkaError(said(error)) if is_clients(error) else error) from error
-                self.warn(f"{said(error)}; trying again until Kafka answers, Ctrl-C to give up")
+                if not is_retriable(error):
+                    raise (KafkaError(describe(error)) if is_client_error(error) else error) from error
+                self.warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
             wait, before = (BACKOFF_S if self._new > before else wait), self._new
             if await pause(self.stop, wait):
                 break

@@ -17,7 +17,7 @@ import msgspec
 
 from interest.errors import InterestreamError
 from streams.kafka.clients import CHECK_CRCS, KafkaError, make_consumer, python_options, reach
-from streams.kafka.errors import passes, said
+from streams.kafka.errors import describe, is_retriable
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
 from streams.kafka.read import newest_offsets
 from streams.settings.schema import KafkaSettings
@@ -84,7 +84,7 @@ class Subscription(Generic[Update]):
             except Exception as error:
                 self._trouble(error)
                 if time.monotonic() > deadline:
-                    raise KafkaError(said(error)) from error
+                    raise KafkaError(describe(error)) from error
                 time.sleep(POLL_MS / 1000)
                 continue
             self._positions = dict(self._places.starts)
@@ -310,10 +310,10 @@ class Subscription(Generic[Update]):
             self._not_committed(error, mine)
 
     def _not_committed(self, error: Exception, mine: dict[Any, int]) -> None:
-        if not passes(error):
+        if not is_retriable(error):
             raise error
         self._done = {place.partition: offset for place, offset in mine.items()} | self._done
-        self._warn(f"{said(error)}; what was done is not committed yet, and may come again")
+        self._warn(f"{describe(error)}; what was done is not committed yet, and may come again")
 
     def _is_silent(self, heard: bool) -> bool:
         now = time.monotonic()
@@ -341,14 +341,14 @@ class Subscription(Generic[Update]):
         """Raise for what waiting does not mend; a poll that failed otherwise is simply made again."""
         if isinstance(error, InterestreamError):
             raise error
-        if passes(error):
+        if is_retriable(error):
             return
         if "OffsetOutOfRange" in type(error).__name__:
             raise KafkaError(
                 f"retention has removed messages of {self._topic} before they were read ({error}). Begin anew: "
                 "from the beginning, from now, or with another group"
             ) from error
-        raise KafkaError(f"{self._topic} cannot be read: {said(error)}") from error
+        raise KafkaError(f"{self._topic} cannot be read: {describe(error)}") from error
 
     def _left(self, assigned: Collection[Any]) -> list[Any]:
         """The assigned partitions that may hold more of what the topic held at the beginning."""

@@ -13,7 +13,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 
 from interest.errors import StoreError
-from streams.kafka.errors import passes
+from streams.kafka.errors import is_retriable
 from streams.kafka.topics import check_topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.retry import BACKOFF_MAX_S, BACKOFF_S
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 def topics_checked(settings: KafkaSettings) -> None:
     """Return once a broker has said that the topics are as they must be. Raises KafkaError where they are not."""
-    _when(lambda: check_topics(settings), passes, "kafka")
+    _when(lambda: check_topics(settings), is_retriable, "kafka")
 
 
 def store_opened(url: str, still_s: float) -> Engine:

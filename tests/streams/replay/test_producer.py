@@ -24,7 +24,7 @@ from streams.cli import app
 from streams.files.rows import BehaviorLog
 from streams.files.sort import in_order
 from streams.kafka.clients import KafkaError, Topics
-from streams.kafka.errors import passes
+from streams.kafka.errors import is_retriable
 from streams.kafka.partitioner import Partitioner
 from streams.kafka.topics import create_topics
 from streams.replay.checkpoint import Marks
@@ -148,7 +148,7 @@ def count(settings: KafkaSettings) -> int:
             with Marks(settings, "only-asks") as marks:
                 return sum(marks.ends(marks.target(Topics(settings.prefix).behaviors)).values())
         except Exception as error:
-            if not passes(error):  # a busy broker may take longer than one question may
+            if not is_retriable(error):  # a busy broker may take longer than one question may
                 raise
 
 
