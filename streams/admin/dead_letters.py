@@ -15,8 +15,8 @@ import msgspec
 
 from interest.errors import InputError
 from streams.kafka.clients import DEAD, Topics, dead_of, reading, sending
-from streams.kafka.dead_letter import DeadLetter, place, read_letter
-from streams.kafka.read import ends_of, records
+from streams.kafka.dead_letter import DeadLetter, letter_key, read_letter
+from streams.kafka.read import read_offset_ranges, read_records
 from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES, CHUNK_LETTERS = 64 << 20, 1_000  # of one round of replay: what is held in memory, and redone after a crash
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class OpenLetter(msgspec.Struct, frozen=True, kw_only=True):
     """An open letter without its bytes, so that a million can be listed."""
 
     id: str  # topic/partition/offset of the message
@@ -66,7 +66,7 @@ def full_name(settings: KafkaSettings, topic: str) -> str:
 
 def open_letters(
     settings: KafkaSettings, topic: str | None = None, reason: str | None = None, ids: Sequence[str] = ()
-) -> list[Listed]:
+) -> list[OpenLetter]:
     """The letters that are neither replayed nor discarded, in the order of their messages; one sent twice is one.
 
     `topic` narrows to one topic, `reason` to those whose reason holds the text, `ids` to these places. Raises
@@ -75,7 +75,9 @@ def open_letters(
     wanted = {_id(settings, text) for text in ids}
     named = [topic] if topic else sorted({text.split("/")[0] for text in wanted}) or Topics(settings.prefix).consumed
     with reading(settings) as client:
-        found = _newest(client, ends_of(settings, [dead_of(full_name(settings, name)) for name in named]))
+        found = _read_open_letters(
+            client, read_offset_ranges(settings, [dead_of(full_name(settings, name)) for name in named])
+        )
     if absent := wanted - found.keys():
         raise InputError(
             f"no dead letter is open for {', '.join(sorted(absent))}: it was replayed or discarded, is past its "
@@ -95,15 +97,17 @@ def _id(settings: KafkaSettings, text: str) -> str:
     partition, _, offset = rest.partition("/")
     if not (partition.isdecimal() and offset.isdecimal()):
         raise InputError(f"{text!r} is no TOPIC/PARTITION/OFFSET; `interestream dead list` prints them")
-    return place(full_name(settings, topic), int(partition), int(offset)).decode()
+    return letter_key(full_name(settings, topic), int(partition), int(offset)).decode()
 
 
-def _newest(client: KafkaConsumer, ranges: Mapping[tuple[str, int], tuple[int, int]]) -> dict[str, Listed]:
+def _read_open_letters(
+    client: KafkaConsumer, ranges: Mapping[tuple[str, int], tuple[int, int]]
+) -> dict[str, OpenLetter]:
     """Open letters by id: of all records with one key the newest is the letter, or says that it is closed."""
-    found: dict[str, Listed] = {}
-    for record in records(client, ranges):
+    found: dict[str, OpenLetter] = {}
+    for record in read_records(client, ranges):
         key = (record.key or b"").decode(errors="replace")
-        if _closes(record):
+        if _is_tombstone(record):
             found.pop(key, None)
             continue
         try:
@@ -111,18 +115,18 @@ def _newest(client: KafkaConsumer, ranges: Mapping[tuple[str, int], tuple[int, i
         except InputError:
             continue  # something else that somebody sent here
         found.pop(key, None)
-        found[key] = _listed(letter, record)
+        found[key] = _open_letter(letter, record)
     return found
 
 
-def _closes(record: Any) -> bool:
+def _is_tombstone(record: Any) -> bool:
     """Whether a record is a tombstone; a letter about a null value has a null value too, but also a reason."""
     return record.value is None and not any(name == "reason" for name, _ in record.headers)
 
 
-def _listed(letter: DeadLetter, record: Any) -> Listed:
-    return Listed(
-        id=place(letter.topic, letter.partition, letter.offset).decode(),
+def _open_letter(letter: DeadLetter, record: Any) -> OpenLetter:
+    return OpenLetter(
+        id=letter_key(letter.topic, letter.partition, letter.offset).decode(),
         topic=letter.topic,
         partition=letter.partition,
         offset=letter.offset,
@@ -137,13 +141,13 @@ def _listed(letter: DeadLetter, record: Any) -> Listed:
     )
 
 
-def read_whole(settings: KafkaSettings, letter: Listed) -> DeadLetter:
+def read_whole(settings: KafkaSettings, letter: OpenLetter) -> DeadLetter:
     """A letter with its bytes."""
     with reading(settings) as client:
-        return _values(client, [letter])[letter.id]
+        return _read_letters(client, [letter])[letter.id]
 
 
-def _values(client: KafkaConsumer, chunk: Sequence[Listed]) -> dict[str, DeadLetter]:
+def _read_letters(client: KafkaConsumer, chunk: Sequence[OpenLetter]) -> dict[str, DeadLetter]:
     """The letters of a chunk with their bytes; one that retention took meanwhile is left out."""
     wanted = {(one.dead_topic, one.dead_partition, one.dead_offset): one.id for one in chunk}
     ranges: dict[tuple[str, int], tuple[int, int]] = {}
@@ -152,14 +156,14 @@ def _values(client: KafkaConsumer, chunk: Sequence[Listed]) -> dict[str, DeadLet
         ranges[topic, partition] = (min(start, offset), max(end, offset + 1))
     return {
         wanted[record.topic, record.partition, record.offset]: read_letter(record.value, record.headers)
-        for record in records(client, ranges)
+        for record in read_records(client, ranges)
         if (record.topic, record.partition, record.offset) in wanted
     }
 
 
-def refused_again(
+def still_refused(
     settings: KafkaSettings,
-    letters: Sequence[Listed],
+    letters: Sequence[OpenLetter],
     *,
     value: bytes | None = None,
     key: bytes | None = None,
@@ -169,15 +173,15 @@ def refused_again(
 
     A letter that is cut off is not in it: `replay` does not send it anyway.
     """
-    from streams.admin.validate import Sent, refusal
+    from streams.admin.validate import ConsumedMessage, refusal
 
     topics, found = Topics(settings.prefix), {}
     with reading(settings) as client:
         for chunk in _chunks(letters):
-            for id_, letter in _values(client, chunk).items():
+            for id_, letter in _read_letters(client, chunk).items():
                 if letter.truncated and value is None:
                     continue
-                message = Sent(
+                message = ConsumedMessage(
                     topic=letter.topic,
                     key=letter.key if key is None else key,
                     value=letter.value if value is None else value,
@@ -191,7 +195,7 @@ def refused_again(
 
 def replay(
     settings: KafkaSettings,
-    letters: Sequence[Listed],
+    letters: Sequence[OpenLetter],
     *,
     value: bytes | None = None,
     key: bytes | None = None,
@@ -206,7 +210,7 @@ def replay(
     outcome = Replayed(truncated=tuple(letter.id for letter in letters if letter.truncated and value is None))
     with reading(settings) as client, sending(settings) as producer:
         for chunk in _chunks(whole):
-            found = _values(client, chunk)
+            found = _read_letters(client, chunk)
             messages = [
                 (
                     letter,
@@ -228,8 +232,8 @@ def replay(
     return outcome
 
 
-def _chunks(letters: Iterable[Listed]) -> Iterator[list[Listed]]:
-    chunk: list[Listed] = []
+def _chunks(letters: Iterable[OpenLetter]) -> Iterator[list[OpenLetter]]:
+    chunk: list[OpenLetter] = []
     held = 0
     for letter in letters:
         if chunk and (held + letter.held > CHUNK_BYTES or len(chunk) == CHUNK_LETTERS):
@@ -241,14 +245,14 @@ def _chunks(letters: Iterable[Listed]) -> Iterator[list[Listed]]:
         yield chunk
 
 
-Message = tuple[Listed, bytes | None, bytes | None, int | None]  # letter, value, key, Kafka partition
+Message = tuple[OpenLetter, bytes | None, bytes | None, int | None]  # letter, value, key, Kafka partition
 
 
-def _send(producer: KafkaProducer, messages: Sequence[Message]) -> tuple[list[Listed], list[tuple[str, str]]]:
+def _send(producer: KafkaProducer, messages: Sequence[Message]) -> tuple[list[OpenLetter], list[tuple[str, str]]]:
     """Send and wait: the letters whose messages the broker has, and why it refused others."""
     from kafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
-    accepted: list[Listed] = []
+    accepted: list[OpenLetter] = []
     refused: list[tuple[str, str]] = []
     too_large = (MessageSizeTooLargeError, RecordListTooLargeError)
     for topic, group in groupby(messages, key=lambda message: message[0].topic):
@@ -275,14 +279,14 @@ def _send(producer: KafkaProducer, messages: Sequence[Message]) -> tuple[list[Li
     return accepted, refused
 
 
-def discard(settings: KafkaSettings, letters: Sequence[Listed]) -> None:
+def discard(settings: KafkaSettings, letters: Sequence[OpenLetter]) -> None:
     """Close letters whose messages nobody wants."""
     with sending(settings) as producer:
         for start in range(0, len(letters), CHUNK_LETTERS):
             close(producer, letters[start : start + CHUNK_LETTERS], "discarded")
 
 
-def close(producer: KafkaProducer, letters: Sequence[Listed], how: str) -> None:
+def close(producer: KafkaProducer, letters: Sequence[OpenLetter], how: str) -> None:
     """Send the letters' tombstones, each to the partition where its letter is, and wait for the broker to have them."""
     waiting = [
         producer.send(

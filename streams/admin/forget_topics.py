@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from streams.admin.dead_letters import Listed, discard, open_letters
+from streams.admin.dead_letters import OpenLetter, discard, open_letters
 from streams.kafka.clients import KafkaError, Topics, asking, reading, sending
 from streams.kafka.partitioner import Partitioner
-from streams.kafka.read import ends_of, records
+from streams.kafka.read import read_offset_ranges, read_records
 from streams.kafka.topics import DAY_MS, read_topics
 from streams.settings.schema import KafkaSettings
 
@@ -49,13 +49,13 @@ def forget_on_topics(settings: KafkaSettings, user_id: str) -> ForgottenOnTopics
         producer.flush(timeout=ACK_S)
         for future in waiting:
             future.get(timeout=ACK_S)
-    letters = _letters(settings, key)
+    letters = _letters_of_user(settings, key)
     if letters:
         discard(settings, letters)
     return ForgottenOnTopics(
         tombstones={name: found[name].partitions for name in compacted if name in found},
         letters=len(letters),
-        held={name: _days(found[name].retention_ms) for name in logs if name in found},
+        held={name: _days_held(found[name].retention_ms) for name in logs if name in found},
     )
 
 
@@ -67,14 +67,14 @@ def known_on_topics(settings: KafkaSettings, user_id: str, done: Callable[[int],
     """
     topics = Topics(settings.prefix)
     key = user_id.encode()
-    if _letters(settings, key):
+    if _letters_of_user(settings, key):
         return True
-    places = ends_of(settings, _compacted(topics))
+    places = read_offset_ranges(settings, _compacted(topics))
     counts = Counter(topic for topic, _ in places)
     likely = {(topic, Partitioner(count)[user_id]) for topic, count in counts.items()}
     with reading(settings) as client:
         for some in (likely, places.keys() - likely):
-            for record in records(client, {place: places[place] for place in some}):
+            for record in read_records(client, {place: places[place] for place in some}):
                 if record.key == key:
                     return True
                 done(1)
@@ -83,25 +83,25 @@ def known_on_topics(settings: KafkaSettings, user_id: str, done: Callable[[int],
 
 def messages_on_topics(settings: KafkaSettings) -> int:
     """How many messages `known_on_topics` reads at most: a compacted topic holds fewer than its offsets say."""
-    return sum(end - start for start, end in ends_of(settings, _compacted(Topics(settings.prefix))).values())
+    return sum(end - start for start, end in read_offset_ranges(settings, _compacted(Topics(settings.prefix))).values())
 
 
 def _compacted(topics: Topics) -> tuple[str, ...]:
     return (topics.users, topics.latest, topics.representations)
 
 
-def _letters(settings: KafkaSettings, key: bytes) -> list[Listed]:
+def _letters_of_user(settings: KafkaSettings, key: bytes) -> list[OpenLetter]:
     """Open dead letters with the user's key; those about items have an item's."""
     return [one for one in open_letters(settings) if one.key == key and one.topic != Topics(settings.prefix).items]
 
 
-def again(error: KafkaError) -> KafkaError:
+def topics_not_told(error: KafkaError) -> KafkaError:
     """The error of a forget that the topics did not hear of."""
     return KafkaError(
         f"the store has forgotten the user, the topics have not: {error}. Run the same command again once Kafka answers"
     )
 
 
-def _days(retention_ms: int | None) -> float | None:
+def _days_held(retention_ms: int | None) -> float | None:
     """Kafka deletes whole segments, of a day at most (streams/kafka/topics.py)."""
     return None if retention_ms is None else round(retention_ms / DAY_MS + min(1.0, retention_ms / DAY_MS), 2)

@@ -13,7 +13,7 @@ from streams.stages.consumer.message import decoded
 from streams.stages.ingest.catalogue import item_changes, user_changes
 
 
-class Sent(msgspec.Struct, frozen=True, kw_only=True):
+class ConsumedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message as a consumer would get it."""
 
     topic: str  # full name, with the prefix
@@ -24,7 +24,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = 0
 
 
-def refusal(topics: Topics, message: Sent) -> str | None:
+def refusal(topics: Topics, message: ConsumedMessage) -> str | None:
     """The reason, as a dead letter would have it; None for a message that is what its topic carries."""
     if message.topic == topics.behaviors:
         found = behavior_of_message(message.key, message.value, message.timestamp / 1000)

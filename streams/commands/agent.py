@@ -36,7 +36,7 @@ def agent(
 
     from streams.observability.logs import set_up_logs
     from streams.settings.load import load_settings
-    from streams.worker.supervisor import run_crew
+    from streams.worker.supervisor import supervise
 
     chosen = [name.strip() for name in stages.split(",") if name.strip()]
     if not chosen or any(name not in STAGES for name in chosen):
@@ -49,17 +49,17 @@ def agent(
         os.environ["INTERESTREAM_STORE"] = settings.store
         if config:
             os.environ["INTERESTREAM_CONFIG"] = str(config.absolute())
-        code = run_crew(workers, chosen, settings.agent.port, settings.agent.drain_s)
+        code = supervise(workers, chosen, settings.agent.port, settings.agent.drain_s)
         if code:
             raise typer.Exit(code)
         return
-    from streams.worker.malloc import one_arena
+    from streams.worker.malloc import limit_to_one_arena
     from streams.worker.preflight import preflight
-    from streams.worker.startup import store_opened, topics_checked
+    from streams.worker.startup import wait_for_store, wait_for_topics
 
-    one_arena()
-    topics_checked(settings.kafka)
-    engine = store_opened(settings.store, settings.kafka.session_timeout_s)
+    limit_to_one_arena()
+    wait_for_topics(settings.kafka)
+    engine = wait_for_store(settings.store, settings.kafka.session_timeout_s)
     preflight(settings, engine, chosen)
 
     from streams.worker.app import Worker

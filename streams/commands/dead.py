@@ -15,7 +15,7 @@ from interest.errors import InputError
 from streams.commands.options import Json
 
 if TYPE_CHECKING:
-    from streams.admin.dead_letters import Listed, Replayed
+    from streams.admin.dead_letters import OpenLetter, Replayed
     from streams.kafka.dead_letter import DeadLetter
 
 SHOWN_BYTES = 4_096  # of a message, on a screen; --raw writes all
@@ -58,7 +58,7 @@ def list_letters(
         print("\n".join(page(letters, limit)))
 
 
-def page(letters: Sequence[Listed], limit: int) -> Iterator[str]:
+def page(letters: Sequence[OpenLetter], limit: int) -> Iterator[str]:
     """How many there are of each reason, then the letters."""
     if not letters:
         yield "no dead letters"
@@ -135,7 +135,7 @@ def replay(
     To mend one message: `dead show ID --raw > FILE`, edit FILE, `dead replay --id ID --value FILE`.
     Exits with 1 if any message was not sent.
     """
-    from streams.admin.dead_letters import open_letters, refused_again
+    from streams.admin.dead_letters import open_letters, still_refused
     from streams.admin.dead_letters import replay as replay_letters
     from streams.progress import progress
     from streams.settings.load import load_settings
@@ -150,7 +150,7 @@ def replay(
         print("no dead letters to replay")
         return
     with progress("checking", len(letters)) as bar:
-        again = refused_again(settings, letters, value=mended, key=new_key, done=bar)
+        again = still_refused(settings, letters, value=mended, key=new_key, done=bar)
     if again:
         print("\n".join(hopeless(letters, again, force=force)))
     chosen = [letter for letter in letters if force or letter.id not in again]
@@ -164,7 +164,7 @@ def replay(
         raise typer.Exit(1)
 
 
-def hopeless(letters: Sequence[Listed], again: Mapping[str, str], *, force: bool) -> Iterator[str]:
+def hopeless(letters: Sequence[OpenLetter], again: Mapping[str, str], *, force: bool) -> Iterator[str]:
     """How many would be refused again and why, with one of each reason to look at."""
     what = "sent all the same" if force else "left out"
     yield f"{len(again):,} of {len(letters):,} would be refused again; {what}:"
@@ -208,7 +208,7 @@ def discard(topic: Topic = None, reason: Reason = None, ids: Ids = None, yes: Ye
     print(f"{len(letters):,} dead letters discarded")
 
 
-def _ask(letters: Sequence[Listed], verb: str, where: str, *, yes: bool) -> None:
+def _ask(letters: Sequence[OpenLetter], verb: str, where: str, *, yes: bool) -> None:
     if yes:
         return
     print("\n".join(page(letters, 0)))

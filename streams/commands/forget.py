@@ -69,7 +69,7 @@ def forget(
 
 def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, yes: bool, force: bool) -> None:
     """The store first, then the topics; a user the store does not know may be one whose topics are still to do."""
-    from streams.admin.forget_topics import again, forget_on_topics
+    from streams.admin.forget_topics import forget_on_topics, topics_not_told
     from streams.kafka.clients import KafkaError
     from streams.store.forget import erase as erase_store
 
@@ -96,7 +96,7 @@ def _forget_everywhere(engine: Engine, settings: KafkaSettings, user: str, *, ye
     try:
         done = forget_on_topics(settings, user)
     except KafkaError as error:
-        raise again(error) from error
+        raise topics_not_told(error) from error
     print("\n".join(said(done)))
     if left:
         raise left

@@ -13,7 +13,7 @@ import msgspec
 from interest.errors import InputError
 from streams.kafka.clients import MAX_DEAD
 
-KEPT = 1_024  # bytes kept of a message that is larger than a dead letter may be, and of a reason: enough to see
+MAX_EXCERPT = 1_024  # bytes kept of a message that is larger than a dead letter may be, and of a reason: enough to see
 Header = tuple[str, bytes]
 
 
@@ -42,7 +42,7 @@ def dead_letter(
 ) -> tuple[bytes, bytes | None, list[Header]]:
     """Key, value and headers of the letter about one message; a value of more than `most` bytes is cut."""
     headers: list[Header] = [
-        ("reason", reason.encode(errors="backslashreplace")[:KEPT]),
+        ("reason", reason.encode(errors="backslashreplace")[:MAX_EXCERPT]),
         ("topic", topic.encode()),
         ("partition", b"%d" % partition),
         ("offset", b"%d" % offset),
@@ -53,12 +53,12 @@ def dead_letter(
         headers.append(("key", key))
     if size + len(key or b"") > most and value is not None:
         headers.append(("truncated", b"%d" % size))
-        value = value[:KEPT]
-    return place(topic, partition, offset), value, headers
+        value = value[:MAX_EXCERPT]
+    return letter_key(topic, partition, offset), value, headers
 
 
-def place(topic: str, partition: int, offset: int) -> bytes:
-    """The key of a letter: the place of its message."""
+def letter_key(topic: str, partition: int, offset: int) -> bytes:
+    """The key of the letter about one message: topic, partition and offset."""
     return f"{topic}/{partition}/{offset}".encode()
 
 

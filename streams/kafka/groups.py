@@ -20,7 +20,7 @@ T = TypeVar("T")
 def members_of(client: KafkaAdminClient, settings: KafkaSettings, stages: Sequence[str]) -> dict[str, list[str]]:
     """The members of each stage's group, by client and host."""
     names = {stage: group_of(settings, stage) for stage in stages}
-    groups = _patiently(lambda: client.describe_groups(list(names.values())))
+    groups = _ask_until_loaded(lambda: client.describe_groups(list(names.values())))
     return {
         stage: [f"{one['client_id']}@{one['client_host'].lstrip('/')}" for one in groups[name]["members"] or ()]
         for stage, name in names.items()
@@ -29,11 +29,11 @@ def members_of(client: KafkaAdminClient, settings: KafkaSettings, stages: Sequen
 
 def committed_of(client: KafkaAdminClient, group: str) -> dict[tuple[str, int], int]:
     """The offsets a group has committed, by topic and partition."""
-    found = _patiently(lambda: client.list_group_offsets({group: None}))[group]
+    found = _ask_until_loaded(lambda: client.list_group_offsets({group: None}))[group]
     return {(place.topic, place.partition): at.offset for place, at in found.items() if at.offset >= 0}
 
 
-def _patiently(ask: Callable[[], T]) -> T:
+def _ask_until_loaded(ask: Callable[[], T]) -> T:
     from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 
     until = time.monotonic() + PATIENCE_S

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 QUIET_S = 20.0  # a topic that is not read to its end and gives nothing for so long: the broker has gone
 
 
-def ends_of(settings: KafkaSettings, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
+def read_offset_ranges(settings: KafkaSettings, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
     """Start and end offset of every partition of the topics that are there."""
     with asking(settings) as client:
         return offset_ranges(client, read_topics(client, topics).values())
 
 
-def records(client: KafkaConsumer, ranges: Mapping[tuple[str, int], tuple[int, int]]) -> Iterator[Any]:
+def read_records(client: KafkaConsumer, ranges: Mapping[tuple[str, int], tuple[int, int]]) -> Iterator[Any]:
     """Every record from start to end offset of each partition; raises KafkaError when they stop coming."""
     from kafka import TopicPartition
 
@@ -60,7 +60,7 @@ def newest_offsets(
     """
     found: dict[tuple[int, bytes], int] = {}
     with reading(settings) as client:
-        for record in records(client, {(topic, partition): places for partition, places in ranges.items()}):
+        for record in read_records(client, {(topic, partition): places for partition, places in ranges.items()}):
             if record.key is not None and (keys is None or record.key in keys):
                 found[record.partition, record.key] = record.offset
             if stopped():

@@ -38,7 +38,7 @@ class Health:
     def failed(self, part: str, why: str) -> None:
         self.down[part] = why
 
-    def moved(self, stage: str, topic: str, partition: int, done: int, left: int, now: float) -> None:
+    def progressed(self, stage: str, topic: str, partition: int, done: int, left: int, now: float) -> None:
         """A partition stands at offset `done` with `left` messages to come."""
         key = (stage, topic, partition)
         before = self._progress.get(key)
@@ -47,7 +47,7 @@ class Health:
         else:
             before.left = left
 
-    def given_up(self, stage: str, topic: str, partition: int) -> None:
+    def unassigned(self, stage: str, topic: str, partition: int) -> None:
         """The partition went to another worker."""
         self._progress.pop((stage, topic, partition), None)
 
@@ -55,7 +55,7 @@ class Health:
         """Seconds for which the slowest partition with work left has not moved."""
         return max((now - one.since for one in self._progress.values() if one.left), default=0.0)
 
-    def why_not(self, now: float) -> list[str]:
+    def reasons_not_ready(self, now: float) -> list[str]:
         """The reasons for which the worker is not ready; empty: it is."""
         reasons = [f"{part} is down: {why}" for part, why in sorted(self.down.items())]
         if self.refused:

@@ -25,7 +25,7 @@ from streams.observability.journal import Journal
 from streams.observability.metrics import Metrics
 from streams.settings.schema import Settings
 from streams.stages.stage import Context, Stage
-from streams.worker.http import Monitor
+from streams.worker.http import HealthServer
 
 CHECK_S = 5.0  # how often the store is asked and a worker that is stuck is looked for
 log = structlog.get_logger("agent")  # "streams.worker.app" is what mode calls the services of this file
@@ -72,9 +72,9 @@ class Worker:
             worker_redirect_stdouts=False,
         )
         self.app.producer_only = True
-        self.app.service(_service("monitor", self._monitor, self._end))
+        self.app.service(_make_service("monitor", self._monitor, self._end))
         for stage in self.stages:
-            self.app.service(_service(stage.name, stage.run, self._end, drain_s=settings.agent.drain_s))
+            self.app.service(_make_service(stage.name, stage.run, self._end, drain_s=settings.agent.drain_s))
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT. Raises what a stage raised, once all others have drained."""
@@ -101,24 +101,25 @@ class Worker:
     async def _monitor(self, stop: asyncio.Event) -> None:
         """Serve /metrics, /live and /ready; ask the store now and then; end a worker that is stuck."""
         agent, health = self.context.settings.agent, self.context.health
-        monitor, journal = Monitor(self.context), Journal()
+        monitor, journal = HealthServer(self.context), Journal()
         await monitor.start()
         log.info("worker started", stages=[stage.name for stage in self.stages], port=monitor.port)
         try:
             while not stop.is_set():
-                await asyncio.to_thread(self._ask_store)
+                await asyncio.to_thread(self._probe_store)
                 journal.write(health, self.context.metrics, time.monotonic())
-                stuck = health.stuck_for(time.monotonic())
+                now = time.monotonic()
+                stuck = health.stuck_for(now)
                 if stuck > agent.stuck_s and not health.down:
                     raise StuckError(
                         f"nothing has moved for {stuck:.0f} s though there is work and nothing is known to be down "
-                        f"({'; '.join(health.why_not(time.monotonic()))}); the worker ends so that it can be restarted"
+                        f"({'; '.join(health.reasons_not_ready(now))}); the worker ends so that it can be restarted"
                     )
                 await _wait(stop, CHECK_S)
         finally:
             await monitor.stop()
 
-    def _ask_store(self) -> None:
+    def _probe_store(self) -> None:
         try:
             with self.context.engine.connect() as connection:
                 connection.execute(text("select 1"))
@@ -128,7 +129,7 @@ class Worker:
             self.context.health.up("store")
 
 
-def _service(
+def _make_service(
     label: str,
     run: Callable[[asyncio.Event], Any],
     end: Callable[[BaseException], None],

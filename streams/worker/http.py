@@ -11,7 +11,7 @@ from streams.stages.stage import Context
 from streams.worker.preflight import port_taken
 
 
-class Monitor:
+class HealthServer:
     """Serves what the context's metrics and health say. `port` is known after `start`."""
 
     def __init__(self, context: Context) -> None:
@@ -40,7 +40,7 @@ class Monitor:
             await self._runner.cleanup()
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        ready = not self._context.health.why_not(time.monotonic())
+        ready = not self._context.health.reasons_not_ready(time.monotonic())
         self._context.metrics.ready.set(ready)
         return web.Response(
             body=generate_latest(self._context.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
@@ -51,5 +51,5 @@ class Monitor:
         return web.json_response({"live": True})
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        reasons = self._context.health.why_not(time.monotonic())
+        reasons = self._context.health.reasons_not_ready(time.monotonic())
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)

@@ -8,7 +8,7 @@ import ctypes
 _M_ARENA_MAX = -8  # malloc.h
 
 
-def one_arena() -> None:
+def limit_to_one_arena() -> None:
     """Let all threads allocate from one arena; without glibc nothing happens.
 
     A worker hands its batches from thread to thread, and an arena keeps the pages of what another thread has freed:

@@ -23,10 +23,10 @@ def preflight(settings: Settings, engine: Engine, stages: Sequence[str]) -> None
 
     Raises InputError and StoreError with the remedy.
     """
-    _port(settings.agent.host, settings.agent.port)  # 1
+    _check_port(settings.agent.host, settings.agent.port)  # 1
     if "ingest" in stages:
         Ingest(engine, policy_of(settings.ingest))  # 2
-    if logs := _logs(engine):  # 3
+    if logs := _logs_in_store(engine):  # 3
         log.warning(
             "this store was also filled by `interestream replay` without Kafka; what that closed is not announced: "
             "`interestream learn` and `interestream fuse` see to it",
@@ -39,7 +39,7 @@ def port_taken(host: str, port: int, error: OSError) -> InputError:
     return InputError(f"port {port} on {host}, for /metrics and /ready, {why}; set INTERESTREAM_AGENT_PORT")
 
 
-def _port(host: str, port: int) -> None:
+def _check_port(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: a closed one may linger
@@ -49,7 +49,7 @@ def _port(host: str, port: int) -> None:
             raise port_taken(host, port, error) from error
 
 
-def _logs(engine: Engine) -> int:
+def _logs_in_store(engine: Engine) -> int:
     with engine.connect() as connection:
         query = select(func.count()).select_from(offsets).where(offsets.c.source.like("log:%"))
         return int(connection.execute(query).scalar_one())

@@ -23,19 +23,19 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-def topics_checked(settings: KafkaSettings) -> None:
+def wait_for_topics(settings: KafkaSettings) -> None:
     """Return once a broker has said that the topics are as they must be. Raises KafkaError where they are not."""
-    _when(lambda: check_topics(settings), is_retriable, "kafka")
+    _wait_for(lambda: check_topics(settings), is_retriable, "kafka")
 
 
-def store_opened(url: str, still_s: float) -> Engine:
+def wait_for_store(url: str, still_s: float) -> Engine:
     """The store's engine, once its server answers. Raises StoreError for a store that cannot be used.
 
     PostgreSQL ends a transaction that has stood still for `still_s`: its worker is frozen or cut off, and the rows that
     it has locked are those that the worker after it needs.
     """
     server = "://" in url and make_url(url).get_backend_name() != "sqlite"
-    engine = _when(lambda: open_store(url), lambda error: server and _away(error), "store")
+    engine = _wait_for(lambda: open_store(url), lambda error: server and _away(error), "store")
     if engine.dialect.name == "postgresql":
 
         def limit(connection: DBAPIConnection, _record: object) -> None:
@@ -52,13 +52,13 @@ def _away(error: Exception) -> bool:
     return isinstance(error, StoreError) and isinstance(error.__cause__, OperationalError)
 
 
-def _when(attempt: Callable[[], T], may_pass: Callable[[Exception], bool], part: str) -> T:
+def _wait_for(attempt: Callable[[], T], retriable: Callable[[Exception], bool], part: str) -> T:
     wait = BACKOFF_S
     while True:
         try:
             return attempt()
         except Exception as error:
-            if not may_pass(error):
+            if not retriable(error):
                 raise
             log.warning("waiting to start", part=part, error=" ".join(str(error).split()), after_s=wait)
             time.sleep(wait)

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class _Member:
+class _Worker:
     number: int
     process: subprocess.Popen[bytes]
     started: float
@@ -29,7 +29,7 @@ class _Member:
     restart_at: float | None = field(default=None)
 
 
-def run_crew(count: int, stages: Sequence[str], port: int, drain_s: float) -> int:
+def supervise(count: int, stages: Sequence[str], port: int, drain_s: float) -> int:
     """Run `count` workers until SIGTERM or SIGINT; return the exit code.
 
     A worker that is killed or fails is started again, with back-off. One that refuses to go on (a setting, a topic that
@@ -48,35 +48,35 @@ def run_crew(count: int, stages: Sequence[str], port: int, drain_s: float) -> in
         command = [sys.executable, "-m", "streams", "agent", "--stages", ",".join(stages), "--number", str(number)]
         return subprocess.Popen(command, env=os.environ | own, start_new_session=True)
 
-    members = [_Member(number, start(number), time.monotonic()) for number in range(count)]
+    workers = [_Worker(number, start(number), time.monotonic()) for number in range(count)]
     code = 0
     while not asked and not code:
         time.sleep(0.2)
         now = time.monotonic()
-        for member in members:
-            if member.restart_at is not None:
-                if now >= member.restart_at:
-                    member.process, member.started, member.restart_at = start(member.number), now, None
-            elif (ended := member.process.poll()) is not None:
+        for worker in workers:
+            if worker.restart_at is not None:
+                if now >= worker.restart_at:
+                    worker.process, worker.started, worker.restart_at = start(worker.number), now, None
+            elif (ended := worker.process.poll()) is not None:
                 if ended == REFUSED:
                     code = REFUSED
                     break
-                member.wait_s = BACKOFF_S if now - member.started > STEADY_S else min(member.wait_s * 2, BACKOFF_MAX_S)
-                member.restart_at = now + member.wait_s
-                log.warning("worker died", number=member.number, code=ended, again_in_s=member.wait_s)
-    _end(members, drain_s + GRACE_S)
-    return code or max((member.process.returncode or 0 for member in members if member.restart_at is None), default=0)
+                worker.wait_s = BACKOFF_S if now - worker.started > STEADY_S else min(worker.wait_s * 2, BACKOFF_MAX_S)
+                worker.restart_at = now + worker.wait_s
+                log.warning("worker died", number=worker.number, code=ended, again_in_s=worker.wait_s)
+    _end(workers, drain_s + GRACE_S)
+    return code or max((worker.process.returncode or 0 for worker in workers if worker.restart_at is None), default=0)
 
 
-def _end(members: Sequence[_Member], patience_s: float) -> None:
-    for member in members:
-        if member.process.poll() is None:
-            member.process.terminate()
+def _end(workers: Sequence[_Worker], patience_s: float) -> None:
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.process.terminate()
     deadline = time.monotonic() + patience_s
-    for member in members:
+    for worker in workers:
         try:
-            member.process.wait(max(deadline - time.monotonic(), 0.1))
+            worker.process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            log.warning("worker killed", number=member.number, after_s=patience_s)
-            member.process.kill()
-            member.process.wait()
+            log.warning("worker killed", number=worker.number, after_s=patience_s)
+            worker.process.kill()
+            worker.process.wait()

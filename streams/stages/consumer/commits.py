@@ -97,4 +97,4 @@ class Commits:
             self._ends[partition] = end
             left = end - mark.low
             self._context.metrics.lag.labels(self._stage, self._topic, str(partition)).set(left)
-            self._context.health.moved(self._stage, self._topic, partition, mark.low, left, now)
+            self._context.health.progressed(self._stage, self._topic, partition, mark.low, left, now)

@@ -205,7 +205,7 @@ class TopicConsumer(Generic[T]):
 
     def _drop_assignment(self) -> None:
         for partition in [*self._trackers, *self._fresh]:
-            self._context.health.given_up(self._stage, self._topic, partition)
+            self._context.health.unassigned(self._stage, self._topic, partition)
             self._context.metrics.lag.remove(self._stage, self._topic, str(partition))
         for message in self._in_flight.values():
             message.lost = True

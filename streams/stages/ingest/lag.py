@@ -31,7 +31,7 @@ class LagReporter:
     def given(self, done: dict[KafkaPartition, int]) -> None:
         """These partitions are this worker's now, read and written up to these offsets; others are not."""
         for place in self._done.keys() - done.keys():
-            self._context.health.given_up(self._stage, *place)
+            self._context.health.unassigned(self._stage, *place)
             self._context.metrics.lag.remove(self._stage, place.topic, str(place.partition))
         self._done = dict(done)
         self.ends = {place: end for place, end in self.ends.items() if place in done}
@@ -98,4 +98,4 @@ class LagReporter:
         done = self._done[place]
         left = max(0, self.ends.get(place, done) - done)
         self._context.metrics.lag.labels(self._stage, place.topic, str(place.partition)).set(left)
-        self._context.health.moved(self._stage, place.topic, place.partition, done, left, time.monotonic())
+        self._context.health.progressed(self._stage, place.topic, place.partition, done, left, time.monotonic())

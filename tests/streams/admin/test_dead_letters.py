@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from interest.errors import InputError
 from interest.store.tables import behaviors as behaviors_table
 from streams.admin import dead_letters
-from streams.admin.dead_letters import Listed, close, discard, open_letters, read_whole, replay
+from streams.admin.dead_letters import OpenLetter, close, discard, open_letters, read_whole, replay
 from streams.cli import app
 from streams.commands.dead import printable
 from streams.kafka.clients import MAX_DEAD, Topics, dead_of, python_options, reading
 from streams.kafka.dead_letter import KEPT, dead_letter, read_letter
-from streams.kafka.read import ends_of, records
+from streams.kafka.read import read_offset_ranges, read_records
 from streams.kafka.topics import create_topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.ingest.offsets import positions_of
@@ -64,7 +64,7 @@ def bury(settings, producer):
 
 def everything(settings: KafkaSettings, topic: str) -> list:
     with reading(settings) as client:
-        return list(records(client, ends_of(settings, [topic])))
+        return list(read_records(client, read_offset_ranges(settings, [topic])))
 
 
 def behaviors(settings: KafkaSettings) -> list:
@@ -142,7 +142,7 @@ def test_a_crash_before_the_letters_are_closed_loses_nothing(settings, bury, mon
     monkeypatch.setattr(dead_letters, "CHUNK_LETTERS", 2)
     for offset in range(5):
         bury(offset, b"%d" % offset)
-    closed: list[Listed] = []
+    closed: list[OpenLetter] = []
 
     def close_once(producer, letters, how):
         if closed:

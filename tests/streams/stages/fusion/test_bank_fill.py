@@ -150,7 +150,7 @@ def test_a_slow_llm_keeps_no_message_waiting_and_no_worker_from_stopping(
             await until(lambda: done(context) == len(every) and outbox_rows(engine) == [])
             assert len(await latest(context)) == USERS
             # offsets are committed, and health told so, after the outbox is empty
-            await until(lambda: context.health.why_not(time.monotonic() + 3600) == [])
+            await until(lambda: context.health.reasons_not_ready(time.monotonic() + 3600) == [])
             await until(lambda: context.health.stuck_for(time.monotonic() + 3600) == 0)
             assert not any(vectors(engine, low.recipe).values())
             behind = [context.metrics.registry.get_sample_value("interestream_bank_behind_seconds") for _ in range(2)]

@@ -371,7 +371,7 @@ async def test_the_end_of_a_transaction_is_no_lag(kafka, store):
         await until(
             lambda: value(context, "lag", stage="ingest", topic=topics.behaviors, partition=str(owner("ann", 8))) == 0
         )
-        assert context.health.why_not(time.monotonic()) == []
+        assert context.health.reasons_not_ready(time.monotonic()) == []
 
 
 @in_loop
