@@ -39,7 +39,7 @@ from streams.observability.metrics import Metrics
 from streams.replay.embedded import replay
 from streams.settings.load import load_settings
 from streams.settings.schema import AgentSettings, KafkaSettings, LlmSettings, Settings
-from streams.stages.consumer.offsets import read_standings
+from streams.stages.consumer.offsets import read_group_offsets
 from streams.stages.interest.stage import InterestStage
 from streams.stages.stage import Context
 from streams.store.engine import open_store
@@ -197,8 +197,8 @@ def count(store: Engine) -> int:
 def at_end(context: Context) -> bool:
     """Whether the group has committed everything."""
     kafka = context.settings.kafka
-    standings = read_standings(kafka, group_of(kafka, "interest"), context.topics.partitions)
-    return all((one.committed or 0) == one.end for one in standings.by_partition.values())
+    offsets = read_group_offsets(kafka, group_of(kafka, "interest"), context.topics.partitions)
+    return all((one.committed or 0) == one.end for one in offsets.by_partition.values())
 
 
 async def read_all(kafka: KafkaSettings, topic: str) -> list[Any]:

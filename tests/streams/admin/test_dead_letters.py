@@ -22,7 +22,7 @@ from streams.admin.dead_letters import OpenLetter, close, discard, open_letters,
 from streams.cli import app
 from streams.commands.dead import printable
 from streams.kafka.clients import MAX_DEAD, Topics, dead_of, python_options, reading
-from streams.kafka.dead_letter import KEPT, dead_letter, read_letter
+from streams.kafka.dead_letter import MAX_EXCERPT, dead_letter, read_letter
 from streams.kafka.read import read_offset_ranges, read_records
 from streams.kafka.topics import create_topics
 from streams.settings.schema import KafkaSettings
@@ -188,7 +188,7 @@ def test_a_cut_letter_is_not_sent_and_points_to_the_whole_message(settings, bury
     bury(9, b"y" * 3_000_000)
     listed = open_letters(settings)
     assert [(one.size, one.truncated) for one in listed] == [(MAX_DEAD + 1, True), (3_000_000, False)]
-    assert len(read_whole(settings, listed[0]).value or b"") == KEPT
+    assert len(read_whole(settings, listed[0]).value or b"") == MAX_EXCERPT
     said = run("replay", "--yes", "--force", code=1)
     assert "0 messages sent again" in said
     assert f"not sent: {place} is cut off here" in said

@@ -21,7 +21,7 @@ from streams.cli import app
 from streams.kafka.clients import KafkaError, Topics, admin, dead_of, group_of
 from streams.kafka.topics import create_topics, read_topics
 from streams.settings.schema import KafkaSettings
-from streams.stages.consumer.offsets import known_id
+from streams.stages.consumer.offsets import known_topic_id
 from streams.stages.ingest.offsets import positions_of
 from streams.stages.ingest.stage import IngestStage
 from streams.store.outbox import Announcement, put
@@ -229,12 +229,12 @@ def test_a_group_is_moved_past_what_retention_took(store, settings, topics):
 
 
 def test_a_groups_topic_that_was_made_again_is_accepted(store, settings, topics):
-    old = known_id(store, topics.updates, topic_id(settings, topics.updates))
+    old = known_topic_id(store, topics.updates, topic_id(settings, topics.updates))
     make_again(settings, topics.updates)
     plan = plan_acceptance(store, settings, "interest-updates")
     assert plan.id_before == old != plan.id
     assert "was deleted and made again" in run(store, "topics", "accept", "--yes")
-    assert known_id(store, topics.updates, plan.id) == plan.id
+    assert known_topic_id(store, topics.updates, plan.id) == plan.id
     assert not plan_acceptance(store, settings, "interest-updates").needed
 
 
