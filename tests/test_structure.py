@@ -1,8 +1,7 @@
-"""The project as a whole: README tree, layers, migrations, pinned versions."""
+"""The project as a whole: migrations make the tables of the code, and lower layers import nothing heavy."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,21 +15,6 @@ from interest.store.tables import metadata
 from streams.store.engine import REVISION, _migrations
 
 ROOT = Path(__file__).parent.parent
-
-
-def test_the_readme_tree_is_true() -> None:
-    """Mend with: python deploy/readme_tree.py"""
-    assert subprocess.run([sys.executable, "deploy/readme_tree.py", "--check"], cwd=ROOT, check=False).returncode == 0
-
-
-def test_every_command_is_in_the_readme() -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "streams", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    commands = re.findall(r"^  ([a-z]+) {2,}", shown.stdout.split("Commands:")[1], re.MULTILINE)
-    readme = (ROOT / "README.md").read_text()
-    assert len(commands) > 5
-    assert [name for name in commands if f"`interestream {name}" not in readme] == []
 
 
 def test_migrations_make_the_tables_the_code_knows(store: Engine) -> None:

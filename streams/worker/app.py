@@ -1,7 +1,7 @@
 """The composition root of the stream agent: settings become a store, metrics, stages, and a Faust app that runs them.
 
 Every stage is a service of the app. The app has no Faust agents (`producer_only`): each stage has a consumer group of
-its own, which one Faust app cannot give, and batches that a Faust agent would hand over one by one (README, decisions).
+its own, which one Faust app cannot give, and batches that a Faust agent would hand over one by one (streams/README.md).
 """
 
 from __future__ import annotations
