@@ -34,6 +34,9 @@ fetch: install
 demo: fetch
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh deploy/demo.sh $(DEMO)
 
+demo-stream: fetch
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh deploy/stream_demo.sh $(DEMO)
+
 kafka: install
 	$(BIN)/python deploy/kafka/node.py start
 

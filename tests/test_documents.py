@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
-import click
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from streams.cli import app
 from streams.settings.load import shown_settings
 
 ROOT = Path(__file__).parent.parent
-LISTED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-DOCUMENTS = sorted(name for name in LISTED.stdout.splitlines() if (ROOT / name).is_file())
+LISTED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+FILES = sorted(name for name in LISTED.stdout.splitlines() if (ROOT / name).is_file())
+DOCUMENTS = [name for name in FILES if name.endswith(".md")]
 SUFFIXES = (".py", ".md", ".sh", ".toml", ".yaml", ".yml", ".xml", ".json", ".txt", ".ini")
-ELSEWHERE = ("../shared", "runs/")  # what a reader has or makes
+ELSEWHERE = ("../shared", "runs/", "deploy/.env")  # what a reader has or makes
 COMMANDS = typer.main.get_command(app)
 
 
 def snippets(name: str) -> Iterator[str]:
-    """What a document sets as code: words between backticks, and the lines of fenced blocks (maps are checked apart)."""
+    """What a document sets as code: words between backticks, and the lines of fenced blocks; without its map."""
     text = re.sub(r"<!-- map: .*?<!-- /map -->", "", (ROOT / name).read_text(), flags=re.DOTALL)
     fenced = r"^```.*?^```"
     for block in re.findall(fenced, text, re.DOTALL | re.MULTILINE):
@@ -37,8 +38,7 @@ def snippets(name: str) -> Iterator[str]:
 
 def paths_in(snippet: str) -> Iterator[str]:
     """The words of a snippet that name a file or a folder of this repository."""
-    for word in snippet.split():
-        word = word.strip(",;:()'\"")
+    for word in (word.strip(",;:()'\"") for word in snippet.split()):
         if not re.fullmatch(r"[\w.*/-]+", word) or word.startswith(("/", "-", *ELSEWHERE)):
             continue
         top = word.split("/")[0]
@@ -46,17 +46,20 @@ def paths_in(snippet: str) -> Iterator[str]:
             yield word
 
 
+def exists(path: str, document: Path) -> bool:
+    """Whether a path is one of the repository, seen from its root or from the document; a bare name, anywhere in it."""
+    if "/" not in path:
+        return any(fnmatch(Path(name).name, path) for name in FILES)
+    place = path.split("NAME", maxsplit=1)[0].rstrip("/")  # NAME stands for what a reader is to write
+    return any(any(home.glob(place)) for home in (ROOT, document.parent))
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_files_that_a_document_names_exist(name: str) -> None:
     text = (ROOT / name).read_text()
     named = [word for snippet in snippets(name) for word in paths_in(snippet)]
     linked = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    homes = (ROOT, (ROOT / name).parent)
-    missing = []
-    for path in named:
-        place = path.split("NAME")[0] if "NAME" in path else path  # a file that is to be written
-        if not any(list(home.glob(place.rstrip("/"))) for home in homes):
-            missing.append(path)
+    missing = [path for path in named if not exists(path, ROOT / name)]
     missing += [link for link in linked if not ((ROOT / name).parent / link).exists()]
     assert missing == []
 
@@ -64,14 +67,16 @@ def test_files_that_a_document_names_exist(name: str) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_anchors_that_a_document_links_to_exist(name: str) -> None:
     text = (ROOT / name).read_text()
-    headings = {re.sub(r"[^\w -]", "", line.lower()).strip().replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)}
+    headings = {
+        re.sub(r"[^\w -]", "", line.lower()).strip().replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)
+    }
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) - headings == set()
 
 
 def invocations(name: str) -> Iterator[list[str]]:
     for snippet in snippets(name):
         for command in re.split(r"&&|\||#|;|\$\(", snippet):
-            words = shlex.split(command.replace("'", ""), comments=False)
+            words = command.split()
             if words[:1] == ["interestream"] and len(words) > 1 and not words[1].startswith("-"):
                 yield words[1:]
 
@@ -80,22 +85,22 @@ def invocations(name: str) -> Iterator[list[str]]:
 def test_commands_and_options_that_a_document_names_exist(name: str) -> None:
     wrong = []
     for words in invocations(name):
-        command: click.Command | None = COMMANDS
+        command = COMMANDS
         rest = list(words)
-        while rest and isinstance(command, click.Group) and not rest[0].startswith("-") and rest[0] != rest[0].upper():
+        while rest and isinstance(command, TyperGroup) and not rest[0].startswith("-") and rest[0] != rest[0].upper():
             command = command.commands.get(rest.pop(0))
         if command is None:
             wrong.append(" ".join(words))
             continue
         # a placeholder such as MODEL stands for any of a group's commands
-        meant = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+        meant = list(command.commands.values()) if isinstance(command, TyperGroup) else [command]
         known = {option for each in meant for one in each.params for option in (*one.opts, *one.secondary_opts)}
         wrong += [" ".join(words) for word in rest if word.startswith("--") and word.split("=")[0] not in known]
     assert wrong == []
 
 
 def test_every_command_is_in_the_readme() -> None:
-    assert isinstance(COMMANDS, click.Group)
+    assert isinstance(COMMANDS, TyperGroup)
     readme = (ROOT / "README.md").read_text()
     assert len(COMMANDS.commands) > 5
     assert [name for name in COMMANDS.commands if f"`interestream {name}" not in readme] == []
@@ -129,7 +134,10 @@ def test_the_maps_are_true() -> None:
 
 def test_a_map_that_is_stale_is_noticed(tmp_path: Path) -> None:
     """The check would be worth nothing if it passed whatever the files say."""
-    for name in ("README.md", *(f"{folder}/README.md" for folder in ("interest", "fusion", "streams", "benchmarks", "deploy"))):
+    for name in (
+        "README.md",
+        *(f"{folder}/README.md" for folder in ("interest", "fusion", "streams", "benchmarks", "deploy")),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     script = tmp_path / "deploy" / "room_maps.py"
