@@ -3,7 +3,7 @@
 # make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
 # make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours
 # make lint    style, types and layering
-# make kafka   a one-node Apache Kafka on port 9092 (Java 17 and Maven); make kafka-stop ends it
+# make kafka   a one-node Apache Kafka on port 9092, or `PORT=9192` (Java 17 and Maven); make kafka-stop ends it
 # make vllm    a real vLLM server on this machine's CPU with the fetched model, port 8000; make vllm-stop ends it
 # make bench   the quick form of every benchmark, one JSON line each
 
@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/interestream
 DEMO := demo
+PORT ?= 9092
+KAFKA_FOLDER := .kafka$(PORT:9092=)
 # Most tests of the stream wait for servers: three at a time on two cores, one thread each. A test that failed is tried
 # once more (and shown as R): on a busy machine a broker or a database may take longer than any patience.
 TEST_PROCESSES ?= 3
@@ -38,10 +40,10 @@ demo-stream: fetch
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh deploy/stream_demo.sh $(DEMO)
 
 kafka: install
-	$(BIN)/python deploy/kafka/node.py start
+	$(BIN)/python deploy/kafka/node.py start --port $(PORT) --folder $(KAFKA_FOLDER)
 
 kafka-stop: install
-	$(BIN)/python deploy/kafka/node.py stop
+	$(BIN)/python deploy/kafka/node.py stop --folder $(KAFKA_FOLDER)
 
 vllm-install: install
 	$(BIN)/python deploy/vllm/server.py install

@@ -108,6 +108,7 @@ def make_consumer(settings: KafkaSettings, *topics: str, group: str | None = Non
         session_timeout_ms=int(settings.session_timeout_s * 1000),
         heartbeat_interval_ms=int(settings.session_timeout_s * 1000 / 6),
         fetch_max_wait_ms=FETCH_WAIT_MS,
+        isolation_level=settings.isolation,
         **options,
     )
 

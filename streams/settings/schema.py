@@ -36,6 +36,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     replication: Count = 1  # 3 in production
     retention_days: Days = 7.0  # of behaviors, partitions, interest-updates and the dead letters
     session_timeout_s: Seconds = 45.0  # a worker that is silent for so long has its partitions given away
+    isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"  # an aborted transaction is not read
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     username: str | None = None

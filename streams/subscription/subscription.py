@@ -17,6 +17,7 @@ import msgspec
 
 from interest.errors import InterestreamError
 from streams.kafka.clients import CHECK_CRCS, KafkaError, make_consumer, python_options, reach
+from streams.kafka.codecs import check_codecs
 from streams.kafka.errors import describe, is_retriable
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
 from streams.kafka.read import newest_offsets
@@ -74,6 +75,7 @@ class Subscription(Generic[Update]):
 
     def open(self) -> Self:
         """Find out where to begin; "now" is this moment. Iterating does it, if it was not done before."""
+        check_codecs()
         deadline = time.monotonic() + OPEN_S
         while self._places is None:
             start = self._positions or self._start
@@ -203,6 +205,7 @@ class Subscription(Generic[Update]):
             enable_auto_commit=False,
             auto_offset_reset="none",
             check_crcs=CHECK_CRCS,
+            isolation_level=self._settings.isolation,
             session_timeout_ms=int(self._settings.session_timeout_s * 1000),
             heartbeat_interval_ms=int(self._settings.session_timeout_s * 1000 / 6),
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Engine, func, select
 
 from interest.errors import InputError
+from streams.kafka.codecs import check_codecs
 from streams.settings.schema import Settings
 from streams.stages.ingest.policy import policy_of
 from streams.store.tables import offsets
@@ -19,14 +20,16 @@ log = structlog.get_logger()
 
 
 def preflight(settings: Settings, engine: Engine, stages: Sequence[str]) -> None:
-    """1. The port for /metrics and /ready is free. 2. The store has this policy, or none. 3. Say what no stage will do.
+    """1. Every codec of Kafka's can be read. 2. The port for /metrics and /ready is free. 3. The store has this policy,
+    or none. 4. Say what no stage will do.
 
-    Raises InputError and StoreError with the remedy.
+    Raises CodecError, InputError and StoreError with the remedy.
     """
-    _check_port(settings.agent.host, settings.agent.port)  # 1
+    check_codecs()  # 1
+    _check_port(settings.agent.host, settings.agent.port)  # 2
     if "ingest" in stages:
-        Ingest(engine, policy_of(settings.ingest))  # 2
-    if logs := _logs_in_store(engine):  # 3
+        Ingest(engine, policy_of(settings.ingest))  # 3
+    if logs := _logs_in_store(engine):  # 4
         log.warning(
             "this store was also filled by `interestream replay` without Kafka; what that closed is not announced: "
             "`interestream learn` and `interestream fuse` see to it",
