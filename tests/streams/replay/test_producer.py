@@ -276,9 +276,9 @@ def test_options_that_make_no_sense_are_told(
         app(["replay", str(log), *options], standalone_mode=False)
 
 
-def test_a_broker_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+def test_a_broker_that_comes_late_is_waited_for(own_node: Node, tmp_path: Path) -> None:
     """And one that is restarted in the middle: no row is lost and none comes twice."""
-    node, log = Node(tmp_path / "kafka", heap="256m"), write_log(tmp_path / "log.csv", 12_000)
+    node, log = own_node, write_log(tmp_path / "log.csv", 12_000)
     settings = KafkaSettings(brokers=node.bootstrap, partitions=2)
     warned: list[str] = []
 
@@ -295,16 +295,12 @@ def test_a_broker_that_comes_late_is_waited_for(tmp_path: Path) -> None:
         await asyncio.to_thread(node.start)
         return await running
 
-    try:
-        node.start()  # the topics are there before the producer asks for them
-        create_topics(settings)
-        node.kill()
-        assert asyncio.run(run()).new == 12_000
-        assert "no Kafka answers" in warned[0]
-        assert "Ctrl-C" in warned[0]
-        assert decoded(contents(settings)) == expected(log, 2)
-    finally:
-        node.kill()
+    create_topics(settings)  # before the producer asks for them
+    node.kill()
+    assert asyncio.run(run()).new == 12_000
+    assert "no Kafka answers" in warned[0]
+    assert "Ctrl-C" in warned[0]
+    assert decoded(contents(settings)) == expected(log, 2)
 
 
 def test_ctrl_c_keeps_what_was_sent_and_the_same_command_goes_on(topics: KafkaSettings, tmp_path: Path) -> None:
