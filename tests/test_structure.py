@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,21 @@ def test_lower_layers_import_no_torch_and_no_kafka() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'kafka', 'aiokafka', 'faust')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_tests_mirror_the_rooms() -> None:
+    """A room's tests are found under its own name, and what they share is in tests/support."""
+    layers = ("interest", "fusion", "streams")
+    folders = [
+        folder for layer in layers for folder in (ROOT / "tests" / layer).rglob("*/") if any(folder.glob("*.py"))
+    ]
+    rooms = [folder.relative_to(ROOT / "tests") for folder in folders]
+    assert len(rooms) > 20
+    assert [str(room) for room in rooms if not any((ROOT / room).glob("*.py"))] == []
+
+
+def test_no_test_stands_on_another() -> None:
+    """What two tests share is imported from tests.support, also by the scripts that tests start."""
+    shared = re.compile(r"^\s*(?:from|import) tests\.(?!support\b)", re.MULTILINE)
+    files = [file for folder in ("tests", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
+    assert [str(file.relative_to(ROOT)) for file in files if shared.search(file.read_text())] == []

@@ -7,6 +7,7 @@ README: this node keeps one copy of everything.
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -39,8 +41,9 @@ def jars() -> Path:
 class Node:
     """One broker with its data in `folder`. `port` 0 takes a free one, and keeps it over restarts."""
 
-    def __init__(self, folder: Path, port: int = 0, *, heap: str = "512m") -> None:
+    def __init__(self, folder: Path, port: int = 0, *, heap: str = "512m", brief: bool = False) -> None:
         self.folder, self.port, self.heap = folder.absolute(), port or free_port(), heap
+        self.brief = brief  # it lives for minutes: the JVM compiles quickly rather than well
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,11 +63,14 @@ class Node:
             for name, value in {"port": self.port, "controller": free_port(), "folder": self.folder}.items():
                 text = text.replace("{" + name + "}", str(value))
             properties.write_text(text)
-            cluster = self._java("kafka.tools.StorageTool", "random-uuid").strip().splitlines()[-1]
-            self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")  # as `random-uuid` makes one
+            self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._command(), "kafka.Kafka", str(properties)], stdout=log, stderr=log, start_new_session=True
+                [*self._command(brief=self.brief), "kafka.Kafka", str(properties)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         (self.folder / "pid").write_text(str(self.process.pid))
         deadline = time.monotonic() + START_S
@@ -90,12 +96,13 @@ class Node:
             self.process.kill()
             self.process.wait()
 
-    def _command(self) -> list[str]:
-        options = [f"-Xmx{self.heap}", "-Xms256m", "-XX:+UseG1GC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+    def _command(self, *, brief: bool) -> list[str]:
+        options = [f"-Xmx{self.heap}", "-Xms256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        options += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"] if brief else ["-XX:+UseG1GC"]
         return ["java", *options, "-cp", f"{jars()}/*"]
 
     def _java(self, *arguments: str) -> str:
-        done = subprocess.run([*self._command(), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([*self._command(brief=True), *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout

@@ -17,7 +17,7 @@ from interest.errors import InputError
 if TYPE_CHECKING:
     from interest.types import Item, User
     from streams.files.rows import BehaviorLog
-    from streams.replay.producer import Produced, Producing
+    from streams.replay.producer import LogProducer, Produced
 
 RETRY_S = 2.0
 
@@ -26,7 +26,7 @@ def produce(
     log: BehaviorLog,
     items: Path | None,
     users: Path | None,
-    told: dict[str, str],
+    column_map: dict[str, str],
     *,
     rate: str,
     strict: bool,
@@ -34,7 +34,7 @@ def produce(
 ) -> None:
     """Produce the catalogue, then the log; print what was done. Ctrl-C ends it where it can be gone on from."""
     from streams.progress import progress
-    from streams.replay.producer import Producing
+    from streams.replay.producer import LogProducer
     from streams.replay.rate import parse_rate
     from streams.settings.load import load_settings
 
@@ -54,15 +54,15 @@ def produce(
             print(f"{log.path.name}: {rows:,} rows, {order}" + (f"; {done:,} done earlier" if done else ""), flush=True)
             return stack.enter_context(progress("Producing", rows, unit="rows", done=done))
 
-        producing = Producing(settings=settings, log=log, rate=pace, strict=strict, started=started, warn=_warn)
-        produced = asyncio.run(_until_interrupted(producing, list(_catalogue(items, users, told))))
+        producer = LogProducer(settings=settings, log=log, rate=pace, strict=strict, started=started, warn=_warn)
+        produced = asyncio.run(_until_interrupted(producer, list(_catalogue(items, users, column_map))))
     _report(produced)
     if not produced.ended:
         signal.raise_signal(signal.SIGINT)  # the command line's own way to end: its text and its exit code
 
 
 async def _until_interrupted(
-    producing: Producing, catalogue: list[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]
+    producer: LogProducer, catalogue: list[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]
 ) -> Produced:
     """Run it; the first Ctrl-C asks it to stop, a second one ends it as any command ends."""
     from streams.kafka.errors import describe, is_retriable
@@ -71,7 +71,7 @@ async def _until_interrupted(
     loop, ended_before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
 
     def asked() -> None:
-        producing.stop.set()
+        producer.stop.set()
         restore()
 
     def restore() -> None:
@@ -81,7 +81,7 @@ async def _until_interrupted(
     for name, read in catalogue:
         while True:
             try:
-                print(f"{await produce_catalogue(producing.settings, read()):,} {name}", flush=True)
+                print(f"{await produce_catalogue(producer.settings, read()):,} {name}", flush=True)
             except Exception as error:
                 if not is_retriable(error):
                     raise
@@ -91,20 +91,20 @@ async def _until_interrupted(
                 break
     loop.add_signal_handler(signal.SIGINT, asked)
     try:
-        return await producing.run()
+        return await producer.run()
     finally:
         restore()
 
 
 def _catalogue(
-    items: Path | None, users: Path | None, told: dict[str, str]
+    items: Path | None, users: Path | None, column_map: dict[str, str]
 ) -> Iterator[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]:
     from streams.files.catalogue import items_of, users_of
 
     if items:
-        yield f"items from {items.name}", partial(items_of, items, told)
+        yield f"items from {items.name}", partial(items_of, items, column_map)
     if users:
-        yield f"user profiles from {users.name}", partial(users_of, users, told)
+        yield f"user profiles from {users.name}", partial(users_of, users, column_map)
 
 
 def _report(produced: Produced) -> None:

@@ -84,12 +84,20 @@ def replay(
     from streams.files.rows import BehaviorLog
     from streams.store.engine import open_store
 
-    told = parse_map(map_)
+    column_map = parse_map(map_)
     if kafka:
         from streams.commands.produce import produce
 
         _refuse_options_of_the_agent(context)
-        produce(BehaviorLog(log, told, action), items, users, told, rate=rate or "max", strict=strict, resume=resume)
+        produce(
+            BehaviorLog(log, column_map, action),
+            items,
+            users,
+            column_map,
+            rate=rate or "max",
+            strict=strict,
+            resume=resume,
+        )
         return
     if rate is not None:
         raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
@@ -97,9 +105,9 @@ def replay(
         policy = Policy(count=partition or None, gap_s=seconds(gap) if gap else None, span=span, tokens=tokens)
     except ValueError as error:
         raise InputError(f"{error}; set --partition, --gap, --span or --tokens") from None
-    behaviors = BehaviorLog(log, told, action)
+    behaviors = BehaviorLog(log, column_map, action)
     engine = open_store(store_url(store))
-    _load_catalogue(engine, items, users, told)
+    _load_catalogue(engine, items, users, column_map)
     _ingest(engine, behaviors, policy, strict=strict, resume=resume)
     if llm:
         from streams.commands.fuse import fuse
@@ -118,13 +126,13 @@ def _refuse_options_of_the_agent(context: typer.Context) -> None:
             raise InputError(f"{option.opts[0]} makes no sense with --kafka: {held}; leave it out")
 
 
-def _load_catalogue(engine: Engine, items: Path | None, users: Path | None, told: dict[str, str]) -> None:
+def _load_catalogue(engine: Engine, items: Path | None, users: Path | None, column_map: dict[str, str]) -> None:
     from streams.files.catalogue import load_items, load_users
 
     if items:
-        print(f"{load_items(engine, items, told):,} items from {items.name}")
+        print(f"{load_items(engine, items, column_map):,} items from {items.name}")
     if users:
-        print(f"{load_users(engine, users, told):,} user profiles from {users.name}")
+        print(f"{load_users(engine, users, column_map):,} user profiles from {users.name}")
 
 
 def _ingest(engine: Engine, log: BehaviorLog, policy: Policy, *, strict: bool, resume: bool) -> None:

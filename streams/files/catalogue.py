@@ -15,48 +15,48 @@ from interest.store.tables import items, users
 from interest.types import Item, User
 from streams.files.columns import as_text
 from streams.files.mapping import ITEM_NAMES, USER_NAMES, find_columns
-from streams.files.readers import LogFile
+from streams.files.readers import TableFile
 
 _SEPARATORS = ("|", ";", ",")
 
 
-def load_items(engine: Engine, path: Path, told: Mapping[str, str]) -> int:
+def load_items(engine: Engine, path: Path, column_map: Mapping[str, str]) -> int:
     """Insert or replace the file's items; return how many."""
     count = 0
-    for made in items_of(path, told):
+    for batch in items_of(path, column_map):
         with writing(engine) as connection:
-            upsert(connection, items, [item_row(item) for item in made])
-        count += len(made)
+            upsert(connection, items, [item_row(item) for item in batch])
+        count += len(batch)
     return count
 
 
-def load_users(engine: Engine, path: Path, told: Mapping[str, str]) -> int:
+def load_users(engine: Engine, path: Path, column_map: Mapping[str, str]) -> int:
     """Insert or replace the file's user profiles; return how many."""
     count = 0
-    for made in users_of(path, told):
+    for batch in users_of(path, column_map):
         with writing(engine) as connection:
-            upsert(connection, users, [user_row(user) for user in made])
-        count += len(made)
+            upsert(connection, users, [user_row(user) for user in batch])
+        count += len(batch)
     return count
 
 
-def items_of(path: Path, told: Mapping[str, str]) -> Iterator[list[Item]]:
+def items_of(path: Path, column_map: Mapping[str, str]) -> Iterator[list[Item]]:
     """The file's items, a chunk at a time."""
-    file = LogFile(path)
-    found = find_columns(path, file.columns, ITEM_NAMES, ("item_id",), told, lenient=("item_id",))
-    for rows in _rows(file, found["item_id"]):
-        yield [_item(row, found, file.lists) for row in rows]
+    file = TableFile(path)
+    fields = find_columns(path, file.columns, ITEM_NAMES, ("item_id",), column_map, lenient=("item_id",))
+    for rows in _rows(file, fields["item_id"]):
+        yield [_item(row, fields, file.lists) for row in rows]
 
 
-def users_of(path: Path, told: Mapping[str, str]) -> Iterator[list[User]]:
+def users_of(path: Path, column_map: Mapping[str, str]) -> Iterator[list[User]]:
     """The file's user profiles, a chunk at a time."""
-    file = LogFile(path)
-    key = find_columns(path, file.columns, USER_NAMES, ("user_id",), told, lenient=("user_id",))["user_id"]
+    file = TableFile(path)
+    key = find_columns(path, file.columns, USER_NAMES, ("user_id",), column_map, lenient=("user_id",))["user_id"]
     for rows in _rows(file, key):
         yield [User(user_id=row.pop(key), attributes=_attributes(row)) for row in rows]
 
 
-def _rows(file: LogFile, key: str) -> Iterator[list[dict[str, Any]]]:
+def _rows(file: TableFile, key: str) -> Iterator[list[dict[str, Any]]]:
     """Chunks of rows as values by column; a row without its key, or unreadable, is an error: catalogues are small."""
     for chunk in file.chunks(size=1000):
         if chunk.broken:
@@ -79,12 +79,12 @@ def _rows(file: LogFile, key: str) -> Iterator[list[dict[str, Any]]]:
             yield list(rows.values())
 
 
-def _item(row: dict[str, Any], found: Mapping[str, str], lists: set[str]) -> Item:
-    item_id = row.pop(found["item_id"])
-    title = row.pop(found["title"], None) if "title" in found else None
+def _item(row: dict[str, Any], fields: Mapping[str, str], lists: set[str]) -> Item:
+    item_id = row.pop(fields["item_id"])
+    title = row.pop(fields["title"], None) if "title" in fields else None
     categories: tuple[str, ...] = ()
-    if "categories" in found:
-        categories = _list(row.pop(found["categories"], None), blanks=found["categories"] in lists)
+    if "categories" in fields:
+        categories = _list(row.pop(fields["categories"], None), blanks=fields["categories"] in lists)
     return Item(item_id=item_id, title=title or "", categories=categories, attributes=_attributes(row))
 
 

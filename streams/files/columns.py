@@ -1,4 +1,4 @@
-"""Columns of a log as read become canonical columns, row by row where a column does not convert as a whole.
+"""Converts columns as read to text, numbers and times: whole columns at once, row by row where that fails.
 
 A canonical column is a Python list (text) or a float64 array (numbers, times); beside it stand the reasons of the rows
 that cannot be used. Nothing here knows of files.
@@ -50,8 +50,8 @@ def as_numbers(column: Column, name: str, reasons: Reasons) -> list[float | None
     """Numbers of every row; empty and null become None, NaN and infinities are reasons."""
     array = _whole(column)
     if array is not None and np.isfinite(array).all():
-        found: list[float | None] = array.tolist()
-        return found
+        numbers: list[float | None] = array.tolist()
+        return numbers
     values = column.to_pylist() if isinstance(column, pa.Array) else column
     out: list[float | None] = []
     for row, value in enumerate(values):
@@ -87,7 +87,8 @@ def as_times(column: Column, name: str, reasons: Reasons) -> Floats:
             value = column[row].as_py() if isinstance(column, pa.Array) else column[row]
             missing = value is None or value == ""
             reasons.setdefault(
-                row, f"{name} is empty" if missing else f"{name} is no time between 1970 and tomorrow: {_shown(value)}"
+                row,
+                f"{name} is empty" if missing else f"{name} is not a time between 1970 and tomorrow: {_shown(value)}",
             )
             times[row] = np.nan
     return times
@@ -105,7 +106,7 @@ def _each_time(column: Column, name: str, reasons: Reasons) -> Floats:
             try:
                 moment = datetime.fromisoformat(str(value).strip())
             except ValueError:
-                reasons.setdefault(row, f"{name} is no time: {_shown(value)}")
+                reasons.setdefault(row, f"{name} is not a time: {_shown(value)}")
                 continue
             out[row] = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return out
@@ -136,7 +137,7 @@ def _whole(column: Column) -> Floats | None:
 def _arrow_text(column: pa.Array, name: str, reasons: Reasons) -> list[str | None]:
     kind = column.type
     if not (pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_dictionary(kind)):
-        # bytes that may not be UTF-8; floats, where a column of ids has gaps: 12.0 is item 12; lists, which are no id
+        # bytes that may not be UTF-8; floats, where a column of ids has gaps: 12.0 is item 12; lists, which are not ids
         return [_text(value, name, row, reasons) for row, value in enumerate(column.to_pylist())]
     if not pa.types.is_dictionary(kind):
         column = column.cast(pa.string()).dictionary_encode()

@@ -1,4 +1,4 @@
-"""Which column of a file means what: found by the field's usual names, or told with --map."""
+"""Which column of a file holds which field: by the field's usual names, or as --map says."""
 
 from __future__ import annotations
 
@@ -44,25 +44,27 @@ def find_columns(
     columns: Sequence[str],
     names: Mapping[str, Sequence[str]],
     required: Sequence[str],
-    told: Mapping[str, str],
+    column_map: Mapping[str, str],
     *,
     lenient: Collection[str] = (),
 ) -> dict[str, str]:
-    """The column of each field that the file has; `told` goes before the usual names and must be there.
+    """The column of each field that the file has; `column_map` goes before the usual names and must be right.
 
-    `lenient` fields may be told for another file (item_id of a log and of its catalogue): absent here, the usual names
-    are tried.
+    `lenient` fields may be mapped for another file (item_id of a log and of its catalogue): where the file lacks that
+    column, the usual names are tried.
     """
     plain = {_plain(column): column for column in reversed(columns)}
-    found = {}
+    chosen = {}
     for field, usual in names.items():
-        if field in told and told[field] in columns:
-            found[field] = told[field]
-        elif field in told and field not in lenient:
-            raise InputError(f"{path} has no column {told[field]!r} (--map {field}=…); it has: {', '.join(columns)}")
+        if field in column_map and column_map[field] in columns:
+            chosen[field] = column_map[field]
+        elif field in column_map and field not in lenient:
+            raise InputError(
+                f"{path} has no column {column_map[field]!r} (--map {field}=…); it has: {', '.join(columns)}"
+            )
         elif column := next((plain[_plain(name)] for name in usual if _plain(name) in plain), None):
-            found[field] = column
-    if missing := [field for field in required if field not in found]:
+            chosen[field] = column
+    if missing := [field for field in required if field not in chosen]:
         if len(columns) == 1 and ";" in columns[0]:
             raise InputError(f"{path} is separated by semicolons; write it with commas, or as .tsv with tabs")
         example = ",".join(f"{field}=COLUMN" for field in missing)
@@ -70,7 +72,7 @@ def find_columns(
             f"{path}: no column found for {', '.join(missing)}. The file has: {', '.join(columns)}. "
             f"Say which it is: --map {example}"
         )
-    return found
+    return chosen
 
 
 def _plain(name: str) -> str:

@@ -28,7 +28,7 @@ _JSON_LINES = {".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
 
 
-class Broken(msgspec.Struct, frozen=True):
+class BrokenRow(msgspec.Struct, frozen=True):
     """A row that could not even be split into columns."""
 
     line: int
@@ -41,7 +41,7 @@ class Chunk(msgspec.Struct):
 
     columns: dict[str, Column]
     lines: Sequence[int]  # the file's line (for Parquet: row, from 1) of each row
-    broken: list[Broken]
+    broken: list[BrokenRow]
 
     def row(self, index: int) -> dict[str, Any]:
         """One row as read, for the report of a rejected one."""
@@ -51,7 +51,7 @@ class Chunk(msgspec.Struct):
         }
 
 
-class LogFile:
+class TableFile:
     """One file; its columns are known at once, its rows are streamed."""
 
     def __init__(self, path: Path) -> None:
@@ -104,13 +104,13 @@ class LogFile:
             return [str(name) for name in pq.read_schema(self.path).names]
         with self._open() as file:
             if self.kind in _JSON_LINES:
-                found: dict[str, None] = {}
+                keys: dict[str, None] = {}
                 for line in itertools.islice(file, 100):
                     try:
-                        found.update(dict.fromkeys(msgspec.json.decode(_bytes(line), type=dict[str, Any])))
+                        keys.update(dict.fromkeys(msgspec.json.decode(_bytes(line), type=dict[str, Any])))
                     except (msgspec.DecodeError, UnicodeError):
                         continue  # reported as a broken row when the rows are read
-                return list(found)
+                return list(keys)
             header: list[str] = next(self._csv(file), [])
         names = []
         for cell in header:
@@ -136,20 +136,20 @@ class LogFile:
             line, ended = reader.line_num, False
             while not ended:
                 read: list[list[str]] = []
-                broken: list[Broken] = []
+                broken: list[BrokenRow] = []
                 try:
                     read.extend(itertools.islice(reader, size))  # keeps what came before an error
                     ended = len(read) < size
                 except csv.Error as error:
-                    broken.append(Broken(reader.line_num, f"not readable as {self.kind[1:]}: {error}", ""))
+                    broken.append(BrokenRow(reader.line_num, f"not readable as {self.kind[1:]}: {error}", ""))
                 lines = _line_numbers(read, line, reader.line_num - len(broken))
                 line = reader.line_num
                 rescued: list[tuple[int, list[str]]] = []
                 if set(map(len, read)) != {width}:
                     for row, number in zip(read, lines, strict=True):
-                        if row and len(row) != width:  # a blank line is no row
-                            found, wrong = self._split_again(row, number, width)
-                            rescued += found
+                        if row and len(row) != width:  # a blank line is not a row
+                            whole, wrong = self._split_again(row, number, width)
+                            rescued += whole
                             broken += wrong
                     good = [(number, row) for row, number in zip(read, lines, strict=True) if len(row) == width]
                     good = sorted(good + rescued, key=lambda pair: pair[0])
@@ -157,21 +157,23 @@ class LogFile:
                 turned = list(zip(*read, strict=True)) or [()] * width
                 yield Chunk({name: list(turned[at]) for name, at in zip(wanted, places, strict=True)}, lines, broken)
 
-    def _split_again(self, row: list[str], last: int, width: int) -> tuple[list[tuple[int, list[str]]], list[Broken]]:
+    def _split_again(
+        self, row: list[str], last: int, width: int
+    ) -> tuple[list[tuple[int, list[str]]], list[BrokenRow]]:
         """A row of the wrong width. A quote that was never closed has swallowed lines: those are read one by one."""
         lines = _DELIMITED[self.kind].join(row).split("\n")
         first = last - len(lines) + 1
         reason = f"{len(row)} columns where the header has {width}"
         if len(lines) > 1:
             reason = "a quote is opened and not closed on this line"
-        found, broken = [], [Broken(first, reason, lines[0])]
+        whole, broken = [], [BrokenRow(first, reason, lines[0])]
         for number, line in enumerate(lines[1:], first + 1):
             cells = line.rstrip("\r").split(_DELIMITED[self.kind])
             if len(cells) == width:
-                found.append((number, cells))
+                whole.append((number, cells))
             elif line.strip():
-                broken.append(Broken(number, f"{len(cells)} columns where the header has {width}", line))
-        return found, broken
+                broken.append(BrokenRow(number, f"{len(cells)} columns where the header has {width}", line))
+        return whole, broken
 
     def _json_lines(self, wanted: list[str], size: int) -> Iterator[Chunk]:
         decoder = msgspec.json.Decoder(dict[str, Any])
@@ -185,9 +187,9 @@ class LogFile:
                     try:
                         rows.append(decoder.decode(_bytes(line)))
                     except UnicodeError:
-                        broken.append(Broken(number, "not UTF-8", line.rstrip("\n")))
+                        broken.append(BrokenRow(number, "not UTF-8", line.rstrip("\n")))
                     except msgspec.DecodeError as error:
-                        broken.append(Broken(number, f"not a JSON object: {error}", line.rstrip("\n")))
+                        broken.append(BrokenRow(number, f"not a JSON object: {error}", line.rstrip("\n")))
                     else:
                         lines.append(number)
                 yield Chunk({name: [row.get(name) for row in rows] for name in wanted}, lines, broken)

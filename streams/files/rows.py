@@ -1,4 +1,4 @@
-"""A chunk of a log becomes behaviours; what cannot be one is set aside with its line and the reason."""
+"""Rows of a log become behaviours; a row that cannot be one is set aside with its line and the reason."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from interest.errors import InputError
 from interest.types import MAX_ID, Behavior
 from streams.files.columns import Floats, Reasons, as_numbers, as_text, as_times
 from streams.files.mapping import BEHAVIOR_NAMES, find_columns
-from streams.files.readers import Chunk, LogFile
+from streams.files.readers import Chunk, TableFile
 
 
-class Rejected(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that is no behaviour."""
+class RejectedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that is not a behaviour, with the reason."""
 
     file: str
     line: int
@@ -36,7 +36,7 @@ class Rows(msgspec.Struct):
     value: list[float | None]
     scene: list[str | None]
     event_id: list[str | None]
-    rejected: list[Rejected]
+    rejected: list[RejectedRow]
 
     def __len__(self) -> int:
         return len(self.user_id)
@@ -51,7 +51,7 @@ class Rows(msgspec.Struct):
 
 
 class Digest:
-    """Of the rows consumed so far, whatever the chunks: a log whose past changed has another."""
+    """Digest of the rows consumed so far, however they are chunked: a log whose past changed has another."""
 
     def __init__(self) -> None:
         self._columns = [hashlib.blake2b(digest_size=16) for _ in range(3)]
@@ -70,11 +70,13 @@ class Digest:
 class BehaviorLog:
     """A log whose columns have been found."""
 
-    def __init__(self, path: Path, told: Mapping[str, str], action: str | None = None) -> None:
-        self.file = LogFile(path)
-        self.found = find_columns(path, self.file.columns, BEHAVIOR_NAMES, ("user_id", "item_id", "at"), told)
+    def __init__(self, path: Path, column_map: Mapping[str, str], action: str | None = None) -> None:
+        self.file = TableFile(path)
+        self.field_columns = find_columns(
+            path, self.file.columns, BEHAVIOR_NAMES, ("user_id", "item_id", "at"), column_map
+        )
         # a log without an action column is of one action: ratings where it has values, else views
-        self.action = action or ("rate" if "value" in self.found else "view")
+        self.action = action or ("rate" if "value" in self.field_columns else "view")
         self.rows = 0  # of the last whole reading of the times
 
     @property
@@ -91,8 +93,8 @@ class BehaviorLog:
     def times(self) -> Iterator[Floats]:
         """The usable times of each chunk, in file order; decodes that column only."""
         self.rows = 0
-        for chunk in self.file.chunks([self.found["at"]]):
-            times = as_times(chunk.columns[self.found["at"]], "at", {})
+        for chunk in self.file.chunks([self.field_columns["at"]]):
+            times = as_times(chunk.columns[self.field_columns["at"]], "at", {})
             self.rows += len(times) + len(chunk.broken)
             yield times[~np.isnan(times)]
 
@@ -103,19 +105,19 @@ class BehaviorLog:
 
     def _rows(self, chunk: Chunk) -> Rows:
         reasons: Reasons = {}
-        count, found, columns = len(chunk.lines), self.found, chunk.columns
-        user_id = as_text(columns[found["user_id"]], found["user_id"], reasons, required=True)
-        item_id = as_text(columns[found["item_id"]], found["item_id"], reasons, required=True)
-        _limit(user_id, found["user_id"], reasons)
-        _limit(item_id, found["item_id"], reasons)
-        at = as_times(columns[found["at"]], found["at"], reasons)
+        count, fields, columns = len(chunk.lines), self.field_columns, chunk.columns
+        user_id = as_text(columns[fields["user_id"]], fields["user_id"], reasons, required=True)
+        item_id = as_text(columns[fields["item_id"]], fields["item_id"], reasons, required=True)
+        _limit(user_id, fields["user_id"], reasons)
+        _limit(item_id, fields["item_id"], reasons)
+        at = as_times(columns[fields["at"]], fields["at"], reasons)
         value: list[float | None] = [None] * count
-        if "value" in found:
-            value = as_numbers(columns[found["value"]], found["value"], reasons)
+        if "value" in fields:
+            value = as_numbers(columns[fields["value"]], fields["value"], reasons)
         optional: dict[str, list[str | None]] = {}
         for field in ("action", "scene", "event_id"):
-            if field in found:
-                optional[field] = as_text(columns[found[field]], found[field], reasons, required=field == "action")
+            if field in fields:
+                optional[field] = as_text(columns[fields[field]], fields[field], reasons, required=field == "action")
         nothing: list[str | None] = [None] * count
         rows = Rows(
             user_id,  # type: ignore[arg-type]  # rows without one have a reason and are dropped below
@@ -125,7 +127,7 @@ class BehaviorLog:
             value,
             optional.get("scene", nothing),
             optional.get("event_id", nothing),
-            [Rejected(file=self.path.name, line=one.line, reason=one.reason, row=one.raw) for one in chunk.broken],
+            [RejectedRow(file=self.path.name, line=one.line, reason=one.reason, row=one.raw) for one in chunk.broken],
         )
         return self._without(rows, chunk, reasons) if reasons else rows
 
@@ -133,7 +135,7 @@ class BehaviorLog:
         keep = [row for row in range(len(chunk.lines)) if row not in reasons]
         for row, reason in sorted(reasons.items()):
             line = chunk.lines[row]
-            rows.rejected.append(Rejected(file=self.path.name, line=line, reason=reason, row=chunk.row(row)))
+            rows.rejected.append(RejectedRow(file=self.path.name, line=line, reason=reason, row=chunk.row(row)))
         rows.rejected.sort(key=lambda one: one.line)
         picked = {
             name: [getattr(rows, name)[row] for row in keep]
@@ -150,7 +152,7 @@ def _limit(ids: list[str | None], name: str, reasons: Reasons) -> None:
                 reasons[row] = f"{name} has {len(one.encode()):,} bytes; {MAX_ID:,} is the most"
 
 
-def refuse(rejected: Rejected) -> InputError:
+def refuse(rejected: RejectedRow) -> InputError:
     """What --strict says of the first bad row."""
     return InputError(
         f"{rejected.file}, line {rejected.line}: {rejected.reason} (--strict stops at the first bad row; "

@@ -1,4 +1,4 @@
-"""Puts a log into event-time order. A log that is sorted already is streamed; another goes through sorted runs.
+"""External merge sort of a log by event time; a log that is sorted already is streamed.
 
 Rows of one time keep the file's order, so the order is the same in every run. Memory is bounded: one run of rows is
 sorted in memory, more are spooled to temporary files and merged block by block.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.files.rows import BehaviorLog, Rejected, Rows
+from streams.files.rows import BehaviorLog, RejectedRow, Rows
 
 RUN = 1_250_000  # rows sorted in memory at a time: about 100 MB
 BLOCK = 20_000  # rows handed on at a time
@@ -28,7 +28,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def in_order(log: BehaviorLog, *, run: int = RUN, block: int = BLOCK) -> tuple[bool, Iterator[Rows]]:
+def in_time_order(log: BehaviorLog, *, run: int = RUN, block: int = BLOCK) -> tuple[bool, Iterator[Rows]]:
     """Whether the log is sorted by event time, and its rows in event-time order. Sets `log.rows`."""
     newest, is_sorted = -np.inf, True
     for times in log.times():
@@ -42,7 +42,7 @@ def _sorted(chunks: Iterable[Rows], run: int, block: int) -> Iterator[Rows]:
     with tempfile.TemporaryDirectory(prefix="interestream-sort-") as folder:
         files: list[Path] = []
         held: list[pa.RecordBatch] = []
-        rejected: list[Rejected] = []
+        rejected: list[RejectedRow] = []
         count = first = 0
         for rows in chunks:
             rejected.extend(rows.rejected)
@@ -109,7 +109,7 @@ def _to_arrow(rows: Rows, first: int) -> pa.RecordBatch:
     )
 
 
-def _from_arrow(batch: pa.RecordBatch | pa.Table, rejected: list[Rejected]) -> Rows:
+def _from_arrow(batch: pa.RecordBatch | pa.Table, rejected: list[RejectedRow]) -> Rows:
     def text(name: str) -> list[Any]:
         column = batch.column(name)
         if isinstance(column, pa.ChunkedArray):

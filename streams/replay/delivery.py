@@ -1,4 +1,4 @@
-"""Hands pieces of a log to Kafka one after the other, and writes the mark of what is acknowledged.
+"""Delivers pieces of a log to Kafka one after the other, and checkpoints what is acknowledged.
 
 One piece is on its way at a time, and of each partition one batch: no row can be acknowledged while one before it is
 lost.
@@ -15,13 +15,13 @@ import msgspec
 
 from streams.kafka.clients import KafkaError
 from streams.kafka.errors import describe, is_retriable
-from streams.replay.checkpoint import Mark, Marks, Target
+from streams.replay.checkpoint import ReplayCheckpoint, ReplayProgress, Target
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
     from aiokafka.producer.message_accumulator import BatchBuilder
 
-BEAT_S = 1.0  # between two marks: what is read back after a crash is what was produced in so long
+CHECKPOINT_S = 1.0  # between two checkpoints: what is read back after a crash is what was produced in so long
 STALL_S = 5.0  # without an acknowledgement: worth telling
 STOP_S = 3.0  # for what is in flight when the user interrupts
 RETRY_S = 0.5
@@ -33,36 +33,38 @@ class GivenUpError(Exception):
 
 @dataclass(kw_only=True, slots=True)
 class Delivery:
-    """One run's way to one topic; `mark` and `offsets` are what is known to be acknowledged."""
+    """One run's way to one topic; `progress` and `offsets` are what is known to be acknowledged."""
 
-    marks: Callable[[], Marks]
+    checkpoint: Callable[[], ReplayCheckpoint]
     target: Target
-    mark: Mark
+    progress: ReplayProgress
     offsets: dict[int, int]
     producer: AIOKafkaProducer
     stop: asyncio.Event
     warn: Callable[[str], None]
     clock: Callable[[], float]
-    acknowledged: Callable[[int, Mark], None]  # told the messages of each piece, and the mark after it
-    _beaten: float = field(init=False)
-    _flight: asyncio.Task[None] | None = None
+    acknowledged: Callable[
+        [int, ReplayProgress], None
+    ]  # called with the messages of each piece and the progress after it
+    _written_at: float = field(init=False)
+    _in_flight: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self._beaten = self.clock()
+        self._written_at = self.clock()
 
     async def send(self, piece: Mapping[int, list[BatchBuilder]], rows: int, digest: str) -> None:
         """Send a piece once the one before is acknowledged; after it the log's first `rows` rows are on the topic."""
         await self.idle()
-        after = msgspec.structs.replace(self.mark, rows=rows, digest=digest)
-        self._flight = asyncio.create_task(self._fly(piece, after))
+        after = msgspec.structs.replace(self.progress, rows=rows, digest=digest)
+        self._in_flight = asyncio.create_task(self._send_batches(piece, after))
 
     async def idle(self) -> None:
-        """Settle, and write the mark if it is time: also when nothing is due, for a silent run counts as dead."""
+        """Settle, and write the checkpoint if it is time: also when nothing is due, for a silent run counts as dead."""
         await self.settle()
-        if self.clock() - self._beaten >= BEAT_S:
-            await self.beat()
+        if self.clock() - self._written_at >= CHECKPOINT_S:
+            await self.write_progress()
 
-    async def _fly(self, piece: Mapping[int, list[BatchBuilder]], after: Mark) -> None:
+    async def _send_batches(self, piece: Mapping[int, list[BatchBuilder]], after: ReplayProgress) -> None:
         sent = 0
 
         async def lane(partition: int, batches: list[BatchBuilder]) -> None:
@@ -77,33 +79,33 @@ class Delivery:
         ends = await asyncio.gather(*(lane(*one) for one in piece.items()), return_exceptions=True)
         for error in ends:
             if error is not None:
-                self.acknowledged(sent, self.mark)
+                self.acknowledged(sent, self.progress)
                 raise error
-        self.mark = msgspec.structs.replace(after, beat=self.mark.beat)
-        self.acknowledged(sent, self.mark)
+        self.progress = msgspec.structs.replace(after, beat=self.progress.beat)
+        self.acknowledged(sent, self.progress)
 
     async def settle(self) -> None:
         """Wait for acknowledgements for as long as it takes, and say so; give up soon once asked to stop."""
-        if self._flight is None:
+        if self._in_flight is None:
             return
-        flight, told = self._flight, False
+        flight, warned = self._in_flight, False
         while not flight.done() and not self.stop.is_set():
             stopped = asyncio.create_task(self.stop.wait())
             await asyncio.wait({flight, stopped}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
-            if not flight.done() and not self.stop.is_set() and not told:
-                told = True
+            if not flight.done() and not self.stop.is_set() and not warned:
+                warned = True
                 self.warn(f"no acknowledgement from Kafka for {STALL_S:.0f} s; waiting on, Ctrl-C to give up")
         if not flight.done():
             await asyncio.wait({flight}, timeout=STOP_S)
         if not flight.done():
             flight.cancel()
             raise GivenUpError
-        self._flight = None
+        self._in_flight = None
         flight.result()
 
-    async def beat(self, state: Literal["running", "ended"] = "running") -> None:
-        """Write the mark, unless another run has taken the log over in the meantime: that is an error."""
+    async def write_progress(self, state: Literal["running", "ended"] = "running") -> None:
+        """Write the checkpoint, unless another run has taken the log over in the meantime: that is an error."""
         while True:
             try:
                 await self._write(state)
@@ -117,19 +119,19 @@ class Delivery:
                 raise GivenUpError
 
     async def _write(self, state: Literal["running", "ended"]) -> None:
-        mark = msgspec.structs.replace(self.mark, beat=self.mark.beat + 1, state=state)
-        await asyncio.to_thread(self._write_if_ours, mark, dict(self.offsets))
-        self.mark = mark
-        self._beaten = self.clock()
+        progress = msgspec.structs.replace(self.progress, beat=self.progress.beat + 1, state=state)
+        await asyncio.to_thread(self._write_if_ours, progress, dict(self.offsets))
+        self.progress = progress
+        self._written_at = self.clock()
 
-    def _write_if_ours(self, mark: Mark, offsets: dict[int, int]) -> None:
-        with self.marks() as marks:
-            if marks.read(self.target)[0].run != mark.run:
+    def _write_if_ours(self, progress: ReplayProgress, offsets: dict[int, int]) -> None:
+        with self.checkpoint() as checkpoint:
+            if checkpoint.read(self.target)[0].run != progress.run:
                 raise KafkaError(
                     f"another run has begun to produce this log to {self.target.topic}; this one stops. Rows of the "
                     "last second may be on the topic twice"
                 )
-            marks.write(self.target, mark, offsets)
+            checkpoint.write(self.target, progress, offsets)
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> bool:

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, func, select
 from interest.errors import InputError
 from interest.store.sql import read_items
 from interest.store.tables import partitions
-from streams.files.rows import BehaviorLog, Digest, Rejected, Rows, refuse
-from streams.files.sort import in_order
+from streams.files.rows import BehaviorLog, Digest, RejectedRow, Rows, refuse
+from streams.files.sort import in_time_order
 from streams.ubsp.ingest import Folded, Ingest, Position, fewer_collections
 from streams.ubsp.policy import Policy
 
@@ -45,7 +45,7 @@ def replay(
 ) -> Replayed:
     """Fold the log's behaviours into the store, from where the last run stopped.
 
-    `started(rows, done, was_sorted)` is told the work there is and returns what to call with newly done rows.
+    `started(rows, done, was_sorted)` is called with the work there is and returns what to call with newly done rows.
     Every transaction holds one chunk's behaviours, partitions and the offset after it: a run killed anywhere, run
     again, leaves the store as if nothing had happened.
     """
@@ -54,9 +54,9 @@ def replay(
     ingest = Ingest(engine, policy, items=items)
     source = source_name(log)
     before = ingest.position(source)
-    was_sorted, rows = in_order(log)
+    was_sorted, rows = in_time_order(log)
     advance = started(log.rows, before.offset + before.rejected, was_sorted)
-    with Rejects(log.path, strict=strict) as rejects:
+    with RejectWriter(log.path, strict=strict) as rejects:
         digest = Digest()
         after = _drive(ingest, source, before, _from(rows, before, log, digest), rejects, advance, digest)
     if after.watermark is not None:
@@ -78,7 +78,7 @@ def _drive(
     source: str,
     position: Position,
     chunks: Iterator[tuple[Rows, int]],
-    rejects: Rejects,
+    rejects: RejectWriter,
     advance: Callable[[int], None],
     digest: Digest,
 ) -> Position:
@@ -125,21 +125,21 @@ def _from(rows: Iterator[Rows], position: Position, log: BehaviorLog, digest: Di
     )
 
 
-class Rejects:
+class RejectWriter:
     """Writes rejected rows beside the log, anew in each run: reading the log again finds the same ones."""
 
     def __init__(self, log: Path, *, strict: bool) -> None:
         self.path = log.with_name(log.name + ".rejected.jsonl")
         self.strict, self.count = strict, 0
 
-    def __enter__(self) -> Rejects:
+    def __enter__(self) -> RejectWriter:
         self.path.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         return
 
-    def add(self, rejected: list[Rejected]) -> None:
+    def add(self, rejected: list[RejectedRow]) -> None:
         if not rejected:
             return
         if self.strict:
@@ -149,7 +149,7 @@ class Rejects:
         self.count += len(rejected)
 
 
-def _printable(rejected: Rejected) -> Rejected:
+def _printable(rejected: RejectedRow) -> RejectedRow:
     """The row as JSON can hold it: bytes that were not UTF-8 are shown as \\xNN, NaN as text."""
 
     def shown(value: object) -> object:

@@ -1,8 +1,8 @@
 """Produces a historical log to the topic of behaviours, in event-time order, as if it happened now.
 
 Killed anywhere and run again, every row is on the topic once and each user's are in order. Nothing is stored outside
-Kafka: the messages carry their rows' numbers (streams/replay/messages.py), and a mark (streams/replay/checkpoint.py),
-written every second, says from where to read them back.
+Kafka: the messages carry their rows' numbers (streams/replay/messages.py), and a checkpoint
+(streams/replay/checkpoint.py), written every second, says from where to read them back.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import msgspec
 
 from interest.errors import InputError
 from streams.files.rows import BehaviorLog, Digest, Rows
-from streams.files.sort import in_order
+from streams.files.sort import in_time_order
 from streams.kafka.clients import KafkaError, Topics, make_producer
 from streams.kafka.errors import describe, is_client_error, is_retriable
 from streams.kafka.partitioner import Partitioner
-from streams.replay.checkpoint import Mark, Marks, Target
-from streams.replay.delivery import BEAT_S, STOP_S, Delivery, GivenUpError, pause
-from streams.replay.embedded import Rejects, source_name
+from streams.replay.checkpoint import ReplayCheckpoint, ReplayProgress, Target
+from streams.replay.delivery import CHECKPOINT_S, STOP_S, Delivery, GivenUpError, pause
+from streams.replay.embedded import RejectWriter, source_name
 from streams.replay.messages import BATCH, ChangedError, Encoded, Sent, batches, encode
 from streams.replay.rate import Pacer, Rate
 from streams.replay.recover import last_rows
@@ -36,7 +36,7 @@ from streams.subscription.start import Positions
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
 
-SETTLE_S = 3.0  # a run whose mark has not moved for so long is dead: three beats
+SETTLE_S = 3.0  # a run whose checkpoint has not moved for so long is dead: three of them
 STEP_S = 0.02  # between two pieces of a paced log: 50 requests a second to each partition are plenty
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 10.0
 
@@ -51,21 +51,21 @@ class Produced(msgspec.Struct, frozen=True, kw_only=True):
     ended: bool  # False: it was interrupted
 
 
-class _Past:
+class _ProducedRows:
     """Checks the rows that are on the topic already, while they are passed over."""
 
-    def __init__(self, mark: Mark, sent: dict[int, Sent]) -> None:
-        self._mark, self.digest, self._checked = mark, Digest(), not mark.rows
+    def __init__(self, progress: ReplayProgress, sent: dict[int, Sent]) -> None:
+        self._progress, self.digest, self._checked = progress, Digest(), not progress.rows
         self._newest = max((one.row for one in sent.values()), default=-1)
 
     def skip(self, rows: Rows, first: int) -> int:
-        """How many of a chunk's rows, which begin at row `first` of the log, the mark knows."""
-        known = min(max(self._mark.rows - first, 0), len(rows))
+        """How many of a chunk's rows, which begin at row `first` of the log, the checkpoint knows."""
+        known = min(max(self._progress.rows - first, 0), len(rows))
         self.digest.add(rows, 0, known)
-        if not self._checked and first + known == self._mark.rows:
+        if not self._checked and first + known == self._progress.rows:
             self._checked = True
-            if self.digest.text() != self._mark.digest:
-                raise ChangedError(f"of its first {self._mark.rows:,} rows some have changed")
+            if self.digest.text() != self._progress.digest:
+                raise ChangedError(f"of its first {self._progress.rows:,} rows some have changed")
         return known
 
     def end(self, count: int) -> None:
@@ -75,10 +75,10 @@ class _Past:
 
 
 @dataclass(kw_only=True)
-class Producing:
+class LogProducer:
     """One log on its way to one topic. `stop` ends it after the piece in flight.
 
-    `started(rows, done, was_sorted)` is told the work there is and returns what to call with newly done rows.
+    `started(rows, done, was_sorted)` is called with the work there is and returns what to call with newly done rows.
     """
 
     settings: KafkaSettings
@@ -124,19 +124,19 @@ class Producing:
         return Produced(rows=self._shown, new=self._new, rejected=0, rejected_file=None, ended=False)
 
     async def _attempt(self, source: bytes) -> Produced:
-        """1. See how far earlier runs came; 2. take the log over; 3. read back what came after the mark; 4. go on."""
-        marks = partial(Marks, self.settings, f"{self.settings.prefix}replay-{source.hex()}")
-        target, mark, offsets = await self._settled(marks)  # 1
-        mark = msgspec.structs.replace(mark, run=self._run, beat=mark.beat + 1, state="running")
-        offsets, ends = await asyncio.to_thread(_take_over, marks, target, mark, offsets)  # 2
+        """1. See how far earlier runs came; 2. take the log over; 3. read back what came after; 4. go on."""
+        checkpoint = partial(ReplayCheckpoint, self.settings, f"{self.settings.prefix}replay-{source.hex()}")
+        target, progress, offsets = await self._settled_checkpoint(checkpoint)  # 1
+        progress = msgspec.structs.replace(progress, run=self._run, beat=progress.beat + 1, state="running")
+        offsets, ends = await asyncio.to_thread(_take_over, checkpoint, target, progress, offsets)  # 2
         sent = await last_rows(self.settings, target.topic, source, offsets, ends)  # 3
         producer = make_producer(self.settings, linger_ms=0, max_batch_size=BATCH)
         try:
             await producer.start()
             delivery = Delivery(
-                marks=marks,
+                checkpoint=checkpoint,
                 target=target,
-                mark=mark,
+                progress=progress,
                 offsets=offsets,
                 producer=producer,
                 stop=self.stop,
@@ -148,46 +148,48 @@ class Producing:
         finally:
             await _close(producer)
 
-    async def _settled(self, marks: Callable[[], Marks]) -> tuple[Target, Mark, Positions]:
-        """The topic and the mark, once its writer is dead: messages of its own may be on their way till then."""
+    async def _settled_checkpoint(
+        self, checkpoint: Callable[[], ReplayCheckpoint]
+    ) -> tuple[Target, ReplayProgress, Positions]:
+        """The topic and the progress, once its writer is dead: messages may be on their way till then."""
         topic = Topics(self.settings.prefix).behaviors
-        target, mark, offsets = await asyncio.to_thread(_look, marks, topic)
-        if mark.state == "running" and mark.run != self._run:
+        target, progress, offsets = await asyncio.to_thread(_read_checkpoint, checkpoint, topic)
+        if progress.state == "running" and progress.run != self._run:
             if await pause(self.stop, SETTLE_S):
                 raise GivenUpError
-            target, again, offsets = await asyncio.to_thread(_look, marks, topic)
-            if again.state == "running" and (again.run, again.beat) != (mark.run, mark.beat):
+            target, again, offsets = await asyncio.to_thread(_read_checkpoint, checkpoint, topic)
+            if again.state == "running" and (again.run, again.beat) != (progress.run, progress.beat):
                 raise KafkaError(f"another run is producing {self.log.path.name} to {topic}; stop one of the two")
-            mark = again
-        return target, mark, offsets
+            progress = again
+        return target, progress, offsets
 
-    def _acknowledged(self, messages: int, mark: Mark) -> None:
+    def _acknowledged(self, messages: int, progress: ReplayProgress) -> None:
         self._new += messages
-        if self._advance is not None and mark.rows > self._shown:
-            self._advance(mark.rows - self._shown)
-            self._shown = mark.rows
+        if self._advance is not None and progress.rows > self._shown:
+            self._advance(progress.rows - self._shown)
+            self._shown = progress.rows
 
     async def _drive(self, delivery: Delivery, source: bytes, sent: dict[int, Sent]) -> Produced:
-        """Play the log; whatever ends it, the mark then tells what is there, and its files are closed."""
-        was_sorted, chunks = await asyncio.to_thread(in_order, self.log)
+        """Play the log; whatever ends it, the checkpoint then says what is there, and the files are closed."""
+        was_sorted, chunks = await asyncio.to_thread(in_time_order, self.log)
         if self._advance is None:
-            self._advance = self.started(self.log.rows, delivery.mark.rows, was_sorted)
-            self._shown = delivery.mark.rows
-        past = _Past(delivery.mark, sent)
-        reader = _Reader(chunks, Partitioner(delivery.target.partitions), delivery.mark.rows)
-        rejects = Rejects(self.log.path, strict=self.strict)
+            self._advance = self.started(self.log.rows, delivery.progress.rows, was_sorted)
+            self._shown = delivery.progress.rows
+        produced_rows = _ProducedRows(delivery.progress, sent)
+        reader = _EncodingReader(chunks, Partitioner(delivery.target.partitions), delivery.progress.rows)
+        rejects = RejectWriter(self.log.path, strict=self.strict)
         try:
             with rejects:
-                count = await self._play(delivery, reader, past, rejects, source, sent)
+                count = await self._play(delivery, reader, produced_rows, rejects, source, sent)
             if not self.stop.is_set():
-                past.end(count)
+                produced_rows.end(count)
         except InputError:
             await delivery.settle()
-            await delivery.beat("ended")
+            await delivery.write_progress("ended")
             raise
         finally:
             await reader.close()
-        await delivery.beat("ended")
+        await delivery.write_progress("ended")
         return Produced(
             rows=count,
             new=self._new,
@@ -197,14 +199,20 @@ class Producing:
         )
 
     async def _play(
-        self, delivery: Delivery, reader: _Reader, past: _Past, rejects: Rejects, source: bytes, sent: dict[int, Sent]
+        self,
+        delivery: Delivery,
+        reader: _EncodingReader,
+        produced_rows: _ProducedRows,
+        rejects: RejectWriter,
+        source: bytes,
+        sent: dict[int, Sent],
     ) -> int:
         """Read and encode the next chunk while a piece of this one is on its way; return the rows played."""
         pacer, first = Pacer(self.rate, self.clock), 0
         while (chunk := await reader.next()) is not None:
             rows, encoded = chunk
             rejects.add(rows.rejected)
-            start = past.skip(rows, first)
+            start = produced_rows.skip(rows, first)
             while start < len(rows):
                 count, wait = pacer.due(rows.at, start)
                 if count:
@@ -213,13 +221,13 @@ class Producing:
                     piece = await asyncio.to_thread(
                         new, encoded, start, start + count, first, now_ms=int(time.time() * 1000)
                     )
-                    past.digest.add(rows, start, start + count)
+                    produced_rows.digest.add(rows, start, start + count)
                     start += count
-                    await delivery.send(piece, first + start, past.digest.text())
+                    await delivery.send(piece, first + start, produced_rows.digest.text())
                 else:
                     await delivery.idle()
                 if self.stop.is_set() or (
-                    self.rate != Rate() and await pause(self.stop, min(max(wait, STEP_S), BEAT_S))
+                    self.rate != Rate() and await pause(self.stop, min(max(wait, STEP_S), CHECKPOINT_S))
                 ):
                     await delivery.settle()
                     return first + start
@@ -228,7 +236,7 @@ class Producing:
         return first
 
 
-class _Reader:
+class _EncodingReader:
     """Reads and encodes in a thread, one chunk ahead."""
 
     def __init__(self, chunks: Iterator[Rows], partitioner: Partitioner, known: int) -> None:
@@ -254,21 +262,23 @@ class _Reader:
         self._chunks.close()  # type: ignore[attr-defined]  # a generator: its temporary files go
 
 
-def _look(marks: Callable[[], Marks], topic: str) -> tuple[Target, Mark, Positions]:
-    with marks() as asked:
+def _read_checkpoint(
+    checkpoint: Callable[[], ReplayCheckpoint], topic: str
+) -> tuple[Target, ReplayProgress, Positions]:
+    with checkpoint() as asked:
         target = asked.target(topic)
         return target, *asked.read(target)
 
 
 def _take_over(
-    marks: Callable[[], Marks], target: Target, mark: Mark, offsets: Positions
+    checkpoint: Callable[[], ReplayCheckpoint], target: Target, progress: ReplayProgress, offsets: Positions
 ) -> tuple[Positions, Positions]:
-    """Write the mark; return from where to read each partition back, and the ends of them all."""
-    with marks() as asked:
+    """Write the checkpoint; return from where to read each partition back, and the ends of them all."""
+    with checkpoint() as asked:
         starts = {
             place: max(offsets.get(place, 0), first) for place, first in asked.ends(target, earliest=True).items()
         }
-        asked.write(target, mark, starts)
+        asked.write(target, progress, starts)
         return starts, asked.ends(target)
 
 

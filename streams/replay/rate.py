@@ -30,14 +30,14 @@ def parse_rate(text: str) -> Rate:
     """`max`, `10x` or `5000/s`. Raises InputError for anything else."""
     if text.strip().lower() == "max":
         return Rate()
-    found = _RATE.fullmatch(text.strip())
-    number = float(found["number"]) if found else 0.0
-    if not found or number <= 0:
+    match = _RATE.fullmatch(text.strip())
+    number = float(match["number"]) if match else 0.0
+    if not match or number <= 0:
         raise InputError(
             f"--rate {text}: give max, a multiple of event time such as 10x (ten event-seconds a second; 1x is live), "
             "or events a second such as 5000/s"
         )
-    return Rate(speed=number) if found["unit"].lower() == "x" else Rate(per_s=number)
+    return Rate(speed=number) if match["unit"].lower() == "x" else Rate(per_s=number)
 
 
 class Pacer:

@@ -18,10 +18,10 @@ async def last_rows(
     """
     from aiokafka import TopicPartition
 
-    found: dict[int, Sent] = {}
+    last: dict[int, Sent] = {}
     left = {TopicPartition(topic, partition): end for partition, end in ends.items() if starts[partition] < end}
     if not left:
-        return found
+        return last
     async with make_consumer(settings, max_partition_fetch_bytes=4 << 20) as consumer:
         consumer.assign(list(left))
         for place in left:
@@ -32,7 +32,7 @@ async def last_rows(
                 for message in messages:
                     row = row_of(message.headers, source) if message.offset < ends[place.partition] else None
                     if row is not None:
-                        found[place.partition] = Sent(row, message.value or b"")
+                        last[place.partition] = Sent(row, message.value or b"")
             # the position and not the last message: the end may be a transaction's marker, which is never handed out
             left = {place: end for place, end in left.items() if await consumer.position(place) < end}
-    return found
+    return last

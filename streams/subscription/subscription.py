@@ -146,6 +146,9 @@ class Subscription(Generic[Update]):
         return running
 
     def _read(self) -> Generator[Update]:
+        if self.open()._is_done():
+            self._end()
+            return
         consumer = self._consumer()
         try:
             while not self._stopped:
@@ -171,6 +174,9 @@ class Subscription(Generic[Update]):
             self._end()
 
     async def _read_async(self) -> AsyncGenerator[Update]:
+        if (await asyncio.to_thread(self.open))._is_done():
+            self._end()
+            return
         consumer = await self._consumer_async()
         try:
             while not self._stopped:
@@ -195,10 +201,18 @@ class Subscription(Generic[Update]):
             await consumer.stop()
             self._end()
 
+    def _is_done(self) -> bool:
+        """Whether there is nothing to read and nothing is waited for: no consumer is made, which takes its time."""
+        places = self._places
+        return (
+            not self._follow
+            and places is not None
+            and all(offset >= places.ends[number] for number, offset in places.starts.items())
+        )
+
     def _consumer(self) -> KafkaConsumer:
         from kafka import KafkaConsumer, TopicPartition
 
-        self.open()
         consumer = KafkaConsumer(
             **python_options(self._settings),
             group_id=self._group,
@@ -223,7 +237,6 @@ class Subscription(Generic[Update]):
     async def _consumer_async(self) -> AIOKafkaConsumer:
         from aiokafka import TopicPartition
 
-        await asyncio.to_thread(self.open)
         consumer = make_consumer(self._settings, group=self._group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS)
         if self._group is not None:
             consumer.subscribe([self._topic])

@@ -20,7 +20,7 @@ from streams.ubsp.policy import Policy, period
 # bytes of its hash in this process, many in one string: a tenth of the memory of a tuple, looked up at memchr's speed,
 # wrong once in 10^17 events.
 Identity = bytes
-WIDTH = 8  # bytes of one
+IDENTITY_BYTES = 8
 _packed = struct.Struct("=q").pack
 
 
@@ -48,17 +48,17 @@ class Cache(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def next_seq(self) -> int:
-        return self.first_seq + len(self.open) // WIDTH
+        return self.first_seq + len(self.open) // IDENTITY_BYTES
 
 
 def identity(item_id: str, action: str, at: float, event_id: str | None) -> Identity:
     return _packed(hash(event_id or (item_id, action, at)))
 
 
-def holds(identities: bytes, key: Identity) -> bool:
+def contains(identities: bytes, key: Identity) -> bool:
     """Whether `key` is one of them."""
     place = identities.find(key)
-    while place > 0 and place % WIDTH:  # across two identities
+    while place > 0 and place % IDENTITY_BYTES:  # across two identities
         place = identities.find(key, place + 1)
     return place >= 0
 
@@ -75,7 +75,8 @@ def fold(
     opened, last_at, end = cache.open, cache.last_at, cache.end
     key = _packed(hash(event_id or (behavior.item_id, behavior.action, at)))
     if (event_id or at <= last_at or at <= end) and (
-        (opened.find(key) >= 0 and holds(opened, key)) or (cache.closed.find(key) >= 0 and holds(cache.closed, key))
+        (opened.find(key) >= 0 and contains(opened, key))
+        or (cache.closed.find(key) >= 0 and contains(cache.closed, key))
     ):
         return cache, DUPLICATE, ()
     verdict = LATE if at < end else ACCEPTED
@@ -97,7 +98,7 @@ def fold(
         end,
         cache.tokens + tokens,
     )
-    if policy.count is not None and len(opened) >= (policy.count - 1) * WIDTH:
+    if policy.count is not None and len(opened) >= (policy.count - 1) * IDENTITY_BYTES:
         cache, partition = close(cache, Reason.COUNT)
         closed = (*closed, partition)
     return cache, verdict, closed

@@ -26,7 +26,7 @@ from streams.store import counters, outbox
 from streams.store.outbox import Announcement
 from streams.store.tables import offsets, policies
 from streams.ubsp.bulk_insert import append_behaviors
-from streams.ubsp.fold import DUPLICATE, LATE, WIDTH, Cache, fold, sweep
+from streams.ubsp.fold import DUPLICATE, IDENTITY_BYTES, LATE, Cache, fold, sweep
 from streams.ubsp.policy import Policy, as_options, as_settings, token_cost
 from streams.ubsp.restore import restore_caches
 
@@ -123,7 +123,7 @@ class Ingest:
             self._complete = connection.execute(select(behaviors.c.user_id).limit(1)).first() is None
 
     def drop(self) -> None:
-        """Forget what memory holds; the store has it."""
+        """Empty the memory; the store has it all."""
         self._young: dict[str, Cache] = {}
         self._old: dict[str, Cache] = {}
         self._held = 0  # bytes of `_young`, about
@@ -143,7 +143,7 @@ class Ingest:
     def fold_all(self, batches: Sequence[Sequence[Behavior]]) -> list[Folded]:
         """Fold batches that one transaction will write, each counted for itself."""
         # together: a generation of memory is let go once a transaction at most, so what is being written stays known
-        self._bring({behavior.user_id for batch in batches for behavior in batch})
+        self._bring_caches({behavior.user_id for batch in batches for behavior in batch})
         return [self._fold(batch) for batch in batches]
 
     def _fold(self, batch: Sequence[Behavior]) -> Folded:
@@ -166,13 +166,13 @@ class Ingest:
                 late += 1
             count += 1
             rows += (
-                user_id, before.first_seq + len(before.open) // WIDTH, behavior.item_id, behavior.action, behavior.at,
-                behavior.value, behavior.scene, behavior.event_id,
+                user_id, before.first_seq + len(before.open) // IDENTITY_BYTES, behavior.item_id, behavior.action,
+                behavior.at, behavior.value, behavior.scene, behavior.event_id,
             )  # fmt: skip
             if ended:
                 closed += ended
                 closers += [place] * len(ended)
-        self._held += count * WIDTH
+        self._held += count * IDENTITY_BYTES
         watermark = max(map(_AT, batch), default=None)
         return Folded(
             rows=rows, accepted=count, closed=closed, closers=closers, late=late, duplicates=duplicates,
@@ -243,24 +243,24 @@ class Ingest:
         self.drop()
         closed, last = 0, ""
         while self.policy.sweeps:
-            found, names = self.sweep_stored(watermark, last)
+            swept, names = self.sweep_stored(watermark, last)
             if not names:
                 break
-            if found:
-                self.write((), swept=found)
-            closed, last = closed + len(found), names[-1]
+            if swept:
+                self.write((), swept=swept)
+            closed, last = closed + len(swept), names[-1]
         return closed
 
     def sweep_held(self, watermark: float, mine: Callable[[str], bool]) -> list[Partition]:
         """Close what has passed of the users in memory that are `mine`; the caller writes it before anything else."""
-        found = []
+        swept = []
         for held in (self._young, self._old):
             for user_id, cache in held.items():
                 after, partition = sweep(cache, watermark, self.policy)
                 if partition is not None and mine(user_id):
                     held[user_id] = after  # the key is there: no change of the dict's size
-                    found.append(partition)
-        return found
+                    swept.append(partition)
+        return swept
 
     def sweep_stored(
         self, watermark: float, last: str, mine: Callable[[str], bool] = lambda _user: True
@@ -273,7 +273,7 @@ class Ingest:
         swept = [sweep(cache, watermark, self.policy)[1] for cache in caches.values()]
         return [partition for partition in swept if partition is not None], names
 
-    def _bring(self, users: set[str]) -> None:
+    def _bring_caches(self, users: set[str]) -> None:
         if self._held > self._limit:  # the users not seen for a whole generation are let go
             self._complete = self._complete and not self._old
             self._old, self._young, self._held = self._young, {}, 0
@@ -290,9 +290,9 @@ class Ingest:
                 missing.append(user_id)
         if missing:
             with self.engine.connect() as connection:
-                found = restore_caches(connection, sorted(missing), self.policy, self.items)
-            self._young.update(found)
-            self._held += sum(map(_size, found.values()))
+                restored = restore_caches(connection, sorted(missing), self.policy, self.items)
+            self._young.update(restored)
+            self._held += sum(map(_size, restored.values()))
 
 
 def _size(cache: Cache) -> int:

@@ -58,8 +58,8 @@ def _restore(
     )
     fresh = select(behaviors).where(behaviors.c.user_id.in_([user for user in user_ids if user not in newest]))
     ordered = since.union_all(fresh).order_by("user_id", "seq")
-    for found in connection.execute(ordered).mappings():
-        behavior = behavior_of(found)
+    for row in connection.execute(ordered).mappings():
+        behavior = behavior_of(row)
         cost = token_cost(behavior, items.get(behavior.item_id)) if policy.tokens is not None else 0
         key = identity(behavior.item_id, behavior.action, behavior.at, behavior.event_id)
         rows[behavior.user_id].append((key, behavior.at, cost))

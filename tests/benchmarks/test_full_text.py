@@ -23,7 +23,7 @@ from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.training.bahe import begin_with_llm
 from fusion.training.train import TrainConfig, predict, train
 from interest.errors import ArtifactError
-from tests.fusion.models.bahe.test_model import alone, config_of, shaken
+from tests.support.bahe_world import alone, config_of, shaken
 from tests.support.ctr_world import fill, log_of, random_rows, samples_of, spec_of
 from tests.support.tiny_llm import WIDTH, save_llm
 

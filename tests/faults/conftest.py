@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from deploy.kafka.node import Node
 from streams.settings.schema import KafkaSettings
 from tests.support.fault_site import Postgres, Site
+from tests.support.servers import Run
 
 
 @pytest.fixture
@@ -24,19 +23,8 @@ def site(kafka: KafkaSettings, url: str, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def own_node() -> Iterator[Node]:
-    """A broker that the test may kill."""
-    with tempfile.TemporaryDirectory(prefix="interestream-kafka-", ignore_cleanup_errors=True) as folder:
-        node = Node(Path(folder))
-        node.start()
-        yield node
-        node.kill()
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[Postgres]:
+def own_postgres(run: Run) -> Iterator[Postgres]:
     """A PostgreSQL server that the test may kill."""
-    with tempfile.TemporaryDirectory(prefix="interestream-pg-", ignore_cleanup_errors=True) as folder:
-        server = Postgres(Path(folder))
-        yield server
-        server.stop()
+    server = Postgres(run.own_folder("postgres"))
+    yield server
+    server.stop()

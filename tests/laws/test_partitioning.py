@@ -17,7 +17,7 @@ from streams.settings.durations import duration, seconds
 from streams.settings.load import read_settings
 from streams.stages.ingest.policy import policy_of
 from streams.store.engine import _begin
-from streams.ubsp.fold import WIDTH, Cache, Verdict, fold, holds, identity, restore, sweep
+from streams.ubsp.fold import IDENTITY_BYTES, Cache, Verdict, contains, fold, identity, restore, sweep
 from streams.ubsp.ingest import Ingest, Position
 from streams.ubsp.policy import Policy, Span, as_options, as_settings
 
@@ -224,13 +224,13 @@ def test_partitions_cover_the_past_without_gap_or_overlap(log: list[Behavior], p
         expected[user] = (index + 1, last + 1)
 
 
-@given(st.lists(st.binary(min_size=WIDTH, max_size=WIDTH), max_size=6), st.integers(0, 40))
+@given(st.lists(st.binary(min_size=IDENTITY_BYTES, max_size=IDENTITY_BYTES), max_size=6), st.integers(0, 40))
 def test_an_identity_is_found_only_where_one_stands(held: list[bytes], place: int) -> None:
     joined = b"".join(held)
-    across = joined[place : place + WIDTH]  # parts of two neighbours, most of the time
-    if len(across) == WIDTH:
-        assert holds(joined, across) == (across in held)
-    assert all(holds(joined, key) for key in held)
+    across = joined[place : place + IDENTITY_BYTES]  # parts of two neighbours, most of the time
+    if len(across) == IDENTITY_BYTES:
+        assert contains(joined, across) == (across in held)
+    assert all(contains(joined, key) for key in held)
 
 
 @given(policies)

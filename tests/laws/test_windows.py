@@ -11,8 +11,8 @@ from fusion.features.events import GAP_ROWS
 from fusion.features.log import Log
 from fusion.features.packed_windows import Windows
 from fusion.features.spec import FIRST, GAP_DAYS, UNKNOWN, FeatureSpec
-from tests.laws.test_point_in_time import ITEMS, ROWS, USERS, visible
 from tests.support.ctr_world import DAY, RULE, log_of, samples_of, spec_of
+from tests.support.random_logs import ITEMS, ROWS, USERS, visible
 
 HISTORY = 5
 

@@ -11,71 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from interest.llm.protocol import Message, Reply, Request
 from interest.store.sql import behavior_of, item_row, read_items, read_users, upsert, user_row, writing
 from interest.store.tables import behaviors, items, users
-from interest.types import Behavior, Interest, Item, Outcome, Partition, Reason, Representation, Source, User
-from streams.kafka.messages import InterestUpdate, Refusal, RepresentationUpdate, behavior_of_message
+from interest.types import Behavior, Item, User
+from streams.kafka.messages import Refusal, RepresentationUpdate, behavior_of_message
 from streams.store.engine import open_store
 from streams.ubsp.fold import Verdict
-from streams.ubsp.ingest import Position
-from streams.ubsp.policy import Policy, Span
-
-text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-name = text.filter(bool)
-number = st.floats(allow_nan=False, allow_infinity=False)
-count = st.integers(0, 2**53)
-texts = st.dictionaries(name, text, max_size=3)
-MADE: dict[type, st.SearchStrategy[Any]] = {
-    Behavior: st.builds(
-        Behavior, user_id=name, item_id=name, action=name, at=number, value=st.none() | number,
-        scene=st.none() | text, event_id=st.none() | name,
-    ),
-    Item: st.builds(Item, item_id=name, title=text, categories=st.lists(text, max_size=3).map(tuple), attributes=texts),
-    User: st.builds(User, user_id=name, attributes=texts),
-    Partition: st.builds(
-        Partition, user_id=name, index=count, generation=count, first_seq=count, last_seq=count,
-        opened_at=number, closed_at=number, reason=st.sampled_from(Reason),
-    ),
-    Interest: st.builds(
-        Interest, user_id=name, index=count, prompt_version=name, summary=text, shift=text, model=text, at=number,
-        summary_source=st.sampled_from(Source), shift_source=st.sampled_from(Source),
-        summary_outcome=st.sampled_from(Outcome), shift_outcome=st.sampled_from(Outcome),
-        evidence=st.lists(count, max_size=3).map(tuple), claims=count, supported=count,
-    ),
-    Representation: st.builds(Representation, user_id=name, index=count, artifact=name, vector=st.binary(max_size=16)),
-    InterestUpdate: st.builds(
-        InterestUpdate, user_id=name, index=count, generation=count, prompt_version=name, summary=text, shift=text,
-        summary_source=st.sampled_from(Source), shift_source=st.sampled_from(Source),
-        summary_outcome=st.sampled_from(Outcome), shift_outcome=st.sampled_from(Outcome),
-        evidence=st.lists(count, max_size=3).map(tuple), claims=count, supported=count, model=text,
-        opened_at=number, closed_at=number, behaviors=count, reason=st.sampled_from(Reason),
-    ),
-    RepresentationUpdate: st.builds(
-        RepresentationUpdate, user_id=name, index=count, generation=count, artifact=name,
-        vector=st.lists(st.floats(width=32), max_size=4).map(lambda vector: struct.pack(f"<{len(vector)}f", *vector)),
-    ),
-    Request: st.builds(
-        Request, opening=text,
-        messages=st.lists(st.builds(Message, role=st.just("user"), content=text), min_size=1, max_size=2).map(tuple),
-    ),
-    Reply: st.builds(Reply, text=text, finish_reason=name, prompt_tokens=count, completion_tokens=count),
-    Position: st.builds(Position, offset=count, watermark=st.none() | number, accepted=count),
-    Policy: st.builds(
-        Policy, count=st.none() | st.integers(1, 99), gap_s=st.just(5.0), span=st.none() | st.sampled_from(Span)
-    ),
-}  # fmt: skip
+from tests.support.values import VALUES
 
 
-@pytest.mark.parametrize("kind", MADE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("codec", [msgspec.json, msgspec.msgpack], ids=["json", "msgpack"])
 @given(data=st.data())
 def test_a_value_comes_back_as_it_went(kind: type, codec: Any, data: st.DataObject) -> None:
-    value = data.draw(MADE[kind])
+    value = data.draw(VALUES[kind])
     assert codec.decode(codec.encode(value), type=kind) == value
 
 
-@given(MADE[Behavior])
+@given(VALUES[Behavior])
 def test_a_behaviour_through_kafka_is_the_same_to_the_bit(behavior: Behavior) -> None:
     value = msgspec.json.encode(behavior)
     assert None not in msgspec.json.decode(value).values()  # what is not known takes no room on the wire
@@ -96,7 +49,7 @@ def test_a_vector_comes_back_as_floats(vector: list[float]) -> None:
     assert list(again.floats()) == vector
 
 
-@given(st.lists(MADE[Behavior], max_size=5), st.lists(MADE[Item], max_size=3), st.lists(MADE[User], max_size=3))
+@given(st.lists(VALUES[Behavior], max_size=5), st.lists(VALUES[Item], max_size=3), st.lists(VALUES[User], max_size=3))
 def test_a_stored_value_comes_back_as_it_went(log: list[Behavior], catalogue: list[Item], people: list[User]) -> None:
     engine = open_store("sqlite://")
     wanted_items = {item.item_id: item for item in catalogue}

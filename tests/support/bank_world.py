@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Engine, func, select
 
 from fusion.bank.texts import store_texts
+from fusion.bank.vectors import read_vectors
 from fusion.encoders.behavior_text import Template, item_text
 from fusion.encoders.recipe import Recipe
+from fusion.encoders.split_llm import Low
 from fusion.tables import bank_marks, bank_vectors, banks
 from interest.store.sql import add_up, insert_new, writing
 from interest.store.tables import behaviors
+from streams.resolve.bank_fill import Walk
 from streams.store.tables import offsets
 from tests.support.ctr_world import catalogue, fill, random_rows
 
 USERS, EACH = 6, 12
+TEXTS = [f"rated {n % 5}: Film {n}" for n in range(30)]
 
 
 def begin(engine: Engine) -> None:
@@ -77,3 +83,43 @@ def computed(engine: Engine) -> int:
 
 def content(engine: Engine, recipe: Recipe) -> tuple[Any, ...]:
     return vectors(engine, recipe), marks(engine, recipe)
+
+
+def held(engine: Engine, recipe: Recipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    with engine.connect() as connection:
+        found = read_vectors(connection, recipe.id, recipe.keys(texts))
+    return {text: found[key] for text, key in zip(texts, recipe.keys(texts), strict=True) if key in found}
+
+
+class Counting:
+    """The low layers, with what they were asked for; `before` is called before each batch."""
+
+    def __init__(self, low: Low, before: Callable[[], None] = lambda: None) -> None:
+        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+        self._low, self._before = low, before
+        self.seen: list[str] = []
+
+    def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
+        self._before()
+        self.seen += texts
+        return self._low(texts, advance)
+
+
+class Between:
+    """Low layers with something that happens before the texts of the first call are done."""
+
+    def __init__(self, low: Low, happens: Callable[[], object]) -> None:
+        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+        self._low, self._left = low, [happens]
+
+    def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
+        while self._left:
+            self._left.pop()()
+        return self._low(texts, advance)
+
+
+def walked(walk: Walk) -> list[int]:
+    steps = []
+    while not walk.over:
+        steps.append(walk.step())
+    return steps

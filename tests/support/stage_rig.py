@@ -16,7 +16,7 @@ from sqlalchemy import Engine, Table, func, select
 from interest.store.tables import behaviors, items, partitions, users
 from interest.types import Behavior, Partition
 from streams.files.rows import BehaviorLog
-from streams.files.sort import in_order
+from streams.files.sort import in_time_order
 from streams.kafka.clients import Topics, admin, dead_of, make_consumer, make_producer
 from streams.kafka.dead_letter import DeadLetter, read_letter
 from streams.kafka.topics import create_topics
@@ -46,7 +46,7 @@ GOOD = Behavior(user_id="ann", item_id="film", action="rate", at=1_700_000_000.0
 
 def behaviors_of(path: Path) -> list[Behavior]:
     """A log's behaviours in the order in which the embedded replay reads them."""
-    _, rows = in_order(BehaviorLog(path, {}))
+    _, rows = in_time_order(BehaviorLog(path, {}))
     return [behavior for chunk in rows for behavior in chunk.behaviors()]
 
 

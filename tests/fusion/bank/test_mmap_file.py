@@ -20,7 +20,7 @@ from fusion.tables import bank_vectors
 from interest.errors import ArtifactError
 from interest.store.sql import insert_new, writing
 from streams.store.engine import open_store
-from tests.fusion.bank.test_vectors import TEXTS, held
+from tests.support.bank_world import TEXTS, held
 
 
 @pytest.fixture(scope="module")

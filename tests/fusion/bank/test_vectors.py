@@ -20,10 +20,9 @@ from sqlalchemy import Engine, delete, func, select, update
 
 from fusion.bank import vectors as bank
 from fusion.bank.texts import collect, span_texts, store_texts
-from fusion.bank.vectors import LEASE_S, Filled, fill, read_vectors
+from fusion.bank.vectors import LEASE_S, Filled, fill
 from fusion.bank.watermarks import Span, read_page, take, write_marks
 from fusion.encoders.behavior_text import Template, behavior_text
-from fusion.encoders.recipe import Recipe
 from fusion.encoders.sentence import Precision
 from fusion.encoders.split_llm import Low, open_low, recipe_of
 from fusion.tables import bank_vectors, banks
@@ -31,6 +30,7 @@ from interest.store.sql import insert_new, item_row
 from interest.store.tables import behaviors, items
 from interest.types import Item
 from streams.store.engine import open_store
+from tests.support.bank_world import TEXTS, Counting, held
 from tests.support.ctr_world import fill as fill_store
 from tests.support.ctr_world import random_rows
 from tests.support.tiny_llm import save_llm, save_tokenizer
@@ -41,29 +41,6 @@ PLAIN = Template()
 @pytest.fixture(scope="module")
 def low(llm: Path) -> Low:
     return open_low(llm, recipe_of(llm, 2))
-
-
-class Counting:
-    """The low layers, with what they were asked for; `before` is called before each batch."""
-
-    def __init__(self, low: Low, before: Callable[[], None] = lambda: None) -> None:
-        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
-        self._low, self._before = low, before
-        self.seen: list[str] = []
-
-    def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
-        self._before()
-        self.seen += texts
-        return self._low(texts, advance)
-
-
-TEXTS = [f"rated {n % 5}: Film {n}" for n in range(30)]
-
-
-def held(engine: Engine, recipe: Recipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    with engine.connect() as connection:
-        found = read_vectors(connection, recipe.id, recipe.keys(texts))
-    return {text: found[key] for text, key in zip(texts, recipe.keys(texts), strict=True) if key in found}
 
 
 def counted(engine: Engine) -> tuple[int, int]:
@@ -171,7 +148,7 @@ torch.set_num_threads(1)
 from fusion.bank.vectors import fill
 from fusion.encoders.split_llm import open_low, recipe_of
 from streams.store.engine import open_store
-from tests.fusion.bank.test_vectors import Counting, TEXTS
+from tests.support.bank_world import TEXTS, Counting
 folder, calls = Path(sys.argv[2]), []
 def kill_at_the_third():
     calls.append(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import subprocess
 import sys
@@ -20,21 +19,7 @@ from fusion.interests.pooled_rows import View, pooled_id, users_behind
 from fusion.tables import representations, vectors
 from interest.store.sql import insert_new, writing
 from interest.store.tables import interests
-
-
-class Hashed:
-    """A text encoder without a meaning: four numbers from the text's hash. It remembers what it was asked."""
-
-    id = "hashed"
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        self.seen += texts
-        rows = [[byte - 128 for byte in hashlib.sha256(text.encode()).digest()[:4]] for text in texts]
-        numbers = np.array(rows, dtype=np.float32).reshape(len(texts), 4) + 0.5
-        return numbers / np.linalg.norm(numbers, axis=1, keepdims=True)
+from tests.support.hashed_encoder import HashedEncoder
 
 
 class Killed(BaseException):
@@ -79,7 +64,7 @@ EVERY = [interest(user, index) for user in ("ann", "bob") for index in range(5)]
 
 def test_every_interest_gets_vectors_and_every_partition_a_representation(store):
     write(store, *EVERY)
-    encoder = Hashed()
+    encoder = HashedEncoder()
     done: list[int] = []
     assert waiting(store, encoder.id) == 10
     fused = fuse(store, encoder, advance=done.append)
@@ -102,8 +87,8 @@ def test_every_interest_gets_vectors_and_every_partition_a_representation(store)
 
 def test_a_second_run_does_nothing(store):
     write(store, *EVERY)
-    fuse(store, Hashed())
-    before, encoder = dump(store), Hashed()
+    fuse(store, HashedEncoder())
+    before, encoder = dump(store), HashedEncoder()
     fused = fuse(store, encoder)
     assert (fused.encoded, fused.pooled, encoder.seen) == (0, 0, [])
     assert dump(store) == before
@@ -112,20 +97,20 @@ def test_a_second_run_does_nothing(store):
 @pytest.mark.parametrize("order", [range(10), range(9, -1, -1), [3, 9, 0, 5, 1, 7, 2, 8, 4, 6]])
 def test_one_by_one_in_any_order_ends_as_all_at_once(store, order, monkeypatch):
     write(store, *EVERY)
-    fuse(store, Hashed())
+    fuse(store, HashedEncoder())
     whole = dump(store)
     with writing(store) as connection:
         for table in (interests, vectors, representations):
             connection.execute(delete(table))
     for number in order:
         write(store, EVERY[number])
-        fuse(store, Hashed())
+        fuse(store, HashedEncoder())
     assert dump(store) == whole
 
 
 def test_whoever_lacks_a_pool_is_found_without_reading_the_vectors(store):
     write(store, *EVERY, interest("cat", 0, "v2"))
-    fuse(store, Hashed())
+    fuse(store, HashedEncoder())
     whole, view = dump(store), View("hashed", "v1")
     with writing(store) as connection:
         assert users_behind(connection, view, pooled_id("hashed", "v1")) == []
@@ -139,7 +124,7 @@ def test_whoever_lacks_a_pool_is_found_without_reading_the_vectors(store):
 def test_a_text_replaced_while_it_was_encoded_gets_no_vectors_of_the_old_one(store):
     write(store, interest("ann", 0), interest("bob", 0))
 
-    class Slow(Hashed):
+    class Slow(HashedEncoder):
         def __call__(self, texts: list[str]) -> np.ndarray:
             if not self.seen:
                 with writing(store) as connection:
@@ -148,17 +133,17 @@ def test_a_text_replaced_while_it_was_encoded_gets_no_vectors_of_the_old_one(sto
 
     assert fuse(store, Slow()).pooled == 1
     assert {row[0] for rows in dump(store).values() for row in rows} == {"bob"}
-    second = Hashed()
+    second = HashedEncoder()
     assert fuse(store, second).encoded == 1
     assert second.seen == ["New."]
 
 
 def test_a_new_partition_adds_rows_and_changes_none(store):
     write(store, *EVERY)
-    fuse(store, Hashed())
+    fuse(store, HashedEncoder())
     before = dump(store)
     write(store, interest("ann", 5))
-    encoder = Hashed()
+    encoder = HashedEncoder()
     fused = fuse(store, encoder)
     assert (fused.encoded, fused.pooled) == (1, 1)
     assert encoder.seen == ["ann likes 5", "ann moved to 5"]
@@ -170,7 +155,7 @@ def test_a_new_partition_adds_rows_and_changes_none(store):
 @pytest.mark.parametrize("lives", range(5))
 def test_stopped_in_any_chunk_and_run_again(store, monkeypatch, lives):
     write(store, *EVERY)
-    fuse(store, Hashed())
+    fuse(store, HashedEncoder())
     whole = dump(store)
     with writing(store) as connection:
         for table in (vectors, representations):
@@ -178,7 +163,7 @@ def test_stopped_in_any_chunk_and_run_again(store, monkeypatch, lives):
     monkeypatch.setattr(fusing, "CHUNK", 2)
     monkeypatch.setattr(fusing, "USERS", 1)
 
-    class Mortal(Hashed):
+    class Mortal(HashedEncoder):
         calls = 0
 
         def __call__(self, texts: list[str]) -> np.ndarray:
@@ -189,7 +174,7 @@ def test_stopped_in_any_chunk_and_run_again(store, monkeypatch, lives):
 
     with pytest.raises(Killed):
         fuse(store, Mortal())
-    second = Hashed()
+    second = HashedEncoder()
     assert fuse(store, second).encoded == 10 - 2 * lives
     assert dump(store) == whole
 
@@ -197,11 +182,11 @@ def test_stopped_in_any_chunk_and_run_again(store, monkeypatch, lives):
 CHILD = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
-from tests.fusion.interests.test_backfill import Hashed
+from tests.support.hashed_encoder import HashedEncoder
 from fusion.interests import backfill as fusing
 from streams.store.engine import open_store
 fusing.CHUNK = 2
-class Mortal(Hashed):
+class Mortal(HashedEncoder):
     calls = 0
     def __call__(self, texts):
         self.calls += 1
@@ -218,7 +203,7 @@ def test_killed_for_good_and_run_again(store):
     child = subprocess.run([sys.executable, "-c", CHILD, url, here], check=False)
     assert child.returncode == -signal.SIGKILL
     assert waiting(store, "hashed") == 6
-    second = Hashed()
+    second = HashedEncoder()
     fused = fuse(store, second)
     assert (fused.encoded, fused.pooled) == (6, 6)  # vectors and pools of a chunk are one transaction
     assert not set(second.seen) & {f"ann likes {index}" for index in range(4)}
@@ -226,9 +211,9 @@ def test_killed_for_good_and_run_again(store):
 
 def test_a_partition_without_an_interest_counts_as_time_only(store):
     write(store, interest("ann", 0), interest("ann", 3, summary=""), interest("ann", 4))
-    fused = fuse(store, Hashed(), half_life=1.0)
+    fused = fuse(store, HashedEncoder(), half_life=1.0)
     assert (fused.encoded, fused.pooled) == (2, 2)
-    first, second = Hashed()(["ann likes 0"]), Hashed()(["ann likes 4", "ann moved to 4"]).mean(axis=0)
+    first, second = HashedEncoder()(["ann likes 0"]), HashedEncoder()(["ann likes 4", "ann moved to 4"]).mean(axis=0)
     total = second + first[0] / 2**4
     with store.connect() as connection:
         query = select(representations.c.vector).order_by(representations.c.index)
@@ -239,8 +224,8 @@ def test_a_partition_without_an_interest_counts_as_time_only(store):
 def test_versions_of_the_prompt_stay_apart(store):
     write(store, *EVERY, interest("ann", 0, "v2"))
     assert waiting(store, "hashed", "v2") == 1
-    assert fuse(store, Hashed(), "v2").artifacts == ("pooled:hashed:v2",)
-    fused = fuse(store, Hashed(), half_life=2)
+    assert fuse(store, HashedEncoder(), "v2").artifacts == ("pooled:hashed:v2",)
+    fused = fuse(store, HashedEncoder(), half_life=2)
     assert fused.artifacts == ("pooled:hashed:v1:half-life=2", "pooled:hashed:v2:half-life=2")
     assert pooled_id("hashed", "v1") == "pooled:hashed:v1"
     with store.connect() as connection:
@@ -249,7 +234,7 @@ def test_versions_of_the_prompt_stay_apart(store):
 
 def test_equal_texts_are_encoded_once(store):
     write(store, *(interest(f"u{number}", 0, summary="Likes drama.") for number in range(20)))
-    encoder = Hashed()
+    encoder = HashedEncoder()
     fused = fuse(store, encoder)
     assert (fused.encoded, fused.texts, encoder.seen) == (20, 1, ["Likes drama."])
 
@@ -257,7 +242,7 @@ def test_equal_texts_are_encoded_once(store):
 def test_a_user_forgotten_meanwhile_stays_forgotten(store):
     write(store, *EVERY)
 
-    class Slow(Hashed):
+    class Slow(HashedEncoder):
         def __call__(self, texts: list[str]) -> np.ndarray:
             with writing(store) as connection:
                 connection.execute(delete(interests).where(interests.c.user_id == "ann"))

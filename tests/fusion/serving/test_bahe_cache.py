@@ -16,7 +16,7 @@ from fusion.serving.score import Pair, Scorer
 from fusion.training.artifact import Artifact, load_artifact
 from fusion.training.bahe import begin_with_llm, newest
 from fusion.training.experiment import run
-from tests.fusion.models.bahe.test_model import QUICK, THREE, config_of, ready
+from tests.support.bahe_world import QUICK, THREE, config_of, ready
 from tests.support.ctr_world import DAY, RULE, fill, random_rows
 
 CLOSE = 1e-5  # float32 sums in another order

@@ -28,7 +28,7 @@ from interest.errors import ArtifactError, InputError
 from interest.store.sql import insert_new, item_row
 from interest.store.tables import behaviors, items
 from interest.types import Item
-from tests.fusion.models.bahe.test_model import FORMS, LOG, QUICK, THREE, config_of, quiet, ready
+from tests.support.bahe_world import FORMS, LOG, QUICK, THREE, config_of, quiet, ready
 from tests.support.ctr_world import DAY, RULE, fill, random_rows
 from tests.support.tiny_llm import save_llm
 

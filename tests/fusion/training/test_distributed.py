@@ -16,14 +16,15 @@ import pytest
 import torch
 from sqlalchemy import Engine, delete
 
-from fusion.features.dataset import DatasetConfig, read_labelled
+from fusion.features.dataset import read_labelled
 from fusion.models.srp4ctr.masking import Sequences, draw
 from fusion.tables import vectors
 from fusion.training.artifact import load_artifact
 from fusion.training.distributed import choose_device
 from fusion.training.pretrained import data_of, load_pretrained
 from interest.errors import InputError
-from tests.support.ctr_world import RULE, fill, random_rows
+from tests.support.ctr_world import fill, random_rows
+from tests.support.small_models import DATA
 
 KNOWN = ("u3", "u4")  # the only ones with interests
 
@@ -31,13 +32,13 @@ PRETRAIN = """
 import json, sys
 from pathlib import Path
 import torch
-from fusion.dataset import read_labelled
+from fusion.features.dataset import read_labelled
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.training.distributed import processes
 from fusion.training.pretrain import PretrainConfig
 from fusion.training.pretrained import run
 from streams.store.engine import open_store
-from tests.fusion.training.test_distributed import DATA
+from tests.support.small_models import DATA
 torch.set_num_threads(1)
 torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the shares apart
 torch.nn.Dropout.forward = lambda self, x: x  # each process draws its own
@@ -61,8 +62,7 @@ from fusion.features.dataset import read_dataset
 from fusion.training.experiment import run
 from fusion.training.distributed import processes
 from streams.store.engine import open_store
-from tests.fusion.training.test_distributed import DATA
-from tests.fusion.training.test_srp4ctr import QUICK, SMALL
+from tests.support.small_models import DATA, QUICK, SRP4CTR
 torch.set_num_threads(1)
 torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the shares apart
 torch.nn.Dropout.forward = lambda self, x: x  # each process draws its own
@@ -71,13 +71,12 @@ with open_store(sys.argv[1]).connect() as connection:
 with processes(torch.device("cpu")) as together:
     epochs = []
     measured = run(
-        data, msgspec.structs.replace(SMALL, interest=True), msgspec.structs.replace(QUICK, unknown=0.0),
+        data, msgspec.structs.replace(SRP4CTR, interest=True), msgspec.structs.replace(QUICK, unknown=0.0),
         split="global", folder=Path(sys.argv[2]), report=epochs.append, together=together,
     )
     if together.first:
         print(json.dumps([*([e.loss, e.auc] for e in epochs), [measured["test"]["log_loss"], measured["test"]["auc"]]]))
 """
-DATA = DatasetConfig(label=RULE, history=10)
 
 
 def torchrun(count: int, *arguments: object) -> str:

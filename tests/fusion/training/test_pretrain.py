@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 from torch.nn import functional as F
 
-from fusion.features.dataset import DatasetConfig, Labelled, read_labelled
+from fusion.features.dataset import Labelled, read_labelled
 from fusion.features.labels import LabelRule
 from fusion.features.spec import FIRST
 from fusion.features.splits import TRAIN, VALID
@@ -29,11 +29,8 @@ from fusion.training.checkpoint import NAME as CHECKPOINT
 from fusion.training.pretrain import TOP, PretrainConfig, Pretraining, pretrain
 from fusion.training.pretrained import adopt, check, data_of, load_pretrained, run
 from interest.errors import ArtifactError, InputError
-from tests.support.ctr_world import RULE, fill, random_rows
-
-SMALL = FgBertConfig(positions=12, width=16)
-QUICK = PretrainConfig(epochs=3, batch_size=8)
-DATA = DatasetConfig(label=RULE, history=10)
+from tests.support.ctr_world import fill, random_rows
+from tests.support.small_models import DATA, FGBERT, PRETRAINING
 
 
 @pytest.fixture
@@ -45,16 +42,16 @@ def read(store: Engine) -> Labelled:
 
 def masked(read: Labelled, shares: tuple[float, float] = (0.3, 0.3)) -> tuple[Pretraining, Masked]:
     torch.manual_seed(1)
-    model = Pretraining(read.spec, SMALL).eval()
+    model = Pretraining(read.spec, FGBERT).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     data = data_of(read)
-    sequences = Sequences(data.spec, data.log, np.flatnonzero(data.train), data.table, SMALL.positions)
+    sequences = Sequences(data.spec, data.log, np.flatnonzero(data.train), data.table, FGBERT.positions)
     windows = sequences.cut(np.zeros(len(read.log.users), np.int64))
     rng = np.random.default_rng(5)
     masks = draw(len(sequences.row), shares, rng)
-    offsets = np.array([SMALL.positions - len(window) for window in windows])
+    offsets = np.array([FGBERT.positions - len(window) for window in windows])
     return model, sequences.gather(windows, masks, offsets, None, np.empty(0))
 
 
@@ -79,7 +76,7 @@ def test_both_sets_reach_the_batches_that_are_learnt_and_measured(
 
     monkeypatch.setattr(Pretraining, "losses", noted)
     config = PretrainConfig(epochs=12, batch_size=64, item_masks=0.2, behavior_masks=0.4)
-    pretrain(Pretraining(read.spec, SMALL), data_of(read), config)
+    pretrain(Pretraining(read.spec, FGBERT), data_of(read), config)
     learnt, measured = (np.concatenate(seen[training], axis=1) for training in (True, False))
     assert learnt.shape[1] > 5_000
     assert learnt.mean(axis=1) == pytest.approx([0.2, 0.4], abs=0.03)
@@ -136,8 +133,8 @@ def test_only_training_events_are_ever_seen_in_training(read: Labelled) -> None:
     weights = []
     for own in (data, dataclasses.replace(data, log=log)):
         torch.manual_seed(0)
-        model = Pretraining(read.spec, SMALL)
-        pretrain(model, own, QUICK)
+        model = Pretraining(read.spec, FGBERT)
+        pretrain(model, own, PRETRAINING)
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert (read.part == VALID).any()
@@ -175,10 +172,10 @@ def test_losses_and_items_are_the_same_in_parts(read: Labelled, monkeypatch: pyt
 
 
 def test_where_nothing_is_masked_nothing_is_measured_and_the_run_can_be_resumed(read: Labelled, tmp_path: Path) -> None:
-    config = msgspec.structs.replace(QUICK, item_masks=0.0, epochs=1)
+    config = msgspec.structs.replace(PRETRAINING, item_masks=0.0, epochs=1)
     for more in (0, 1):  # the second goes on from the first's checkpoint
         torch.manual_seed(0)
-        model, own = Pretraining(read.spec, SMALL), msgspec.structs.replace(config, epochs=1 + more)
+        model, own = Pretraining(read.spec, FGBERT), msgspec.structs.replace(config, epochs=1 + more)
         epochs = pretrain(model, data_of(read), own, folder=tmp_path, fingerprint="one")
     assert [(epoch.valid_loss, epoch.valid_item_loss, epoch.hit_rate) for epoch in epochs] == [(None,) * 3] * 2
 
@@ -214,7 +211,7 @@ def test_an_epoch_whose_cuts_leave_no_window_is_cut_again(store: Engine) -> None
     with store.connect() as connection:
         read = read_labelled(connection, DATA, samples=False)
     model = Pretraining(read.spec, FgBertConfig(positions=2, width=16))
-    assert len(pretrain(model, data_of(read), msgspec.structs.replace(QUICK, epochs=8))) == 8
+    assert len(pretrain(model, data_of(read), msgspec.structs.replace(PRETRAINING, epochs=8))) == 8
 
 
 def test_a_log_without_two_behaviours_of_one_user_teaches_nothing(store: Engine) -> None:
@@ -233,7 +230,7 @@ def test_a_log_without_two_behaviours_of_one_user_teaches_nothing(store: Engine)
         with pytest.raises(InputError, match="the only action is rate; use the value"):
             read_labelled(connection, dataclasses.replace(DATA, label=LabelRule.parse("action=rate")), samples=False)
     with pytest.raises(InputError, match="no window has 2 behaviours"):
-        pretrain(Pretraining(read.spec, FgBertConfig(positions=1, width=16)), data_of(read), QUICK)
+        pretrain(Pretraining(read.spec, FgBertConfig(positions=1, width=16)), data_of(read), PRETRAINING)
 
 
 def test_the_rate_rises_in_a_line_and_falls_as_a_polynomial() -> None:
@@ -252,10 +249,10 @@ def test_a_run_is_not_continued_on_other_data(read: Labelled, tmp_path: Path) ->
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(read, SMALL, QUICK, split="global", folder=tmp_path, advance=fails)
+        run(read, FGBERT, PRETRAINING, split="global", folder=tmp_path, advance=fails)
     log = dataclasses.replace(read.log, value=read.log.value + np.float32(0.25))
     with pytest.raises(ArtifactError, match="other data or settings"):
-        run(dataclasses.replace(read, log=log), SMALL, QUICK, split="global", folder=tmp_path)
+        run(dataclasses.replace(read, log=log), FGBERT, PRETRAINING, split="global", folder=tmp_path)
 
 
 def test_the_sampled_softmax_estimates_the_full_one(read: Labelled) -> None:
@@ -275,7 +272,7 @@ def test_the_sampled_softmax_estimates_the_full_one(read: Labelled) -> None:
 
 def test_a_large_catalogue_is_sampled_and_learns(read: Labelled) -> None:
     torch.manual_seed(0)
-    model = Pretraining(read.spec, SMALL)
+    model = Pretraining(read.spec, FGBERT)
     config = PretrainConfig(epochs=15, batch_size=8, lr=5e-3, full_softmax=10, negatives=20)
     epochs = pretrain(model, data_of(read), config)
     assert epochs[-1].valid_item_loss < epochs[0].valid_item_loss
@@ -287,7 +284,7 @@ from pathlib import Path
 from fusion.features.dataset import read_labelled
 from fusion.training.pretrained import run
 from streams.store.engine import open_store
-from tests.fusion.training.test_pretrain import DATA, QUICK, SMALL
+from tests.support.small_models import DATA, FGBERT, PRETRAINING
 done = 0
 def advance(count):
     global done
@@ -296,7 +293,7 @@ def advance(count):
         os.kill(os.getpid(), signal.SIGKILL)
 with open_store(sys.argv[1]).connect() as connection:
     read = read_labelled(connection, DATA)
-run(read, SMALL, QUICK, split="global", folder=Path(sys.argv[2]), advance=advance)
+run(read, FGBERT, PRETRAINING, split="global", folder=Path(sys.argv[2]), advance=advance)
 """
 
 
@@ -314,7 +311,7 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, r
     with pytest.raises(ArtifactError, match="no complete pre-training"):
         load_pretrained(tmp_path / "killed")
     for name in ("killed", "straight"):
-        run(read, SMALL, QUICK, split="global", folder=tmp_path / name)
+        run(read, FGBERT, PRETRAINING, split="global", folder=tmp_path / name)
     left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "straight"))
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert load_pretrained(tmp_path / "killed").id == load_pretrained(tmp_path / "straight").id
@@ -325,11 +322,11 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, r
 
 def test_a_stranger_starts_as_the_mean_of_what_is_known(read: Labelled, tmp_path: Path) -> None:
     """Where training had none: its row is random else. What was trained, or is no unknown row, stays as it was."""
-    torch.manual_seed(QUICK.seed)
-    model = Pretraining(read.spec, SMALL)
-    pretrain(model, data_of(read), QUICK)
+    torch.manual_seed(PRETRAINING.seed)
+    model = Pretraining(read.spec, FGBERT)
+    pretrain(model, data_of(read), PRETRAINING)
     plain = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    run(read, SMALL, QUICK, split="global", folder=tmp_path)
+    run(read, FGBERT, PRETRAINING, split="global", folder=tmp_path)
     weights = load_pretrained(tmp_path).weights
     assert read.spec.actions.texts == ("rate",)
     changed = ["item", "category", "behavior.0", "behavior.1", "behavior.2"]  # action, value, label
@@ -349,7 +346,7 @@ def test_a_stranger_starts_as_the_mean_of_what_is_known(read: Labelled, tmp_path
         actions=msgspec.structs.replace(old.actions, texts=("buy", "rate")),
         categories=msgspec.structs.replace(old.categories, texts=(*old.categories.texts, "Western")),
     )
-    encoder = Pretraining(grown, SMALL).encoder
+    encoder = Pretraining(grown, FGBERT).encoder
     adopt(encoder, grown, load_pretrained(tmp_path))
     assert torch.equal(encoder.item.weight[2], weights["item.weight"][1])
     assert torch.equal(encoder.behavior[0].weight[2], weights["behavior.0.weight"][1])
@@ -357,7 +354,7 @@ def test_a_stranger_starts_as_the_mean_of_what_is_known(read: Labelled, tmp_path
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Path) -> None:
-    run(read, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    run(read, FGBERT, msgspec.structs.replace(PRETRAINING, epochs=1), split="global", folder=tmp_path)
     held = load_pretrained(tmp_path)
     until = float(read.log.at[read.part == TRAIN].max())
     check(held, read.spec, split="global", until=until)
@@ -375,7 +372,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Pa
 
 
 def test_a_broken_pre_training_is_an_error_that_names_the_file(read: Labelled, tmp_path: Path) -> None:
-    run(read, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    run(read, FGBERT, msgspec.structs.replace(PRETRAINING, epochs=1), split="global", folder=tmp_path)
     for name in ("config.json", "model.safetensors", "spec.json"):
         own = (tmp_path / name).read_bytes()
         for broken in (own[:-40], own[:5], b"", b"\xff" * 200, b"[1]", b"{}"):

@@ -13,8 +13,7 @@ from sqlalchemy import Engine, update
 from fusion.features.collate import Chosen
 from fusion.features.dataset import DatasetConfig, read_dataset, read_labelled
 from fusion.features.spec import FIRST
-from fusion.models.srp4ctr.fgbert import FgBertConfig
-from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig, forms
+from fusion.models.srp4ctr.model import Srp4Ctr, forms
 from fusion.serving.score import Scorer
 from fusion.training import metrics
 from fusion.training.artifact import artifact_id, load_artifact
@@ -27,11 +26,7 @@ from fusion.training.train import TrainConfig, predict, train
 from interest.store.sql import insert_new
 from interest.store.tables import behaviors, items
 from tests.support.ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
-
-ENCODER = FgBertConfig(positions=14, width=16, dropout=0.0)
-SMALL = Srp4CtrConfig(encoder=ENCODER, together=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, value_task=0.5)
-QUICK = TrainConfig(epochs=3, batch_size=128, patience=9)
-DATA = DatasetConfig(label=RULE, history=10)
+from tests.support.small_models import DATA, ENCODER, QUICK, SRP4CTR
 
 
 @pytest.mark.parametrize("form", ["full", "no-cross", "no-querying", "mp"])
@@ -51,7 +46,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_the_uninterrupted_one(store: Eng
     fill(store, random_rows(4))
     with store.connect() as connection:
         data = read_dataset(connection, DATA)
-    own = msgspec.structs.replace(SMALL, dropout=0.3)
+    own = msgspec.structs.replace(SRP4CTR, dropout=0.3)
 
     class StopError(Exception):
         pass
@@ -83,7 +78,7 @@ def test_the_second_task_is_taught_the_users_own_value_and_never_reads_it(store:
         given - FIRST, np.searchsorted(data.spec.value_edges, data.log.value[data.rows], side="right")
     )
     torch.manual_seed(0)
-    model = Srp4Ctr(data.spec, msgspec.structs.replace(SMALL, value_task=0.5)).eval()
+    model = Srp4Ctr(data.spec, msgspec.structs.replace(SRP4CTR, value_task=0.5)).eval()
     chosen = Chosen(np.arange(40), np.ones(40, np.int64))
 
     def learnt(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +118,7 @@ def test_pretrained_weights_are_taken_over_and_may_be_frozen_or_slowed(
     assert encoder_for(held, data, split="global", positions=14) == ENCODER
     moved = {}
     for rate in (0.0, 0.1, 1.0):
-        model = Srp4Ctr(data.spec, SMALL)
+        model = Srp4Ctr(data.spec, SRP4CTR)
         take_over(model, data.spec, held)
         for name, weight in model.encoder.state_dict().items():
             assert torch.equal(weight, held.weights[name])
@@ -144,7 +139,7 @@ def test_longer_histories_than_in_pre_training_begin_as_its_oldest_position(stor
         data = read_dataset(connection, DATA)
     encoder = encoder_for(held, data, split="global", positions=20)
     assert encoder.positions == 20
-    model = Srp4Ctr(data.spec, msgspec.structs.replace(SMALL, encoder=encoder))
+    model = Srp4Ctr(data.spec, msgspec.structs.replace(SRP4CTR, encoder=encoder))
     take_over(model, data.spec, held)
     position, trained = model.encoder.position.weight, held.weights["position.weight"]
     assert torch.equal(position[-len(trained) :], trained)
@@ -160,7 +155,7 @@ def test_a_store_that_has_grown_takes_over_what_it_shares(pretrained: Path) -> N
         trained_items=old.trained_items + 1,
         item_columns=(*old.item_columns, msgspec.structs.replace(old.item_columns[0], name="studio")),
     )
-    model = Srp4Ctr(spec, SMALL)
+    model = Srp4Ctr(spec, SRP4CTR)
     adopt(model.encoder, spec, held)
     item = model.encoder.item.weight
     assert torch.equal(item[2], held.weights["item.weight"][1])  # the new one starts as unknown
@@ -175,7 +170,7 @@ def test_an_artifact_comes_back_and_keeps_user_states_until_the_user_acts(
     with store.connect() as connection:
         data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True))
     held = load_pretrained(pretrained)
-    config = msgspec.structs.replace(SMALL, interest=True, pretrained=held.id)
+    config = msgspec.structs.replace(SRP4CTR, interest=True, pretrained=held.id)
     run(data, config, QUICK, split="global", folder=tmp_path / "srp", prepare=lambda m: take_over(m, data.spec, held))
     loaded = load_artifact(tmp_path / "srp")
     assert loaded.config.kind == "srp4ctr"
@@ -207,7 +202,7 @@ def test_states_above_the_limit_are_dropped(store: Engine, tmp_path: Path) -> No
     fill(store, random_rows(6))
     with store.connect() as connection:
         data = read_dataset(connection, DATA)
-    run(data, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    run(data, SRP4CTR, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
     scorer = Scorer(load_artifact(tmp_path))
     assert scorer.states is not None
     scorer.states._limit = 2
@@ -222,7 +217,7 @@ def test_a_state_is_made_again_when_the_catalogue_or_what_happened_has_changed(s
     log = fill(store, random_rows(6))
     with store.connect() as connection:
         data = read_dataset(connection, DATA)
-    run(data, SMALL, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
+    run(data, SRP4CTR, msgspec.structs.replace(QUICK, epochs=1), split="global", folder=tmp_path)
     scorer, loaded = Scorer(load_artifact(tmp_path)), load_artifact(tmp_path)
     pairs = [(user, f"i{i}") for user in ("u1", "u2") for i in range(5)]
 

@@ -24,10 +24,7 @@ from fusion.training.experiment import fingerprint, run
 from fusion.training.train import TrainConfig, _memory, predict, summed_loss, train
 from interest.errors import ArtifactError, InputError
 from tests.support.ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
-
-SMALL = DinConfig(width=8, attention=8, hidden=(16,))
-QUICK = TrainConfig(epochs=3, batch_size=128, patience=9)
-DATA = DatasetConfig(label=RULE, history=10)
+from tests.support.small_models import DATA, DIN, QUICK
 
 
 def test_a_tiny_set_can_be_learnt_by_heart() -> None:
@@ -45,11 +42,11 @@ def test_the_same_seed_gives_the_same_weights_and_the_best_epoch_is_kept(store: 
     with store.connect() as connection:
         data = read_dataset(connection, DATA)
     for name in ("a", "b"):
-        run(data, SMALL, QUICK, split="global", folder=tmp_path / name)
+        run(data, DIN, QUICK, split="global", folder=tmp_path / name)
     left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert artifact_id(tmp_path / "a") == artifact_id(tmp_path / "b")
-    model = Din(data.spec, SMALL)
+    model = Din(data.spec, DIN)
     epochs = train(model, data.samples, data.labels, (data.of(0), data.of(1)), QUICK)
     kept = metrics.auc(data.labels[data.of(1)], predict(model, data.samples, data.of(1)))
     assert kept == max(epoch.auc for epoch in epochs)
@@ -98,7 +95,7 @@ from pathlib import Path
 from fusion.features.dataset import read_dataset
 from fusion.training.experiment import run
 from streams.store.engine import open_store
-from tests.fusion.training.test_train import DATA, QUICK, SMALL
+from tests.support.small_models import DATA, DIN, QUICK
 done = 0
 def advance(count):
     global done
@@ -107,7 +104,7 @@ def advance(count):
         os.kill(os.getpid(), signal.SIGKILL)
 with open_store(sys.argv[1]).connect() as connection:
     data = read_dataset(connection, DATA)
-run(data, SMALL, QUICK, split="global", folder=Path(sys.argv[2]), advance=advance)
+run(data, DIN, QUICK, split="global", folder=Path(sys.argv[2]), advance=advance)
 """
 
 
@@ -129,8 +126,8 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, t
     assert (tmp_path / "killed" / CHECKPOINT).exists()
     with pytest.raises(ArtifactError, match="no complete artifact"):
         load_artifact(tmp_path / "killed")
-    again = run(data, SMALL, QUICK, split="global", folder=tmp_path / "killed")
-    straight = run(data, SMALL, QUICK, split="global", folder=tmp_path / "straight")
+    again = run(data, DIN, QUICK, split="global", folder=tmp_path / "killed")
+    straight = run(data, DIN, QUICK, split="global", folder=tmp_path / "straight")
     assert artifact_id(tmp_path / "killed") == artifact_id(tmp_path / "straight")
     assert again["test"]["auc"] == straight["test"]["auc"]
     assert not (tmp_path / "killed" / CHECKPOINT).exists()
@@ -151,7 +148,7 @@ def test_the_best_epoch_is_kept_when_the_run_is_interrupted_after_it(
         told = iter(aucs)
         monkeypatch.setattr(metrics, "auc", lambda *_: next(told))
         torch.manual_seed(0)
-        model = Din(data.spec, SMALL)
+        model = Din(data.spec, DIN)
 
         def report(epoch: Epoch) -> None:
             if epoch.epoch == stop_after:
@@ -176,7 +173,7 @@ def test_a_checkpoint_of_another_run_is_refused(store: Engine, tmp_path: Path) -
     fill(store, random_rows(5))
     with store.connect() as connection:
         data = read_dataset(connection, DATA)
-    model, parts = Din(data.spec, SMALL), (data.of(0), data.of(1))
+    model, parts = Din(data.spec, DIN), (data.of(0), data.of(1))
     train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="one")
     with pytest.raises(ArtifactError, match="another --out"):
         train(model, data.samples, data.labels, parts, QUICK, folder=tmp_path, fingerprint="two")

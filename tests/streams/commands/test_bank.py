@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete, func, select
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from fusion.encoders.split_llm import Low, open_low
 from fusion.training import bahe as bahe_training
@@ -16,21 +16,11 @@ from fusion.training.artifact import load_artifact
 from interest.errors import ArtifactError, InputError, StoreError
 from interest.store.sql import insert_new
 from interest.store.tables import behaviors, items
-from streams.cli import app
 from streams.commands.stats import page
 from streams.store.stats import Stats, read_stats
+from tests.support.command_line import SMALL_BAHE, output_of, run
 from tests.support.ctr_world import fill, random_rows
 from tests.support.tiny_llm import save_llm
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output or result.exception
-    return result.output
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +41,7 @@ def counted(store: Engine) -> Stats:
 
 
 def test_a_bank_is_filled_counted_and_cleared(store: Engine, url: str, llm: Path) -> None:
-    text = said("bank", "fill", "--store", url, "--llm", llm, "--cut", 1)
+    text = output_of("bank", "fill", "--store", url, "--llm", llm, "--cut", 1)
     (bank,) = counted(store).banks
     assert (bank.llm.split("@")[0], bank.cut, bank.pooling) == ("tiny", 1, "mean")
     assert bank.vectors == bank.asked > 100
@@ -59,9 +49,9 @@ def test_a_bank_is_filled_counted_and_cleared(store: Engine, url: str, llm: Path
     assert (bank.hit_rate, f"bank {bank.id} holds {bank.vectors:,} vectors" in text) == (0.0, True)
     assert bank.repeat_rate is not None
     assert f"450 behaviours are {round(450 * (1 - bank.repeat_rate))} texts" in text
-    text = said("bank", "fill", "--store", url, "--llm", llm, "--cut", 1)
+    text = output_of("bank", "fill", "--store", url, "--llm", llm, "--cut", 1)
     assert text.startswith("0 of") or "\n0 of" in text
-    said("bank", "fill", "--store", url, "--llm", llm, "--cut", 3, "--pooling", "last")
+    output_of("bank", "fill", "--store", url, "--llm", llm, "--cut", 3, "--pooling", "last")
     stats = counted(store)
     assert sorted((own.cut, own.hit_rate) for own in stats.banks) == [(1, 0.5), (3, 0.0)]
     lines = "\n".join(page(stats))
@@ -70,7 +60,7 @@ def test_a_bank_is_filled_counted_and_cleared(store: Engine, url: str, llm: Path
     with store.begin() as connection:
         connection.execute(delete(behaviors).where(behaviors.c.item_id == "i1"))
         connection.execute(delete(items).where(items.c.item_id == "i1"))
-    text = said("bank", "gc", "--store", url, "--keep", bank.id)
+    text = output_of("bank", "gc", "--store", url, "--keep", bank.id)
     assert f"{bank.vectors:,} vectors removed and the bank with them" in text
     (left,) = counted(store).banks
     assert left.id == bank.id
@@ -81,20 +71,17 @@ def test_a_bank_is_filled_counted_and_cleared(store: Engine, url: str, llm: Path
 def test_templates_come_from_the_settings(store: Engine, url: str, llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERESTREAM_BANK_LLM", str(llm))
     monkeypatch.setenv("INTERESTREAM_BANK_CUT", "1")
-    said("bank", "fill", "--store", url)
+    output_of("bank", "fill", "--store", url)
     monkeypatch.setenv("INTERESTREAM_BANK_BEHAVIOR", "{title} {value}")
-    text = said("bank", "fill", "--store", url)
+    text = output_of("bank", "fill", "--store", url)
     assert not text.startswith("0 of")
     assert [bank.cut for bank in counted(store).banks] == [1, 1]
     monkeypatch.setenv("INTERESTREAM_BANK_BEHAVIOR", "{author}")
     assert "{author}" in str(run("bank", "fill", "--store", url).exception)
 
 
-SIZES = ("--history", 6, "--epochs", 1, "--batch-size", 64)
-
-
 def train(url: str, llm: Path, out: Path, *more: object) -> Result:
-    return run("train", "bahe", "--store", url, "--llm", llm, "--out", out, *SIZES, *more)
+    return run("train", "bahe", "--store", url, "--llm", llm, "--out", out, *SMALL_BAHE, *more)
 
 
 def test_from_the_log_to_scores_and_the_next_day(store: Engine, url: str, llm: Path, tmp_path: Path) -> None:
@@ -171,5 +158,5 @@ def test_training_fills_the_bank_where_it_is_told_to(
 def test_an_empty_store_has_no_bank(store: Engine, llm: Path) -> None:
     url = store.url.render_as_string(hide_password=False)
     assert "interestream replay" in str(run("bank", "fill", "--store", url, "--llm", llm).exception)
-    assert "there is no bank" in said("bank", "gc", "--store", url)
+    assert "there is no bank" in output_of("bank", "gc", "--store", url)
     assert counted(store).banks == []

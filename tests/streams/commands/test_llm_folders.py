@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from fusion.training.artifact import load_artifact
 from interest.errors import ArtifactError, InputError
-from tests.streams.commands.test_bank import SIZES, run, said
+from tests.support.command_line import SMALL_BAHE, output_of, run
 from tests.support.ctr_world import fill, random_rows
 from tests.support.tiny_llm import save_llm
 
@@ -26,12 +26,12 @@ def url(store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def trained(url: str, out: Path, llm: object) -> None:
-    said("train", "bahe", "--store", url, "--llm", llm, "--out", out, *SIZES, "--tune", "lora", "--cut", 2)
+    output_of("train", "bahe", "--store", url, "--llm", llm, "--out", out, *SMALL_BAHE, "--tune", "lora", "--cut", 2)
 
 
 def scored(url: str, artifact: Path, *more: object) -> list[float]:
     own = ("--store", url, "--user", "u1", "--items", "i1,i2", "--json")
-    lines = said("score", artifact, *own, *more).splitlines()
+    lines = output_of("score", artifact, *own, *more).splitlines()
     return [json.loads(line)["score"] for line in lines if line.startswith("{")]
 
 
@@ -114,7 +114,7 @@ def test_what_is_broken_in_an_llms_folder_is_told_in_a_sentence(url: str, tmp_pa
     assert "tokenizer.json" in files
     commands = {
         "fill": ("bank", "fill", "--store", url, "--llm", llm, "--cut", 1),
-        "train": ("train", "bahe", "--store", url, "--llm", llm, "--out", tmp_path / "x", *SIZES, "--cut", 1),
+        "train": ("train", "bahe", "--store", url, "--llm", llm, "--out", tmp_path / "x", *SMALL_BAHE, "--cut", 1),
         "score": ("score", tmp_path / "bahe", "--store", url, "--user", "u1", "--items", "i1"),
     }
     no_tokenizer = ("token*", lambda _: None, r"tiny has no tokenizer, no tokenizer\.json; fetch or copy")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from sqlalchemy import Engine
 from torch import nn
-from typer.testing import CliRunner, Result
 
 from fusion.models.bahe.model import Bahe
 from fusion.models.din import Din
@@ -21,7 +20,7 @@ from fusion.training.out_folder import KINDS as CLASSES
 from fusion.training.out_folder import check_out
 from fusion.training.pretrain import Pretraining
 from interest.errors import InputError
-from streams.cli import app
+from tests.support.command_line import run
 from tests.support.ctr_world import fill, random_rows
 
 JOBS = {
@@ -31,10 +30,6 @@ JOBS = {
     "fgbert": ("pretrain", "fgbert"),
 }
 NAMES = {"fgbert": "pre-trained encoder"} | {kind: f"{kind} artifact" for kind in KINDS}
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

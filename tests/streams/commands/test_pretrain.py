@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import Connection, Engine, update
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from fusion.serving.score import Scorer
 from fusion.training.artifact import load_artifact
@@ -17,12 +17,8 @@ from interest.errors import ArtifactError, InputError
 from interest.store.sql import insert_new, item_row
 from interest.store.tables import behaviors, items
 from interest.types import Item
-from streams.cli import app
+from tests.support.command_line import run
 from tests.support.ctr_world import Row, fill, random_rows
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, func, select
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from fusion.tables import representations
 from interest.errors import ArtifactError, InputError, StoreError
-from streams.cli import app
+from tests.support.command_line import run
 from tests.support.ctr_world import fill, random_rows
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def train(store: Engine, out: Path, *more: object) -> Result:

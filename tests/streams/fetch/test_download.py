@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from interest.errors import InputError
-from streams.fetch import download as fetching
 from streams.fetch.download import MANIFEST, fetch, is_whole
 from streams.fetch.hub import fetch_model
 from streams.fetch.sources import Source
-from streams.fetch.wheels import Wheel
-
-CONTENT = {"parcel/data/a.txt": b"alpha\n" * 1000, "parcel/data/deep/b.txt": b"beta\n"}
-
-
-def nothing(_: object) -> None:
-    pass
-
-
-def parcel(index: Path, content: dict[str, bytes] = CONTENT) -> Source:
-    """A source whose wheel is written to the folder `index`; the same content gives the same wheel."""
-    index.mkdir(exist_ok=True)
-    file = index / "parcel-1.0-py3-none-any.whl"
-    info = "parcel-1.0.dist-info/"
-    meta = {
-        info + "METADATA": b"Metadata-Version: 2.1\nName: parcel\nVersion: 1.0\n",
-        info + "WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        info + "RECORD": b"",
-    }
-    draft = index / f"draft-{os.getpid()}"
-    with zipfile.ZipFile(draft, "w") as archive:
-        for name, data in (content | meta).items():
-            archive.writestr(zipfile.ZipInfo(name), data)
-    draft.replace(file)
-    return Source(
-        name="parcel",
-        wheel=Wheel(
-            requirement="parcel==1.0",
-            filename=file.name,
-            sha256=fetching.sha256(file),
-            size=file.stat().st_size,
-            files={name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
-        ),
-        strip="parcel/data/",
-        note="free to use\n",
-        disk=1000,
-    )
+from tests.support.parcels import CONTENT, nothing, parcel
 
 
 @pytest.fixture
@@ -140,7 +101,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from tests.streams.fetch.test_download import parcel, nothing
+from tests.support.parcels import parcel, nothing
 from streams.fetch.download import fetch
 root, kill_at = Path(sys.argv[1]), int(sys.argv[2])
 lines = 0
@@ -199,7 +160,7 @@ def test_two_fetches_at_once_give_one_whole_folder(index, tmp_path):
 def test_a_model_hub_that_does_not_answer(tmp_path):
     pytest.importorskip("huggingface_hub")
     script = (
-        "import sys; from pathlib import Path; from streams.hub import fetch_model\n"
+        "import sys; from pathlib import Path; from streams.fetch.hub import fetch_model\n"
         "fetch_model('some/model', Path(sys.argv[1]) / 'm', say=print)"
     )
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1"}

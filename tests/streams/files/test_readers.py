@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from interest.errors import InputError
 from interest.types import Behavior
-from streams.files.rows import BehaviorLog, Rejected
-from streams.files.sort import in_order
+from streams.files.rows import BehaviorLog, RejectedRow
+from streams.files.sort import in_time_order
 
 AT = 881250949.0
 
 
-def read(path: Path, **told: str) -> tuple[list[Behavior], list[Rejected]]:
+def read(path: Path, **column_map: str) -> tuple[list[Behavior], list[RejectedRow]]:
     good, bad = [], []
-    for rows in BehaviorLog(path, told).chunks():
+    for rows in BehaviorLog(path, column_map).chunks():
         good.extend(rows.behaviors())
         bad.extend(rows.rejected)
     return good, bad
@@ -102,10 +102,10 @@ BAD = [
     (b"a,1,inf,881250949", "rating is inf"),
     (b"a,1,good,881250949", "rating is not a number: 'good'"),
     (b"a,1,4,", "time is empty"),
-    (b"a,1,4,nan", "no time between 1970 and tomorrow"),
-    (b"a,1,4,yesterday", "is no time: 'yesterday'"),
-    (b"a,1,4,-5", "no time between 1970 and tomorrow"),
-    (b"a,1,4,99999999999", "no time between 1970 and tomorrow"),
+    (b"a,1,4,nan", "not a time between 1970 and tomorrow"),
+    (b"a,1,4,yesterday", "is not a time: 'yesterday'"),
+    (b"a,1,4,-5", "not a time between 1970 and tomorrow"),
+    (b"a,1,4,99999999999", "not a time between 1970 and tomorrow"),
     (b"a\xff\xfe,1,4,881250949", "user is not UTF-8"),
     (b"a\0b,1,4,881250949", "user has a NUL character"),
     (b"a" * 1025 + b",1,4,881250949", "user has 1,025 bytes; 1,024 is the most"),
@@ -153,7 +153,7 @@ def test_a_quote_that_is_never_closed_costs_its_own_line_only(tmp_path: Path) ->
     assert [(one.line, one.reason) for one in bad] == [(9, "a quote is opened and not closed on this line")]
 
 
-def test_ids_that_are_no_ids_are_set_aside(tmp_path: Path) -> None:
+def test_values_that_cannot_be_ids_are_set_aside(tmp_path: Path) -> None:
     lines = [
         {"user_id": value, "item_id": 1, "ts": at}
         for value, at in [({"a": 1}, AT), ([1], AT), (True, AT), ("u", 10**400), ("u", AT)]
@@ -224,7 +224,7 @@ def test_order_is_by_time_then_by_line_whatever_the_runs(
     lines = [f"{'u' if good else ''},{number},{AT + at:.0f}" for number, (at, good) in enumerate(events)]
     path.write_text("\n".join(["user,item,time", *lines]) + "\n")
     log = BehaviorLog(path, {})
-    was_sorted, chunks = in_order(log, run=run, block=block)
+    was_sorted, chunks = in_time_order(log, run=run, block=block)
     found, rejected = [], 0
     for rows in chunks:
         found.extend((behavior.at, int(behavior.item_id)) for behavior in rows.behaviors())

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from interest.types import Behavior
 from streams.kafka.schemas import FIELDS, FOLDER, TOPICS, file_of, schema_of, text_of
-from tests.laws.test_wire import MADE
+from tests.support.values import VALUES
 
 WRONG: dict[str, list[dict[str, Any]]] = {
     "behaviors": [{"user_id": ""}, {"item_id": 3}, {"at": "noon"}, {"at": -1.0}, {"value": "five"}, {"action": None}],
@@ -26,7 +26,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_the_file_is_what_the_types_say(topic: str) -> None:
-    """Mend with: python -m streams.schemas"""
+    """Mend with: python -m streams.kafka.schemas"""
     assert file_of(topic).read_bytes() == text_of(topic)
 
 
@@ -48,7 +48,7 @@ def test_every_field_is_described(topic: str) -> None:
 @given(data=st.data())
 def test_every_message_is_valid(topic: str, data: st.DataObject) -> None:
     kind, _ = TOPICS[topic]
-    message = data.draw(MADE[kind])
+    message = data.draw(VALUES[kind])
     if isinstance(message, Behavior):
         message = msgspec.structs.replace(message, at=abs(message.at))  # ingest refuses times before 1970
     Draft202012Validator(schema_of(topic)).validate(msgspec.json.decode(msgspec.json.encode(message)))
@@ -59,7 +59,7 @@ def test_every_message_is_valid(topic: str, data: st.DataObject) -> None:
 def test_a_wrong_message_is_not(topic: str, data: st.DataObject) -> None:
     """Nor do the types take it: the schema refuses nothing that they take but times before 1970."""
     kind, _ = TOPICS[topic]
-    message = msgspec.json.decode(msgspec.json.encode(data.draw(MADE[kind])))
+    message = msgspec.json.decode(msgspec.json.encode(data.draw(VALUES[kind])))
     if kind is Behavior:
         message["at"] = abs(message["at"])
     validator, wrong = Draft202012Validator(schema_of(topic)), data.draw(st.sampled_from(WRONG[topic]))

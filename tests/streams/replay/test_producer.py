@@ -22,15 +22,15 @@ from interest.errors import InputError
 from interest.types import Behavior, Item, User
 from streams.cli import app
 from streams.files.rows import BehaviorLog
-from streams.files.sort import in_order
+from streams.files.sort import in_time_order
 from streams.kafka.clients import KafkaError, Topics
 from streams.kafka.errors import is_retriable
 from streams.kafka.partitioner import Partitioner
 from streams.kafka.topics import create_topics
-from streams.replay.checkpoint import Marks
+from streams.replay.checkpoint import ReplayCheckpoint
 from streams.replay.embedded import source_name
 from streams.replay.messages import HEADER, row_of
-from streams.replay.producer import Produced, Producing
+from streams.replay.producer import LogProducer, Produced
 from streams.replay.rate import Pacer, Rate, parse_rate
 from streams.settings.schema import KafkaSettings
 from tests.support.kafka_reading import Message, read_all
@@ -59,7 +59,7 @@ def write_log(path: Path, rows: int, *, users: int = 300, shuffled: bool = True)
 
 
 def produce(settings: KafkaSettings, path: Path, **options: Any) -> Produced:
-    return asyncio.run(Producing(settings=settings, log=BehaviorLog(path, {}), **options).run())
+    return asyncio.run(LogProducer(settings=settings, log=BehaviorLog(path, {}), **options).run())
 
 
 def command(settings: KafkaSettings, *arguments: object) -> tuple[list[str], dict[str, str]]:
@@ -79,7 +79,7 @@ def contents(settings: KafkaSettings) -> dict[int, list[Message]]:
 def expected(path: Path, partitions: int) -> dict[int, list[tuple[bytes, Behavior]]]:
     found: dict[int, list[tuple[bytes, Behavior]]] = defaultdict(list)
     partitioner = DefaultPartitioner()
-    for rows in in_order(BehaviorLog(path, {}))[1]:
+    for rows in in_time_order(BehaviorLog(path, {}))[1]:
         for behavior in rows.behaviors():
             key = behavior.user_id.encode()
             found[partitioner(key, list(range(partitions)), [])].append((key, behavior))
@@ -145,8 +145,8 @@ def test_killed_at_any_moment_and_run_again_each_partition_is_the_same(
 def count(settings: KafkaSettings) -> int:
     while True:
         try:
-            with Marks(settings, "only-asks") as marks:
-                return sum(marks.ends(marks.target(Topics(settings.prefix).behaviors)).values())
+            with ReplayCheckpoint(settings, "only-asks") as checkpoint:
+                return sum(checkpoint.ends(checkpoint.target(Topics(settings.prefix).behaviors)).values())
         except Exception as error:
             if not is_retriable(error):  # a busy broker may take longer than one question may
                 raise
@@ -158,9 +158,9 @@ def test_without_its_mark_a_log_is_found_by_reading_the_topic_back(topics: Kafka
     produce(topics, log)
     before = contents(topics)
     source = source_name(BehaviorLog(log, {})).removeprefix("log:")
-    with Marks(topics, f"{topics.prefix}replay-{source}") as marks:
-        marks._admin.delete_groups([f"{topics.prefix}replay-{source}"])
-        assert marks.read(marks.target(Topics(topics.prefix).behaviors))[1] == {}
+    with ReplayCheckpoint(topics, f"{topics.prefix}replay-{source}") as checkpoint:
+        checkpoint._admin.delete_groups([f"{topics.prefix}replay-{source}"])
+        assert checkpoint.read(checkpoint.target(Topics(topics.prefix).behaviors))[1] == {}
     assert produce(topics, log).new == 0
     assert contents(topics) == before
 
@@ -202,8 +202,8 @@ def test_a_row_that_differs_from_what_was_read_back_is_refused(topics: KafkaSett
     log = write_log(tmp_path / "log.csv", 500, shuffled=False)
     produce(topics, log)
     group = f"{topics.prefix}replay-{source_name(BehaviorLog(log, {})).removeprefix('log:')}"
-    with Marks(topics, group) as marks:
-        marks._admin.delete_groups([group])
+    with ReplayCheckpoint(topics, group) as checkpoint:
+        checkpoint._admin.delete_groups([group])
     lines = log.read_text().splitlines()
     lines[-1] = lines[-1].rsplit(",", 2)[0] + f",2.5,{AT + 500 / 7}"
     log.write_text("\n".join(lines) + "\n")
@@ -215,12 +215,12 @@ def test_two_runs_of_one_log_are_noticed(topics: KafkaSettings, tmp_path: Path) 
     log = write_log(tmp_path / "log.csv", 100_000, shuffled=False)
 
     async def both() -> list[Any]:
-        first = Producing(settings=topics, log=BehaviorLog(log, {}), rate=Rate(per_s=500))
+        first = LogProducer(settings=topics, log=BehaviorLog(log, {}), rate=Rate(per_s=500))
         running = asyncio.create_task(first.run())
         while not first._new:
             await asyncio.sleep(0.05)
         second = await asyncio.gather(
-            Producing(settings=topics, log=BehaviorLog(log, {})).run(), return_exceptions=True
+            LogProducer(settings=topics, log=BehaviorLog(log, {})).run(), return_exceptions=True
         )
         first.stop.set()
         return [await running, *second]
@@ -238,14 +238,14 @@ def test_a_run_whose_log_was_taken_over_stops(topics: KafkaSettings, tmp_path: P
     source = source_name(BehaviorLog(log, {})).removeprefix("log:")
 
     async def taken_over() -> None:
-        first = Producing(settings=topics, log=BehaviorLog(log, {}), rate=Rate(per_s=500))
+        first = LogProducer(settings=topics, log=BehaviorLog(log, {}), rate=Rate(per_s=500))
         running = asyncio.create_task(first.run())
         while not first._new:
             await asyncio.sleep(0.05)
-        with Marks(topics, f"{topics.prefix}replay-{source}") as marks:
-            target = marks.target(Topics(topics.prefix).behaviors)
-            mark, offsets = marks.read(target)
-            marks.write(target, msgspec.structs.replace(mark, run="another"), offsets)
+        with ReplayCheckpoint(topics, f"{topics.prefix}replay-{source}") as checkpoint:
+            target = checkpoint.target(Topics(topics.prefix).behaviors)
+            progress, offsets = checkpoint.read(target)
+            checkpoint.write(target, msgspec.structs.replace(progress, run="another"), offsets)
         await running
 
     with pytest.raises(KafkaError, match="another run has begun"):
@@ -276,35 +276,31 @@ def test_options_that_make_no_sense_are_told(
         app(["replay", str(log), *options], standalone_mode=False)
 
 
-def test_a_broker_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+def test_a_broker_that_comes_late_is_waited_for(own_node: Node, tmp_path: Path) -> None:
     """And one that is restarted in the middle: no row is lost and none comes twice."""
-    node, log = Node(tmp_path / "kafka", heap="256m"), write_log(tmp_path / "log.csv", 12_000)
+    node, log = own_node, write_log(tmp_path / "log.csv", 12_000)
     settings = KafkaSettings(brokers=node.bootstrap, partitions=2)
     warned: list[str] = []
 
     async def run() -> Produced:
-        producing = Producing(settings=settings, log=BehaviorLog(log, {}), rate=Rate(per_s=2000), warn=warned.append)
-        running = asyncio.create_task(producing.run())
+        producer = LogProducer(settings=settings, log=BehaviorLog(log, {}), rate=Rate(per_s=2000), warn=warned.append)
+        running = asyncio.create_task(producer.run())
         while not warned:
             await asyncio.sleep(0.05)
         await asyncio.to_thread(node.start)
-        while producing._new < 4000:
+        while producer._new < 4000:
             await asyncio.sleep(0.05)
             assert not running.done()
         await asyncio.to_thread(node.kill)
         await asyncio.to_thread(node.start)
         return await running
 
-    try:
-        node.start()  # the topics are there before the producer asks for them
-        create_topics(settings)
-        node.kill()
-        assert asyncio.run(run()).new == 12_000
-        assert "no Kafka answers" in warned[0]
-        assert "Ctrl-C" in warned[0]
-        assert decoded(contents(settings)) == expected(log, 2)
-    finally:
-        node.kill()
+    create_topics(settings)  # before the producer asks for them
+    node.kill()
+    assert asyncio.run(run()).new == 12_000
+    assert "no Kafka answers" in warned[0]
+    assert "Ctrl-C" in warned[0]
+    assert decoded(contents(settings)) == expected(log, 2)
 
 
 def test_ctrl_c_keeps_what_was_sent_and_the_same_command_goes_on(topics: KafkaSettings, tmp_path: Path) -> None:

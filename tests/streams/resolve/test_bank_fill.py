@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from sqlalchemy import Engine, update
 from typer.testing import CliRunner
@@ -21,6 +19,7 @@ from streams.store.forget import forget
 from tests.support.bank_world import (
     EACH,
     USERS,
+    Between,
     begin,
     come_in,
     computed,
@@ -30,29 +29,10 @@ from tests.support.bank_world import (
     newest,
     texts_of,
     vectors,
+    walked,
 )
 
 pytestmark = pytest.mark.model
-
-
-class Between:
-    """Low layers with something that happens before the texts of the first call are done."""
-
-    def __init__(self, low: Low, happens: Callable[[], object]) -> None:
-        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
-        self._low, self._left = low, [happens]
-
-    def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
-        while self._left:
-            self._left.pop()()
-        return self._low(texts, advance)
-
-
-def walked(walk: Walk) -> list[int]:
-    steps = []
-    while not walk.over:
-        steps.append(walk.step())
-    return steps
 
 
 @pytest.mark.parametrize(("users", "most"), [(5000, 1000), (4, 5), (1, 100), (6, 12)])

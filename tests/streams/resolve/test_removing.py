@@ -18,8 +18,7 @@ from interest.store.tables import behaviors
 from streams.resolve import bank_fill as filling
 from streams.resolve.bank_fill import Walk, accepted
 from streams.store import counters
-from tests.streams.resolve.test_bank_fill import Between, walked
-from tests.support.bank_world import EACH, USERS, begin, come_in, full, marks, texts_of, vectors
+from tests.support.bank_world import EACH, USERS, Between, begin, come_in, full, marks, texts_of, vectors, walked
 
 pytestmark = pytest.mark.model
 

@@ -286,8 +286,8 @@ def test_a_position_that_retention_passed_is_refused(topics: KafkaSettings) -> N
 
 
 @pytest.mark.parametrize(("kind", "group"), [("for", None), ("async for", "readers")])
-def test_a_broker_that_restarts_is_waited_for(tmp_path: Path, kind: str, group: str | None) -> None:
-    node = Node(tmp_path / "kafka", heap="256m")
+def test_a_broker_that_restarts_is_waited_for(own_node: Node, kind: str, group: str | None) -> None:
+    node = own_node
     settings = KafkaSettings(brokers=node.bootstrap, partitions=PARTITIONS, session_timeout_s=6.0)
     warned: list[str] = []
 
@@ -325,7 +325,6 @@ def test_a_broker_that_restarts_is_waited_for(tmp_path: Path, kind: str, group: 
         # kafka-python leaves the sockets of failed attempts to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
         try:
-            node.start()
             create_topics(settings)
             publish(settings, everything([0]))
             subscription = subscribe(start="beginning", group=group, settings=settings, warn=warned.append)
@@ -334,7 +333,6 @@ def test_a_broker_that_restarts_is_waited_for(tmp_path: Path, kind: str, group: 
             assert len(got) == 18 or group is not None
             assert "waiting for it" in warned[0]
         finally:
-            node.kill()
             gc.collect()
 
 

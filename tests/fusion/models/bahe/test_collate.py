@@ -22,7 +22,7 @@ from fusion.features.samples import Samples
 from fusion.models.bahe.collate import WINDOWS, Past
 from fusion.models.bahe.model import Bahe
 from fusion.training.artifact import load_artifact
-from tests.fusion.models.bahe.test_model import FORMS, THREE, Made, alone, config_of, fresh, logits, ready, shaken
+from tests.support.bahe_world import FORMS, THREE, Made, alone, config_of, fresh, logits, ready, shaken
 from tests.support.ctr_world import DAY, fill, knowledge_of, log_of, random_rows, samples_of, spec_of
 
 CLOSE = 1e-5  # float32 sums in another order
@@ -275,7 +275,7 @@ from fusion.encoders.split_llm import recipe_of
 from fusion.training.experiment import run
 from fusion.training.distributed import processes
 from streams.store.engine import open_store
-from tests.fusion.models.bahe.test_model import QUICK, config_of, ready
+from tests.support.bahe_world import QUICK, config_of, ready
 torch.set_num_threads(1)
 url, out, llm, banks = sys.argv[1], *map(Path, sys.argv[2:])
 data = ready(open_store(url), recipe_of(llm, 2), llm, banks)

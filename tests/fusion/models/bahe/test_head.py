@@ -12,7 +12,7 @@ from fusion.encoders.recipe import Recipe
 from fusion.features.samples import Samples
 from fusion.models.bahe.model import Bahe
 from fusion.training.train import TrainConfig, train
-from tests.fusion.models.bahe.test_model import LOG, M, Made, alone, config_of, fresh
+from tests.support.bahe_world import LOG, M, Made, alone, config_of, fresh
 from tests.support.ctr_world import RULE, samples_of, spec_of
 
 HEADS = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,24 +10,31 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from sqlalchemy import Engine
-from torch import nn
 
 from fusion.bank.index import attach
-from fusion.bank.mmap_file import KEY, BankFile
+from fusion.bank.mmap_file import BankFile
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import architecture, high_weights, open_low
-from fusion.features.collate import Chosen
-from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
+from fusion.encoders.split_llm import high_weights
 from fusion.features.impressions import now_moments
 from fusion.features.samples import Samples, encode
 from fusion.models.bahe.collate import Histories, named_sequences
-from fusion.models.bahe.model import Bahe, BaheConfig
-from fusion.models.bahe.standardise import Standardise
+from fusion.models.bahe.model import Bahe
 from fusion.training import metrics
-from fusion.training.bahe import begin_with_llm, give_vectors
 from fusion.training.train import TrainConfig, predict, train
 from interest.errors import InputError
+from tests.support.bahe_world import (
+    CLOSE,
+    FORMS,
+    LOG,
+    THREE,
+    M,
+    Made,
+    alone,
+    config_of,
+    fresh,
+    logits,
+    shaken,
+)
 from tests.support.ctr_world import (
     DAY,
     RULE,
@@ -43,30 +49,6 @@ from tests.support.ctr_world import (
 )
 from tests.support.tiny_llm import WIDTH
 
-CLOSE = 1e-5  # float32 sums in another order
-LOG = log_of(random_rows(1, user_count=12), 12, 40)
-THREE = ("recent", "liked", "disliked")
-M = 6
-FORMS = {
-    "causal": {},
-    "bidirectional": {"mask": "bidirectional", "pooling": "last"},
-    "three": {"sequences": THREE},
-    "interest": {"interest": True},
-    "lora": {"tune": "lora", "rank": 2},
-}
-
-
-class Made:
-    """A bank in memory, filled with what is asked of it."""
-
-    def __init__(self, llm: Path, recipe: Recipe) -> None:
-        self._low, self._recipe = open_low(llm, recipe), recipe
-
-    def __call__(self, texts: list[str]) -> BankFile:
-        keys = np.array(self._recipe.keys(texts), KEY)
-        order = np.argsort(keys)
-        return BankFile(keys[order], self._low(texts).astype(np.float16)[order])
-
 
 @pytest.fixture(scope="module")
 def made(llm: Path, recipe: Recipe) -> Made:
@@ -77,32 +59,6 @@ def moved(file: BankFile, by: float) -> BankFile:
     return BankFile(file.keys, file.vectors + np.float16(by))
 
 
-def config_of(llm: Path, recipe: Recipe, **changes: object) -> BaheConfig:
-    own = BaheConfig(
-        recipe=recipe, folder=str(llm), architecture=architecture(llm), history=M,
-        heads=2, width=8, hidden=(16,), dropout=0.0,
-    )  # fmt: skip
-    return msgspec.structs.replace(own, **changes)
-
-
-def fresh(spec: object, config: BaheConfig) -> Bahe:
-    torch.manual_seed(0)
-    model = Bahe(spec, config)  # type: ignore[arg-type]
-    begin_with_llm(model, config)
-    return model
-
-
-def shaken(model: nn.Module) -> None:
-    """Random weights of some size around the LLM, so that no law holds because everything is zero."""
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if not name.startswith("high.") or name.endswith(".up"):
-                weight.add_(torch.randn_like(weight) * 0.2)
-        for own in (module for module in model.modules() if isinstance(module, Standardise)):
-            own.mean.normal_()
-            own.variance.uniform_(0.5, 2.0)
-
-
 @pytest.fixture(params=list(FORMS))
 def trained(request: pytest.FixtureRequest, llm: Path, recipe: Recipe, made: Made) -> tuple[Bahe, Samples]:
     spec = spec_of(LOG, partitions=3, text_width=32)
@@ -111,15 +67,6 @@ def trained(request: pytest.FixtureRequest, llm: Path, recipe: Recipe, made: Mad
     samples = samples_of(spec, LOG, np.arange(LOG.size), knowledge_of(LOG))
     attach(samples, recipe, made)
     return model.eval(), samples
-
-
-def alone(rows: np.ndarray) -> Chosen:
-    return Chosen(rows, np.ones(len(rows), np.int64))
-
-
-@torch.no_grad()
-def logits(model: Bahe, samples: Samples, chosen: Chosen) -> np.ndarray:
-    return np.asarray(model(model.reader.gather(samples, chosen)).numpy())
 
 
 def test_a_row_alone_scores_as_in_a_batch(trained: tuple[Bahe, Samples]) -> None:
@@ -330,22 +277,6 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
     )
     for name, value in high_weights(llm, 2).items():
         assert torch.equal(frozen.high.state_dict()[name], value)
-
-
-DATA = DatasetConfig(label=RULE, history=10)
-QUICK = TrainConfig(epochs=2, batch_size=64, patience=9)
-
-
-@contextlib.contextmanager
-def quiet(_title: str, _total: int) -> Iterator[object]:
-    yield lambda _: None
-
-
-def ready(store: Engine, recipe: Recipe, llm: Path, cache: Path, data: DatasetConfig = DATA) -> Dataset:
-    with store.connect() as connection:
-        dataset = read_dataset(connection, data)
-    give_vectors(dataset, store, recipe, llm, cache, quiet)  # type: ignore[arg-type]
-    return dataset
 
 
 def test_vectors_are_attached_before_anything_is_read(llm: Path, recipe: Recipe) -> None:

@@ -24,7 +24,7 @@ from fusion.models.bahe.target_attention import LIKED, MADE, SHARE, Matching, Sl
 from fusion.serving.bahe_cache import _stamp
 from fusion.training import metrics
 from fusion.training.train import TrainConfig, predict, train
-from tests.fusion.models.bahe.test_model import alone, config_of, fresh
+from tests.support.bahe_world import alone, config_of, fresh
 from tests.support.ctr_world import DAY, RULE, Row, log_of, samples_of, spec_of
 from tests.support.tiny_llm import WIDTH, save_llm
 

@@ -90,7 +90,7 @@ async def test_another_number_of_partitions_is_refused(kafka, store):
 @in_loop
 async def test_a_topic_that_lost_messages_is_refused(kafka, store):
     topics = await read_some(kafka, store)
-    with store.resume() as connection:  # what the store would say after a broker lost its last messages
+    with store.begin() as connection:  # what the store would say after a broker lost its last messages
         connection.execute(offsets.update().values(offset=10**6).where(offsets.c.source == source_of(topics.behaviors)))
     assert "the topic has lost messages" in await refusal(make_context(store, kafka))
 

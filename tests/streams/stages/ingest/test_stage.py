@@ -248,7 +248,7 @@ POISON = {
 @in_loop
 async def test_a_row_that_the_store_refuses_is_found_and_set_aside(kafka, engine, log):
     topics = make_topics(kafka)
-    with engine.resume() as connection:
+    with engine.begin() as connection:
         for statement in POISON[engine.dialect.name]:
             connection.exec_driver_sql(statement)
     batch = [message(one) for one in log[:500]]
