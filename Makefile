@@ -12,14 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/interestream
 DEMO := demo
-<<<<<<< HEAD
 PORT ?= 9092
 KAFKA_FOLDER := .kafka$(PORT:9092=)
-# Most tests of the stream wait for servers: three at a time on two cores, one thread each. A test that failed is tried
-# once more (and shown as R): on a busy machine a broker or a database may take longer than any patience.
-=======
 # Most tests of the stream wait for servers: three at a time on two cores, one thread each.
->>>>>>> main
 TEST_PROCESSES ?= 3
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false

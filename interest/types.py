@@ -11,6 +11,8 @@ import math
 
 import msgspec
 
+from interest.errors import InputError
+
 FUTURE_S = 86_400.0  # how far an event time may lie after its message's own time: a clock a day wrong is wrong
 MAX_ID = 1_024  # bytes of a user's or an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,704
 
@@ -133,3 +135,13 @@ class Representation(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     artifact: str
     vector: bytes  # float32, little endian
+
+
+def check_id(user_id: str) -> None:
+    """Raise InputError for what no message and no store can hold: an argument whose bytes are not UTF-8."""
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"the user's id {user_id!r} is not UTF-8, as every id is; does the terminal send UTF-8?"
+        ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiokafka.partitioner import murmur2
+from kafka.partitioner import murmur2
 
 REMEMBERED = 1_000_000  # keys: 100 MB; a hash in Python costs 3 µs, a look-up 0.05
 

@@ -10,6 +10,7 @@ from sqlalchemy import text as sql
 
 from interest.errors import InputError
 from interest.store.tables import metadata
+from interest.types import check_id
 
 LOOKED_AT = 5000  # ids compared with a mistyped one: 50 ms
 
@@ -41,16 +42,6 @@ def check_user(connection: Connection, user_id: str) -> None:
     if ids:
         raise InputError(f"there is no user {user_id!r} in the store; known users are for example {', '.join(ids[:5])}")
     raise InputError(f"there is no user {user_id!r}: the store is empty; run `interestream replay` first")
-
-
-def check_id(user_id: str) -> None:
-    """Raise InputError for what no message and no store can hold: an argument whose bytes are not UTF-8."""
-    try:
-        user_id.encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f"the user's id {user_id!r} is not UTF-8, as every id is; does the terminal send UTF-8?"
-        ) from None
 
 
 def _knows(connection: Connection, table: Table, user_id: str) -> bool:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal, overload
 
 from interest.errors import InputError
+from interest.types import check_id
 from streams.kafka.clients import Topics
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
 from streams.settings.load import load_settings
 from streams.settings.schema import KafkaSettings, Settings
-from streams.store.users import check_id
 from streams.subscription.start import Start
 from streams.subscription.subscription import Subscription, log
 
