@@ -3,12 +3,12 @@ less memory, with the same trainable layers.
 
     python benchmarks/bahe.py [--quick] [--llm FOLDER] [--cut 15] [--save benchmarks/results/bahe.json]
 
-Both systems train the LLM's layers above the cut, on the same users, with the same CTR head (fusion.bahe) and the same
-optimiser. Full text concatenates the behaviours' texts, tokenised together, and loses nothing of them. It is made as
-fast as it honestly can be: its frozen layers have run before the clock starts and their states are kept, as are BAHE's
-vectors, so that only the trained layers are paid for, over all tokens; item texts go once per distinct item. BAHE reads
-one vector a behaviour from the bank. Histories of 25, 50 and 100 behaviours are about 512,
-1,024 and 2,048 tokens.
+Both systems train the LLM's layers above the cut, on the same users, with the same CTR head and the same optimiser
+(fusion/models/bahe). Full text concatenates the behaviours' texts, tokenised together, and loses nothing of them. It is
+made as fast as it honestly can be: its frozen layers have run before the clock starts and their states are kept, as are
+BAHE's vectors, so that only the trained layers are paid for, over all tokens; item texts go once per distinct item.
+BAHE reads one vector a behaviour from the bank. Histories of 25, 50 and 100 behaviours are about 512, 1,024 and 2,048
+tokens.
 
 Each measurement is a process of its own: seconds are the fastest of some steps, memory is the peak of the resident set
 in a step beyond model and optimiser, which are the same for both (the whole process's is told too); --quick has one

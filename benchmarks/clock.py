@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Clock:
-    """Training rows, by the clock and by this process's processor time; its methods go to `fusion.train.train`."""
+    """Training rows, by the clock and by this process's processor time; its methods are `train`'s callbacks."""
 
     def __init__(self, rows: int, say: Callable[[object], None]) -> None:
         """rows: of the whole training part, which a continued training advances by at once."""

@@ -9,7 +9,7 @@ Nothing favours either: each half begins with an empty prefix cache (the server 
 in vLLM's development mode), the stage with an empty cache of answers; full runs measure stage, bare, bare, stage. A
 rate is that of the middle of a run, from 10 % to 75 % of its answers: at the ends nobody has 64 calls to make. Without
 --url the server is that of `make vllm`, on this machine's CPU with SmolLM2, and shares the cores with both. (The file
-is not called interest.py: beside a script, that would hide the package.)
+is not called after the package `interest`, which it would hide.)
 """
 
 from __future__ import annotations

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import os
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -114,6 +117,40 @@ def test_settings_and_make_targets_that_a_document_names_exist(name: str) -> Non
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = [target for snippet in snippets(name) for target in re.findall(r"\bmake ((?:[a-z][\w-]* ?)+)", snippet)]
     assert {target for targets_ in named for target in targets_.split()} - targets == set()
+
+
+def remarks(name: str) -> Iterator[str]:
+    """A Python file's comments and docstrings."""
+    source = (ROOT / name).read_text()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def is_module_or_name(dotted: str) -> bool:
+    """Whether `fusion.models.din` is a module, or `fusion.models.din.Din` stands in one."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        module = ROOT.joinpath(*parts[:length])
+        file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+        if file.is_file():
+            return length == len(parts) or re.search(rf"\b{parts[length]}\b", file.read_text()) is not None
+    return False
+
+
+@pytest.mark.parametrize("top", ["interest", "fusion", "streams", "benchmarks", "deploy", "tests"])
+def test_files_and_modules_that_comments_name_exist(top: str) -> None:
+    wrong = []
+    for name in (name for name in FILES if name.startswith(f"{top}/") and name.endswith(".py")):
+        for remark in remarks(name):
+            files = re.findall(r"(?<![\w./~-])(?:interest|fusion|streams|benchmarks|deploy|tests)/[\w./*-]*\w", remark)
+            modules = re.findall(r"(?<![\w./-])(?:interest|fusion|streams)(?:\.\w+)+(?![\w(])", remark)
+            wrong += [f"{name}: {file}" for file in files if not any(ROOT.glob(file))]
+            wrong += [f"{name}: {module}" for module in modules if not is_module_or_name(module)]
+    assert wrong == []
 
 
 def test_the_readme_is_short_and_names_what_a_newcomer_types() -> None:

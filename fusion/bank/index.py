@@ -32,7 +32,7 @@ class Atoms:
     file: BankFile
     event: Array  # (N + 1,) int64; the last is the padding event
     item: Array  # (I + 1,) int64; NONE where nothing is known
-    sequences: dict[str, Array] = field(default_factory=dict)  # by name, what fusion.histories finds once per log
+    sequences: dict[str, Array] = field(default_factory=dict)  # by name, what the collator finds once per log
 
 
 def texts_of(samples: Samples, template: Template) -> LogTexts:

@@ -47,7 +47,7 @@ def span_texts(connection: Connection, template: Template, spans: Iterable[Span]
 
 def collect(engine: Engine, keep: Sequence[str] | None = None, tell: Tell = lambda _: None) -> dict[str, int]:
     """Garbage collection: remove the banks not in `keep` (None: all stay), and vectors of texts that the store no
-    longer makes; return how many vectors went, by bank. tell: see `fusion.bank.remove`.
+    longer makes; return how many vectors went, by bank. tell: see `fusion.bank.vectors.remove`.
 
     Keys and marks are read before texts: a text that comes in meanwhile is in both, or not among the keys, or nothing
     led to it before and its user's mark is newer, which then goes too.

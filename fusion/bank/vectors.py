@@ -38,7 +38,7 @@ Tell = Callable[[Connection], object]
 
 
 class Computes(Protocol):
-    """What fills a bank: fusion.cut.Low."""
+    """What fills a bank: the lower layers (fusion/encoders/split_llm.py)."""
 
     recipe: Recipe
 

@@ -70,7 +70,7 @@ class Samples:
         self._knowledge = knowledge
         self.named = named
         self.given: Array | None = None  # (n,) int32, value bucket of each sample's own event; set where it is known
-        self.atoms: Atoms | None = None  # set by fusion.atoms.attach, for models that read texts
+        self.atoms: Atoms | None = None  # set by fusion.bank.index.attach, for models that read texts
 
     def __len__(self) -> int:
         return len(self.moments)

@@ -1,6 +1,6 @@
 """The FeatureSpec: every decision that turns ids, categories, values and times into numbers. Saved with the weights.
 
-Training and scoring read the same record and call the same `fusion.encode.encode`, so they cannot drift apart.
+Training and scoring read the same record and call the same `encode` (samples.py), so they cannot drift apart.
 In every vocabulary row 0 is padding and row 1 is "unknown"; what is listed starts at row 2.
 Time is used by day only: gaps in seconds do not exist in a live system's cache, and many logs only estimate them.
 """

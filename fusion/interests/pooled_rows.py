@@ -1,4 +1,4 @@
-"""Pooled representations of given users: what `fusion.pool` makes of their partitions' vectors, written to the store.
+"""Pooled representations of given users (fusion/interests/pool.py), computed from the store and written to it.
 
 Before anything is trained a user's representation is this pool, under the artifact id
 "pooled:<encoder id>:<prompt version>".

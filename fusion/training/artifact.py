@@ -42,7 +42,7 @@ M = TypeVar("M", bound=ModelConfig)
 
 
 class ArtifactConfig(msgspec.Struct, Generic[M], frozen=True, kw_only=True, forbid_unknown_fields=True):
-    kind: str  # one of fusion.models.KINDS
+    kind: str  # one of fusion/models/registry.py's
     model: M
     training: TrainConfig
     split: str

@@ -22,7 +22,7 @@ class ReplayProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a log has been produced: the metadata of every partition's commit (its field names are stored)."""
 
     rows: int = 0  # all rows before this one are acknowledged
-    digest: str = ""  # of these rows (streams.rows.Digest)
+    digest: str = ""  # of these rows (streams.files.rows.Digest)
     run: str = ""  # which run wrote it
     beat: int = 0  # grows while that run lives
     state: Literal["running", "ended"] = "ended"

@@ -78,7 +78,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
 class Folded(msgspec.Struct, kw_only=True):
     """A batch after folding: what its transaction will write."""
 
-    rows: list[Any]  # one flat list of values, in the order of streams.append.COLUMNS: no tuple a row to collect
+    rows: list[Any]  # one flat list of values, in the order of bulk_insert's COLUMNS: no tuple a row to collect
     accepted: int
     closed: list[Partition]
     closers: list[int]  # for each closed partition, the place in the batch of the behaviour that closed it

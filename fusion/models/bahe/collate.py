@@ -102,7 +102,7 @@ class Past(Rows):
         """
         atoms = samples.atoms
         if atoms is None:
-            raise ValueError("these samples know no texts; hand them to fusion.atoms.attach first")
+            raise ValueError("these samples know no texts; hand them to fusion.bank.index.attach first")
         own = samples.moments.take(chosen.rows)
         window = np.repeat(np.arange(len(chosen.sizes)), chosen.sizes)  # (B,)
         new = np.ones(len(chosen), bool)  # 1

@@ -57,7 +57,7 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2
     interest: bool = False
-    until: float = 0.0  # event time after which a refresh finds what is new to it (fusion.bahe_training.newest)
+    until: float = 0.0  # event time after which a refresh finds what is new to it (fusion.training.bahe.newest)
     continued_from: str = ""  # id of the artifact whose weights it began with
 
 
@@ -95,7 +95,7 @@ class Bahe(nn.Module):
         return self.high
 
     def take_llm(self, weights: dict[str, Tensor]) -> None:
-        """Begin with an LLM's layers (fusion.cut.high_weights); with LoRA they also stay."""
+        """Begin with an LLM's layers (`fusion/encoders/split_llm.py`); with LoRA they also stay."""
         put(self.high, weights)
 
     def forward(self, batch: Histories) -> Tensor:

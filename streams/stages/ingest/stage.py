@@ -85,7 +85,7 @@ class IngestStage:
         self._checking: asyncio.Task[dict[str, TopicOffsets]] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`; see streams.stage.Stage."""
+        """Work until `stop`; see streams.stages.stage.Stage."""
         stopping = asyncio.create_task(stop.wait(), name="ingest-stop")
         work = asyncio.create_task(self._work(stopping), name="ingest-work")
         half = self._context.settings.agent.drain_s / 2

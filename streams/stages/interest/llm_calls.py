@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class Model(Protocol):
-    """`interest.llm_http.HttpModel`."""
+    """`interest.llm.http.HttpModel`."""
 
     async def __call__(self, request: Request) -> Reply: ...
 

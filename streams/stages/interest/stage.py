@@ -78,7 +78,7 @@ class InterestStage:
         self._announcer: Announcer
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`, then drain: see `streams.stage.Stage`.
+        """Work until `stop`, then drain: see `streams.stages.stage.Stage`.
 
         1. Connect. 2. Read, write and announce until `stop`, or until one of these fails. 3. Read no more, begin no
         call. 4. Let calls in flight end. 5. Store and announce what is finished. 6. Commit, leave the group.
