@@ -40,13 +40,13 @@ from fusion.bank.index import attach, texts_of
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.encoders.behavior_text import Template, behavior_text, item_text
 from fusion.encoders.split_llm import Low, architecture, open_low, recipe_of
-from fusion.features.collate import Chosen
-from fusion.features.impressions import sample_moments
+from fusion.features.collate import BatchIndices
+from fusion.features.impressions import impressions_of
 from fusion.features.labels import LabelRule
 from fusion.features.log import Log
 from fusion.features.samples import Samples, encode
 from fusion.features.spec import fit_spec
-from fusion.models.bahe.collate import Histories
+from fusion.models.bahe.collate import BaheBatch
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.training.bahe import begin_with_llm
 from fusion.training.train import fast_cpu
@@ -192,8 +192,8 @@ def bahe_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
     attach(samples, recipe, source)
     rows = samples_rows(samples, batch)
     tokens = sum(map(len, low.tokens(history_texts_of(samples, model, rows)[0])))
-    step = stepper(model, lambda: model.logits(model.reader.gather(samples, rows)), batch)
-    return model, step, {"tokens": tokens, "seconds_a_text": made[0], "texts_made": len(samples.atoms.file.keys)}
+    step = stepper(model, lambda: model.logits(model.collator.collate(samples, rows)), batch)
+    return model, step, {"tokens": tokens, "seconds_a_text": made[0], "texts_made": len(samples.bank_index.file.keys)}
 
 
 def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
@@ -201,7 +201,7 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
     model, samples, low = world(history, batch, chosen)
     attach(samples, low.recipe, lambda texts: nothing(low, texts))
     rows = samples_rows(samples, batch)
-    read = model.reader.gather(samples, rows)
+    read = model.collator.collate(samples, rows)
     ids_of = lambda texts: low._tokenizer("\n".join(texts), add_special_tokens=False)["input_ids"]  # noqa: E731
     texts = [ids_of(texts) for texts in history_texts_of(samples, model, rows)]
     users = kept_states(model, low, texts)
@@ -213,7 +213,7 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
         side = model.users_of(pooled, *model.behaviors(read, read.vectors.float()))
         made, means = read_tokens(model, *items).chunk(2, dim=1)
         offered = model.items_of(made, means, torch.ones(batch), torch.arange(batch))
-        own = Histories(**{name: getattr(read, name) for name in Histories.__slots__} | {"target": torch.arange(batch)})
+        own = BaheBatch(**{name: getattr(read, name) for name in BaheBatch.__slots__} | {"target": torch.arange(batch)})
         return model.judge(side, offered, None, own)
 
     return model, stepper(model, forward, batch), {"tokens": len(texts[0])}
@@ -289,8 +289,8 @@ def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, S
     spec = fit_spec(
         log, RULE.labels(log), np.ones(log.size, bool), catalogue, {}, rule=RULE, history=history, min_history=5
     )
-    moments, past = sample_moments(log, np.arange(log.size))
-    samples = encode(spec, log, moments, past, items=log.items, catalogue=catalogue, profiles={})
+    impressions, past = impressions_of(log, np.arange(log.size))
+    samples = encode(spec, log, impressions, past, items=log.items, catalogue=catalogue, profiles={})
     recipe = recipe_of(chosen.llm, chosen.cut, precision=chosen.precision)
     config = BaheConfig(
         recipe=recipe, folder=str(chosen.llm), architecture=architecture(chosen.llm), history=history,
@@ -301,13 +301,13 @@ def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, S
     return model, samples, open_low(chosen.llm, recipe, device="cpu")
 
 
-def samples_rows(samples: Samples, batch: int) -> Chosen:
+def samples_rows(samples: Samples, batch: int) -> BatchIndices:
     """Every user's newest moment."""
     last = np.cumsum(np.diff(samples.named.log.starts)) - 1
-    return Chosen(last, np.ones(batch, np.int64))
+    return BatchIndices(last, np.ones(batch, np.int64))
 
 
-def history_texts_of(samples: Samples, model: Bahe, rows: Chosen) -> list[list[str]]:
+def history_texts_of(samples: Samples, model: Bahe, rows: BatchIndices) -> list[list[str]]:
     found = texts_of(samples, model.config.recipe.template)
     return [
         [found.texts[text] for text in found.event[row - model.config.history : row].tolist()]
@@ -315,9 +315,9 @@ def history_texts_of(samples: Samples, model: Bahe, rows: Chosen) -> list[list[s
     ]
 
 
-def item_texts(samples: Samples, model: Bahe, rows: Chosen) -> list[str]:
+def item_texts(samples: Samples, model: Bahe, rows: BatchIndices) -> list[str]:
     found = texts_of(samples, model.config.recipe.template)
-    return [found.texts[found.item[item + 1]] for item in samples.moments.take(rows.rows).item.tolist()]
+    return [found.texts[found.item[item + 1]] for item in samples.impressions.take(rows.rows).item.tolist()]
 
 
 def nothing(low: Low, texts: list[str]) -> BankFile:

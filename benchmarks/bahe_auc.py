@@ -57,7 +57,7 @@ from fusion.encoders.split_llm import architecture
 from fusion.features.dataset import Dataset
 from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID
-from fusion.models.bahe.collate import Past
+from fusion.models.bahe.collate import BaheCollator
 from fusion.training import metrics
 from streams.settings.load import cache_folder, default_llm
 
@@ -205,7 +205,7 @@ def report(chosen: argparse.Namespace, place: Place, world: World, rows: Any) ->
         "token_seconds_a_training_sample": tokens_amortised(place, chosen, dataset),
         "estimate": estimate(
             shape_of(architecture(chosen.llm), chosen.cut, tokens["behavior"], tokens["item"]),
-            together=samples_a_window(dataset), shared=len(dataset.of(TRAIN)) / len(dataset.log.users),
+            pack=samples_a_window(dataset), shared=len(dataset.of(TRAIN)) / len(dataset.log.users),
             behaviors_a_text=repeated["ml-1m"]["behaviors_a_text"],
         ),
         "settings": {name: msgspec.to_builtins(own) for name, own in settings(chosen).items() if name in SYSTEMS},
@@ -300,7 +300,7 @@ def tokens_amortised(place: Place, chosen: argparse.Namespace, dataset: Dataset)
 def samples_a_window(dataset: Dataset) -> float:
     """Mean of an epoch of BAHE; the most is TOGETHER."""
     rows = dataset.of(TRAIN)
-    plan = Past(("recent",), HISTORY, TOGETHER).plan(
+    plan = BaheCollator(("recent",), HISTORY, TOGETHER).plan(
         dataset.samples, rows, TRAIN_TEXT.batch_size, np.random.default_rng(0), 1
     )
     return len(rows) / sum(len(share.sizes) for shares in plan for share in shares)

@@ -32,7 +32,7 @@ from fusion.features.dataset import Dataset
 from fusion.features.splits import TRAIN, VALID
 from fusion.models.registry import build
 from fusion.models.srp4ctr.fgbert import FgBertConfig
-from fusion.models.srp4ctr.model import forms
+from fusion.models.srp4ctr.model import ablations
 from fusion.training.train import train
 
 HISTORY = 50
@@ -91,7 +91,7 @@ def sample(data: Path, users: int) -> Dataset:
 def ours(dataset: Dataset) -> dict[str, float]:
     """One epoch of SRP4CTR. Where its encoder's weights came from is nothing to the clock."""
     encoder = FgBertConfig(positions=HISTORY + TOGETHER[HISTORY] - 1)
-    config = forms(encoder, together=TOGETHER[HISTORY], value_task=VALUE_TASK, lifelong=True)[FORMS[OURS]]
+    config = ablations(encoder, pack=TOGETHER[HISTORY], value_task=VALUE_TASK, lifelong=True)[FORMS[OURS]]
     torch.manual_seed(0)
     model = build(dataset.spec, config)
     clock = Clock(len(dataset.of(TRAIN)), lambda _: None)

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusion.features.collate import Chosen
-from fusion.features.impressions import now_moments
+from fusion.features.collate import BatchIndices
+from fusion.features.impressions import impressions_at
 from fusion.features.labels import LabelRule
 from fusion.features.log import Log
-from fusion.features.packed_windows import Folded
+from fusion.features.packed_windows import PackedBatch
 from fusion.features.samples import encode
 from fusion.features.spec import fit_spec
 from fusion.models.srp4ctr.fgbert import FgBertConfig
@@ -93,7 +93,7 @@ def formula(config: FgBertConfig, length: int) -> dict[str, float]:
     return {"user": config.layers * user, "candidate": config.layers * candidate}
 
 
-def flops(model: Srp4Ctr, batch: Folded) -> dict[str, float]:
+def flops(model: Srp4Ctr, batch: PackedBatch) -> dict[str, float]:
     """What torch counts in the encoder's layers and in the candidate's, for one user and one candidate."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(batch)
@@ -120,7 +120,7 @@ def fastest(step: Any, repeat: int) -> float:
     return best * 1000
 
 
-def world(length: int) -> tuple[Srp4Ctr, dict[int, Folded]]:
+def world(length: int) -> tuple[Srp4Ctr, dict[int, PackedBatch]]:
     """A model over a random catalogue, and one user with a full history who is offered n items."""
     rng = np.random.default_rng(0)
     size = length + 50
@@ -139,12 +139,14 @@ def world(length: int) -> tuple[Srp4Ctr, dict[int, Folded]]:
     rule = LabelRule.parse("value>=4")
     spec = fit_spec(log, rule.labels(log), np.ones(size, bool), {}, {}, rule=rule, history=length, min_history=5)
     torch.manual_seed(0)
-    model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=length), together=1, lifelong=True)).eval()
+    model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=length), pack=1, lifelong=True)).eval()
     batches = {}
     for n in NUMBERS:
-        moments, past = now_moments(log, np.zeros(n, np.int32), rng.permutation(ITEMS)[:n].astype(np.int32), 301 * DAY)
-        samples = encode(spec, log, moments, past, items=log.items, catalogue={}, profiles={})
-        batches[n] = model.reader.gather(samples, Chosen(np.arange(n), np.array([n])))
+        impressions, past = impressions_at(
+            log, np.zeros(n, np.int32), rng.permutation(ITEMS)[:n].astype(np.int32), 301 * DAY
+        )
+        samples = encode(spec, log, impressions, past, items=log.items, catalogue={}, profiles={})
+        batches[n] = model.collator.collate(samples, BatchIndices(np.arange(n), np.array([n])))
     return model, batches
 
 

@@ -29,7 +29,7 @@ SELECTING = 5  # selection looks at the validation rows of each fifth user: scor
 def settings_of() -> list[object]:
     """What a run is made with; the LLM need not be there."""
     bare = BaheConfig(
-        recipe=Recipe(llm="", config="", tokenizer="", cut=CUT), folder="", architecture={}, together=TOGETHER
+        recipe=Recipe(llm="", config="", tokenizer="", cut=CUT), folder="", architecture={}, pack=TOGETHER
     )
     return [DESIGN, bare, SELECTING, TRAIN_BAHE]
 
@@ -44,7 +44,7 @@ def prepare(dataset: Dataset, history: int, work: Path) -> BaheConfig:
     """Fill the bank with what it lacks, give the samples their vectors; the config to build the model with."""
     llm = default_llm()
     config = BaheConfig(
-        recipe=recipe_of(llm, CUT), folder=str(llm), architecture=architecture(llm), history=history, together=TOGETHER
+        recipe=recipe_of(llm, CUT), folder=str(llm), architecture=architecture(llm), history=history, pack=TOGETHER
     )
     engine = open_store(f"sqlite:///{work / 'bank.db'}")
     give_vectors(dataset, engine, config.recipe, llm, work / "bank", _shown)

@@ -24,7 +24,7 @@ from fusion.models.bahe.model import BaheConfig
 from fusion.models.din import DinConfig
 from fusion.models.registry import ModelConfig, build
 from fusion.models.srp4ctr.fgbert import FgBertConfig
-from fusion.models.srp4ctr.model import Srp4CtrConfig, forms
+from fusion.models.srp4ctr.model import Srp4CtrConfig, ablations
 from fusion.training import metrics
 from fusion.training.bahe import begin_with_llm
 from fusion.training.checkpoint import remove_checkpoint
@@ -131,7 +131,7 @@ def _encoder(history: int) -> FgBertConfig:
 def _config(run: Run, encoder: FgBertConfig, pretrained: str = "") -> Srp4CtrConfig:
     plain = run.model == PLAIN
     more = {"value_task": 0.0 if plain else VALUE_TASK, "lifelong": not plain}
-    own = forms(encoder, together=TOGETHER[run.history], pretrained=pretrained, **more)
+    own = ablations(encoder, pack=TOGETHER[run.history], pretrained=pretrained, **more)
     return own[FORMS[run.model]]
 
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from fusion.bank.index import texts_of
 from fusion.encoders.sentence import batches
 from fusion.encoders.split_llm import FURTHER_SINK, LARGEST, Low, pool
-from fusion.features.collate import Chosen, cut
+from fusion.features.collate import BatchIndices, cut
 from fusion.features.events import LABEL_ROWS
 from fusion.features.log import Array
 from fusion.features.samples import Samples, tensor
 from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec
-from fusion.models.bahe.collate import Past
+from fusion.models.bahe.collate import BaheCollator
 from fusion.models.bahe.model import Bahe, BaheConfig
 from interest.errors import ArtifactError
 
@@ -81,7 +81,7 @@ class TokenBatch:
     read: Tensor  # (B, d) float32: their mean but for sinks; zero where there are none
     lines: Tensor  # (L, d) float32: every user's lines, the mean of each; the first stands for none
     newest: Tensor  # (B, M) int64 into the L: the lines of a moment's past, 0 for none
-    made: Tensor  # (B, M) int32: what the user made of them (fusion/models/bahe/target_attention.py)
+    feedback: Tensor  # (B, M) int32: what the user made of them (fusion/models/bahe/target_attention.py)
     items: list[Tensor]  # (O', T', d) float16 each: items of like lengths, padding on the right; O in all
     sizes: Tensor  # (O,) int64, tokens
     item_texts: Tensor  # (O, d) float32
@@ -102,7 +102,7 @@ class FullText(Bahe):
 
     def __init__(self, spec: FeatureSpec, config: BaheConfig, tokens: TokenStates) -> None:
         super().__init__(spec, config)
-        self.reader = Texts(tokens, config.history)
+        self.collator = Texts(tokens, config.history)
 
     def logits(self, batch: TokenBatch) -> Tensor:  # type: ignore[override]
         pooled = torch.cat(
@@ -115,7 +115,7 @@ class FullText(Bahe):
         times = torch.bincount(batch.newest[batch.newest > 0], minlength=len(batch.lines))
         keys = self.keys_of(batch.lines, torch.arange(len(batch.lines)) > 0, (times > 0).long())
         lines = torch.nn.functional.embedding(batch.newest, keys.flatten(1)).unflatten(-1, keys.shape[1:])
-        users = self.users_of(pooled[:, None], lines[:, None], batch.made[:, None])
+        users = self.users_of(pooled[:, None], lines[:, None], batch.feedback[:, None])
         return self.judge(users, self._offered(batch), None, batch)  # type: ignore[arg-type]
 
     def _offered(self, batch: TokenBatch) -> Tensor:
@@ -130,12 +130,12 @@ class FullText(Bahe):
         return self.items_of(torch.cat(pooled), batch.item_texts, batch.item_row == FIRST, batch.target)
 
 
-class WholeUsers(Past):
+class WholeUsers(BaheCollator):
     """Training batches of whole users: all training moments of each share one pass."""
 
-    def plan(
+    def epoch(
         self, samples: Samples, /, rows: Array, size: int, rng: np.random.Generator, processes: int
-    ) -> Iterator[list[Chosen]]:
+    ) -> Iterator[list[BatchIndices]]:
         users = [rows[places] for places in by_user(samples, rows)]
         each = max(size // max(map(len, users)), processes)
         for batch in cut(rng.permutation(len(users)), each, processes):
@@ -143,19 +143,19 @@ class WholeUsers(Past):
 
 
 class Texts(WholeUsers):
-    """How full text reads samples (a `Reader`)."""
+    """How full text reads samples (a `Collator`)."""
 
     def __init__(self, tokens: TokenStates, history: int) -> None:
         super().__init__(("recent",), history)
         self._tokens, self._longest = tokens, history
 
-    def parts(self, samples: Samples, /, rows: Array) -> Iterator[Chosen]:
+    def score_batches(self, samples: Samples, /, rows: Array) -> Iterator[BatchIndices]:
         users = by_user(samples, rows)
         for start in range(0, len(users), USERS_AT_ONCE):
             yield joined(users[start : start + USERS_AT_ONCE])
 
-    def gather(self, samples: Samples, chosen: Chosen) -> TokenBatch:  # type: ignore[override]
-        own, tokens = samples.moments.take(chosen.rows), self._tokens
+    def collate(self, samples: Samples, chosen: BatchIndices) -> TokenBatch:  # type: ignore[override]
+        own, tokens = samples.impressions.take(chosen.rows), self._tokens
         lines = own.stop - own.first
         whole = own.first == samples.named.log.starts[own.user]
         if not whole.all() or lines.max(initial=0) > self._longest:
@@ -179,7 +179,7 @@ class Texts(WholeUsers):
             read=tensor(np.stack([tokens.mean_of(u, n) for u, n in zip(own.user, lines, strict=True)])),
             lines=tensor(np.concatenate([tokens.lines_of(user) for user in [None, *users]])),
             newest=tensor(np.where(place >= 0, before[:, None] + place, 0)),
-            made=tensor(samples.events.value[row] * LABEL_ROWS + samples.events.label[row]),
+            feedback=tensor(samples.events.value[row] * LABEL_ROWS + samples.events.label[row]),
             items=[_padded([tokens.item[item] for item in offered[group]]) for group in groups],
             sizes=tensor(sizes[order]),
             item_texts=tensor(tokens.text[offered[order]]),
@@ -192,13 +192,13 @@ class Texts(WholeUsers):
 
 def by_user(samples: Samples, rows: Array) -> list[Array]:
     """Places in `rows`, every user's together, oldest first."""
-    own = samples.moments.take(rows)
+    own = samples.impressions.take(rows)
     order = np.lexsort((own.stop, own.user))
     return np.split(order, np.flatnonzero(np.diff(own.user[order])) + 1)
 
 
-def joined(windows: list[Array]) -> Chosen:
-    return Chosen(np.concatenate(windows), np.array([len(window) for window in windows], np.int64))
+def joined(windows: list[Array]) -> BatchIndices:
+    return BatchIndices(np.concatenate(windows), np.array([len(window) for window in windows], np.int64))
 
 
 def tokenise(low: Low, lines: Sequence[str]) -> tuple[list[int], Array]:

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from fusion.bank.index import texts_of
 from fusion.encoders.behavior_text import Template
 from fusion.features.dataset import FEW, Dataset, statistics_of
-from fusion.features.impressions import sample_moments
+from fusion.features.impressions import impressions_of
 from fusion.features.labels import LabelRule
 from fusion.features.log import Array, Log, read_log
 from fusion.features.samples import encode
@@ -77,9 +77,9 @@ def read_sample(engine: Engine) -> Dataset:
     spec = fit_spec(
         log, labels, part == TRAIN, catalogue, profiles, rule=RULE, history=HISTORY, min_history=LEAST
     )  # fmt: skip
-    moments, past = sample_moments(log, rows)
+    impressions, past = impressions_of(log, rows)
     samples = encode(
-        spec, log, moments, past, items=log.items, catalogue=catalogue, profiles=profiles, standardise=False
+        spec, log, impressions, past, items=log.items, catalogue=catalogue, profiles=profiles, standardise=False
     )  # fmt: skip
     spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
     samples.standardise(spec)

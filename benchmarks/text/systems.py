@@ -143,7 +143,7 @@ def model_config(setting: Setting) -> BaheConfig | DinConfig:
     recipe = Recipe(llm="", config="", tokenizer="", cut=setting.cut, pooling=setting.text_pooling)
     return BaheConfig(
         recipe=recipe, folder="", architecture={}, history=HISTORY,
-        mask=setting.mask, pooling=setting.pooling, together=TOGETHER,
+        mask=setting.mask, pooling=setting.pooling, pack=TOGETHER,
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def _model(setting: Setting, world: World) -> tuple[torch.nn.Module, msgspec.Str
         fill_bank(world, recipe)
         model = Bahe(world.dataset.spec, config)
         if setting.system == BAHE_USERS:
-            model.reader = WholeUsers(config.sequences, config.history)
+            model.collator = WholeUsers(config.sequences, config.history)
     begin_with_llm(model, config)
     return model, config
 

@@ -26,7 +26,7 @@ class LogTexts:
 
 
 @dataclass(frozen=True, slots=True)
-class Atoms:
+class BankIndex:
     """Rows of a bank for a log's events and items."""
 
     file: BankFile
@@ -61,4 +61,4 @@ def attach(samples: Samples, recipe: Recipe, source: Callable[[list[str]], BankF
     file = source(found.texts)
     rows = np.append(file.find(recipe.keys(found.texts)), NONE)  # the last answers for NONE and for padding
     assert (rows[:-1] >= 0).all()
-    samples.atoms = Atoms(file, np.append(rows[found.event], NONE), rows[found.item])
+    samples.bank_index = BankIndex(file, np.append(rows[found.event], NONE), rows[found.item])

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor, device
+import torch
+from torch import Tensor
 
 from fusion.features.log import Array
 from fusion.features.samples import Batch, Samples
@@ -16,7 +17,7 @@ SCORE_AT_ONCE = 4096  # moments per scoring batch: 50 MB of activations
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class BatchIndices:
     """B samples that go into one batch; those that share a window are next to each other, oldest first."""
 
     rows: Array  # (B,) int64
@@ -26,40 +27,40 @@ class Chosen:
         return len(self.rows)
 
 
-class HasItems(Protocol):
+class ModelBatch(Protocol):
     @property
     def item_row(self) -> Tensor:
         """(M,) embedding rows of a batch's distinct items."""
 
 
-class Reader(Protocol):
-    def plan(
+class Collator(Protocol):
+    def epoch(
         self, samples: Samples, /, rows: Array, size: int, rng: np.random.Generator, processes: int
-    ) -> Iterator[list[Chosen]]:
+    ) -> Iterator[list[BatchIndices]]:
         """The batches of an epoch, at most `size` rows each; of every batch, each process's share."""
 
-    def parts(self, samples: Samples, /, rows: Array) -> Iterator[Chosen]:
+    def score_batches(self, samples: Samples, /, rows: Array) -> Iterator[BatchIndices]:
         """Places in `rows`, in parts to be scored at once."""
 
-    def gather(self, samples: Samples, chosen: Chosen) -> Any:
+    def collate(self, samples: Samples, chosen: BatchIndices) -> Any:
         """What the model's `forward` reads. It has `item_row`, the embedding rows of the batch's distinct items."""
 
 
-class Rows:
+class RowCollator:
     """Every sample on its own, with its own history."""
 
-    def plan(
+    def epoch(
         self, _samples: Samples, /, rows: Array, size: int, rng: np.random.Generator, processes: int
-    ) -> Iterator[list[Chosen]]:
+    ) -> Iterator[list[BatchIndices]]:
         order = rng.permutation(rows)
         for batch in cut(order, size, processes):
             yield [_alone(share) for share in np.array_split(batch, processes)]
 
-    def parts(self, _samples: Samples, /, rows: Array) -> Iterator[Chosen]:
+    def score_batches(self, _samples: Samples, /, rows: Array) -> Iterator[BatchIndices]:
         for start in range(0, len(rows), SCORE_AT_ONCE):
             yield _alone(np.arange(start, min(start + SCORE_AT_ONCE, len(rows))))
 
-    def gather(self, samples: Samples, chosen: Chosen) -> Batch:
+    def collate(self, samples: Samples, chosen: BatchIndices) -> Batch:
         return samples.batch(chosen.rows)
 
 
@@ -74,21 +75,21 @@ def cut(order: Array, size: int, least: int) -> list[Array]:
 T = TypeVar("T")
 
 
-def on(batch: T, place: device) -> T:
+def to_device(batch: T, device: torch.device) -> T:
     """A batch with all its tensors on a device."""
-    if place.type == "cpu":
+    if device.type == "cpu":
         return batch
-    moved: T = _moved(batch, place)
+    moved: T = _moved(batch, device)
     return moved
 
 
-def _moved(value: Any, place: device) -> Any:
+def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
-        return value.to(place)
+        return value.to(device)
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{field.name: _moved(getattr(value, field.name), place) for field in fields(value)})
+        return type(value)(**{field.name: _moved(getattr(value, field.name), device) for field in fields(value)})
     return value
 
 
-def _alone(rows: Array) -> Chosen:
-    return Chosen(rows, np.ones(len(rows), np.int64))
+def _alone(rows: Array) -> BatchIndices:
+    return BatchIndices(rows, np.ones(len(rows), np.int64))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.features.impressions import Moments, Past, known_since
+from fusion.features.impressions import Impressions, PastIndex, known_since
 from fusion.features.labels import POSITIVE, UNLABELLED
 from fusion.features.log import Array, Log
 from fusion.features.prefix_sums import Running
@@ -112,7 +112,7 @@ class UserHistory:
     item that moments offer; 0 is none.
     """
 
-    def __init__(self, log: Log, past: Past, columns: Array, categories: Array, scale: Scale) -> None:
+    def __init__(self, log: Log, past: PastIndex, columns: Array, categories: Array, scale: Scale) -> None:
         self._scale, self._categories = scale, categories
         self._run, self._at = np.append(past.run, -1), np.append(log.at[past.rows], 0.0)  # one entry more: "no past"
         events = columns[past.rows]
@@ -124,14 +124,14 @@ class UserHistory:
         self._width = int(categories.max(initial=0)) + 1
         self._running = Running(past.run[entry] * self._width + kinds[entry, slot], entry, events[entry])
 
-    def counts(self, moments: Moments, item: ItemStatistics) -> Array:
+    def counts(self, impressions: Impressions, item: ItemStatistics) -> Array:
         """The numbers named NAMES: (n, F) float32. `item`: (n,) rows, the statistics of the offered items."""
-        size = (moments.stop - moments.first).astype(np.float64)
-        first = np.where(size > 0, moments.first, len(self._at) - 1)
-        newest = np.where(size > 0, moments.stop - 1, len(self._at) - 1)
-        whole, fifty, ten = (self._last(moments, k) for k in (None, 50, 10))
+        size = (impressions.stop - impressions.first).astype(np.float64)
+        first = np.where(size > 0, impressions.first, len(self._at) - 1)
+        newest = np.where(size > 0, impressions.stop - 1, len(self._at) - 1)
+        whole, fifty, ten = (self._last(impressions, k) for k in (None, 50, 10))
         mean, value = self._mean(whole, USER_SHRINK), _value(whole, USER_SHRINK)
-        squares = self._squares[moments.stop] - self._squares[moments.first]
+        squares = self._squares[impressions.stop] - self._squares[impressions.first]
         spread = (squares + USER_SHRINK) / (whole[:, VALUED] + USER_SHRINK) - value**2
         item_mean, item_count = self._mean(item.total, ITEM_SHRINK), item.total[:, LABELLED]
         features = [
@@ -143,32 +143,32 @@ class UserHistory:
             _value(ten, USER_SHRINK),
             np.sqrt(np.maximum(spread, 0.0)),
             np.log1p(size),
-            *self._category_counts(moments, mean, value, size),
+            *self._category_counts(impressions, mean, value, size),
             _logit(item_mean),
             _logit(self._mean(item.recent, ITEM_SHRINK)),
             _value(item.total, ITEM_SHRINK),
             np.log1p(item_count),
-            _log_days(moments.at - item.first_at, item_count > 0),
-            _log_days(moments.at - self._at[first], size > 0),
-            _log_days(moments.at - self._at[newest], size > 0),
+            _log_days(impressions.at - item.first_at, item_count > 0),
+            _log_days(impressions.at - self._at[first], size > 0),
+            _log_days(impressions.at - self._at[newest], size > 0),
             mean + item_mean - self._scale.prior,
         ]
         return np.stack(features, axis=1).astype(np.float32)
 
-    def _last(self, moments: Moments, k: int | None) -> Array:
-        first = moments.first if k is None else np.maximum(moments.first, moments.stop - k)
-        return np.asarray(self._sums[moments.stop] - self._sums[first])
+    def _last(self, impressions: Impressions, k: int | None) -> Array:
+        first = impressions.first if k is None else np.maximum(impressions.first, impressions.stop - k)
+        return np.asarray(self._sums[impressions.stop] - self._sums[first])
 
     def _mean(self, sums: Array, shrink: float) -> Array:
         return np.asarray((sums[:, POSITIVES] + shrink * self._scale.prior) / (sums[:, LABELLED] + shrink))
 
-    def _category_counts(self, moments: Moments, mean: Array, value: Array, size: Array) -> list[Array]:
+    def _category_counts(self, impressions: Impressions, mean: Array, value: Array, size: Array) -> list[Array]:
         """How the user took to the offered item's categories, against the user's own mean: six (n,) arrays."""
-        own = self._categories[moments.item]  # (n, C)
+        own = self._categories[impressions.item]  # (n, C)
         there = own > 0
-        run = self._run[np.where(size > 0, moments.first, len(self._run) - 1)][:, None]  # -1: no past
+        run = self._run[np.where(size > 0, impressions.first, len(self._run) - 1)][:, None]  # -1: no past
         asked = np.where(there & (run >= 0), run * self._width + own, -1)
-        first, stop = self._running.before(asked.ravel(), np.repeat(moments.stop, own.shape[1]))
+        first, stop = self._running.before(asked.ravel(), np.repeat(impressions.stop, own.shape[1]))
         sums = self._running.sums(first, stop).reshape(*own.shape, -1)
         slots = np.maximum(there.sum(axis=1), 1)
         labelled, valued = sums[:, :, LABELLED], sums[:, :, VALUED]

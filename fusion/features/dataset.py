@@ -10,8 +10,8 @@ import numpy as np
 from sqlalchemy import Connection
 
 from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
-from fusion.features.impressions import sample_moments
-from fusion.features.interest_vectors import Knowledge, choose_vectors, read_knowledge
+from fusion.features.impressions import impressions_of
+from fusion.features.interest_vectors import InterestVectors, choose_vectors, read_interest_vectors
 from fusion.features.labels import UNLABELLED, LabelRule, check_classes
 from fusion.features.log import Array, Log, read_log
 from fusion.features.samples import Samples, encode
@@ -106,20 +106,21 @@ def read_dataset(
         )
     read = read_labelled(connection, config, advance)
     log, labels, part, rows, spec = read.log, read.labels, read.part, read.rows, read.spec
-    knowledge: Knowledge | None = None
+    interest_vectors: InterestVectors | None = None
     if chosen:
         version, encoder = chosen
-        knowledge = read_knowledge(
+        interest_vectors = read_interest_vectors(
             connection, log.users, generation=config.generation, prompt_version=version, encoder=encoder
         )
         spec = msgspec.structs.replace(
-            spec, partitions=config.partitions, text_width=knowledge.width,
+            spec, partitions=config.partitions, text_width=interest_vectors.width,
             generation=config.generation, prompt_version=version, encoder=encoder,
         )  # fmt: skip
-    moments, past = sample_moments(log, rows)
+    impressions, past = impressions_of(log, rows)
     samples = encode(
-        spec, log, moments, past,
-        items=log.items, catalogue=read.catalogue, profiles=read.profiles, knowledge=knowledge, standardise=False,
+        spec, log, impressions, past,
+        items=log.items, catalogue=read.catalogue, profiles=read.profiles, interest_vectors=interest_vectors,
+        standardise=False,
     )  # fmt: skip
     spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
     samples.standardise(spec)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from fusion.features.counts import DAY
-from fusion.features.impressions import Past
+from fusion.features.impressions import PastIndex
 from fusion.features.labels import UNLABELLED
 from fusion.features.log import Array, Log
 from fusion.features.spec import FIRST, GAP_DAYS, UNKNOWN, FeatureSpec
@@ -30,7 +30,7 @@ def behavior_rows(spec: FeatureSpec) -> dict[str, int]:
 class Events:
     """Columns of the log's N events, each with one entry more at the end: the padding event."""
 
-    def __init__(self, spec: FeatureSpec, log: Log, labels: Array, past: Past) -> None:
+    def __init__(self, spec: FeatureSpec, log: Log, labels: Array, past: PastIndex) -> None:
         actions = spec.actions.rows()
         action = np.array([actions.get(text, UNKNOWN) for text in log.actions], np.int32)
         value = np.searchsorted(np.array(spec.value_edges), log.value.astype(np.float64), side="right") + FIRST

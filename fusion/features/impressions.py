@@ -3,7 +3,7 @@
 A moment (user, seq s, time t, item) sees the user's behaviours with seq < s and at <= t, and the partitions with
 last_seq < s and closed_at <= t. Almost always these are the events before it in the log, so a moment is one number:
 the row it ends at. Only where late events came in is the past not a run of rows; then the visible rows are copied
-behind the log as a row run of their own (`Past`), and the same arithmetic holds for every moment.
+behind the log as a row run of their own (`PastIndex`), and the same arithmetic holds for every moment.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from fusion.features.log import Array, Log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
-    """n moments. Row i of every (n,) array is the same moment."""
+class Impressions:
+    """n impressions. Row i of every (n,) array is the same moment."""
 
     user: Array  # (n,) int32, into Log.users
     item: Array  # (n,) int32, into Log.items, or beyond them: an item the log does not know
     at: Array  # (n,) float64
     seq: Array  # (n,) int64: the event's own, or one past the user's newest for a moment that is now
-    first: Array  # (n,) int64 into Past.rows: the past is rows first..stop - 1, oldest first
+    first: Array  # (n,) int64 into PastIndex.rows: the past is rows first..stop - 1, oldest first
     stop: Array  # (n,) int64
 
     def __len__(self) -> int:
         return len(self.user)
 
-    def take(self, chosen: Array) -> Moments:
-        return Moments(**{name: getattr(self, name)[chosen] for name in self.__slots__})
+    def take(self, chosen: Array) -> Impressions:
+        return Impressions(**{name: getattr(self, name)[chosen] for name in self.__slots__})
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class PastIndex:
     """Rows of the log in an order where every moment's past is one run. (N + copies,) each."""
 
     rows: Array  # int64, into the log
     run: Array  # int64: which run the entry belongs to (users first, then the runs of moments among late events)
 
 
-def sample_moments(log: Log, chosen: Array) -> tuple[Moments, Past]:
+def impressions_of(log: Log, chosen: Array) -> tuple[Impressions, PastIndex]:
     """One moment for every chosen row of the log, just before the event happened."""
     chosen = np.asarray(chosen, np.int64)
     user = log.user[chosen]
     return _runs(log, user, log.item[chosen], log.at[chosen], log.seq[chosen], log.starts[user], chosen)
 
 
-def now_moments(log: Log, user: Array, item: Array, at: float) -> tuple[Moments, Past]:
-    """Moments after everything in the log that happened up to `at`."""
+def impressions_at(log: Log, user: Array, item: Array, at: float) -> tuple[Impressions, PastIndex]:
+    """Impressions after everything in the log that happened up to `at`."""
     first, stop = log.starts[user], log.starts[user + 1]
     seq = np.zeros(len(user), np.int64)
     some = stop > first
@@ -57,7 +57,9 @@ def now_moments(log: Log, user: Array, item: Array, at: float) -> tuple[Moments,
     return _runs(log, user, item, np.full(len(user), float(at)), seq, first, stop)
 
 
-def _runs(log: Log, user: Array, item: Array, at: Array, seq: Array, first: Array, stop: Array) -> tuple[Moments, Past]:
+def _runs(
+    log: Log, user: Array, item: Array, at: Array, seq: Array, first: Array, stop: Array
+) -> tuple[Impressions, PastIndex]:
     first, stop = first.astype(np.int64), stop.astype(np.int64)
     newest = np.append(known_since(log), -np.inf)  # the last entry answers for users without a past
     late = np.flatnonzero(newest[np.where(stop > first, stop - 1, log.size)] > at)
@@ -69,8 +71,8 @@ def _runs(log: Log, user: Array, item: Array, at: Array, seq: Array, first: Arra
         rows.append(visible)
         run.append(np.full(len(visible), len(log.users) + number))
         size += len(visible)
-    moments = Moments(user=user, item=item, at=at, seq=seq, first=first, stop=stop)
-    return moments, Past(np.concatenate(rows), np.concatenate(run))
+    impressions = Impressions(user=user, item=item, at=at, seq=seq, first=first, stop=stop)
+    return impressions, PastIndex(np.concatenate(rows), np.concatenate(run))
 
 
 def known_since(log: Log) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, and_, select
 
-from fusion.features.impressions import Moments
+from fusion.features.impressions import Impressions
 from fusion.features.log import USERS_AT_ONCE, Array
 from fusion.tables import vectors
 from interest.errors import InputError
@@ -17,7 +17,7 @@ from interest.store.tables import partitions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knowledge:
+class InterestVectors:
     """Q partitions with text vectors, together by user and oldest first."""
 
     starts: Array  # (U + 1,) int64: the partitions of user u are starts[u]..starts[u + 1] - 1
@@ -30,24 +30,24 @@ class Knowledge:
     def width(self) -> int:
         return int(self.vectors.shape[1])
 
-    def visible(self, moments: Moments, slots: int) -> Array:
+    def visible(self, impressions: Impressions, slots: int) -> Array:
         """(n, slots) int64 into the partitions, newest first, -1 for none: last_seq < s and closed_at <= t."""
-        out = np.full((len(moments), slots), -1, np.int64)
-        if not len(self.last_seq) or not len(moments):
+        out = np.full((len(impressions), slots), -1, np.int64)
+        if not len(self.last_seq) or not len(impressions):
             return out
-        span = max(int(self.last_seq.max()), int(moments.seq.max())) + 2
+        span = max(int(self.last_seq.max()), int(impressions.seq.max())) + 2
         owner = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
-        stop = np.searchsorted(owner * span + self.last_seq, moments.user.astype(np.int64) * span + moments.seq)
+        stop = np.searchsorted(owner * span + self.last_seq, impressions.user.astype(np.int64) * span + impressions.seq)
         candidate = stop[:, None] - 1 - np.arange(slots)
-        there = candidate >= self.starts[moments.user][:, None]
-        there &= self.closed_at[np.maximum(candidate, 0)] <= moments.at[:, None]
+        there = candidate >= self.starts[impressions.user][:, None]
+        there &= self.closed_at[np.maximum(candidate, 0)] <= impressions.at[:, None]
         out[there] = candidate[there]
         return out
 
 
-def no_knowledge(users: int) -> Knowledge:
+def no_interest_vectors(users: int) -> InterestVectors:
     none = np.empty(0, np.int64)
-    return Knowledge(
+    return InterestVectors(
         starts=np.zeros(users + 1, np.int64),
         index=none,
         last_seq=none,
@@ -56,9 +56,9 @@ def no_knowledge(users: int) -> Knowledge:
     )
 
 
-def read_knowledge(
+def read_interest_vectors(
     connection: Connection, users: Sequence[str], *, generation: int, prompt_version: str, encoder: str
-) -> Knowledge:
+) -> InterestVectors:
     """The partition vectors of `users` (in that order), of one generation, prompt version and text encoder."""
     columns = (partitions.c.user_id, partitions.c.index, partitions.c.last_seq, partitions.c.closed_at)
     same = [vectors.c[name] == partitions.c[name] for name in ("user_id", "generation", "index")]
@@ -76,8 +76,8 @@ def read_knowledge(
     number = {user: i for i, user in enumerate(users)}
     own = sorted(((number[row[0]], *row[1:]) for row in rows if row[0] in number), key=lambda row: (row[0], row[1]))
     if not own:
-        return no_knowledge(len(users))
-    return Knowledge(
+        return no_interest_vectors(len(users))
+    return InterestVectors(
         starts=np.searchsorted(np.array([row[0] for row in own]), np.arange(len(users) + 1)).astype(np.int64),
         index=np.array([row[1] for row in own], np.int64),
         last_seq=np.array([row[2] for row in own], np.int64),

@@ -1,9 +1,9 @@
-"""Moments gathered so that a user's history is encoded once for all candidates that may share it.
+"""Impressions gathered so that a user's history is encoded once for all candidates that may share it.
 
 Scoring is exact: candidates share a history only where they share the moment, and a history is read in both directions.
-Training may put up to `together` neighbouring moments of one user into one window: the events before the first of
+Training may put up to `pack` neighbouring moments of one user into one window: the events before the first of
 them are read in both directions, those in between only backwards, so that no moment sees what came after it. Where the
-windows are cut is drawn anew in every epoch, so each moment is met with 0 to `together` - 1 events of the second kind.
+windows are cut is drawn anew in every epoch, so each moment is met with 0 to `pack` - 1 events of the second kind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fusion.features.collate import Chosen, cut
+from fusion.features.collate import BatchIndices, cut
 from fusion.features.counts import DAY, NAMES
 from fusion.features.events import buckets
 from fusion.features.labels import POSITIVE, UNLABELLED
@@ -47,7 +47,7 @@ class Users:
     prefix: int
     profile: Tensor  # (G, A') int32
     context: Tensor  # (G, U) float32: the user's own counts at the window's first moment
-    texts: Tensor  # (Q, W) float32
+    interest_vectors: Tensor  # (Q, W) float32
     partitions: Tensor  # (G, P) int32 into the Q, newest first, -1 is none; at the window's first moment
     past: Tensor  # (E,) int64 into the M: the whole past of the windows' first moments, window after window, if asked
     past_positive: Tensor  # (E,) float32: 1 where the label rule calls the behaviour a positive, else 0
@@ -74,7 +74,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
+class PackedBatch:
     """B moments whose users and candidates refer to the same items."""
 
     items: Items
@@ -89,33 +89,33 @@ class Folded:
         return self.items.row
 
 
-class Windows:
-    """How a folding model reads samples (a `Reader`); scoring has one window for every distinct moment."""
+class PackedCollator:
+    """How a folding model reads samples (a `Collator`); scoring has one window for every distinct moment."""
 
-    def __init__(self, together: int, *, whole_past: bool = False) -> None:
+    def __init__(self, pack: int, *, whole_past: bool = False) -> None:
         """whole_past: also gather what is older than the history (`Users.past`)."""
-        self._together, self._whole_past = together, whole_past
+        self._pack, self._whole_past = pack, whole_past
 
-    def plan(
+    def epoch(
         self, samples: Samples, rows: Array, size: int, rng: np.random.Generator, processes: int
-    ) -> Iterator[list[Chosen]]:
-        own = samples.moments.take(rows)
-        shift = rng.integers(0, self._together, len(samples.profiles))
-        block = (own.stop - own.first + shift[own.user]) // self._together
+    ) -> Iterator[list[BatchIndices]]:
+        own = samples.impressions.take(rows)
+        shift = rng.integers(0, self._pack, len(samples.profiles))
+        block = (own.stop - own.first + shift[own.user]) // self._pack
         windows = _runs(rows, block, own.first, own.user)
-        each = max(size // self._together, processes)
+        each = max(size // self._pack, processes)
         # like with like, for little padding, but by chance: sorted inside random runs of a few batches
-        moments, first = samples.moments, np.array([window[0] for window in windows], np.int64)
-        length = np.minimum(moments.stop[first] - moments.first[first], samples.spec.history)
-        order, together = rng.permutation(len(windows)), ALIKE * each
-        runs = [order[start : start + together] for start in range(0, len(order), together)]
+        impressions, first = samples.impressions, np.array([window[0] for window in windows], np.int64)
+        length = np.minimum(impressions.stop[first] - impressions.first[first], samples.spec.history)
+        order, group = rng.permutation(len(windows)), ALIKE * each
+        runs = [order[start : start + group] for start in range(0, len(order), group)]
         alike = [run[np.argsort(length[run], kind="stable")] for run in runs]
         batches = cut(np.concatenate(alike) if alike else order, each, processes)
         for number in [*rng.permutation(len(batches) - 1), -1]:  # what is left over comes last
             yield [_chosen([windows[w] for w in share]) for share in np.array_split(batches[number], processes)]
 
-    def parts(self, samples: Samples, rows: Array) -> Iterator[Chosen]:
-        own = samples.moments.take(rows)
+    def score_batches(self, samples: Samples, rows: Array) -> Iterator[BatchIndices]:
+        own = samples.impressions.take(rows)
         windows = [
             window[start : start + SCORES_AT_ONCE]
             for window in _runs(np.arange(len(rows)), own.at, own.seq, own.stop, own.first, own.user)
@@ -137,14 +137,14 @@ class Windows:
         if part:
             yield _chosen(part)
 
-    def gather(self, samples: Samples, chosen: Chosen) -> Folded:
+    def collate(self, samples: Samples, chosen: BatchIndices) -> PackedBatch:
         """The windows' events up to their first moments, at most L, are the prefix; the events until their last follow.
 
         1. Columns: prefixes end at the same column, so the newest event before a window has one place.
         2. Slots: the k-th sample of a window is in slot k.
         3. The rows of the log behind each window's first moment, one window's after the other's.
         """
-        events, own = samples.events, samples.moments.take(chosen.rows)
+        events, own = samples.events, samples.impressions.take(chosen.rows)
         windows = len(chosen.sizes)
         window = np.repeat(np.arange(windows), chosen.sizes)
         begin = np.cumsum(chosen.sizes) - chosen.sizes
@@ -168,11 +168,11 @@ class Windows:
         begun, whole = own.first[begin], first * self._whole_past
         past = events.rows[np.repeat(begun - (np.cumsum(whole) - whole), whole) + np.arange(whole.sum())]  # 3
         distinct, where = samples.distinct(event, target, events.item[past])
-        heads = samples.moments.take(chosen.rows[begin])
-        texts, partitions = samples.texts(heads)
+        heads = samples.impressions.take(chosen.rows[begin])
+        vectors, partitions = samples.visible_interests(heads)
         table = samples.items
         given = np.zeros(len(chosen), np.int32) if samples.given is None else samples.given[chosen.rows]
-        return Folded(
+        return PackedBatch(
             items=Items(
                 tensor(table.row[distinct]), tensor(table.categories[distinct]), tensor(table.attributes[distinct])
             ),
@@ -182,7 +182,7 @@ class Windows:
                 prefix=prefix,
                 profile=tensor(samples.profiles[heads.user]),
                 context=tensor(samples.dense[chosen.rows[begin]][:, USER_COUNTS]),
-                texts=tensor(texts),
+                interest_vectors=tensor(vectors),
                 partitions=tensor(partitions),
                 past=tensor(where[events.item[past]].astype(np.int64)),
                 past_positive=tensor((events.label[past] == POSITIVE - UNLABELLED + 1).astype(np.float32)),
@@ -209,6 +209,6 @@ def _runs(values: Array, *keys: Array) -> list[Array]:
     return np.split(values[order], np.flatnonzero(new)) if len(order) else []
 
 
-def _chosen(windows: list[Array]) -> Chosen:
+def _chosen(windows: list[Array]) -> BatchIndices:
     rows = np.concatenate(windows) if windows else np.empty(0, np.int64)
-    return Chosen(rows, np.array([len(window) for window in windows], np.int64))
+    return BatchIndices(rows, np.array([len(window) for window in windows], np.int64))

@@ -14,8 +14,8 @@ import numpy as np
 from sqlalchemy import Connection
 
 from fusion.features.dataset import LEAST_SAMPLES, Dataset, slices_of, statistics_of
-from fusion.features.impressions import sample_moments
-from fusion.features.interest_vectors import read_knowledge
+from fusion.features.impressions import impressions_of
+from fusion.features.interest_vectors import read_interest_vectors
 from fusion.features.labels import UNLABELLED
 from fusion.features.log import Array, Log, read_log
 from fusion.features.samples import encode
@@ -42,15 +42,22 @@ def read_new(
     _check(labels[rows], part[rows], until)
     known = set(spec.items)
     spec = msgspec.structs.replace(spec, items=(*spec.items, *(item for item in log.items if item not in known)))
-    knowledge = None
+    interest_vectors = None
     if spec.partitions:
-        knowledge = read_knowledge(
+        interest_vectors = read_interest_vectors(
             connection, log.users,
             generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder,
         )  # fmt: skip
-    moments, past = sample_moments(log, rows)
+    impressions, past = impressions_of(log, rows)
     samples = encode(
-        spec, log, moments, past, items=log.items, catalogue=catalogue, profiles=profiles, knowledge=knowledge
+        spec,
+        log,
+        impressions,
+        past,
+        items=log.items,
+        catalogue=catalogue,
+        profiles=profiles,
+        interest_vectors=interest_vectors,
     )
     before = np.flatnonzero(part == OLD)
     return Dataset(

@@ -1,7 +1,7 @@
-"""The one way from moments to what a model reads, in training and in scoring. Model-neutral.
+"""The one way from impressions to what a model reads, in training and in scoring. Model-neutral.
 
 Histories are not copied per sample: a `Samples` holds the log's columns once, and `batch` gathers the rows of its
-moments. Inside a batch every distinct item appears once, so a model embeds it once however often it is looked at.
+impressions. Inside a batch every distinct item appears once, so a model embeds it once however often it is looked at.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch
 
 from fusion.features.counts import DAY, ItemHistory, ItemStatistics, UserHistory, event_columns
 from fusion.features.events import Events, buckets
-from fusion.features.impressions import Moments, Past
-from fusion.features.interest_vectors import Knowledge
+from fusion.features.impressions import Impressions, PastIndex
+from fusion.features.interest_vectors import InterestVectors
 from fusion.features.log import Array, Log
 from fusion.features.spec import FeatureSpec, ItemTable, item_table, profile_table
 from interest.types import Item, User
 
 if TYPE_CHECKING:
-    from fusion.bank.index import Atoms
+    from fusion.bank.index import BankIndex
 
-AT_ONCE = 100_000  # moments whose counts are made together: 200 MB of work space for 1M samples otherwise
+AT_ONCE = 100_000  # impressions whose counts are made in one go: 200 MB of work space for 1M samples otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B moments, M distinct items (row 0 is padding), Q distinct partitions; history newest first, up to L events."""
+    """B impressions, M distinct items (row 0 is padding), Q distinct partitions; up to L events, newest first."""
 
     item_row: torch.Tensor  # (M,) int32, embedding row
     item_categories: torch.Tensor  # (M, C) int32, 0 is none
@@ -42,7 +42,7 @@ class Batch:
     gap: torch.Tensor  # (B, L) int32, bucket of whole days between the event and the moment
     profile: torch.Tensor  # (B, A') int32
     dense: torch.Tensor  # (B, F) float32, standardised counts
-    texts: torch.Tensor  # (Q, 2 d) float32: summary and shift vectors
+    interest_vectors: torch.Tensor  # (Q, 2 d) float32: summary and shift vectors
     partitions: torch.Tensor  # (B, P) int32, into the Q, newest first; -1 is none
 
     def __len__(self) -> int:
@@ -54,35 +54,40 @@ class Named:
     """What the numbers stand for, for models that read texts."""
 
     log: Log
-    items: list[str]  # ids; item i of the log and of the moments, and what the catalogue says of it
+    items: list[str]  # ids; item i of the log and of the impressions, and what the catalogue says of it
     catalogue: Mapping[str, Item]
 
 
 class Samples:
-    """n moments ready to be gathered into batches. Made by `encode`."""
+    """n impressions ready to be gathered into batches. Made by `encode`."""
 
     def __init__(
-        self, spec: FeatureSpec, moments: Moments, events: Events, items: ItemTable, profiles: Array, dense: Array,
-        knowledge: Knowledge | None, named: Named,
-    ) -> None:  # fmt: skip
-        self.moments, self.spec, self.events, self.items = moments, spec, events, items
+        self,
+        spec: FeatureSpec,
+        impressions: Impressions,
+        events: Events,
+        items: ItemTable,
+        profiles: Array,
+        dense: Array,
+        interest_vectors: InterestVectors | None,
+        named: Named,
+    ) -> None:
+        self.impressions, self.spec, self.events, self.items = impressions, spec, events, items
         self.profiles, self.dense = profiles, dense  # (U, A') int32; (n, F) float32
-        self._knowledge = knowledge
+        self._interest_vectors = interest_vectors
         self.named = named
         self.given: Array | None = None  # (n,) int32, value bucket of each sample's own event; set where it is known
-        self.atoms: Atoms | None = None  # set by fusion.bank.index.attach, for models that read texts
+        self.bank_index: BankIndex | None = None  # set by fusion.bank.index.attach, for models that read texts
 
     def __len__(self) -> int:
-        return len(self.moments)
+        return len(self.impressions)
 
     @property
     def content(self) -> tuple[Array, ...]:
         """What models are shown beside the log's events: if any of it changes, these are other samples."""
-        table, knowledge = self.items, self._knowledge
-        texts = (
-            () if knowledge is None else (knowledge.starts, knowledge.last_seq, knowledge.closed_at, knowledge.vectors)
-        )
-        return (self.dense, self.profiles, table.row, table.categories, table.attributes, *texts)
+        table, read = self.items, self._interest_vectors
+        interests = () if read is None else (read.starts, read.last_seq, read.closed_at, read.vectors)
+        return (self.dense, self.profiles, table.row, table.categories, table.attributes, *interests)
 
     def standardise(self, spec: FeatureSpec) -> None:
         """Bring the counts to the spec's scale, once."""
@@ -91,8 +96,8 @@ class Samples:
         self.dense /= np.array(spec.dense_std, np.float32)
 
     def batch(self, chosen: Array) -> Batch:
-        """Gather the moments `chosen` (B,)."""
-        own = self.moments.take(chosen)
+        """Gather the impressions `chosen` (B,)."""
+        own = self.impressions.take(chosen)
         longest = int(np.clip((own.stop - own.first).max(initial=1), 1, self.spec.history))
         events = self.events
         entry = own.stop[:, None] - 1 - np.arange(longest)
@@ -100,7 +105,7 @@ class Samples:
         history, target = events.item[row], own.item + 1
         distinct, place = self.distinct(history, target)
         gap = buckets((own.at // DAY).astype(np.int32)[:, None] - events.day[row])
-        texts, partitions = self.texts(own)
+        vectors, partitions = self.visible_interests(own)
         return Batch(
             item_row=tensor(self.items.row[distinct]),
             item_categories=tensor(self.items.categories[distinct]),
@@ -113,7 +118,7 @@ class Samples:
             gap=tensor(np.where(history > 0, gap, 0)),
             profile=tensor(self.profiles[own.user]),
             dense=tensor(self.dense[chosen]),
-            texts=tensor(texts),
+            interest_vectors=tensor(vectors),
             partitions=tensor(partitions),
         )
 
@@ -128,43 +133,43 @@ class Samples:
         place[distinct] = np.arange(len(distinct), dtype=np.int32)
         return distinct, place
 
-    def texts(self, own: Moments) -> tuple[Array, Array]:
+    def visible_interests(self, own: Impressions) -> tuple[Array, Array]:
         """Vectors of the partitions that n moments see (Q, W), and which each sees: (n, P) into the Q, or -1."""
-        if self._knowledge is None or not self.spec.partitions:
+        if self._interest_vectors is None or not self.spec.partitions:
             return np.zeros((0, self.spec.text_width), np.float32), np.zeros((len(own), 0), np.int32)
-        visible = self._knowledge.visible(own, self.spec.partitions)
+        visible = self._interest_vectors.visible(own, self.spec.partitions)
         distinct, inverse = np.unique(np.append(visible, -1), return_inverse=True)  # distinct[0] is always -1: none
-        texts = self._knowledge.vectors[distinct[1:]].astype(np.float32).reshape(-1, self.spec.text_width)
-        return texts, (inverse[:-1].reshape(visible.shape) - 1).astype(np.int32)
+        vectors = self._interest_vectors.vectors[distinct[1:]].astype(np.float32).reshape(-1, self.spec.text_width)
+        return vectors, (inverse[:-1].reshape(visible.shape) - 1).astype(np.int32)
 
 
 def encode(
     spec: FeatureSpec,
     log: Log,
-    moments: Moments,
-    past: Past,
+    impressions: Impressions,
+    past: PastIndex,
     *,
     items: list[str],
     catalogue: Mapping[str, Item],
     profiles: Mapping[str, User],
-    knowledge: Knowledge | None = None,
+    interest_vectors: InterestVectors | None = None,
     snapshot: ItemStatistics | None = None,
     standardise: bool = True,
 ) -> Samples:
-    """Everything a model reads about `moments`.
+    """Everything a model reads about `impressions`.
 
-    items: ids of the log's items followed by those that only the moments name. snapshot: the artifact's statistics, by
-    place in `spec.items`; without it an item's statistics are those of the log strictly before each moment.
+    items: ids of the log's items followed by those that only the impressions name. snapshot: the artifact's statistics,
+    by place in `spec.items`; without it an item's statistics are those of the log strictly before each moment.
     """
     labels = spec.label.labels(log)
     columns = event_columns(log, labels, spec.scale)
     table = item_table(spec, items, catalogue)
     users = UserHistory(log, past, columns, table.categories[1:], spec.scale)
     history = ItemHistory(log, columns) if snapshot is None else None
-    dense = np.empty((len(moments), len(spec.dense)), np.float32)
-    for start in range(0, len(moments), AT_ONCE):
-        part = np.arange(start, min(start + AT_ONCE, len(moments)))
-        own = moments.take(part)
+    dense = np.empty((len(impressions), len(spec.dense)), np.float32)
+    for start in range(0, len(impressions), AT_ONCE):
+        part = np.arange(start, min(start + AT_ONCE, len(impressions)))
+        own = impressions.take(part)
         if history is not None:
             statistics = history.before(own.item, own.at)
         else:
@@ -172,8 +177,8 @@ def encode(
             statistics = snapshot.take(table.number[own.item + 1])
         dense[part] = users.counts(own, statistics)
     samples = Samples(
-        spec, moments, Events(spec, log, labels, past), table, profile_table(spec, log.users, profiles), dense,
-        knowledge, Named(log, items, catalogue),
+        spec, impressions, Events(spec, log, labels, past), table, profile_table(spec, log.users, profiles), dense,
+        interest_vectors, Named(log, items, catalogue),
     )  # fmt: skip
     if standardise:
         samples.standardise(spec)

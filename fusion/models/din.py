@@ -77,7 +77,7 @@ class Din(nn.Module):
         there = (batch.history > 0).unsqueeze(-1)  # (B, L, 1)
         seen = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
         item, bare = torch.split(seen, [d, a + d], dim=2)
-        match, value = torch.split(bare + self._made_of_it(batch), [a, d], dim=2)
+        match, value = torch.split(bare + self._feedback(batch), [a, d], dim=2)
         match = match + self.from_product(item * target[:, None]) + self.from_target(target)[:, None]
         weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
         even = there / there.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
@@ -89,12 +89,12 @@ class Din(nn.Module):
         logit: Tensor = self.tower(inputs, batch.dense)
         return logit
 
-    def _made_of_it(self, batch: Batch) -> Tensor:
+    def _feedback(self, batch: Batch) -> Tensor:
         """(B, L, a + d): what the user made of each past event and how long ago, one gather from all combinations."""
         gap = self.gap.weight
         action = (self.action.weight[:, None] + gap).flatten(0, 1)
         label = (self.label.weight[:, None] + action).flatten(0, 1)
         table = (self.value.weight[:, None] + label).flatten(0, 1)
         code = (batch.value * LABEL_ROWS + batch.label) * (self.action.num_embeddings * GAP_ROWS)
-        made: Tensor = F.embedding(code + batch.action * GAP_ROWS + batch.gap, table)
-        return made
+        feedback: Tensor = F.embedding(code + batch.action * GAP_ROWS + batch.gap, table)
+        return feedback

@@ -7,6 +7,8 @@ to any backbone's inputs, and the whole is trained with the CTR loss.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +16,18 @@ from torch.nn import functional as F
 from fusion.features.samples import Batch
 
 WIDTH = 32  # the width of both vectors in the public code of the same family (KAR, HiT-LBM)
+
+
+class HasInterests(Protocol):
+    """Users (or samples) with the vectors of the partitions that each may see."""
+
+    @property
+    def interest_vectors(self) -> Tensor:
+        """(Q, W) of distinct partitions: summary and shift vectors."""
+
+    @property
+    def partitions(self) -> Tensor:
+        """(B, P) into the Q, newest first; -1 is none."""
 
 
 class InterestFusion(nn.Module):
@@ -37,17 +51,17 @@ class InterestFusion(nn.Module):
         self.item = nn.Linear(item_width, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
 
-    def user(self, batch: Batch) -> Tensor:
+    def user(self, batch: HasInterests) -> Tensor:
         """(B, 32): depends on the partitions alone, so it can be stored per user."""
-        return self.user_vector(batch.texts, batch.partitions)
+        return self.user_vector(batch.interest_vectors, batch.partitions)
 
-    def user_vector(self, texts: Tensor, partitions: Tensor) -> Tensor:
-        """(B, 32), from distinct partitions' texts (Q, W) and which of them each user has: (B, P), -1 for none."""
+    def user_vector(self, interest_vectors: Tensor, partitions: Tensor) -> Tensor:
+        """(B, 32), from distinct partitions' vectors (Q, W) and which of them each user has: (B, P), -1 for none."""
         there = partitions >= 0  # (B, P)
-        if not len(texts):
+        if not len(interest_vectors):
             return self.none.expand(len(partitions), WIDTH)
-        told = self.knowledge(texts)  # (Q, 32): once for every distinct partition
-        x = F.embedding(partitions.clamp(min=0), told) + self.age[: there.shape[1]]  # (B, P, 32)
+        compressed = self.knowledge(interest_vectors)  # (Q, 32): once for every distinct partition
+        x = F.embedding(partitions.clamp(min=0), compressed) + self.age[: there.shape[1]]  # (B, P, 32)
         scores = self.query(x) @ self.key(x).transpose(1, 2) / WIDTH**0.5  # (B, P, P)
         x = x + _softmax(scores, there[:, None, :]) @ self.value(x)
         weights = _softmax(x @ self.seek / WIDTH**0.5, there)  # (B, P)

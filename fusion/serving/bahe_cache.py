@@ -22,9 +22,9 @@ from fusion.bank.mmap_file import KEY, BankFile
 from fusion.bank.vectors import read_vectors
 from fusion.encoders.recipe import Recipe
 from fusion.encoders.split_llm import Low, open_low
-from fusion.features.collate import Chosen
+from fusion.features.collate import BatchIndices
 from fusion.features.samples import Samples
-from fusion.models.bahe.collate import Histories
+from fusion.models.bahe.collate import BaheBatch
 from fusion.models.bahe.model import Bahe
 from fusion.models.bahe.target_attention import UserSide
 
@@ -66,11 +66,11 @@ class BaheStates:
         self.made = self.taken = 0  # users encoded, users found
 
     @torch.no_grad()
-    def score(self, samples: Samples, chosen: Chosen, names: list[str]) -> Tensor:
+    def score(self, samples: Samples, chosen: BatchIndices, names: list[str]) -> Tensor:
         """(B,) logits of one part of a scoring job. names: the ids of the log's users."""
-        batch = self._model.reader.gather(samples, chosen)
+        batch = self._model.collator.collate(samples, chosen)
         heads = chosen.rows[chosen.sizes.cumsum() - chosen.sizes]
-        keys = [names[user] for user in samples.moments.take(heads).user]
+        keys = [names[user] for user in samples.impressions.take(heads).user]
         stamps = [_stamp(batch, window) for window in range(len(keys))]
         fresh = [w for w in range(len(keys)) if self._users.get(keys[w], (b"",))[0] != stamps[w]]
         self._encode(batch, fresh, keys, stamps)
@@ -85,12 +85,12 @@ class BaheStates:
                 kept.popitem(last=False)
         return logits
 
-    def _encode(self, batch: Histories, fresh: list[int], keys: list[str], stamps: list[bytes]) -> None:
+    def _encode(self, batch: BaheBatch, fresh: list[int], keys: list[str], stamps: list[bytes]) -> None:
         if fresh:
             own = dataclasses.replace(  # in scoring every past has a window of its own
                 batch,
                 history=batch.history[:, fresh],
-                made=batch.made[:, fresh],
+                feedback=batch.feedback[:, fresh],
                 seen=batch.seen[:, fresh],
                 window=torch.arange(len(fresh)),
                 partitions=batch.partitions[fresh],
@@ -103,7 +103,7 @@ class BaheStates:
         for key in keys:
             self._users.move_to_end(key)
 
-    def _offered(self, batch: Histories) -> Tensor:
+    def _offered(self, batch: BaheBatch) -> Tensor:
         """(O, 2 d)."""
         rows = batch.offered.tolist()
         keys = [b"" if batch.item_row[row] == 1 else batch.vectors[row].numpy().tobytes() for row in rows]
@@ -117,15 +117,15 @@ class BaheStates:
         return torch.stack([self._items[key] for key in keys])
 
 
-def _stamp(batch: Histories, window: int) -> bytes:
+def _stamp(batch: BaheBatch, window: int) -> bytes:
     """Of everything that a user's side is made of; the padding is none of it."""
     digest = hashlib.blake2b(digest_size=16)
-    for sequence, made in zip(batch.history[:, window], batch.made[:, window], strict=True):
+    for sequence, feedback in zip(batch.history[:, window], batch.feedback[:, window], strict=True):
         own = sequence[sequence > 0].long()
         digest.update(f"{len(own)}".encode())
         digest.update(batch.item_row[own].numpy().tobytes() + batch.vectors[own].numpy().tobytes())
-        digest.update(made[sequence > 0].numpy().tobytes())
+        digest.update(feedback[sequence > 0].numpy().tobytes())
     slots = (batch.partitions[window] >= 0).nonzero()[:, 0]  # a partition's age tells too
     digest.update(f"{slots.tolist()}".encode())
-    digest.update(batch.texts[batch.partitions[window, slots]].numpy().tobytes())
+    digest.update(batch.interest_vectors[batch.partitions[window, slots]].numpy().tobytes())
     return digest.digest()

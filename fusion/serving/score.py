@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 from fusion.bank.index import attach
 from fusion.features.counts import ItemStatistics
-from fusion.features.impressions import now_moments
-from fusion.features.interest_vectors import read_knowledge
+from fusion.features.impressions import impressions_at
+from fusion.features.interest_vectors import read_interest_vectors
 from fusion.features.log import Array, read_log
 from fusion.features.samples import Samples, encode
 from fusion.features.spec import FeatureSpec
@@ -22,7 +22,7 @@ from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.bahe_cache import BaheStates, StoredTexts
 from fusion.serving.srp4ctr_cache import UserStates
 from fusion.training.artifact import Artifact
-from fusion.training.train import predict, reader_of
+from fusion.training.train import collator_of, predict
 from interest.store.sql import read_items, read_users
 
 Pair = tuple[str, str]  # user id, item id
@@ -54,7 +54,7 @@ class Scorer:
         if self.states is None:
             return predict(own.model, samples, every)
         names, out = list(dict.fromkeys(user for user, _ in pairs)), np.empty(len(pairs))
-        for part in reader_of(own.model).parts(samples, every):
+        for part in collator_of(own.model).score_batches(samples, every):
             out[part.rows] = torch.sigmoid(self.states.score(samples, part, names).double()).numpy()
         return out
 
@@ -73,19 +73,19 @@ def current_samples(
     items = list(dict.fromkeys([*log.items, *(item for _, item in pairs)]))
     user_number = {user: i for i, user in enumerate(users)}
     item_number = {item: i for i, item in enumerate(items)}
-    moments, past = now_moments(
+    impressions, past = impressions_at(
         log,
         np.array([user_number[user] for user, _ in pairs], np.int32),
         np.array([item_number[item] for _, item in pairs], np.int32),
         at,
     )
-    knowledge = None
+    interest_vectors = None
     if spec.partitions:
-        knowledge = read_knowledge(
+        interest_vectors = read_interest_vectors(
             connection, users, generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder
         )
     return encode(
-        spec, log, moments, past,
+        spec, log, impressions, past,
         items=items, catalogue=read_items(connection, items), profiles=read_users(connection, users),
-        knowledge=knowledge, snapshot=statistics,
+        interest_vectors=interest_vectors, snapshot=statistics,
     )  # fmt: skip

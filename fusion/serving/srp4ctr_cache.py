@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fusion.features.collate import Chosen
+from fusion.features.collate import BatchIndices
 from fusion.features.log import Array
-from fusion.features.packed_windows import Folded
+from fusion.features.packed_windows import PackedBatch
 from fusion.features.samples import Samples
 from fusion.models.srp4ctr.model import Srp4Ctr, UserState
 
@@ -33,26 +33,25 @@ class UserStates:
         self.made = self.taken = 0  # states encoded, states found
 
     @torch.no_grad()
-    def score(self, samples: Samples, chosen: Chosen, names: list[str]) -> Tensor:
+    def score(self, samples: Samples, chosen: BatchIndices, names: list[str]) -> Tensor:
         """(B,) logits of one part of a scoring job. names: the ids of the log's users."""
-        batch = self._model.reader.gather(samples, chosen)
+        batch = self._model.collator.collate(samples, chosen)
         heads = chosen.rows[chosen.sizes.cumsum() - chosen.sizes]
-        moments = samples.moments.take(heads)
-        keys = [names[user] for user in moments.user]
+        keys = [names[user] for user in samples.impressions.take(heads).user]
         stamps = _stamps(batch)
         states = [self._take(key, stamp) for key, stamp in zip(keys, stamps, strict=True)]
         missing = [window for window, state in enumerate(states) if state is None]
         for window, state in zip(missing, self._encode(samples, heads[missing]), strict=True):
             states[window] = state
             self._keep(keys[window], stamps[window], state)
-        together = _stack([state for state in states if state is not None], batch.candidates.age.shape[2])
-        return self._model.score(together, batch.candidates, batch.items)
+        state = _stack([state for state in states if state is not None], batch.candidates.age.shape[2])
+        return self._model.score(state, batch.candidates, batch.items)
 
     def _encode(self, samples: Samples, heads: Array) -> list[UserState]:
         if not len(heads):
             return []
         self.made += len(heads)
-        batch: Folded = self._model.reader.gather(samples, Chosen(heads, heads * 0 + 1))
+        batch: PackedBatch = self._model.collator.collate(samples, BatchIndices(heads, heads * 0 + 1))
         return _apart(self._model.encode_user(batch.users, batch.items))
 
     def _take(self, key: str, stamp: bytes) -> UserState | None:
@@ -70,7 +69,7 @@ class UserStates:
             self._held.popitem(last=False)
 
 
-def _stamps(batch: Folded) -> list[bytes]:
+def _stamps(batch: PackedBatch) -> list[bytes]:
     """Of everything that each window's state is made of; the padding is none of it."""
     users, items = batch.users, batch.items
     shown = torch.cat([items.row[:, None], items.categories, items.attributes], dim=1)
@@ -80,7 +79,7 @@ def _stamps(batch: Folded) -> list[bytes]:
     for window, (past, positive) in enumerate(pasts):
         there = users.event[window] > 0
         slots = (users.partitions[window] >= 0).nonzero()[:, 0]
-        told = users.texts[users.partitions[window, slots]]
+        told = users.interest_vectors[users.partitions[window, slots]]
         digest = hashlib.blake2b(f"{int(there.sum())} {len(past)} {slots.tolist()}".encode(), digest_size=16)
         for part in (
             shown[users.event[window, there]], users.behavior[window, there], shown[past], positive,

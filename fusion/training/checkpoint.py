@@ -97,8 +97,8 @@ def load_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str, kind: 
         reason = str(error).splitlines()[0]
         raise ArtifactError(f"{path} is of another version ({reason}); remove it to train from the start") from None
     state.epochs = epochs
-    place = next(state.model.parameters()).device
-    state.average, state.best = (_part(tensors, prefix, place) for prefix in ("average/", "best/"))
+    device = next(state.model.parameters()).device
+    state.average, state.best = (_part(tensors, prefix, device) for prefix in ("average/", "best/"))
     saved: dict[int, dict[str, Any]] = {}
     for name, value in _part(tensors, "optimizer/").items():
         number, key = name.split("/", 1)
@@ -120,5 +120,5 @@ def remove_checkpoint(folder: Path) -> None:
         (folder / NAME).unlink()
 
 
-def _part(tensors: dict[str, Tensor], prefix: str, place: torch.device = CPU) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value.to(place) for name, value in tensors.items() if name.startswith(prefix)}
+def _part(tensors: dict[str, Tensor], prefix: str, device: torch.device = CPU) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value.to(device) for name, value in tensors.items() if name.startswith(prefix)}

@@ -32,7 +32,7 @@ class Processes:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> None:
-        """In place, over all processes."""
+        """In device, over all processes."""
         if self.count > 1:
             dist.all_reduce(tensor)
 
@@ -59,12 +59,12 @@ ALONE = Processes()
 
 
 @contextmanager
-def processes(place: torch.device) -> Iterator[Processes]:
+def processes(device: torch.device) -> Iterator[Processes]:
     """The group that torchrun's environment describes (gloo on processors, NCCL on GPUs), or this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:

@@ -28,17 +28,17 @@ def run(
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[Epoch], None] = lambda _: None,
     prepare: Callable[[torch.nn.Module], None] = lambda _: None,
-    place: torch.device | None = None,
-    together: Processes = ALONE,
+    device: torch.device | None = None,
+    dist: Processes = ALONE,
 ) -> Metrics:
     """Train a model into `folder` (continuing there after an interruption) and return the metrics by part.
 
-    prepare: what is done to the fresh model, such as taking over pre-trained weights. place: the device.
+    prepare: what is done to the fresh model, such as taking over pre-trained weights. device: where it is trained.
     """
     torch.manual_seed(config.seed)
     model = build(dataset.spec, model_config)
     prepare(model)
-    model.to(place or torch.device("cpu"))
+    model.to(device or torch.device("cpu"))
     training, validation = dataset.of(TRAIN), dataset.of(VALID)
     train(
         model,
@@ -50,26 +50,26 @@ def run(
         fingerprint=fingerprint(dataset, model_config, config),
         advance=advance,
         report=report,
-        together=together,
+        dist=dist,
     )
     measured = {
-        "valid": measure(model, dataset, VALID, together),
-        "test": measure(model, dataset, TEST, together),
+        "valid": measure(model, dataset, VALID, dist),
+        "test": measure(model, dataset, TEST, dist),
     }
-    if together.first:
+    if dist.first:
         record = ArtifactConfig(
             kind=kind_of(model_config), model=model_config, training=config, split=split, versions=versions()
         )
         save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured)
         remove_checkpoint(folder)
-    together.wait()
+    dist.wait()
     return measured
 
 
-def measure(model: torch.nn.Module, dataset: Dataset, part: int, together: Processes = ALONE) -> dict[str, float]:
+def measure(model: torch.nn.Module, dataset: Dataset, part: int, dist: Processes = ALONE) -> dict[str, float]:
     """Every metric on one part of the samples."""
     own = dataset.of(part)
-    scores = predict(model, dataset.samples, own, together=together)
+    scores = predict(model, dataset.samples, own, dist=dist)
     slices = {name: chosen[own] for name, chosen in dataset.slices.items()}
     return metrics.report(dataset.labels[own], scores, dataset.log.user[dataset.rows[own]], slices)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.features.collate import on
+from fusion.features.collate import to_device
 from fusion.features.log import Array, Log
 from fusion.features.packed_windows import Items
 from fusion.features.spec import FIRST, FeatureSpec, ItemTable
@@ -135,15 +135,15 @@ def pretrain(
     fingerprint: str = "",
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[PretrainEpoch], None] = lambda _: None,
-    together: Processes = ALONE,
+    dist: Processes = ALONE,
 ) -> list[PretrainEpoch]:
-    """Fit in place, going on in `folder` where a run with the same fingerprint was interrupted.
+    """Fit in device, going on in `folder` where a run with the same fingerprint was interrupted.
 
     `advance` counts events. Raises ArtifactError where the folder holds the checkpoint of another run, and InputError
     where there is nothing to learn from: an element to hide needs another to see.
     """
     columns = model.encoder.config.positions
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     sequences = Sequences(data.spec, data.log, np.flatnonzero(data.train), data.table, columns)
     if columns < LEAST or not sequences.cut(np.zeros(len(data.log.users), np.int64)):
         raise InputError(f"nothing to learn from: no window has {LEAST} behaviours; replay more of the log")
@@ -160,12 +160,12 @@ def pretrain(
     with fast_cpu():
         while len(state.epochs) < config.epochs:
             epoch = len(state.epochs)
-            torch.manual_seed(config.seed * 1_000_003 + epoch + together.rank * 7919)
+            torch.manual_seed(config.seed * 1_000_003 + epoch + dist.rank * 7919)
             rng = np.random.default_rng((config.seed, epoch))
             masks = draw(events, (config.item_masks, config.behavior_masks), rng)
             while not (windows := sequences.cut(rng.integers(0, columns, len(data.log.users)))):
                 pass  # every short history was cut to single behaviours: again, elsewhere
-            drawn = batches(windows, config.batch_size, rng, together.count)
+            drawn = batches(windows, config.batch_size, rng, dist.count)
             steps = len(drawn)
             total = torch.zeros((), dtype=torch.float64)
             model.train()
@@ -175,20 +175,20 @@ def pretrain(
                 entries = np.concatenate(chosen)
                 items = max(int((masks[0] & (sequences.row >= FIRST))[entries].sum()), 1)
                 behaviors = max(int(masks[1][entries].sum()), 1)
-                own = slice(together.rank, None, together.count)
-                batch = on(sequences.gather(chosen[own], masks, offsets[own], sampled, np.log(share)), place)
+                own = slice(dist.rank, None, dist.count)
+                batch = to_device(sequences.gather(chosen[own], masks, offsets[own], sampled, np.log(share)), device)
                 item_loss, field_loss, _ = model.losses(batch)
                 loss = item_loss / items + field_loss / behaviors
                 _set_rate(optimizer, config, (epoch * steps + step) / (config.epochs * steps))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-                together.sum_gradients(model)
+                dist.sum_gradients(model)
                 optimizer.step()
                 total += loss.detach().cpu().double()
                 advance(len(entries))
-            together.sum_(total)
+            dist.sum_(total)
             state.epochs.append(PretrainEpoch(epoch, float(total) / steps, *measured(model)))
-            if folder is not None and together.first:
+            if folder is not None and dist.first:
                 save_checkpoint(folder, state, fingerprint)
             report(state.epochs[-1])
     return state.epochs
@@ -213,14 +213,14 @@ class _Validation:
     def __call__(self, model: Pretraining) -> tuple[float | None, float | None, float | None]:
         """Loss, its item part, HR@10; None where nothing is masked."""
         model.eval()
-        place = next(model.parameters()).device
+        device = next(model.parameters()).device
         items = fields = hits = 0.0
         asked = 0
         embedded: Tensor | None = None  # every batch has all of the log's items, and the same
         for start in range(0, len(self._windows), VALID_BATCH):
             windows = self._windows[start : start + VALID_BATCH]
             offsets = np.array([self._sequences.columns - len(window) for window in windows])
-            batch = on(self._sequences.gather(windows, self._masks, offsets, None, np.empty(0)), place)
+            batch = to_device(self._sequences.gather(windows, self._masks, offsets, None, np.empty(0)), device)
             embedded = model.items_of(batch.items) if embedded is None else embedded
             item_loss, field_loss, ranks = model.losses(batch, embedded)
             items, fields, hits = items + float(item_loss), fields + float(field_loss), hits + int((ranks < TOP).sum())

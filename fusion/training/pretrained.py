@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fusion.features.dataset import Dataset, Labelled
 from fusion.features.events import Events, behavior_rows
-from fusion.features.impressions import Past
+from fusion.features.impressions import PastIndex
 from fusion.features.log import Array
 from fusion.features.spec import FIRST, UNKNOWN, Column, FeatureSpec, item_table
 from fusion.features.splits import TRAIN, VALID, Split
@@ -66,20 +66,20 @@ def run(
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[PretrainEpoch], None] = lambda _: None,
-    place: torch.device | None = None,
-    together: Processes = ALONE,
+    device: torch.device | None = None,
+    dist: Processes = ALONE,
 ) -> list[PretrainEpoch]:
     """Pre-train into `folder`, going on there after an interruption. Only events of the training part are learnt."""
     torch.manual_seed(config.seed)
-    model = Pretraining(read.spec, encoder).to(place or torch.device("cpu"))
+    model = Pretraining(read.spec, encoder).to(device or torch.device("cpu"))
     data = data_of(read)
     shown = (read.labels, read.part, *read.log.content, data.table.row, data.table.categories, data.table.attributes)
     epochs = pretrain(
         model, data, config,
         folder=folder, fingerprint=fingerprint_of([read.spec, encoder, config], shown),
-        advance=advance, report=report, together=together,
+        advance=advance, report=report, dist=dist,
     )  # fmt: skip
-    if together.first:
+    if dist.first:
         start_strangers(model.encoder, data)
         scratch = begin(folder)
         save_weights(model, scratch / "model.safetensors")
@@ -92,7 +92,7 @@ def run(
             (scratch / name).write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1))
         complete(folder, FILES)
         remove_checkpoint(folder)
-    together.wait()
+    dist.wait()
     return epochs
 
 
@@ -122,7 +122,7 @@ def _met(encoder: FgBert, data: PretrainData) -> Iterator[tuple[nn.Embedding, Ar
     yield encoder.category, np.unique(table.categories[place])
     for number, own in enumerate(encoder.attributes):
         yield cast(nn.Embedding, own), np.unique(table.attributes[place, number])
-    past = Past(rows, data.log.user[rows].astype(np.int64))
+    past = PastIndex(rows, data.log.user[rows].astype(np.int64))
     fields = Events(data.spec, data.log, data.spec.label.labels(data.log), past).behavior(np.arange(len(rows)))
     for number, name in enumerate(behavior_rows(data.spec)):
         if name != "since":  # whose row 1 is no day at all

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.features.collate import Chosen, HasItems, Reader, Rows, on
+from fusion.features.collate import BatchIndices, Collator, ModelBatch, RowCollator, to_device
 from fusion.features.log import Array
 from fusion.features.samples import Samples
 from fusion.features.spec import UNKNOWN
@@ -55,13 +55,13 @@ def train(
     fingerprint: str = "",
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[Epoch], None] = lambda _: None,
-    together: Processes = ALONE,
+    dist: Processes = ALONE,
 ) -> list[Epoch]:
-    """Fit in place; `model` ends with the averaged weights of the best epoch.
+    """Fit in device; `model` ends with the averaged weights of the best epoch.
 
     labels: (n,) 0/1 of all samples. parts: sample numbers of the training and of the validation part. folder: where
     each epoch's checkpoint goes, and where an interrupted run with the same fingerprint is continued. Each process of
-    `together` learns from its share of every batch; `advance` counts the whole batch.
+    `dist` learns from its share of every batch; `advance` counts the whole batch.
     Raises ArtifactError where the folder holds the checkpoint of another run.
     """
     training, validation = parts
@@ -71,40 +71,40 @@ def train(
         load_checkpoint(folder, state, fingerprint, Epoch)
         advance(len(state.epochs) * len(training))
     targets = torch.from_numpy(labels.astype(np.float32))
-    reader, place = reader_of(model), device_of(model)
+    collator, device = collator_of(model), device_of(model)
     steps = -(-len(training) // config.batch_size)
     with fast_cpu():
         while len(state.epochs) < config.epochs and not _stale(state.epochs, config.patience):
             epoch = len(state.epochs)
-            torch.manual_seed(config.seed * 1_000_003 + epoch + together.rank * 7919)
+            torch.manual_seed(config.seed * 1_000_003 + epoch + dist.rank * 7919)
             rng = np.random.default_rng((config.seed, epoch))
             total = torch.zeros((), dtype=torch.float64)
             model.train()
             seen = 0
-            for shares in reader.plan(samples, training, config.batch_size, rng, together.count):
-                chosen, rows = shares[together.rank], sum(len(share) for share in shares)
+            for shares in collator.epoch(samples, training, config.batch_size, rng, dist.count):
+                chosen, rows = shares[dist.rank], sum(len(share) for share in shares)
                 step, every = epoch * steps + seen / config.batch_size, config.epochs * steps
                 _set_rate(optimizer, config, step / every)
-                batch = _hide(on(reader.gather(samples, chosen), place), config.unknown)
-                wanted = targets[torch.from_numpy(chosen.rows)].to(place)
+                batch = _hide(to_device(collator.collate(samples, chosen), device), config.unknown)
+                wanted = targets[torch.from_numpy(chosen.rows)].to(device)
                 logits, second = _learn(model, batch)
                 loss = summed_loss(logits, wanted) / rows
                 optimizer.zero_grad(set_to_none=True)
                 (loss + second / rows).backward()  # type: ignore[no-untyped-call]
-                together.sum_gradients(model)
+                dist.sum_gradients(model)
                 optimizer.step()
                 _follow(state.average, model, _memory(config, step, every))
                 total += loss.detach().cpu().double() * rows
                 seen += rows
                 advance(rows)
-            together.sum_(total)
+            dist.sum_(total)
             with weights(model, state.average):
-                auc = metrics.auc(labels[validation], predict(model, samples, validation, together=together))
+                auc = metrics.auc(labels[validation], predict(model, samples, validation, dist=dist))
             better = not any(auc <= earlier.auc for earlier in state.epochs)
             if better:
                 state.best = {name: value.clone() for name, value in state.average.items()}
             state.epochs.append(Epoch(epoch, float(total) / max(len(training), 1), auc, better))
-            if folder is not None and together.first:
+            if folder is not None and dist.first:
                 save_checkpoint(folder, state, fingerprint)
             report(state.epochs[-1])
     _load(model, state.best)
@@ -117,20 +117,20 @@ def predict(
     samples: Samples,
     chosen: Array,
     advance: Callable[[int], None] = lambda _: None,
-    together: Processes = ALONE,
+    dist: Processes = ALONE,
 ) -> Array:
     """Probabilities of the chosen moments: (n,) float64. Processes share the work and all return the whole."""
     was, out = model.training, torch.zeros(len(chosen), dtype=torch.float64)
-    reader, place = reader_of(model), device_of(model)
+    collator, device = collator_of(model), device_of(model)
     model.eval()
-    for number, part in enumerate(reader.parts(samples, chosen)):
-        if number % together.count != together.rank:
+    for number, part in enumerate(collator.score_batches(samples, chosen)):
+        if number % dist.count != dist.rank:
             continue
-        batch = on(reader.gather(samples, Chosen(chosen[part.rows], part.sizes)), place)
+        batch = to_device(collator.collate(samples, BatchIndices(chosen[part.rows], part.sizes)), device)
         out[torch.from_numpy(part.rows)] = torch.sigmoid(model(batch).double()).cpu()
         advance(len(part))
     model.train(was)
-    together.sum_(out)
+    dist.sum_(out)
     return out.numpy()
 
 
@@ -150,9 +150,9 @@ def _learn(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
     return own(batch) if own is not None else (model(batch), 0.0)
 
 
-def reader_of(model: nn.Module) -> Reader:
+def collator_of(model: nn.Module) -> Collator:
     """How the model reads samples: its own way, or every sample on its own."""
-    return cast(Reader, getattr(model, "reader", Rows()))
+    return cast(Collator, getattr(model, "collator", RowCollator()))
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -225,7 +225,7 @@ def _memory(config: TrainConfig, step: float, steps: int) -> float:
     return min(config.average, 1 - 1 / max(LOOKS_BACK * steps, 1.0), 1 - 1 / (1 + step))
 
 
-B = TypeVar("B", bound=HasItems)
+B = TypeVar("B", bound=ModelBatch)
 
 
 def _hide(batch: B, share: float) -> B:

@@ -98,8 +98,8 @@ def fgbert(
                 folder=out,
                 advance=advance,
                 report=_print_epoch if group.first else _say_nothing,
-                place=place,
-                together=group,
+                device=place,
+                dist=group,
             )
         if not group.first:
             return

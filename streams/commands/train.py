@@ -132,7 +132,7 @@ def srp4ctr(
     """
     from fusion.features.dataset import DatasetConfig
     from fusion.features.labels import LabelRule
-    from fusion.models.srp4ctr.model import forms
+    from fusion.models.srp4ctr.model import ablations
     from fusion.training.out_folder import check_out
     from fusion.training.pretrained import encoder_for, load_pretrained, take_over
     from fusion.training.train import TrainConfig
@@ -168,7 +168,7 @@ def srp4ctr(
     def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
         own = encoder_for(held, dataset, split=split, positions=history + together - 1)
         more = {"value_task": value_task, "lifelong": lifelong, "interest": interest}
-        config = forms(own, together=together, pretrained="" if held is None else held.id, **more)[form]
+        config = ablations(own, pack=together, pretrained="" if held is None else held.id, **more)[form]
         return config, lambda fresh: take_over(fresh, dataset.spec, held)
 
     run_training(store, out, data, settings, model, threads, device)
@@ -211,7 +211,7 @@ def run_training(
         torch.set_num_threads(threads)
     place = choose_device(device)
     engine = open_store(store_url(store), create=False)
-    with processes(place) as together:
+    with processes(place) as dist:
         with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
             dataset = read_dataset(connection, data, advance) if read is None else read(connection, advance)
         config, prepare = model(dataset)
@@ -224,12 +224,12 @@ def run_training(
                 split=data.split,
                 folder=out,
                 advance=advance,
-                report=_print_epoch if together.first else _say_nothing,
+                report=_print_epoch if dist.first else _say_nothing,
                 prepare=prepare,
-                place=place,
-                together=together,
+                device=place,
+                dist=dist,
             )
-        if not together.first:
+        if not dist.first:
             return
     artifact = load_artifact(out, llm)
     _print_metrics(metrics)

@@ -156,7 +156,7 @@ def bahe(
             tune=tune,
             rank=rank,
             alpha=2.0 * rank,
-            together=together,
+            pack=together,
             checkpointing=checkpointing,
             precision=precision,
             interest=interest,

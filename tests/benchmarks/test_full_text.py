@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from fusion.bank.index import texts_of
 from fusion.encoders.split_llm import Low, _mean_of_text, open_low, pool, recipe_of
-from fusion.features.collate import Chosen
+from fusion.features.collate import BatchIndices
 from fusion.features.log import Log
 from fusion.features.samples import Samples
 from fusion.features.splits import TEST, TRAIN, VALID
@@ -84,11 +84,11 @@ def model_of(llm: Path, samples: Samples, tokens: TokenStates, **changes: object
 
 
 @torch.no_grad()
-def logits(model: FullText, samples: Samples, chosen: Chosen) -> np.ndarray:
-    return np.asarray(model(model.reader.gather(samples, chosen)).numpy())
+def logits(model: FullText, samples: Samples, chosen: BatchIndices) -> np.ndarray:
+    return np.asarray(model(model.collator.collate(samples, chosen)).numpy())
 
 
-def every_user(samples: Samples) -> Chosen:
+def every_user(samples: Samples) -> BatchIndices:
     return joined(by_user(samples, np.arange(len(samples))))
 
 
@@ -105,7 +105,7 @@ def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: 
         ids, _ = tokenise(low, lines_of(samples, low, user)[:position])
         item = found.item[LOG.item[row] + 1]
         offered = low.tokens([found.texts[item] if item >= 0 else "?"])[0]
-        batch = model.reader.gather(samples, alone(np.array([row])))
+        batch = model.collator.collate(samples, alone(np.array([row])))
         with torch.no_grad():
             read = [low.states(torch.tensor(own)[None]) for own in (ids, offered)]
             made = [pool(model.high.states(own), torch.tensor([own.shape[1]]), pooling) for own in read]
@@ -158,7 +158,7 @@ def test_it_trains_what_bahe_trains_and_whole_users_at_once(llm: Path, low: Low)
     samples = samples_from(LOG)
     model = model_of(llm, samples, exact(samples, low))
     labels, rows = (LOG.value >= 4).astype(np.int8), np.arange(LOG.size)
-    plan = [shares[0] for shares in model.reader.plan(samples, rows, 2 * EACH, np.random.default_rng(0), 1)]
+    plan = [shares[0] for shares in model.collator.epoch(samples, rows, 2 * EACH, np.random.default_rng(0), 1)]
     assert [chosen.sizes.tolist() for chosen in plan] == [[EACH, EACH]] * 3
     assert sorted(np.concatenate([chosen.rows for chosen in plan])) == rows.tolist()
     before = model.high.layers[0].mlp.up_proj.weight.detach().clone()

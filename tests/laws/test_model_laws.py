@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.features.impressions import now_moments
+from fusion.features.impressions import impressions_at
 from fusion.features.samples import Samples, encode
 from fusion.models.din import Din, DinConfig
 from fusion.training.train import predict
-from tests.support.ctr_world import catalogue, knowledge_of, log_of, profiles, random_rows, samples_of, spec_of
+from tests.support.ctr_world import catalogue, interest_vectors_of, log_of, profiles, random_rows, samples_of, spec_of
 
 CLOSE = 1e-5  # float32 sums in another order
 
@@ -29,7 +29,7 @@ def trained(request: pytest.FixtureRequest) -> tuple[Din, Samples]:
             weight.add_(torch.randn_like(weight) * 0.2)
         model.item.weight[0] = 3.0  # the padding row may hold anything
         model.category.weight[0] = 0.0
-    return model, samples_of(spec, log, np.arange(log.size), knowledge_of(log))
+    return model, samples_of(spec, log, np.arange(log.size), interest_vectors_of(log))
 
 
 def test_a_row_alone_scores_as_in_a_batch_whose_padding_it_does_not_see(trained: tuple[Din, Samples]) -> None:
@@ -60,8 +60,8 @@ def test_the_order_of_candidates_only_permutes_their_scores(trained: tuple[Din, 
     book, people = catalogue(40), profiles(30)
 
     def scores(offered: np.ndarray) -> np.ndarray:
-        moments, past = now_moments(log, np.full(len(offered), 3), offered, float(log.at.max()) + 1)
-        own = encode(samples.spec, log, moments, past, items=log.items, catalogue=book, profiles=people)
+        impressions, past = impressions_at(log, np.full(len(offered), 3), offered, float(log.at.max()) + 1)
+        own = encode(samples.spec, log, impressions, past, items=log.items, catalogue=book, profiles=people)
         return predict(model, own, np.arange(len(offered)))
 
     offered = np.arange(40)
@@ -73,6 +73,6 @@ def test_the_order_of_candidates_only_permutes_their_scores(trained: tuple[Din, 
 def test_unknown_items_users_and_values_score_finite(trained: tuple[Din, Samples]) -> None:
     model, samples = trained
     strange = log_of([(0, 39, 1e9, None), (0, 60, 2e9, 9e9), (1, 61, -1e9, -9e9)], 50, 70)
-    scores = predict(model, samples_of(samples.spec, strange, np.arange(3), knowledge_of(strange)), np.arange(3))
+    scores = predict(model, samples_of(samples.spec, strange, np.arange(3), interest_vectors_of(strange)), np.arange(3))
     assert np.isfinite(scores).all()
     assert ((scores > 0) & (scores < 1)).all()

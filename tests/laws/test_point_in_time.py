@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.ctr_world import DAY, knowledge_of, log_of, meaning, samples_of, spec_of
+from tests.support.ctr_world import DAY, interest_vectors_of, log_of, meaning, samples_of, spec_of
 from tests.support.random_logs import ITEMS, ROWS, USERS, visible
 
 
@@ -30,11 +30,11 @@ def test_shifting_every_later_event_changes_nothing(rows: list, pick: int, seed:
         item=np.where(later, rng.integers(0, ITEMS, log.size), log.item).astype(np.int32),
         value=np.where(other_value, rng.integers(1, 6, log.size), log.value).astype(np.float32),
     )
-    knowledge, other = knowledge_of(log), knowledge_of(changed)
-    told = (knowledge.last_seq < log.seq[row]) & (knowledge.closed_at <= log.at[row])  # the others may say anything
-    other.vectors[told] = knowledge.vectors[told]
-    other.vectors[~told] = rng.normal(size=other.vectors[~told].shape)
-    before = samples_of(spec, log, np.array([row]), knowledge).batch(np.array([0]))
+    held, other = interest_vectors_of(log), interest_vectors_of(changed)
+    same = (held.last_seq < log.seq[row]) & (held.closed_at <= log.at[row])  # the others may say anything
+    other.vectors[same] = held.vectors[same]
+    other.vectors[~same] = rng.normal(size=other.vectors[~same].shape)
+    before = samples_of(spec, log, np.array([row]), held).batch(np.array([0]))
     after = samples_of(spec, changed, np.array([row]), other).batch(np.array([0]))
     for left, right in zip(meaning(before), meaning(after), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -45,8 +45,8 @@ def test_shifting_every_later_event_changes_nothing(rows: list, pick: int, seed:
 def test_the_history_is_the_newest_visible_events_and_the_partitions_those_closed_before(rows: list) -> None:
     log = log_of(rows, USERS, ITEMS)
     spec = spec_of(log, history=5, partitions=2, text_width=32)
-    knowledge = knowledge_of(log, each=3)
-    batch = samples_of(spec, log, np.arange(log.size), knowledge).batch(np.arange(log.size))
+    stored = interest_vectors_of(log, each=3)
+    batch = samples_of(spec, log, np.arange(log.size), stored).batch(np.arange(log.size))
     item_row, history = batch.item_row.numpy(), batch.history.numpy()
     book = samples_of(spec, log, np.arange(log.size))
     offered = dict(
@@ -56,12 +56,12 @@ def test_the_history_is_the_newest_visible_events_and_the_partitions_those_close
         newest = visible(log, row)[::-1][:5]
         assert item_row[history[row]].tolist()[: len(newest)] == [offered[log.item[i]] for i in newest]
         assert not history[row][len(newest) :].any()
-        owner = np.repeat(np.arange(USERS), np.diff(knowledge.starts))
-        may = (owner == log.user[row]) & (knowledge.last_seq < log.seq[row])
+        owner = np.repeat(np.arange(USERS), np.diff(stored.starts))
+        may = (owner == log.user[row]) & (stored.last_seq < log.seq[row])
         window = np.flatnonzero(may)[::-1][:2]
-        seen = [q for q in window if knowledge.closed_at[q] <= log.at[row]]
+        seen = [q for q in window if stored.closed_at[q] <= log.at[row]]
         held = [int(q) for q in batch.partitions[row] if q >= 0]
-        np.testing.assert_array_equal(batch.texts.numpy()[held], knowledge.vectors[seen].astype(np.float32))
+        np.testing.assert_array_equal(batch.interest_vectors.numpy()[held], stored.vectors[seen].astype(np.float32))
 
 
 @settings(deadline=None, max_examples=40)

@@ -9,14 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from fusion.features.collate import Chosen
-from fusion.features.impressions import now_moments
-from fusion.features.packed_windows import Folded, Windows
+from fusion.features.collate import BatchIndices
+from fusion.features.impressions import impressions_at
+from fusion.features.packed_windows import PackedBatch, PackedCollator
 from fusion.features.samples import Samples, encode
 from fusion.models.srp4ctr.fgbert import FgBertConfig
-from fusion.models.srp4ctr.model import CrossLayer, Srp4Ctr, UserState, forms
+from fusion.models.srp4ctr.model import CrossLayer, Srp4Ctr, UserState, ablations
 from fusion.training.train import predict
-from tests.support.ctr_world import DAY, catalogue, knowledge_of, log_of, profiles, random_rows, samples_of, spec_of
+from tests.support.ctr_world import (
+    DAY,
+    catalogue,
+    interest_vectors_of,
+    log_of,
+    profiles,
+    random_rows,
+    samples_of,
+    spec_of,
+)
 
 CLOSE = 1e-5  # float32 sums in another order
 TOGETHER = 5
@@ -36,18 +45,18 @@ def trained(request: pytest.FixtureRequest) -> tuple[Srp4Ctr, Samples]:
     spec = spec_of(LOG, partitions=3, text_width=32)
     torch.manual_seed(0)
     more = {request.param: True} if request.param in ("interest", "lifelong") else {}
-    model = Srp4Ctr(spec, forms(ENCODER, together=TOGETHER, **more)["full" if more else request.param])
+    model = Srp4Ctr(spec, ablations(ENCODER, pack=TOGETHER, **more)["full" if more else request.param])
     shaken(model)
-    return model.eval(), samples_of(spec, LOG, np.arange(LOG.size), knowledge_of(LOG))
+    return model.eval(), samples_of(spec, LOG, np.arange(LOG.size), interest_vectors_of(LOG))
 
 
-def alone(rows: np.ndarray) -> Chosen:
-    return Chosen(rows, np.ones(len(rows), np.int64))
+def alone(rows: np.ndarray) -> BatchIndices:
+    return BatchIndices(rows, np.ones(len(rows), np.int64))
 
 
 @torch.no_grad()
-def logits(model: Srp4Ctr, samples: Samples, chosen: Chosen) -> np.ndarray:
-    return np.asarray(model(model.reader.gather(samples, chosen)).numpy())
+def logits(model: Srp4Ctr, samples: Samples, chosen: BatchIndices) -> np.ndarray:
+    return np.asarray(model(model.collator.collate(samples, chosen)).numpy())
 
 
 def test_a_row_alone_scores_as_in_a_batch_whose_padding_it_does_not_see(trained: tuple[Srp4Ctr, Samples]) -> None:
@@ -60,7 +69,7 @@ def test_a_row_alone_scores_as_in_a_batch_whose_padding_it_does_not_see(trained:
 
 def test_more_padding_changes_nothing(trained: tuple[Srp4Ctr, Samples]) -> None:
     model, samples = trained
-    batch = model.reader.gather(samples, alone(np.array([2, 3, 4])))
+    batch = model.collator.collate(samples, alone(np.array([2, 3, 4])))
     pad = torch.nn.functional.pad
     users = dataclasses.replace(
         batch.users,
@@ -83,15 +92,15 @@ def test_more_padding_changes_nothing(trained: tuple[Srp4Ctr, Samples]) -> None:
         slot=torch.arange(3) * slots,
     )
     with torch.no_grad():
-        padded = model(Folded(batch.items, users, candidates)).numpy()
+        padded = model(PackedBatch(batch.items, users, candidates)).numpy()
         np.testing.assert_allclose(padded, model(batch).numpy(), atol=CLOSE)
 
 
 def offers(samples: Samples, offered: np.ndarray, user: int = 3) -> Samples:
-    moments, past = now_moments(LOG, np.full(len(offered), user), offered, float(LOG.at.max()) + 1)
+    impressions, past = impressions_at(LOG, np.full(len(offered), user), offered, float(LOG.at.max()) + 1)
     return encode(
-        samples.spec, LOG, moments, past,
-        items=LOG.items, catalogue=catalogue(40), profiles=profiles(30), knowledge=knowledge_of(LOG),
+        samples.spec, LOG, impressions, past,
+        items=LOG.items, catalogue=catalogue(40), profiles=profiles(30), interest_vectors=interest_vectors_of(LOG),
     )  # fmt: skip
 
 
@@ -100,7 +109,7 @@ def test_folded_is_unfolded_and_the_order_of_candidates_only_permutes_their_scor
 ) -> None:
     model, samples = trained
     own, every = offers(samples, np.arange(40)), np.arange(40)
-    parts = list(model.reader.parts(own, every))
+    parts = list(model.collator.score_batches(own, every))
     assert [part.sizes.tolist() for part in parts] == [[40]]  # one window for one user at one moment
     folded = predict(model, own, every)
     unfolded = 1 / (1 + np.exp(-logits(model, own, alone(every))))
@@ -121,7 +130,7 @@ def test_candidates_never_influence_user_states(trained: tuple[Srp4Ctr, Samples]
     with torch.no_grad():
         for offered in (np.array([1, 2, 3]), np.array([30, 5, 39])):
             own = offers(samples, offered)
-            batch = model.reader.gather(own, Chosen(np.arange(3), np.array([3])))
+            batch = model.collator.collate(own, BatchIndices(np.arange(3), np.array([3])))
             states.append(flat(model.encode_user(batch.users, batch.items)))
     for left, right in zip(*states, strict=True):
         assert torch.equal(left, right)
@@ -139,7 +148,7 @@ def test_keys_and_values_are_the_encoders_own(trained: tuple[Srp4Ctr, Samples]) 
         assert not shared & {weight.data_ptr() for weight in cross.parameters()}  # query, output, FFN, norms: own
     handed: list[tuple[torch.Tensor, torch.Tensor]] = []
     hooks = [cross.register_forward_pre_hook(lambda _, inputs: handed.append(inputs[1:3])) for cross in model.cross]
-    batch = model.reader.gather(samples, alone(np.array([24, 49])))
+    batch = model.collator.collate(samples, alone(np.array([24, 49])))
     items = model.encoder.items(batch.items)
     state = model._encode(batch.users, items)
     model.tower.logits(*model._hidden(state, batch.candidates, items)).sum().backward()
@@ -153,8 +162,8 @@ def test_keys_and_values_are_the_encoders_own(trained: tuple[Srp4Ctr, Samples]) 
         assert layer.value.weight.grad.abs().max() > 0
 
 
-def windows(samples: Samples, rows: np.ndarray) -> list[Chosen]:
-    return [shares[0] for shares in Windows(TOGETHER).plan(samples, rows, 20, np.random.default_rng(3), 1)]
+def windows(samples: Samples, rows: np.ndarray) -> list[BatchIndices]:
+    return [shares[0] for shares in PackedCollator(TOGETHER).epoch(samples, rows, 20, np.random.default_rng(3), 1)]
 
 
 def test_a_plan_has_every_row_once_and_windows_of_one_users_neighbours(trained: tuple[Srp4Ctr, Samples]) -> None:
@@ -188,7 +197,7 @@ def test_nothing_in_a_training_window_sees_what_came_after_it(trained: tuple[Srp
                 value=np.where(later, rng.integers(1, 6, LOG.size), LOG.value).astype(np.float32),
                 at=LOG.at + np.where(later & (LOG.seq > LOG.seq[window[k]]), 50 * DAY, 0.0),
             )
-            other = samples_of(samples.spec, changed, np.arange(LOG.size), knowledge_of(LOG))
+            other = samples_of(samples.spec, changed, np.arange(LOG.size), interest_vectors_of(LOG))
             other.dense[:] = samples.dense  # other users' later counts are another law's
             after = logits(model, other, chosen)
             np.testing.assert_allclose(after[first : first + k + 1], before[first : first + k + 1], atol=CLOSE)
@@ -205,6 +214,6 @@ def test_the_first_moment_of_a_window_scores_as_alone(trained: tuple[Srp4Ctr, Sa
 def test_unknown_items_users_and_values_score_finite(trained: tuple[Srp4Ctr, Samples]) -> None:
     model, samples = trained
     strange = log_of([(0, 39, 1e9, None), (0, 60, 2e9, 9e9), (1, 61, -1e9, -9e9)], 50, 70)
-    scores = predict(model, samples_of(samples.spec, strange, np.arange(3), knowledge_of(strange)), np.arange(3))
+    scores = predict(model, samples_of(samples.spec, strange, np.arange(3), interest_vectors_of(strange)), np.arange(3))
     assert np.isfinite(scores).all()
     assert ((scores > 0) & (scores < 1)).all()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from fusion.features.events import GAP_ROWS
 from fusion.features.log import Log
-from fusion.features.packed_windows import Windows
+from fusion.features.packed_windows import PackedCollator
 from fusion.features.spec import FIRST, GAP_DAYS, UNKNOWN, FeatureSpec
 from tests.support.ctr_world import DAY, RULE, log_of, samples_of, spec_of
 from tests.support.random_logs import ITEMS, ROWS, USERS, visible
@@ -34,10 +34,10 @@ def test_a_window_shows_the_newest_visible_events_and_the_whole_past(rows: list)
     log = log_of(rows, USERS, ITEMS)
     spec = spec_of(log, history=HISTORY)
     samples, labels = samples_of(spec, log, np.arange(log.size)), RULE.labels(log)
-    reader, table = Windows(4, whole_past=True), samples.items.row[log.item + 1]
+    collator, table = PackedCollator(4, whole_past=True), samples.items.row[log.item + 1]
     met: list[int] = []
-    for part in reader.parts(samples, np.arange(log.size)):
-        batch = reader.gather(samples, part)
+    for part in collator.score_batches(samples, np.arange(log.size)):
+        batch = collator.collate(samples, part)
         item = batch.items.row.numpy()
         ends = batch.users.past_size.numpy().cumsum()[:-1]
         pasts = np.split(batch.users.past.numpy(), ends)

@@ -15,7 +15,7 @@ from torch import nn
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.encoders.recipe import Recipe
 from fusion.encoders.split_llm import architecture, open_low
-from fusion.features.collate import Chosen
+from fusion.features.collate import BatchIndices
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.samples import Samples
 from fusion.models.bahe.model import Bahe, BaheConfig
@@ -77,13 +77,13 @@ def shaken(model: nn.Module) -> None:
             own.variance.uniform_(0.5, 2.0)
 
 
-def alone(rows: np.ndarray) -> Chosen:
-    return Chosen(rows, np.ones(len(rows), np.int64))
+def alone(rows: np.ndarray) -> BatchIndices:
+    return BatchIndices(rows, np.ones(len(rows), np.int64))
 
 
 @torch.no_grad()
-def logits(model: Bahe, samples: Samples, chosen: Chosen) -> np.ndarray:
-    return np.asarray(model(model.reader.gather(samples, chosen)).numpy())
+def logits(model: Bahe, samples: Samples, chosen: BatchIndices) -> np.ndarray:
+    return np.asarray(model(model.collator.collate(samples, chosen)).numpy())
 
 
 @contextlib.contextmanager

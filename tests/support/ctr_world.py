@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sqlalchemy import Engine
 
-from fusion.features.impressions import sample_moments
-from fusion.features.interest_vectors import Knowledge
+from fusion.features.impressions import impressions_of
+from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import LabelRule
 from fusion.features.log import Log
 from fusion.features.samples import Batch, Samples, encode
@@ -85,22 +85,27 @@ def spec_of(log: Log, history: int = 10, **changes: object) -> FeatureSpec:
 
 
 def samples_of(
-    spec: FeatureSpec, log: Log, rows: np.ndarray, knowledge: Knowledge | None = None, *, standardise: bool = True
+    spec: FeatureSpec,
+    log: Log,
+    rows: np.ndarray,
+    interest_vectors: InterestVectors | None = None,
+    *,
+    standardise: bool = True,
 ) -> Samples:
-    moments, past = sample_moments(log, rows)
+    impressions, past = impressions_of(log, rows)
     book, people = catalogue(len(log.items)), profiles(len(log.users))
     return encode(
-        spec, log, moments, past,
-        items=log.items, catalogue=book, profiles=people, knowledge=knowledge, standardise=standardise,
+        spec, log, impressions, past,
+        items=log.items, catalogue=book, profiles=people, interest_vectors=interest_vectors, standardise=standardise,
     )  # fmt: skip
 
 
-def knowledge_of(log: Log, each: int = 5, seed: int = 0) -> Knowledge:
+def interest_vectors_of(log: Log, each: int = 5, seed: int = 0) -> InterestVectors:
     """A partition with random vectors for every `each` events of a user."""
     rng = np.random.default_rng(seed)
     ends = [(u, k, (k + 1) * each - 1) for u in range(len(log.users)) for k in range(_size(log, u) // each)]
     owner = np.array([u for u, _, _ in ends], np.int64)
-    return Knowledge(
+    return InterestVectors(
         starts=np.searchsorted(owner, np.arange(len(log.users) + 1)).astype(np.int64),
         index=np.array([k for _, k, _ in ends], np.int64),
         last_seq=np.array([last for _, _, last in ends], np.int64),
@@ -115,8 +120,9 @@ def meaning(batch: Batch) -> list[np.ndarray]:
     item = [part.numpy() for part in (batch.item_row, batch.item_categories, batch.item_attributes)]
     events = [part.numpy() for part in (batch.value, batch.label, batch.action, batch.gap)]
     there = batch.partitions.numpy() >= 0
-    texts = batch.texts.numpy()[batch.partitions.numpy()] * there[..., None] if len(batch.texts) else np.zeros(0)
-    own = [batch.profile.numpy(), batch.dense.numpy(), there, texts]
+    vectors_ = batch.interest_vectors.numpy()
+    interests = vectors_[batch.partitions.numpy()] * there[..., None] if len(vectors_) else np.zeros(0)
+    own = [batch.profile.numpy(), batch.dense.numpy(), there, interests]
     return [*(part[target] for part in item), *(part[history] for part in item), *events, *own]
 
 
@@ -128,19 +134,25 @@ def fill(store: Engine, rows: list[Row], user_count: int = 30, item_count: int =
         insert_new(connection, items, [item_row(item) for item in catalogue(item_count).values()])
         insert_new(connection, users, [user_row(user) for user in profiles(user_count).values()])
         if interests:
-            knowledge = knowledge_of(log)
+            held = interest_vectors_of(log)
             for user in range(user_count):
-                for q in range(knowledge.starts[user], knowledge.starts[user + 1]):
-                    key = {"user_id": log.users[user], "generation": 0, "index": int(knowledge.index[q])}
-                    header = {"first_seq": int(knowledge.last_seq[q]) - 4, "last_seq": int(knowledge.last_seq[q])}
-                    closed = float(knowledge.closed_at[q])
+                for q in range(held.starts[user], held.starts[user + 1]):
+                    key = {"user_id": log.users[user], "generation": 0, "index": int(held.index[q])}
+                    header = {
+                        "first_seq": int(held.last_seq[q]) - 4,
+                        "last_seq": int(held.last_seq[q]),
+                    }
+                    closed = float(held.closed_at[q])
                     insert_new(
                         connection,
                         partitions,
                         [key | header | {"opened_at": closed, "closed_at": closed, "reason": "count"}],
                     )
-                    summary, shift = np.split(knowledge.vectors[q], 2)
-                    texts = {"summary": summary.tobytes(), "shift": shift.tobytes() if knowledge.index[q] else None}
+                    summary, shift = np.split(held.vectors[q], 2)
+                    texts = {
+                        "summary": summary.tobytes(),
+                        "shift": shift.tobytes() if held.index[q] else None,
+                    }
                     insert_new(connection, vectors, [key | {"prompt_version": "p1", "encoder": "e1"} | texts])
     return log
 

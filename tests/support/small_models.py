@@ -14,8 +14,6 @@ DATA = DatasetConfig(label=RULE, history=10)
 QUICK = TrainConfig(epochs=3, batch_size=128, patience=9)
 DIN = DinConfig(width=8, attention=8, hidden=(16,))
 ENCODER = FgBertConfig(positions=14, width=16, dropout=0.0)
-SRP4CTR = Srp4CtrConfig(
-    encoder=ENCODER, together=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, value_task=0.5
-)
+SRP4CTR = Srp4CtrConfig(encoder=ENCODER, pack=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, value_task=0.5)
 FGBERT = FgBertConfig(positions=12, width=16)
 PRETRAINING = PretrainConfig(epochs=3, batch_size=8)

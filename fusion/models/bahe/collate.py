@@ -3,9 +3,9 @@
 A sequence is a choice among the user's behaviours: all of them (recent), those that the label rule calls positive or
 negative (liked, disliked), those of one scene or of one action; of each the newest M, wherever in the past they lie.
 
-Scoring is exact: one window for every past. Training may put up to `together` neighbouring moments of one user into one
+Scoring is exact: one window for every past. Training may put up to `pack` neighbouring moments of one user into one
 window: of each sequence the newest M behaviours before the first of them, then those until the last. A moment sees the
-columns that were there before it and no others, up to `together` - 1 more than M; it pools the newest M of them, as in
+columns that were there before it and no others, up to `pack` - 1 more than M; it pools the newest M of them, as in
 scoring. Where the windows are cut is drawn anew in every epoch (fusion/features/packed_windows.py), so each moment is
 met with other company.
 """
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fusion.features.collate import Chosen, Rows
+from fusion.features.collate import BatchIndices, RowCollator
 from fusion.features.events import LABEL_ROWS
-from fusion.features.impressions import Moments
+from fusion.features.impressions import Impressions
 from fusion.features.labels import NEGATIVE, POSITIVE, UNLABELLED
 from fusion.features.log import Array
-from fusion.features.packed_windows import Windows
+from fusion.features.packed_windows import PackedCollator
 from fusion.features.samples import Samples, tensor
 from fusion.features.spec import FIRST, PADDING, UNKNOWN, FeatureSpec
 from interest.errors import InputError
@@ -37,13 +37,13 @@ KINDS = {"liked": POSITIVE, "disliked": NEGATIVE}
 
 
 @dataclass(frozen=True, slots=True)
-class Histories:
+class BaheBatch:
     """B samples with S pasts in G windows, O distinct items, V distinct vectors, N sequences."""
 
     item_row: Tensor  # (V,) int32: 0 padding, 1 unknown, 2 a vector of the bank
     vectors: Tensor  # (V, d) float16
     history: Tensor  # (N, G, T) int32 into the V, oldest first, padding (0) on the right
-    made: Tensor  # (N, G, T) int32: value row * LABEL_ROWS + label row of each behaviour, 0 where none is
+    feedback: Tensor  # (N, G, T) int32: value row * LABEL_ROWS + label row of each behaviour, 0 where none is
     seen: Tensor  # (N, S) int64: a past is so many columns of its window, from the left
     window: Tensor  # (S,) int64 into the G
     offered: Tensor  # (O,) int32 into the V
@@ -51,29 +51,29 @@ class Histories:
     past: Tensor  # (B,) int64 into the S
     profile: Tensor  # (B, A') int32
     dense: Tensor  # (B, F) float32
-    texts: Tensor  # (Q, W) float32
+    interest_vectors: Tensor  # (Q, W) float32
     partitions: Tensor  # (S, P) int32 into the Q, newest first, -1 is none
 
     def __len__(self) -> int:
         return len(self.target)
 
 
-class Past(Rows):
-    """How BAHE reads samples (a `Reader`): up to `together` moments share a window in training, none in scoring."""
+class BaheCollator(RowCollator):
+    """How BAHE reads samples (a `Collator`): up to `pack` moments share a window in training, none in scoring."""
 
-    def __init__(self, sequences: Sequence[str], history: int, together: int = 1) -> None:
-        self._sequences, self._history, self._together = tuple(sequences), history, together
+    def __init__(self, sequences: Sequence[str], history: int, pack: int = 1) -> None:
+        self._sequences, self._history, self._pack = tuple(sequences), history, pack
 
-    def plan(
+    def epoch(
         self, samples: Samples, /, rows: Array, size: int, rng: np.random.Generator, processes: int
-    ) -> Iterator[list[Chosen]]:
-        together = min(self._together, size // max(WINDOWS, processes))
-        if together > 1:
-            return Windows(together).plan(samples, rows, size, rng, processes)
-        return super().plan(samples, rows, size, rng, processes)
+    ) -> Iterator[list[BatchIndices]]:
+        pack = min(self._pack, size // max(WINDOWS, processes))
+        if pack > 1:
+            return PackedCollator(pack).epoch(samples, rows, size, rng, processes)
+        return super().epoch(samples, rows, size, rng, processes)
 
-    def parts(self, samples: Samples, /, rows: Array) -> Iterator[Chosen]:
-        own = samples.moments.take(rows)
+    def score_batches(self, samples: Samples, /, rows: Array) -> Iterator[BatchIndices]:
+        own = samples.impressions.take(rows)
         order = np.lexsort((own.at, own.seq, own.stop, own.first, own.user))
         new = np.zeros(len(rows), bool)
         for key in (own.user, own.first, own.stop, own.seq, own.at):
@@ -95,15 +95,15 @@ class Past(Rows):
         if part:
             yield _chosen(part)
 
-    def gather(self, samples: Samples, chosen: Chosen) -> Histories:  # type: ignore[override]
+    def collate(self, samples: Samples, chosen: BatchIndices) -> BaheBatch:  # type: ignore[override]
         """1. Samples of a window at the same moment have the same past.
 
         2. A window's columns are those of its last past; an earlier past is the beginning of them.
         """
-        atoms = samples.atoms
-        if atoms is None:
+        bank_index = samples.bank_index
+        if bank_index is None:
             raise ValueError("these samples know no texts; hand them to fusion.bank.index.attach first")
-        own = samples.moments.take(chosen.rows)
+        own = samples.impressions.take(chosen.rows)
         window = np.repeat(np.arange(len(chosen.sizes)), chosen.sizes)  # (B,)
         new = np.ones(len(chosen), bool)  # 1
         new[1:] = np.any([np.diff(key) != 0 for key in (window, own.stop, own.seq, own.at)], axis=0)
@@ -112,27 +112,27 @@ class Past(Rows):
         longest = max(1, *(row.shape[1] for row, _ in read))
         row = np.stack([_wider(one, longest) for one, _ in read])  # (N, G, T)
         seen = np.stack([one for _, one in read])  # (N, S)
-        atom, events = atoms.event[row], samples.events
+        atom, events = bank_index.event[row], samples.events
         last = np.append(np.flatnonzero(np.diff(window)), len(window) - 1)[: len(chosen.sizes)]  # 2
         there = np.arange(longest) < seen[:, last, None]
-        item = atoms.item[own.item + 1]
+        item = bank_index.item[own.item + 1]
         offered, target = np.unique(item, return_inverse=True)
         distinct = np.unique(np.concatenate([atom[there], offered]))
         distinct = distinct[distinct >= 0]
-        vectors = np.zeros((len(distinct) + FIRST, atoms.file.vectors.shape[1]), np.float16)
-        vectors[FIRST:] = atoms.file.vectors[distinct]
+        vectors = np.zeros((len(distinct) + FIRST, bank_index.file.vectors.shape[1]), np.float16)
+        vectors[FIRST:] = bank_index.file.vectors[distinct]
         kind = np.full(len(vectors), FIRST, np.int32)
         kind[:FIRST] = PADDING, UNKNOWN
 
         def place(rows: Array) -> Array:
             return np.where(rows >= 0, np.searchsorted(distinct, rows) + FIRST, UNKNOWN).astype(np.int32)
 
-        texts, partitions = samples.texts(pasts)
-        return Histories(
+        interest_vectors, partitions = samples.visible_interests(pasts)
+        return BaheBatch(
             item_row=tensor(kind),
             vectors=tensor(vectors),
             history=tensor(np.where(there, place(atom), PADDING)),
-            made=tensor(np.where(there, events.value[row] * LABEL_ROWS + events.label[row], 0).astype(np.int32)),
+            feedback=tensor(np.where(there, events.value[row] * LABEL_ROWS + events.label[row], 0).astype(np.int32)),
             seen=tensor(seen),
             window=tensor(window),
             offered=tensor(place(offered)),
@@ -140,22 +140,22 @@ class Past(Rows):
             past=tensor(np.cumsum(new) - 1),
             profile=tensor(samples.profiles[own.user]),
             dense=tensor(samples.dense[chosen.rows]),
-            texts=tensor(texts),
+            interest_vectors=tensor(interest_vectors),
             partitions=tensor(partitions),
         )
 
-    def _read(self, samples: Samples, name: str, pasts: Moments, window: Array) -> tuple[Array, Array]:
+    def _read(self, samples: Samples, name: str, pasts: Impressions, window: Array) -> tuple[Array, Array]:
         """One sequence of S pasts in the windows `window` (S,), ascending.
 
         Rows of the log (G, T), which begin with the newest M behaviours before a window's first past; and how many of
         them each past has: (S,).
         """
-        atoms, events = samples.atoms, samples.events
-        assert atoms is not None
-        if name not in atoms.sequences:
+        bank_index, events = samples.bank_index, samples.events
+        assert bank_index is not None
+        if name not in bank_index.sequences:
             found = np.flatnonzero(chosen_by(samples, name))
-            atoms.sequences[name] = np.append(found, events.nothing)  # ends with what answers for padding
-        entries = atoms.sequences[name]
+            bank_index.sequences[name] = np.append(found, events.nothing)  # ends with what answers for padding
+        entries = bank_index.sequences[name]
         stop = np.searchsorted(entries[:-1], pasts.stop)
         head = np.flatnonzero(np.diff(window, prepend=-1))  # (G,) each window's first past
         start = np.maximum(np.searchsorted(entries[:-1], pasts.first[head]), stop[head] - self._history)
@@ -209,5 +209,5 @@ def _wider(rows: Array, width: int) -> Array:
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=-1)
 
 
-def _chosen(windows: list[Array]) -> Chosen:
-    return Chosen(np.concatenate(windows), np.array([len(window) for window in windows], np.int64))
+def _chosen(windows: list[Array]) -> BatchIndices:
+    return BatchIndices(np.concatenate(windows), np.array([len(window) for window in windows], np.int64))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fusion.features.spec import FeatureSpec
-from fusion.models.bahe.collate import Histories
-from fusion.models.bahe.target_attention import MADE, Matching, Slow, UserSide
+from fusion.models.bahe.collate import BaheBatch
+from fusion.models.bahe.target_attention import FEEDBACK_WIDTH, Slow, TargetAttention, UserSide
 from fusion.models.tower import Tower
 from fusion.models.uif import WIDTH
 
@@ -35,24 +35,24 @@ class Head(nn.Module):
         interest: bool,
     ) -> None:
         super().__init__()
-        self.matching = Matching(d, keys, spec.value_rows)
+        self.matching = TargetAttention(d, keys, spec.value_rows)
         self.of_user = nn.ModuleList(Slow(2 * d, width) for _ in range(many))
         self.of_item = Slow(2 * d, width)
         self.profile = nn.ModuleList(nn.Embedding(column.size, profile) for column in spec.user_columns)
-        inputs = (many + 1) * width + many * (2 + MADE) + profile * len(spec.user_columns) + len(spec.dense)
+        inputs = (many + 1) * width + many * (2 + FEEDBACK_WIDTH) + profile * len(spec.user_columns) + len(spec.dense)
         self.tower = Tower(inputs + (3 * WIDTH if interest else 0), len(spec.dense), hidden, dropout)
         for embedding in self.profile:
             assert isinstance(embedding, nn.Embedding)
             nn.init.normal_(embedding.weight, std=0.01)
 
     def forward(
-        self, users: UserSide, keys: Tensor, offered: Tensor, interests: list[Tensor], batch: Histories
+        self, users: UserSide, keys: Tensor, offered: Tensor, interests: list[Tensor], batch: BaheBatch
     ) -> Tensor:
         """(B,) logits of offered items (B, 2 d); keys (S, N, M, k): this head's."""
         parts = [project(users.pooled[:, n]) for n, project in enumerate(self.of_user)]
         user = torch.cat([*parts, users.sizes.flatten(1)], dim=1)[batch.past]  # (B, N (w + 2))
         text = offered.chunk(2, dim=1)[1]
-        inputs = [user, self.of_item(offered), self.matching(keys, users.made, text, batch.past), *interests]
+        inputs = [user, self.of_item(offered), self.matching(keys, users.feedback, text, batch.past), *interests]
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         logit: Tensor = self.tower([*inputs, batch.dense], batch.dense)
         return logit

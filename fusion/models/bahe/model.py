@@ -26,7 +26,7 @@ from fusion.encoders.recipe import Recipe, TextPooling
 from fusion.encoders.sentence import Precision
 from fusion.encoders.split_llm import Architecture, High, Mask, high_weights, put, same_llm
 from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec
-from fusion.models.bahe.collate import Histories, Past
+from fusion.models.bahe.collate import BaheBatch, BaheCollator
 from fusion.models.bahe.head import Head
 from fusion.models.bahe.standardise import Standardise
 from fusion.models.bahe.target_attention import UserSide, sizes_of
@@ -43,7 +43,7 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     # Moments of a user that share a pass in training; 1 where the mask is not causal, at most an eighth of a batch.
     # SmolLM2, M = 50: 4.6 samples per processor second alone, 13.8 by fours (batch 32), 35.7 by sixteens (batch 128).
     # Batches of fewer users learn a little less per epoch: in a short run of 5,171 samples by fours 0.004 to 0.009 AUC
-    together: int = 16
+    pack: int = msgspec.field(default=16, name="together")  # as artifacts name it
     pooling: TextPooling = "mean"
     tune: Literal["full", "lora"] = "full"
     rank: int = 8  # of LoRA
@@ -68,7 +68,7 @@ class Bahe(nn.Module):
         super().__init__()
         self.config = config
         # a state that has seen what comes later cannot serve an earlier moment
-        self.reader = Past(config.sequences, config.history, config.together if config.mask == "causal" else 1)
+        self.collator = BaheCollator(config.sequences, config.history, config.pack if config.mask == "causal" else 1)
         self.high = High(
             config.architecture, config.recipe.cut, mask=config.mask, pooling=config.pooling,
             checkpointing=config.checkpointing, precision=config.precision,
@@ -98,36 +98,36 @@ class Bahe(nn.Module):
         """Begin with an LLM's layers (`fusion/encoders/split_llm.py`); with LoRA they also stay."""
         put(self.high, weights)
 
-    def forward(self, batch: Histories) -> Tensor:
+    def forward(self, batch: BaheBatch) -> Tensor:
         return self.logits(batch).mean(dim=1)
 
-    def learn(self, batch: Histories) -> tuple[Tensor, float]:
+    def learn(self, batch: BaheBatch) -> tuple[Tensor, float]:
         """(B, heads) logits, which learn each for itself; there is no second task."""
         return self.logits(batch), 0.0
 
-    def logits(self, batch: Histories) -> Tensor:
+    def logits(self, batch: BaheBatch) -> Tensor:
         """(B, heads)."""
         vectors = self._vectors(batch)
         users = self._encode(batch, vectors)
         return self.judge(users, self._items(batch, vectors), self.interest(batch), batch)
 
-    def encode_users(self, batch: Histories) -> UserSide:
+    def encode_users(self, batch: BaheBatch) -> UserSide:
         """The users' side, once for any number of candidates."""
         return self._encode(batch, self._vectors(batch))
 
-    def encode_items(self, batch: Histories) -> Tensor:
+    def encode_items(self, batch: BaheBatch) -> Tensor:
         """(O, 2 d)."""
         return self._items(batch, self._vectors(batch))
 
-    def interest(self, batch: Histories) -> Tensor | None:
+    def interest(self, batch: BaheBatch) -> Tensor | None:
         """(S, 32), where the model reads interests."""
-        return None if self.fusion is None else self.fusion.user_vector(batch.texts, batch.partitions)
+        return None if self.fusion is None else self.fusion.user(batch)
 
-    def score(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
+    def score(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: BaheBatch) -> Tensor:
         """(B,) logits from users, items (O, 2 d) and interests (S, 32): the mean of the heads'."""
         return self.judge(users, items, interest, batch).mean(dim=1)
 
-    def judge(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: Histories) -> Tensor:
+    def judge(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: BaheBatch) -> Tensor:
         """(B, heads)."""
         offered = items[batch.target]  # (B, 2 d)
         interests = []
@@ -136,10 +136,10 @@ class Bahe(nn.Module):
         own = [head(users, users.keys[..., n, :], offered, interests, batch) for n, head in enumerate(self.heads)]
         return torch.stack(own, dim=1)
 
-    def _vectors(self, batch: Histories) -> Tensor:
+    def _vectors(self, batch: BaheBatch) -> Tensor:
         return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
 
-    def _encode(self, batch: Histories, vectors: Tensor) -> UserSide:
+    def _encode(self, batch: BaheBatch, vectors: Tensor) -> UserSide:
         many, windows, longest = batch.history.shape
         rows = batch.history.reshape(many * windows, longest)
         x = F.embedding(rows, vectors)
@@ -151,29 +151,31 @@ class Bahe(nn.Module):
         pooled = pooled.view(many, len(batch.window), -1).transpose(0, 1)  # (S, N, 2 d)
         return self.users_of(pooled, *self.behaviors(batch, vectors))
 
-    def behaviors(self, batch: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def behaviors(self, batch: BaheBatch, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Keys (S, N, M, heads, k) and outcomes (S, N, M) of the newest M behaviours that each past has seen."""
         times = torch.bincount(batch.history.flatten(), minlength=len(vectors))
         keys = self.keys_of(vectors, batch.item_row == FIRST, times)
-        place = batch.history.device
-        column = batch.seen[..., None] + torch.arange(-self.config.history, 0, device=place)  # (N, S, M)
-        sequence = torch.arange(len(column), device=place)[:, None, None]
+        device = batch.history.device
+        column = batch.seen[..., None] + torch.arange(-self.config.history, 0, device=device)  # (N, S, M)
+        sequence = torch.arange(len(column), device=device)[:, None, None]
         at = sequence, batch.window[:, None], column.clamp(min=0)
-        newest, made = (torch.where(column < 0, 0, own[at]).transpose(0, 1) for own in (batch.history, batch.made))
-        return F.embedding(newest, keys.flatten(1)).view(*newest.shape, *keys.shape[1:]), made
+        newest, feedback = (
+            torch.where(column < 0, 0, own[at]).transpose(0, 1) for own in (batch.history, batch.feedback)
+        )
+        return F.embedding(newest, keys.flatten(1)).view(*newest.shape, *keys.shape[1:]), feedback
 
     def keys_of(self, vectors: Tensor, known: Tensor, times: Tensor) -> Tensor:
         """(V, heads, k) of behaviours' vectors (V, d); zero where not `known` (V,). In training each counts `times`."""
         standard = self.behaved(vectors, times * known)
         return torch.stack([cast(Head, head).matching.keys(standard, known) for head in self.heads], dim=1)
 
-    def users_of(self, pooled: Tensor, keys: Tensor, made: Tensor) -> UserSide:
+    def users_of(self, pooled: Tensor, keys: Tensor, feedback: Tensor) -> UserSide:
         """From pooled sequences (S, N, 2 d), and their behaviours' keys (S, N, M, heads, k) and outcomes (S, N, M)."""
-        there = (made > 0).any(dim=-1)
+        there = (feedback > 0).any(dim=-1)
         standard = torch.where(there[..., None], self.users(pooled, there), self.nothing)
-        return UserSide(standard, self.sizes(sizes_of(made)), keys, made)
+        return UserSide(standard, self.sizes(sizes_of(feedback)), keys, feedback)
 
-    def _items(self, batch: Histories, vectors: Tensor) -> Tensor:
+    def _items(self, batch: BaheBatch, vectors: Tensor) -> Tensor:
         single = F.embedding(batch.offered, vectors)  # (O, d)
         known = batch.item_row[batch.offered] == FIRST
         return self.items_of(self.high.singles(single), single, known, batch.target)

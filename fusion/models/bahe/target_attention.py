@@ -26,7 +26,7 @@ from fusion.features.events import LABEL_ROWS
 from fusion.features.labels import POSITIVE, UNLABELLED
 
 LIKED = POSITIVE - UNLABELLED + 1  # the label row of a positive
-MADE = 4  # width of what a user made of a behaviour; more learnt the training rows by heart
+FEEDBACK_WIDTH = 4  # width of what a user made of a behaviour; more learnt the training rows by heart
 SHARE = 0.1  # of a Slow layer's learning rate
 SHARP = 10.0  # cosines are multiplied by it before the softmax, at first
 
@@ -37,7 +37,7 @@ class UserSide(NamedTuple):
     pooled: Tensor  # (S, N, 2 d) standardised
     sizes: Tensor  # (S, N, 2) standardised: log(1 + size), share of liked
     keys: Tensor  # (S, N, M, heads, k) of length 1, the newest behaviour last; zero where nothing is known
-    made: Tensor  # (S, N, M) int32: see `Matching`; 0 where no behaviour is
+    feedback: Tensor  # (S, N, M) int32: see `TargetAttention`; 0 where no behaviour is
 
 
 class Slow(nn.Linear):
@@ -56,7 +56,7 @@ class Slow(nn.Linear):
         return F.linear(x * SHARE, self.weight, self.bias)
 
 
-class Matching(nn.Module):
+class TargetAttention(nn.Module):
     """Attention of offered items over behaviours by the likeness of their texts.
 
     Items and behaviours share one projection: their texts differ in a few words. What a user made of a behaviour is the
@@ -67,7 +67,7 @@ class Matching(nn.Module):
         super().__init__()
         self.key = Slow(width, keys, bias=False)
         self.sharp = nn.Parameter(torch.tensor(math.log(SHARP)))
-        self.value, self.label = nn.Embedding(values, MADE), nn.Embedding(LABEL_ROWS, MADE)
+        self.value, self.label = nn.Embedding(values, FEEDBACK_WIDTH), nn.Embedding(LABEL_ROWS, FEEDBACK_WIDTH)
         for embedding in (self.value, self.label):
             nn.init.normal_(embedding.weight, std=0.1)
 
@@ -75,21 +75,21 @@ class Matching(nn.Module):
         """(V, k) of behaviours' standardised vectors (V, d); zero where not `known` (V,)."""
         return F.normalize(self.key(standard), dim=-1) * known[:, None]
 
-    def forward(self, keys: Tensor, made: Tensor, items: Tensor, past: Tensor) -> Tensor:
-        """(B, N * MADE), from items' standardised texts (B, d) and the past (B,) of each; zero where that is empty.
+    def forward(self, keys: Tensor, feedback: Tensor, items: Tensor, past: Tensor) -> Tensor:
+        """(B, N * FEEDBACK_WIDTH), from items' standardised texts (B, d) and each one's past (B,); zero where empty.
 
-        keys (S, N, M, k) and made (S, N, M): of S pasts.
+        keys (S, N, M, k) and feedback (S, N, M): of S pasts.
         """
-        made = made[past]  # (B, N, M)
+        feedback = feedback[past]  # (B, N, M)
         alike = torch.einsum("bnmk,bk->bnm", keys[past], F.normalize(self.key(items), dim=-1))
-        there = made > 0
+        there = feedback > 0
         weights = (alike * self.sharp.exp()).masked_fill(~there, -1e4).softmax(dim=-1) * there
         table = (self.value.weight[:, None] + self.label.weight).flatten(0, 1)
-        return torch.einsum("bnm,bnmv->bnv", weights, F.embedding(made, table)).flatten(1)
+        return torch.einsum("bnm,bnmv->bnv", weights, F.embedding(feedback, table)).flatten(1)
 
 
-def sizes_of(made: Tensor) -> Tensor:
+def sizes_of(feedback: Tensor) -> Tensor:
     """(S, N, 2) log(1 + size) and share of liked, from what users made of behaviours (S, N, M)."""
-    size = (made > 0).sum(dim=-1)
-    liked = (made % LABEL_ROWS == LIKED).sum(dim=-1) / size.clamp(min=1)
+    size = (feedback > 0).sum(dim=-1)
+    liked = (feedback % LABEL_ROWS == LIKED).sum(dim=-1) / size.clamp(min=1)
     return torch.stack([size.float().log1p(), liked], dim=-1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fusion.features.collate import cut
 from fusion.features.events import Events
-from fusion.features.impressions import Past
+from fusion.features.impressions import PastIndex
 from fusion.features.log import Array, Log
 from fusion.features.packed_windows import Items
 from fusion.features.samples import tensor
@@ -46,7 +46,7 @@ class Sequences:
     def __init__(self, spec: FeatureSpec, log: Log, rows: Array, table: ItemTable, columns: int) -> None:
         """table: of the log's items. rows: (n,) in the log's order."""
         self._run = log.user[rows].astype(np.int64)
-        self._events = Events(spec, log, spec.label.labels(log), Past(rows, self._run))
+        self._events = Events(spec, log, spec.label.labels(log), PastIndex(rows, self._run))
         self._table, self.columns = table, columns
         new = np.append(True, np.diff(self._run) != 0)[: len(rows)]
         self._position = np.arange(len(rows)) - np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))

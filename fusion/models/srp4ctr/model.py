@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.features.events import GAP_ROWS
-from fusion.features.packed_windows import USER_COUNTS, Candidates, Folded, Items, Users, Windows
+from fusion.features.packed_windows import USER_COUNTS, Candidates, Items, PackedBatch, PackedCollator, Users
 from fusion.features.spec import FIRST, FeatureSpec
 from fusion.models.lifelong import Lifelong
 from fusion.models.srp4ctr.fgbert import (
@@ -44,7 +44,8 @@ NO_CLASS = -100  # torch's number for rows that a cross-entropy leaves out
 
 class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
     encoder: FgBertConfig
-    together: int = 15  # moments of a user that share a window in training
+    # impressions of a user that share a window in training; `together` is its name in artifacts
+    pack: int = msgspec.field(default=15, name="together")
     queries: int = 4  # of the Querying Transformer; 0: none
     cross: bool = True  # uni cross-attention
     pooled: bool = False  # MP: the mean of the encoder's outputs, which knows no candidate
@@ -57,7 +58,7 @@ class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
     pretrained: str = ""  # id of the pre-training that the encoder came from
 
 
-def forms(encoder: FgBertConfig, **more: Any) -> dict[str, Srp4CtrConfig]:
+def ablations(encoder: FgBertConfig, **more: Any) -> dict[str, Srp4CtrConfig]:
     """The model and the ablations that the paper compares, by name."""
     full = Srp4CtrConfig(encoder=encoder, **more)
     change = msgspec.structs.replace
@@ -144,7 +145,7 @@ class Srp4Ctr(nn.Module):
         own = config.encoder
         d = own.width
         self.config, self.history = config, spec.history
-        self.reader = Windows(config.together, whole_past=config.lifelong)
+        self.collator = PackedCollator(config.pack, whole_past=config.lifelong)
         self.encoder = FgBert(spec, own)
         self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
         told = config.profile * len(spec.user_columns)
@@ -184,10 +185,10 @@ class Srp4Ctr(nn.Module):
         nn.init.zeros_(self.ago.weight)
         nn.init.zeros_(self.age.weight)
 
-    def forward(self, batch: Folded) -> Tensor:
+    def forward(self, batch: PackedBatch) -> Tensor:
         return self.tower.logits(*self._read(batch))
 
-    def learn(self, batch: Folded) -> tuple[Tensor, Tensor]:
+    def learn(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """(B,) logits, and the summed cross-entropy of the second task times its weight."""
         read = self._read(batch)
         if self.value is None:
@@ -197,7 +198,7 @@ class Srp4Ctr(nn.Module):
         loss = F.cross_entropy(self.value(read.hidden), told, ignore_index=NO_CLASS, reduction="sum")
         return self.tower.logits(*read), self.config.value_task * loss
 
-    def _read(self, batch: Folded) -> Hidden:
+    def _read(self, batch: PackedBatch) -> Hidden:
         items = self.encoder.items(batch.items)  # (M, d)
         return self._hidden(self._encode(batch.users, items), batch.candidates, items)
 
@@ -227,7 +228,7 @@ class Srp4Ctr(nn.Module):
             values=encoded.values,
             states=encoded.states if self.config.pooled else None,
             queried=queried,
-            interest=self.fusion.user_vector(users.texts, users.partitions) if self.fusion is not None else None,
+            interest=None if self.fusion is None else self.fusion.user(users),
             lifelong=self.lifelong.user(users, items) if self.lifelong is not None else None,
         )
 

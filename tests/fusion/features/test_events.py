@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from fusion.features.collate import Chosen
+from fusion.features.collate import BatchIndices
 from fusion.features.dataset import DatasetConfig, read_dataset
 from fusion.features.events import GAP_ROWS, Events, behavior_rows
-from fusion.features.impressions import Past
+from fusion.features.impressions import PastIndex
 from fusion.features.log import Log, read_log
 from fusion.features.spec import FeatureSpec, fit_spec
 from fusion.models.srp4ctr.fgbert import FgBertConfig
@@ -27,7 +27,7 @@ def spec_of(log: Log, train: np.ndarray) -> FeatureSpec:
 
 
 def events_of(log: Log, spec: FeatureSpec) -> np.ndarray:
-    past = Past(np.arange(log.size), log.user.astype(np.int64))
+    past = PastIndex(np.arange(log.size), log.user.astype(np.int64))
     return Events(spec, log, RULE.labels(log), past).behavior(np.arange(log.size + 1))
 
 
@@ -61,9 +61,9 @@ def test_scenes_of_the_store_reach_the_model(store: Engine) -> None:
         asked = read_log(connection, ["u7", "u2"])
         assert asked.scene.tolist()[:3] == log.scene.tolist()[:3]
         data = read_dataset(connection, DatasetConfig(label=RULE, history=10))
-    config = Srp4CtrConfig(encoder=FgBertConfig(positions=10, width=16), together=1)
+    config = Srp4CtrConfig(encoder=FgBertConfig(positions=10, width=16), pack=1)
     model = Srp4Ctr(data.spec, config).eval()
-    batch = model.reader.gather(data.samples, Chosen(np.arange(5), np.ones(5, np.int64)))
+    batch = model.collator.collate(data.samples, BatchIndices(np.arange(5), np.ones(5, np.int64)))
     assert batch.users.behavior.shape[-1] == len(model.encoder.behavior) == 5
     assert np.isfinite(model(batch).detach().numpy()).all()
 

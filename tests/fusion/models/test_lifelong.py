@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusion.features import packed_windows as windows
-from fusion.features.collate import Chosen
+from fusion.features.collate import BatchIndices
 from fusion.features.labels import POSITIVE
 from fusion.models.lifelong import Lifelong
 from fusion.models.srp4ctr.fgbert import FgBertConfig
@@ -21,12 +21,12 @@ HISTORY = 10  # of 25 behaviours each: the sums read what attention does not
 def test_the_sums_are_those_of_a_slow_loop() -> None:
     spec = spec_of(LOG, history=HISTORY)
     torch.manual_seed(0)
-    model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=14, width=16), together=5, lifelong=True))
+    model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=14, width=16), pack=5, lifelong=True))
     assert isinstance(model.lifelong, Lifelong)
     samples = samples_of(spec, LOG, np.arange(LOG.size))
     rows = np.array([0, 1, 7, 8, 9, 24, 25, 49, 600])
     sizes = np.array([1, 1, 3, 1, 1, 1, 1])  # three moments share a window, whose past is the first one's
-    batch = model.reader.gather(samples, Chosen(rows, sizes))
+    batch = model.collator.collate(samples, BatchIndices(rows, sizes))
     positive = RULE.labels(LOG) == POSITIVE
     every = samples.items
     with torch.no_grad():
@@ -46,9 +46,9 @@ def test_the_sums_are_those_of_a_slow_loop() -> None:
 
 def test_the_sums_teach_the_embeddings_of_items_beyond_the_history() -> None:
     spec = spec_of(LOG, history=HISTORY)
-    model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=14, width=16), together=5, lifelong=True))
+    model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=14, width=16), pack=5, lifelong=True))
     samples = samples_of(spec, LOG, np.arange(LOG.size))
-    batch = model.reader.gather(samples, Chosen(np.array([24]), np.array([1])))
+    batch = model.collator.collate(samples, BatchIndices(np.array([24]), np.array([1])))
     model(batch).sum().backward()
     grad = model.encoder.item.weight.grad
     assert grad is not None
@@ -62,8 +62,8 @@ def test_the_sums_teach_the_embeddings_of_items_beyond_the_history() -> None:
 def test_scoring_holds_no_more_of_whole_pasts_at_once_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "PAST_AT_ONCE", 60)
     samples = samples_of(spec_of(LOG, history=HISTORY), LOG, np.arange(LOG.size))
-    reader = windows.Windows(5, whole_past=True)
-    parts = list(reader.parts(samples, np.arange(LOG.size)))
+    collator = windows.PackedCollator(5, whole_past=True)
+    parts = list(collator.score_batches(samples, np.arange(LOG.size)))
     assert np.array_equal(np.sort(np.concatenate([part.rows for part in parts])), np.arange(LOG.size))
-    assert max(len(reader.gather(samples, part).users.past) for part in parts) <= 60
+    assert max(len(collator.collate(samples, part).users.past) for part in parts) <= 60
     assert len(parts) > LOG.size * 12 / 60  # moments have 12 events behind them

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Engine
 
-from fusion.features.impressions import sample_moments
-from fusion.features.interest_vectors import read_knowledge
+from fusion.features.impressions import impressions_of
+from fusion.features.interest_vectors import read_interest_vectors
 from fusion.features.log import read_log
 from fusion.features.samples import encode
 from fusion.serving.score import current_samples, score
@@ -34,13 +34,14 @@ def test_scoring_reads_what_training_reads_at_the_same_moment(store: Engine, art
         insert_new(connection, behaviors, [{"user_id": user, "item_id": item, **event} for user, item in pairs])
     with store.connect() as connection:
         log = read_log(connection)
-        moments, past = sample_moments(log, np.flatnonzero(log.at == now))
-        knowledge = read_knowledge(connection, log.users, generation=0, prompt_version="p1", encoder="e1")
+        impressions, past = impressions_of(log, np.flatnonzero(log.at == now))
+        interest_vectors = read_interest_vectors(connection, log.users, generation=0, prompt_version="p1", encoder="e1")
         trained = encode(
-            spec, log, moments, past,
-            items=log.items, catalogue=read_items(connection), profiles=read_users(connection), knowledge=knowledge,
+            spec, log, impressions, past,
+            items=log.items, catalogue=read_items(connection), profiles=read_users(connection),
+            interest_vectors=interest_vectors,
         )  # fmt: skip
-    assert [log.users[user] for user in moments.user] == [user for user, _ in pairs]
+    assert [log.users[user] for user in impressions.user] == [user for user, _ in pairs]
     everything = np.arange(len(pairs))
     for left, right in zip(meaning(served.batch(everything)), meaning(trained.batch(everything)), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-5)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from sqlalchemy import Connection, Engine, update
 
-from fusion.features.collate import Chosen
+from fusion.features.collate import BatchIndices
 from fusion.features.dataset import DatasetConfig, read_dataset
-from fusion.features.packed_windows import Folded
+from fusion.features.packed_windows import PackedBatch
 from fusion.features.spec import Column
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig
@@ -25,21 +25,23 @@ from interest.store.sql import insert_new, user_row
 from interest.store.tables import behaviors, items, users
 from interest.types import User
 from streams.store.engine import open_store
-from tests.support.ctr_world import DAY, RULE, fill, knowledge_of, log_of, random_rows, samples_of, spec_of
+from tests.support.ctr_world import DAY, RULE, fill, interest_vectors_of, log_of, random_rows, samples_of, spec_of
 
 CONFIG = Srp4CtrConfig(
-    encoder=FgBertConfig(positions=14, width=16), together=5, queries=2, hidden=(16,), lifelong=True, interest=True
+    encoder=FgBertConfig(positions=14, width=16), pack=5, queries=2, hidden=(16,), lifelong=True, interest=True
 )
 USER = 1  # of the three windows, the one that is changed
 
 
 @pytest.fixture(scope="module")
-def batch() -> Folded:
+def batch() -> PackedBatch:
     """Three windows of ten events, each with a longer past and three interests."""
     log = log_of(random_rows(1), 30, 40)
     spec = spec_of(log, partitions=3, text_width=32, user_columns=(Column("gender", ("F", "M")),))
-    samples = samples_of(spec, log, np.arange(log.size), knowledge_of(log))
-    read: Folded = Srp4Ctr(spec, CONFIG).reader.gather(samples, Chosen(np.array([24, 49, 74]), np.ones(3, np.int64)))
+    samples = samples_of(spec, log, np.arange(log.size), interest_vectors_of(log))
+    read: PackedBatch = Srp4Ctr(spec, CONFIG).collator.collate(
+        samples, BatchIndices(np.array([24, 49, 74]), np.ones(3, np.int64))
+    )
     return read
 
 
@@ -49,7 +51,7 @@ def with_(part: object, name: str, place: object, value: float) -> object:
     return dataclasses.replace(part, **{name: changed})
 
 
-def past_only(batch: Folded) -> tuple[int, int]:
+def past_only(batch: PackedBatch) -> tuple[int, int]:
     """An entry of the changed window's past whose item no window shows, nor another one's past; and the item."""
     own = batch.users
     pasts = torch.split(own.past, own.past_size.tolist())
@@ -58,7 +60,7 @@ def past_only(batch: Folded) -> tuple[int, int]:
     return int(own.past_size[0]) + entry, int(pasts[USER][entry])
 
 
-def test_every_part_that_a_state_is_made_of_is_in_its_key(batch: Folded) -> None:
+def test_every_part_that_a_state_is_made_of_is_in_its_key(batch: PackedBatch) -> None:
     own, before = batch.users, _stamps(batch)
     entry, older = past_only(batch)
     newest = int(own.event[USER, -1])
@@ -72,7 +74,7 @@ def test_every_part_that_a_state_is_made_of_is_in_its_key(batch: Folded) -> None
         *(with_(own, "profile", (USER, column), 9) for column in range(own.profile.shape[1])),
         with_(own, "past", entry, newest),
         with_(own, "past_positive", entry, 1 - float(own.past_positive[entry])),
-        with_(own, "texts", (text, 3), 9.5),
+        with_(own, "interest_vectors", (text, 3), 9.5),
         with_(own, "partitions", (USER, 0), -1),
     ]
     others["items"] = [
@@ -90,7 +92,7 @@ def test_every_part_that_a_state_is_made_of_is_in_its_key(batch: Folded) -> None
     assert len(set(before)) == 3
 
 
-def test_padding_is_no_part_of_the_key(batch: Folded) -> None:
+def test_padding_is_no_part_of_the_key(batch: PackedBatch) -> None:
     short = with_(batch.users, "event", (USER, slice(0, 4)), 0)
     stamps = [
         _stamps(dataclasses.replace(batch, users=users))[USER]

@@ -44,12 +44,12 @@ torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the 
 torch.nn.Dropout.forward = lambda self, x: x  # each process draws its own
 with open_store(sys.argv[1]).connect() as connection:
     read = read_labelled(connection, DATA)
-with processes(torch.device("cpu")) as together:
+with processes(torch.device("cpu")) as dist:
     epochs = run(
         read, FgBertConfig(positions=12, width=16, dropout=0.0), PretrainConfig(epochs=1, batch_size=int(sys.argv[3])),
-        split="global", folder=Path(sys.argv[2]), together=together,
+        split="global", folder=Path(sys.argv[2]), dist=dist,
     )
-    if together.first:
+    if dist.first:
         print(json.dumps([[e.loss, e.valid_loss, e.hit_rate] for e in epochs]))
 """
 
@@ -68,13 +68,13 @@ torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the 
 torch.nn.Dropout.forward = lambda self, x: x  # each process draws its own
 with open_store(sys.argv[1]).connect() as connection:
     data = read_dataset(connection, dataclasses.replace(DATA, interest=True))
-with processes(torch.device("cpu")) as together:
+with processes(torch.device("cpu")) as dist:
     epochs = []
     measured = run(
         data, msgspec.structs.replace(SRP4CTR, interest=True), msgspec.structs.replace(QUICK, unknown=0.0),
-        split="global", folder=Path(sys.argv[2]), report=epochs.append, together=together,
+        split="global", folder=Path(sys.argv[2]), report=epochs.append, dist=dist,
     )
-    if together.first:
+    if dist.first:
         print(json.dumps([*([e.loss, e.auc] for e in epochs), [measured["test"]["log_loss"], measured["test"]["auc"]]]))
 """
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from sqlalchemy import Engine, update
 
-from fusion.features.collate import Chosen
+from fusion.features.collate import BatchIndices
 from fusion.features.dataset import DatasetConfig, read_dataset, read_labelled
 from fusion.features.spec import FIRST
-from fusion.models.srp4ctr.model import Srp4Ctr, forms
+from fusion.models.srp4ctr.model import Srp4Ctr, ablations
 from fusion.serving.score import Scorer
 from fusion.training import metrics
 from fusion.training.artifact import artifact_id, load_artifact
@@ -34,7 +34,7 @@ def test_two_hundred_rows_can_be_learnt_by_heart(form: str) -> None:
     log = log_of(random_rows(2, each=7), 30, 40)
     spec = spec_of(log)
     samples, labels = samples_of(spec, log, np.arange(log.size)), RULE.labels(log)
-    model = Srp4Ctr(spec, forms(ENCODER, together=5, dropout=0.0)[form])
+    model = Srp4Ctr(spec, ablations(ENCODER, pack=5, dropout=0.0)[form])
     everything = np.arange(log.size)
     config = TrainConfig(epochs=40, batch_size=40, lr=5e-3, unknown=0.0, average=0.9, patience=40, embedding_decay=0.0)
     train(model, samples, labels, (everything, everything), config)
@@ -79,23 +79,23 @@ def test_the_second_task_is_taught_the_users_own_value_and_never_reads_it(store:
     )
     torch.manual_seed(0)
     model = Srp4Ctr(data.spec, msgspec.structs.replace(SRP4CTR, value_task=0.5)).eval()
-    chosen = Chosen(np.arange(40), np.ones(40, np.int64))
+    chosen = BatchIndices(np.arange(40), np.ones(40, np.int64))
 
     def learnt(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         samples.given = values
-        learnt: tuple[torch.Tensor, torch.Tensor] = model.learn(model.reader.gather(samples, chosen))
+        learnt: tuple[torch.Tensor, torch.Tensor] = model.learn(model.collator.collate(samples, chosen))
         return learnt
 
     logits, loss = learnt(given)
     again, other = learnt(given[::-1].copy())
     assert torch.equal(logits, again)
-    assert torch.equal(logits, model(model.reader.gather(samples, chosen)))
+    assert torch.equal(logits, model(model.collator.collate(samples, chosen)))
     assert not torch.equal(loss, other)
     assert learnt(given * 0)[1].item() == 0  # nobody knows: nothing to learn
     (teaches,) = torch.autograd.grad(loss, [model.encoder.item.weight])
     assert teaches.abs().sum() > 0
     samples.given = np.where(np.arange(len(given)) == 3, given, 0)
-    batch = model.reader.gather(samples, chosen)
+    batch = model.collator.collate(samples, chosen)
     per_row = torch.log_softmax(model.value(model._read(batch).hidden), dim=1)
     assert torch.allclose(model.learn(batch)[1], -0.5 * per_row[3, given[3]])
 

@@ -214,7 +214,7 @@ def test_runs_on_other_values_catalogues_or_interests_are_told_apart(store: Engi
     seen.add(fingerprint(data))
     data.samples.items.categories[2] += 1
     seen.add(fingerprint(data))
-    data.samples._knowledge.vectors[0, 0] += 1
+    data.samples._interest_vectors.vectors[0, 0] += 1
     seen.add(fingerprint(data))
     assert len(seen) == 4
 

@@ -16,14 +16,14 @@ from sqlalchemy import Engine
 
 from fusion.bank.index import attach
 from fusion.encoders.recipe import Recipe
-from fusion.features.collate import Chosen, Rows
+from fusion.features.collate import BatchIndices, RowCollator
 from fusion.features.log import Log
 from fusion.features.samples import Samples
-from fusion.models.bahe.collate import WINDOWS, Past
+from fusion.models.bahe.collate import WINDOWS, BaheCollator
 from fusion.models.bahe.model import Bahe
 from fusion.training.artifact import load_artifact
 from tests.support.bahe_world import FORMS, THREE, Made, alone, config_of, fresh, logits, ready, shaken
-from tests.support.ctr_world import DAY, fill, knowledge_of, log_of, random_rows, samples_of, spec_of
+from tests.support.ctr_world import DAY, fill, interest_vectors_of, log_of, random_rows, samples_of, spec_of
 
 CLOSE = 1e-5  # float32 sums in another order
 EACH, M, TOGETHER = 25, 6, 5
@@ -40,19 +40,19 @@ def made(llm: Path, recipe: Recipe) -> Made:
 
 def world(llm: Path, recipe: Recipe, made: Made, log: Log = LOG, **changes: object) -> tuple[Bahe, Samples]:
     spec = spec_of(log, partitions=3, text_width=32)
-    model = fresh(spec, config_of(llm, recipe, together=TOGETHER, **changes))
+    model = fresh(spec, config_of(llm, recipe, pack=TOGETHER, **changes))
     shaken(model)
-    samples = samples_of(spec, log, np.arange(log.size), knowledge_of(log))
+    samples = samples_of(spec, log, np.arange(log.size), interest_vectors_of(log))
     attach(samples, recipe, made)
     return model.eval(), samples
 
 
-def planned(samples: Samples, rows: np.ndarray, together: int = TOGETHER, size: int = 60) -> list[Chosen]:
-    reader = Past(("recent",), M, together)
-    return [shares[0] for shares in reader.plan(samples, rows, size, np.random.default_rng(3), 1)]
+def planned(samples: Samples, rows: np.ndarray, pack: int = TOGETHER, size: int = 60) -> list[BatchIndices]:
+    collator = BaheCollator(("recent",), M, pack)
+    return [shares[0] for shares in collator.epoch(samples, rows, size, np.random.default_rng(3), 1)]
 
 
-def windows_of(chosen: Chosen) -> list[np.ndarray]:
+def windows_of(chosen: BatchIndices) -> list[np.ndarray]:
     return np.split(np.arange(len(chosen)), np.cumsum(chosen.sizes)[:-1])
 
 
@@ -76,7 +76,7 @@ def test_beyond_m_the_first_moment_of_a_window_scores_as_alone(
     model, samples = world(llm, recipe, made, **SHORT[form])
     apart = 0.0
     for chosen in planned(samples, np.arange(LOG.size))[:4]:
-        batch = model.reader.gather(samples, chosen)
+        batch = model.collator.collate(samples, chosen)
         assert batch.seen.max() <= M + TOGETHER - 1
         assert batch.history.shape[1:] == (len(chosen.sizes), batch.seen.max())  # no wider than it has to be
         shared, single = logits(model, samples, chosen), logits(model, samples, alone(chosen.rows))
@@ -94,13 +94,13 @@ def test_beyond_m_training_pools_over_the_newest_m_as_scoring_does(
     model, samples = world(llm, recipe, made, **SHORT[form])
     d, beyond = model.high.width, 0
     for chosen in planned(samples, np.arange(LOG.size))[:4]:
-        batch, single = (model.reader.gather(samples, one) for one in (chosen, alone(chosen.rows)))
+        batch, single = (model.collator.collate(samples, one) for one in (chosen, alone(chosen.rows)))
         beyond += int((batch.seen > M).sum())
         with torch.no_grad():
             shared, own = model.encode_users(batch).pooled[batch.past], model.encode_users(single).pooled[single.past]
         np.testing.assert_allclose(shared[..., d:], own[..., d:], atol=CLOSE)
-        for part in model.reader.parts(samples, chosen.rows):
-            scored = model.reader.gather(samples, Chosen(chosen.rows[part.rows], part.sizes))
+        for part in model.collator.score_batches(samples, chosen.rows):
+            scored = model.collator.collate(samples, BatchIndices(chosen.rows[part.rows], part.sizes))
             with torch.no_grad():
                 kept = model.encode_users(scored).pooled[scored.past]
             np.testing.assert_allclose(shared[torch.from_numpy(part.rows)][..., d:], kept[..., d:], atol=CLOSE)
@@ -126,7 +126,10 @@ def test_nothing_in_a_window_sees_its_own_behaviour_or_what_came_after(
             value = np.where(later, rng.integers(1, 6, LOG.size), LOG.value).astype(np.float32)
             value[row] = 6.0 - LOG.value[row]  # and how it was liked is another
             other = samples_of(
-                samples.spec, dataclasses.replace(LOG, item=item, value=value), np.arange(LOG.size), knowledge_of(LOG)
+                samples.spec,
+                dataclasses.replace(LOG, item=item, value=value),
+                np.arange(LOG.size),
+                interest_vectors_of(LOG),
             )
             other.dense[:] = samples.dense  # other users' later counts are another law's
             attach(other, recipe, made)
@@ -138,7 +141,7 @@ def test_nothing_in_a_window_sees_its_own_behaviour_or_what_came_after(
 
 def test_a_moment_has_gradients_from_what_it_sees_alone(llm: Path, recipe: Recipe, made: Made) -> None:
     model, samples = world(llm, recipe, made, history=M, sequences=THREE)
-    batch = model.reader.gather(samples, planned(samples, np.arange(LOG.size))[0])
+    batch = model.collator.collate(samples, planned(samples, np.arange(LOG.size))[0])
     # every place of the histories and every item gets a vector of its own
     places = torch.arange(batch.history.numel()).view(batch.history.shape) + 2
     many = batch.history.numel() + 2
@@ -163,10 +166,10 @@ def test_each_sequence_of_a_past_is_the_newest_of_its_kind_before_the_moment(
     llm: Path, recipe: Recipe, made: Made
 ) -> None:
     model, samples = world(llm, recipe, made, history=M, sequences=THREE)
-    assert samples.atoms is not None
+    assert samples.bank_index is not None
     liked = LOG.value >= 4
     for chosen in planned(samples, np.arange(LOG.size))[:4]:
-        batch = model.reader.gather(samples, chosen)
+        batch = model.collator.collate(samples, chosen)
         for places in windows_of(chosen):
             for k in places:
                 start, row, past = LOG.starts[LOG.user[chosen.rows[k]]], chosen.rows[k], batch.past[k]
@@ -176,7 +179,7 @@ def test_each_sequence_of_a_past_is_the_newest_of_its_kind_before_the_moment(
                     wanted = before[kind[before]]
                     wanted = wanted[max(int(kind[head].sum()) - M, 0) :]  # M before the window, then all
                     seen = batch.history[n, batch.window[past], : batch.seen[n, past]].long()
-                    expected = samples.atoms.file.vectors[samples.atoms.event[wanted]]
+                    expected = samples.bank_index.file.vectors[samples.bank_index.event[wanted]]
                     np.testing.assert_array_equal(batch.vectors[seen].numpy(), expected)
 
 
@@ -190,7 +193,7 @@ def test_moments_among_late_events_share_windows_only_with_their_own_past(
     ]
     log = log_of(late, 12, 40)
     model, samples = world(llm, recipe, made, log, history=EACH)
-    assert len(np.unique(samples.moments.first)) > 12
+    assert len(np.unique(samples.impressions.first)) > 12
     batches = planned(samples, np.arange(log.size))
     np.testing.assert_array_equal(np.sort(np.concatenate([chosen.rows for chosen in batches])), np.arange(log.size))
     for chosen in batches:
@@ -199,15 +202,17 @@ def test_moments_among_late_events_share_windows_only_with_their_own_past(
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("together", [1, 2, 5, 16, 100])
+@pytest.mark.parametrize("pack", [1, 2, 5, 16, 100])
 def test_a_plan_has_every_row_once_in_windows_of_one_users_neighbours(
-    together: int, processes: int, llm: Path, recipe: Recipe, made: Made
+    pack: int, processes: int, llm: Path, recipe: Recipe, made: Made
 ) -> None:
     _, samples = world(llm, recipe, made)
     rows, size = np.flatnonzero(np.arange(LOG.size) % 7 != 0), 40
     drawn = []
     for seed in (3, 4):
-        plan = list(Past(("recent",), M, together).plan(samples, rows, size, np.random.default_rng(seed), processes))
+        plan = list(
+            BaheCollator(("recent",), M, pack).epoch(samples, rows, size, np.random.default_rng(seed), processes)
+        )
         shares = [share for batch in plan for share in batch]
         np.testing.assert_array_equal(np.sort(np.concatenate([share.rows for share in shares])), rows)
         assert all(len(batch) == processes for batch in plan)
@@ -220,25 +225,25 @@ def test_a_plan_has_every_row_once_in_windows_of_one_users_neighbours(
                 window = share.rows[places]
                 assert len(set(LOG.user[window])) == 1
                 assert (np.diff(window) > 0).all()
-                assert window[-1] - window[0] < together
+                assert window[-1] - window[0] < pack
         drawn.append({tuple(share.rows[places]) for share in shares for places in windows_of(share)})
-    assert (drawn[0] == drawn[1]) is (together == 1)  # where windows are cut is drawn anew
+    assert (drawn[0] == drawn[1]) is (pack == 1)  # where windows are cut is drawn anew
 
 
 def test_one_together_is_every_sample_on_its_own(llm: Path, recipe: Recipe, made: Made) -> None:
     model, samples = world(llm, recipe, made)
     rows = np.arange(LOG.size)
 
-    def drawn(reader: Rows) -> list[Chosen]:
-        return [shares[0] for shares in reader.plan(samples, rows, 32, np.random.default_rng(0), 1)]
+    def drawn(collator: RowCollator) -> list[BatchIndices]:
+        return [shares[0] for shares in collator.epoch(samples, rows, 32, np.random.default_rng(0), 1)]
 
-    for alone_, own in zip(drawn(Rows()), drawn(Past(("recent",), M, 1)), strict=True):
+    for alone_, own in zip(drawn(RowCollator()), drawn(BaheCollator(("recent",), M, 1)), strict=True):
         np.testing.assert_array_equal(own.rows, alone_.rows)
         np.testing.assert_array_equal(own.sizes, alone_.sizes)
     both = world(llm, recipe, made, mask="bidirectional")[0]
-    assert both.config.together == TOGETHER
-    assert {size for chosen in drawn(both.reader) for size in chosen.sizes.tolist()} == {1}
-    assert {size for chosen in drawn(model.reader) for size in chosen.sizes.tolist()} > {1}
+    assert both.config.pack == TOGETHER
+    assert {size for chosen in drawn(both.collator) for size in chosen.sizes.tolist()} == {1}
+    assert {size for chosen in drawn(model.collator) for size in chosen.sizes.tolist()} > {1}
     with pytest.raises(ValueError, match="not a bidirectional one"):
         both.high.prefixes(torch.zeros(1, 2, both.high.width), torch.zeros(1).long(), torch.ones(1).long())
 
@@ -279,14 +284,14 @@ from tests.support.bahe_world import QUICK, config_of, ready
 torch.set_num_threads(1)
 url, out, llm, banks = sys.argv[1], *map(Path, sys.argv[2:])
 data = ready(open_store(url), recipe_of(llm, 2), llm, banks)
-own = config_of(llm, recipe_of(llm, 2), together=4)
-with processes(torch.device("cpu")) as together:
+own = config_of(llm, recipe_of(llm, 2), pack=4)
+with processes(torch.device("cpu")) as dist:
     epochs = []
     measured = run(
         data, own, msgspec.structs.replace(QUICK, unknown=0.0), split="global", folder=out, report=epochs.append,
-        together=together, prepare=lambda model: begin_with_llm(model, own),
+        dist=dist, prepare=lambda model: begin_with_llm(model, own),
     )
-    if together.first:
+    if dist.first:
         print(json.dumps({"epochs": [[e.loss, e.auc] for e in epochs], "test": measured["test"]}))
 """
 

@@ -27,7 +27,7 @@ def world(llm: Path, recipe: Recipe) -> tuple[Bahe, Samples]:
 
 def test_the_score_is_the_mean_of_heads_that_differ(llm: Path, recipe: Recipe) -> None:
     model, samples = world(llm, recipe)
-    batch = model.eval().reader.gather(samples, alone(np.arange(20) + M))
+    batch = model.eval().collator.collate(samples, alone(np.arange(20) + M))
     with torch.no_grad():
         every, second = model.learn(batch)
         assert every.shape == (20, HEADS)

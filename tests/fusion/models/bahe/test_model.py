@@ -15,9 +15,9 @@ from fusion.bank.index import attach
 from fusion.bank.mmap_file import BankFile
 from fusion.encoders.recipe import Recipe
 from fusion.encoders.split_llm import high_weights
-from fusion.features.impressions import now_moments
+from fusion.features.impressions import impressions_at
 from fusion.features.samples import Samples, encode
-from fusion.models.bahe.collate import Histories, named_sequences
+from fusion.models.bahe.collate import BaheBatch, named_sequences
 from fusion.models.bahe.model import Bahe
 from fusion.training import metrics
 from fusion.training.train import TrainConfig, predict, train
@@ -40,7 +40,7 @@ from tests.support.ctr_world import (
     RULE,
     Row,
     catalogue,
-    knowledge_of,
+    interest_vectors_of,
     log_of,
     profiles,
     random_rows,
@@ -64,7 +64,7 @@ def trained(request: pytest.FixtureRequest, llm: Path, recipe: Recipe, made: Mad
     spec = spec_of(LOG, partitions=3, text_width=32)
     model = fresh(spec, config_of(llm, recipe, **FORMS[request.param]))
     shaken(model)
-    samples = samples_of(spec, LOG, np.arange(LOG.size), knowledge_of(LOG))
+    samples = samples_of(spec, LOG, np.arange(LOG.size), interest_vectors_of(LOG))
     attach(samples, recipe, made)
     return model.eval(), samples
 
@@ -80,7 +80,7 @@ def test_a_row_alone_scores_as_in_a_batch(trained: tuple[Bahe, Samples]) -> None
 
 def test_more_padding_changes_nothing(trained: tuple[Bahe, Samples]) -> None:
     model, samples = trained
-    batch = model.reader.gather(samples, alone(np.array([0, 2, 3, 30])))
+    batch = model.collator.collate(samples, alone(np.array([0, 2, 3, 30])))
     pad = torch.nn.functional.pad
     vectors = batch.vectors.clone()
     vectors[0] = 3.0  # the padding's vector may be anything
@@ -88,7 +88,7 @@ def test_more_padding_changes_nothing(trained: tuple[Bahe, Samples]) -> None:
         batch,
         vectors=vectors,
         history=pad(batch.history, (0, 4)),
-        made=pad(batch.made, (0, 4)),
+        feedback=pad(batch.feedback, (0, 4)),
         partitions=pad(batch.partitions, (0, 2), value=-1)[:, :3],
     )
     with torch.no_grad():
@@ -96,10 +96,10 @@ def test_more_padding_changes_nothing(trained: tuple[Bahe, Samples]) -> None:
 
 
 def offers(samples: Samples, offered: np.ndarray, made: Made, recipe: Recipe, user: int = 3) -> Samples:
-    moments, past = now_moments(LOG, np.full(len(offered), user), offered, float(LOG.at.max()) + 1)
+    impressions, past = impressions_at(LOG, np.full(len(offered), user), offered, float(LOG.at.max()) + 1)
     own = encode(
-        samples.spec, LOG, moments, past,
-        items=LOG.items, catalogue=catalogue(40), profiles=profiles(12), knowledge=knowledge_of(LOG),
+        samples.spec, LOG, impressions, past,
+        items=LOG.items, catalogue=catalogue(40), profiles=profiles(12), interest_vectors=interest_vectors_of(LOG),
     )  # fmt: skip
     attach(own, recipe, made)
     return own
@@ -110,7 +110,7 @@ def test_folded_is_unfolded_and_the_order_of_candidates_only_permutes(
 ) -> None:
     model, samples = trained
     own, every = offers(samples, np.arange(40), made, recipe), np.arange(40)
-    assert [part.sizes.tolist() for part in model.reader.parts(own, every)] == [[40]]
+    assert [part.sizes.tolist() for part in model.collator.score_batches(own, every)] == [[40]]
     folded = predict(model, own, every)
     np.testing.assert_allclose(folded, 1 / (1 + np.exp(-logits(model, own, alone(every)))), atol=CLOSE)
     assert len(np.unique(folded.round(7))) > 30
@@ -129,7 +129,7 @@ def test_nothing_of_the_future_changes_a_score(trained: tuple[Bahe, Samples], ma
         changed = dataclasses.replace(
             LOG, item=item, value=np.where(later, rng.integers(1, 6, LOG.size), LOG.value).astype(np.float32)
         )
-        other = samples_of(samples.spec, changed, np.arange(LOG.size), knowledge_of(LOG))
+        other = samples_of(samples.spec, changed, np.arange(LOG.size), interest_vectors_of(LOG))
         other.dense[:] = samples.dense  # other users' later counts are another law's
         attach(other, recipe, made)
         one = alone(np.array([row]))
@@ -142,7 +142,7 @@ def test_sequences_do_not_see_each_other(llm: Path, recipe: Recipe, made: Made) 
     model = fresh(spec, config_of(llm, recipe, sequences=THREE)).eval()
     samples = samples_of(spec, LOG, np.arange(LOG.size))
     attach(samples, recipe, made)
-    batch = model.reader.gather(samples, alone(np.array([24, 49])))
+    batch = model.collator.collate(samples, alone(np.array([24, 49])))
     with torch.no_grad():
         users = model.encode_users(batch)
         for n in range(3):
@@ -157,7 +157,7 @@ def test_sequences_do_not_see_each_other(llm: Path, recipe: Recipe, made: Made) 
         single = fresh(spec, config_of(llm, recipe, sequences=("liked",))).eval()
         for head, of_three in zip(single.heads, model.heads, strict=True):  # a head for three draws more numbers
             head.matching.load_state_dict(of_three.matching.state_dict())
-        own = single.reader.gather(samples, alone(np.array([24, 49])))
+        own = single.collator.collate(samples, alone(np.array([24, 49])))
         for alone_, together in zip(single.encode_users(own), users, strict=True):
             torch.testing.assert_close(alone_[:, 0], together[:, 1])
 
@@ -167,14 +167,14 @@ def test_sequences_are_the_newest_of_their_kind(llm: Path, recipe: Recipe, made:
     samples = samples_of(spec, LOG, np.arange(LOG.size))
     attach(samples, recipe, made)
     model = Bahe(spec, config_of(llm, recipe, sequences=(*THREE, "action:rate")))
-    assert samples.atoms is not None
+    assert samples.bank_index is not None
     for row in (0, 3, 24, 60, 299):
-        batch = model.reader.gather(samples, alone(np.array([row])))
+        batch = model.collator.collate(samples, alone(np.array([row])))
         before = np.arange(LOG.starts[LOG.user[row]], row)
         liked = before[LOG.value[before] >= 4]
         for n, wanted in enumerate((before, liked, np.setdiff1d(before, liked), before)):
             seen = batch.history[n, 0][batch.history[n, 0] > 0].long()
-            expected = samples.atoms.file.vectors[samples.atoms.event[wanted[-M:]]]
+            expected = samples.bank_index.file.vectors[samples.bank_index.event[wanted[-M:]]]
             np.testing.assert_array_equal(batch.vectors[seen].numpy(), expected)
     assert named_sequences(spec, ["recent", "actions", "recent"]) == ("recent", "action:rate")
     for wrong in ("loved", "action:buy", "scenes"):
@@ -191,20 +191,20 @@ def test_scenes_are_sequences(llm: Path, recipe: Recipe, made: Made) -> None:
     samples = samples_of(spec, log, np.arange(log.size))
     attach(samples, recipe, made)
     model = Bahe(spec, config_of(llm, recipe, sequences=names))
-    batch = model.reader.gather(samples, alone(np.array([24])))
-    assert samples.atoms is not None
+    batch = model.collator.collate(samples, alone(np.array([24])))
+    assert samples.bank_index is not None
     for n in range(2):
         wanted = np.flatnonzero(scene[:24] == n)[-M:]
         seen = batch.history[n, 0][batch.history[n, 0] > 0].long()
         np.testing.assert_array_equal(
-            batch.vectors[seen].numpy(), samples.atoms.file.vectors[samples.atoms.event[wanted]]
+            batch.vectors[seen].numpy(), samples.bank_index.file.vectors[samples.bank_index.event[wanted]]
         )
 
 
 def test_strangers_score_finite(trained: tuple[Bahe, Samples], made: Made, recipe: Recipe) -> None:
     model, samples = trained
     strange = log_of([(0, 39, 1e9, None), (0, 60, 2e9, 9e9), (1, 61, -1e9, -9e9)], 50, 70)
-    own = samples_of(samples.spec, strange, np.arange(3), knowledge_of(strange))
+    own = samples_of(samples.spec, strange, np.arange(3), interest_vectors_of(strange))
     attach(own, recipe, made)
     scores = predict(model, own, np.arange(3))
     assert np.isfinite(scores).all()
@@ -244,7 +244,7 @@ def test_the_history_is_read(common: float, llm: Path, recipe: Recipe, made: Mad
     config = TrainConfig(epochs=30, batch_size=20, lr=3e-3, unknown=0.0, average=0.9, patience=30)
     train(model, samples, labels, (last, last), config)
     assert metrics.auc(labels[last], predict(model, samples, last)) > 0.95
-    batch = model.reader.gather(samples, alone(last))
+    batch = model.collator.collate(samples, alone(last))
     with torch.no_grad():
         blind = model(dataclasses.replace(batch, history=batch.history * 0, seen=batch.seen * 0)).numpy()
     assert metrics.auc(labels[last], blind) < 0.75  # without them only the items are left
@@ -255,8 +255,8 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
     spec = spec_of(LOG)
     samples, labels = samples_of(spec, LOG, np.arange(LOG.size)), RULE.labels(LOG)
     attach(samples, recipe, made)
-    assert samples.atoms is not None
-    bank = samples.atoms.file.vectors.copy()
+    assert samples.bank_index is not None
+    bank = samples.bank_index.file.vectors.copy()
     model = fresh(spec, config_of(llm, recipe, **FORMS[form]))
     before = {name: value.clone() for name, value in model.high.state_dict().items()}
     held = {name: value.clone() for name, value in model.high.named_buffers()}
@@ -265,7 +265,7 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
     changed = [name for name, value in model.high.state_dict().items() if not torch.equal(value, before[name])]
     assert sorted([*changed, "sink"]) == sorted(before)
     assert all(torch.equal(value, held[name]) for name, value in model.high.named_buffers())
-    np.testing.assert_array_equal(samples.atoms.file.vectors, bank)
+    np.testing.assert_array_equal(samples.bank_index.file.vectors, bank)
     assert not any("embed" in name for name, _ in model.named_parameters())  # low is no part of the model
     frozen = fresh(spec, config_of(llm, recipe))
     train(
@@ -282,8 +282,8 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
 def test_vectors_are_attached_before_anything_is_read(llm: Path, recipe: Recipe) -> None:
     spec = spec_of(LOG)
     model = Bahe(spec, config_of(llm, recipe))
-    with pytest.raises(ValueError, match=r"hand them to fusion\.atoms\.attach"):
-        model.reader.gather(samples_of(spec, LOG, np.arange(3)), alone(np.arange(3)))
+    with pytest.raises(ValueError, match=r"hand them to fusion\.bank\.index\.attach"):
+        model.collator.collate(samples_of(spec, LOG, np.arange(3)), alone(np.arange(3)))
     assert model.unknown.shape == (WIDTH,)
-    assert isinstance(model.reader.parts(samples_of(spec, LOG, np.arange(3)), np.arange(3)), Iterator)
-    assert Histories.__slots__[0] == "item_row"
+    assert isinstance(model.collator.score_batches(samples_of(spec, LOG, np.arange(3)), np.arange(3)), Iterator)
+    assert BaheBatch.__slots__[0] == "item_row"

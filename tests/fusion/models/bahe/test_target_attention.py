@@ -20,7 +20,7 @@ from fusion.features.events import LABEL_ROWS
 from fusion.features.log import Log
 from fusion.features.samples import Samples
 from fusion.models.bahe.model import Bahe
-from fusion.models.bahe.target_attention import LIKED, MADE, SHARE, Matching, Slow, sizes_of
+from fusion.models.bahe.target_attention import FEEDBACK_WIDTH, LIKED, SHARE, Slow, TargetAttention, sizes_of
 from fusion.serving.bahe_cache import _stamp
 from fusion.training import metrics
 from fusion.training.train import TrainConfig, predict, train
@@ -110,10 +110,10 @@ def test_sizes_and_liked_shares_by_hand() -> None:
 
 def test_the_most_alike_weighs_most_and_what_is_unknown_weighs_as_the_mean() -> None:
     torch.manual_seed(0)
-    matching = Matching(4, 3, 2).eval()
+    matching = TargetAttention(4, 3, 2).eval()
     with torch.no_grad():
         matching.label.weight.zero_()
-        matching.value.weight.copy_(torch.tensor([[0.0] * MADE, [1.0] * MADE]))
+        matching.value.weight.copy_(torch.tensor([[0.0] * FEEDBACK_WIDTH, [1.0] * FEEDBACK_WIDTH]))
     vectors, known = torch.randn(5, 4), torch.tensor([True, True, True, True, False])
     with torch.no_grad():
         keys = matching.keys(vectors, known)
@@ -125,7 +125,7 @@ def test_the_most_alike_weighs_most_and_what_is_unknown_weighs_as_the_mean() -> 
         out = matching(*side, offered, torch.zeros(5).long())
         alike = [torch.exp(10 * (keys[1:4] @ keys[item])) for item in range(4)]
         expected = [float(own[0] / own.sum()) for own in alike] + [1 / 3]
-        torch.testing.assert_close(out, torch.tensor(expected)[:, None].expand(5, MADE))
+        torch.testing.assert_close(out, torch.tensor(expected)[:, None].expand(5, FEEDBACK_WIDTH))
         assert matching(*side, offered, torch.ones(5).long()).abs().max() == 0  # nobody's past
 
 
@@ -148,8 +148,8 @@ def test_a_state_is_of_what_the_user_made_of_behaviours_too(llm: Path, recipe: R
     """The same text may stand for a liked behaviour and for a disliked one: the label rule and the template decide."""
     _, samples = world(taste, recipe)
     model = Bahe(samples.spec, config_of(llm, recipe, history=BEFORE))
-    batch = model.reader.gather(samples, alone(np.array([BEFORE])))
-    changed = batch.made.clone()
+    batch = model.collator.collate(samples, alone(np.array([BEFORE])))
+    changed = batch.feedback.clone()
     changed[0, 0, 2] += 1
-    assert _stamp(batch, 0) == _stamp(dataclasses.replace(batch, made=batch.made.clone()), 0)
-    assert _stamp(batch, 0) != _stamp(dataclasses.replace(batch, made=changed), 0)
+    assert _stamp(batch, 0) == _stamp(dataclasses.replace(batch, feedback=batch.feedback.clone()), 0)
+    assert _stamp(batch, 0) != _stamp(dataclasses.replace(batch, feedback=changed), 0)
