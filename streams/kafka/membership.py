@@ -16,7 +16,6 @@ import secrets
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
 
 import structlog
 
@@ -33,7 +32,7 @@ class Membership:
     def __init__(self, settings: KafkaSettings, stage: str, folder: Path | None = None) -> None:
         self._settings, self._stage = settings, stage
         self._folder = folder or Path(tempfile.gettempdir()) / f"interestream-{os.getuid()}" / "members"
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None  # a descriptor: nothing but `leave` and the process's end closes it
         self.instance_id: str | None = None
 
     def claim(self) -> str | None:
@@ -54,11 +53,11 @@ class Membership:
         namespace = _namespace(self._folder)
         number = 0
         while True:
-            lock = (self._folder / f"{group}-{number}.lock").open("a+")
+            lock = os.open(self._folder / f"{group}-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                lock.close()
+                os.close(lock)
                 number += 1
                 continue
             self._lock = lock
@@ -80,7 +79,7 @@ class Membership:
             except Exception as error:  # whatever a client says: the worker is on its way out
                 log.info("did not leave its group", stage=self._stage, error=f"{type(error).__name__}: {error}")
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
         self._lock = self.instance_id = None
 
 
