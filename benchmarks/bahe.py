@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from fusion.bank.index import attach, texts_of
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.encoders.behavior_text import Template, behavior_text, item_text
-from fusion.encoders.split_llm import Low, architecture, open_low, recipe_of
+from fusion.encoders.split_llm import LowerLayers, architecture, open_lower_layers, recipe_of
 from fusion.features.collate import BatchIndices
 from fusion.features.impressions import impressions_of
 from fusion.features.labels import LabelRule
@@ -220,7 +220,7 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
 
 
 @torch.no_grad()
-def kept_states(model: Bahe, low: Low, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+def kept_states(model: Bahe, low: LowerLayers, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     """States (B, T, d) float16 of token sequences after the frozen layers, padded on the right, and sizes (B,)."""
     sizes = torch.tensor([len(row) for row in rows])
     out = torch.zeros((len(rows), int(sizes.max()), low.width), dtype=torch.float16)
@@ -267,7 +267,7 @@ def catalogue_of() -> dict[str, Item]:
     }
 
 
-def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, Samples, Low]:
+def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, Samples, LowerLayers]:
     """`batch` users with full histories of films of the sample log, drawn at random; titles are MovieLens's."""
     films, rng, size = catalogue_of(), np.random.default_rng(0), history + 1
     drawn = np.concatenate([rng.permutation(len(films))[:size] for _ in range(batch)])
@@ -298,7 +298,7 @@ def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, S
     )  # fmt: skip
     model = Bahe(spec, config)
     begin_with_llm(model, config)
-    return model, samples, open_low(chosen.llm, recipe, device="cpu")
+    return model, samples, open_lower_layers(chosen.llm, recipe, device="cpu")
 
 
 def samples_rows(samples: Samples, batch: int) -> BatchIndices:
@@ -320,7 +320,7 @@ def item_texts(samples: Samples, model: Bahe, rows: BatchIndices) -> list[str]:
     return [found.texts[found.item[item + 1]] for item in samples.impressions.take(rows.rows).item.tolist()]
 
 
-def nothing(low: Low, texts: list[str]) -> BankFile:
+def nothing(low: LowerLayers, texts: list[str]) -> BankFile:
     """A bank of zeros: full text reads none of it."""
     keys = np.sort(np.array(low.recipe.keys(texts), KEY))
     return BankFile(keys, np.zeros((len(keys), low.width), np.float16))

@@ -22,7 +22,7 @@ from text.sample import HISTORY
 from fusion.bank.index import texts_of
 from fusion.bank.vectors import fill, missing
 from fusion.encoders.recipe import Recipe, TextPooling
-from fusion.encoders.split_llm import Mask, architecture, open_low, recipe_of
+from fusion.encoders.split_llm import Mask, architecture, open_lower_layers, recipe_of
 from fusion.features.dataset import Dataset
 from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID
@@ -167,7 +167,7 @@ def _model(setting: Setting, world: World) -> tuple[torch.nn.Module, msgspec.Str
 
 
 def read_tokens(world: World, recipe: Recipe) -> TokenStates:
-    low, folder = open_low(world.llm, recipe), world.work / "tokens" / recipe.id
+    low, folder = open_lower_layers(world.llm, recipe), world.work / "tokens" / recipe.id
     with bar(f"Token states, cut {recipe.cut}") as advance:
         made = token_states(world.dataset.samples, low, folder, HISTORY, advance)
     cost = msgspec.json.decode((folder / "cost.json").read_bytes()).values()
@@ -180,7 +180,7 @@ def fill_bank(world: World, recipe: Recipe) -> None:
     """Let the samples know their vectors; tell what filling the bank took, if there was something to fill."""
     texts = texts_of(world.dataset.samples, recipe.template).texts
     if missing(world.engine, recipe.id, dict(zip(recipe.keys(texts), texts, strict=True))):
-        low, began = open_low(world.llm, recipe), time.process_time()
+        low, began = open_lower_layers(world.llm, recipe), time.process_time()
         with bar(f"Bank, cut {recipe.cut}, {recipe.pooling}") as advance:
             filled = fill(world.engine, low, texts, advance=advance)
         seconds = (time.process_time() - began) / filled.computed

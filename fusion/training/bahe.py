@@ -12,10 +12,10 @@ from sqlalchemy import Engine
 from torch import nn
 
 from fusion.bank.index import attach
-from fusion.bank.mmap_file import BankFile, open_file
+from fusion.bank.mmap_file import BankFile, open_bank_file
 from fusion.bank.vectors import fill, missing
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import high_weights, open_low
+from fusion.encoders.split_llm import open_lower_layers, upper_weights
 from fusion.features.dataset import Dataset
 from fusion.features.splits import TRAIN, Split
 from fusion.models.bahe.model import Bahe, BaheConfig
@@ -36,11 +36,11 @@ def give_vectors(
     def source(texts: list[str]) -> BankFile:
         keys = recipe.keys(texts)
         if missing(engine, recipe.id, dict(zip(keys, texts, strict=True))):
-            low = open_low(llm, recipe, device=device)
+            low = open_lower_layers(llm, recipe, device=device)
             with show("Filling the bank", len(texts)) as advance:
                 fill(engine, low, texts, advance=advance)
         with engine.connect() as connection, show("Mapping the bank", len(texts)) as advance:
-            return open_file(connection, recipe.id, keys, folder, advance)
+            return open_bank_file(connection, recipe.id, keys, folder, advance)
 
     attach(dataset.samples, recipe, source)
 
@@ -59,7 +59,7 @@ def newest(dataset: Dataset, split: Split = "global") -> float:
 def begin_with_llm(model: nn.Module, config: BaheConfig) -> None:
     """The LLM's own layers."""
     assert isinstance(model, Bahe)
-    model.take_llm(high_weights(Path(config.folder), config.recipe.cut))
+    model.take_llm(upper_weights(Path(config.folder), config.recipe.cut))
 
 
 def begin_with(model: nn.Module, config: BaheConfig, last: Artifact) -> None:

@@ -47,19 +47,19 @@ def fill(
     from fusion.bank.texts import store_texts
     from fusion.bank.vectors import count, note_size
     from fusion.bank.vectors import fill as run
-    from fusion.encoders.split_llm import open_low
+    from fusion.encoders.split_llm import open_lower_layers
     from fusion.training.distributed import choose_device
-    from streams.resolve.bank import choose
+    from streams.resolve.bank import choose_recipe
     from streams.store.engine import open_store
 
     place = choose_device(device)
     engine = open_store(store_url(store), create=False)
-    folder, recipe = choose(llm, cut, pooling, precision)
+    folder, recipe = choose_recipe(llm, cut, pooling, precision)
     with engine.connect() as connection:
         found = store_texts(connection, recipe.template)
     if not found.texts:
         raise InputError("the store holds no behaviours; run `interestream replay LOG` first")
-    low = open_low(folder, recipe, device=str(place))
+    low = open_lower_layers(folder, recipe, device=str(place))
     with progress("Filling the bank", len(found.texts), unit="texts") as advance:
         filled = run(engine, low, found.texts, advance=advance)
     note_size(engine, recipe.id, found.behaviors, found.distinct)
@@ -83,7 +83,7 @@ def collect(
 
     After an LLM, a cut or a template was given up, its bank is removed by naming those to keep.
     """
-    from fusion.bank.texts import collect as run
+    from fusion.bank.texts import collect_garbage as run
     from fusion.bank.vectors import read_recipes
     from streams.store import counters
     from streams.store.engine import open_store

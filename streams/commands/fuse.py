@@ -51,7 +51,7 @@ def fuse(
 
 def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_life: float | None) -> None:
     from fusion.encoders.sentence import check_encoder, encoder_id
-    from fusion.interests.backfill import Fused, catch_up, waiting
+    from fusion.interests.backfill import FuseResult, catch_up, count_waiting
     from fusion.interests.backfill import fuse as run
     from fusion.interests.pool import HALF_LIFE
     from interest.errors import InputError
@@ -64,12 +64,12 @@ def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_
     folder = encoder_folder(encoder)
     check_encoder(folder)
     lazy = WhenNeeded(folder, encoder_id(folder))
-    total = waiting(engine, lazy.id, prompt_version)
+    total = count_waiting(engine, lazy.id, prompt_version)
     if total:
         with progress("Encoding interests", total, unit="interests") as advance:
             fused = run(engine, lazy, prompt_version, half_life=pool, advance=advance)
     else:
-        fused = Fused(0, 0, *catch_up(engine, lazy.id, prompt_version, half_life=pool))
+        fused = FuseResult(0, 0, *catch_up(engine, lazy.id, prompt_version, half_life=pool))
     print(f"{fused.encoded:,} interests encoded ({fused.texts:,} texts) by {lazy.id}")
     print(f"{fused.pooled:,} user representations: recency-weighted pools, nothing trained")
     for name in fused.artifacts:
@@ -104,16 +104,16 @@ def _represent(engine: Engine, artifact: Path) -> None:
 
 def _fill(engine: Engine) -> None:
     from streams.progress import progress
-    from streams.resolve.bank import bank_when_needed
+    from streams.resolve.bank import open_bank_lazily
     from streams.settings.load import load_settings
 
-    low = bank_when_needed(load_settings().bank)
+    low = open_bank_lazily(load_settings().bank)
     if low is None:
         return
-    from streams.resolve.bank_fill import Walk
+    from streams.resolve.bank_fill import FillPass
 
-    walk = Walk(engine, low, wait=True)
+    walk = FillPass(engine, low, wait=True)
     with progress("Filling the bank", None, unit="behaviours") as advance:
-        while not walk.over:
+        while not walk.is_done:
             advance(walk.step())
     print(f"{walk.behaviors:,} new behaviours; {walk.computed:,} of their texts computed for bank {low.recipe.id}")

@@ -58,7 +58,7 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
     from interest.write.backfill import learn as learn_interests
     from interest.write.backlog import count_open
     from streams.progress import progress
-    from streams.store.invalidate import drop_made_from
+    from streams.store.invalidate import delete_derived
 
     plan.prompt()  # an unknown version is told before anything is asked
     left = count_open(engine, plan, llm=opened.complete is not None)
@@ -66,7 +66,7 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
         _say(_told(estimate(engine, opened.complete, opened.name, plan), opened.name))
     with progress("Learning interests", left, unit="partitions") as advance:
         return learn_interests(
-            engine, opened.complete, model=opened.name, plan=plan, advance=advance, replaced=drop_made_from
+            engine, opened.complete, model=opened.name, plan=plan, advance=advance, replaced=delete_derived
         )
 
 

@@ -11,7 +11,7 @@ import typer
 
 from interest.errors import InputError
 from streams.commands.options import Store
-from streams.settings.durations import seconds
+from streams.settings.durations import parse_duration
 from streams.settings.load import store_url
 from streams.ubsp.policy import Policy, Span
 
@@ -102,7 +102,7 @@ def replay(
     if rate is not None:
         raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
     try:
-        policy = Policy(count=partition or None, gap_s=seconds(gap) if gap else None, span=span, tokens=tokens)
+        policy = Policy(count=partition or None, gap_s=parse_duration(gap) if gap else None, span=span, tokens=tokens)
     except ValueError as error:
         raise InputError(f"{error}; set --partition, --gap, --span or --tokens") from None
     behaviors = BehaviorLog(log, column_map, action)

@@ -10,7 +10,7 @@ from streams.settings.load import store_url
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streams.store.stats import Bank, Stats, Version
+    from streams.store.stats import BankStats, Stats, VersionStats
 
 
 def stats(json: Json = False, store: Store = None) -> None:
@@ -57,7 +57,7 @@ def page(stats: Stats) -> Iterator[str]:
         yield line("store", f"{stats.store_bytes / 1e6:,.1f} MB", each)
 
 
-def _version(version: Version) -> Iterator[str]:
+def _version(version: VersionStats) -> Iterator[str]:
     yield line("interests", f"{version.interests:,}", f"by the prompts {version.prompt_version}")
     for name, texts in (("summaries", version.summaries), ("shifts", version.shifts)):
         for source, outcomes in texts.items():
@@ -69,7 +69,7 @@ def _version(version: Version) -> Iterator[str]:
         yield line("  claims", f"{version.claims:,}", share)
 
 
-def _bank(bank: Bank) -> Iterator[str]:
+def _bank(bank: BankStats) -> Iterator[str]:
     yield line("bank", f"{bank.vectors:,}", f"vectors, {bank.bytes / 1e6:,.1f} MB: {bank.id}")
     yield line("  made by", f"layer {bank.cut}", f"{bank.llm}, {bank.pooling}")
     if bank.hit_rate is not None:

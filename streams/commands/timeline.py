@@ -12,7 +12,7 @@ from streams.commands.options import Json, Store
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
-    from streams.store.timeline import Evidence, Period, Text, Timeline
+    from streams.store.timeline import Evidence, Period, Timeline, WrittenText
 
 WIDTH = 96  # columns, or the terminal's if it has fewer
 
@@ -92,7 +92,7 @@ def _period(period: Period, width: int, evidence: int) -> Iterator[str]:
         yield from _wrap(f"evidence: {shown}{more}", width, "          ", "        ")
 
 
-def _text(name: str, text: Text, width: int) -> Iterator[str]:
+def _text(name: str, text: WrittenText, width: int) -> Iterator[str]:
     mark = "LLM" if text.source == "llm" else f"STATISTICS, not the LLM: {text.outcome}"
     if text.source == "llm" and text.outcome != "ok":
         mark += f", {text.outcome}"

@@ -11,7 +11,7 @@ from streams.commands.options import Json, Store
 
 if TYPE_CHECKING:
     from streams.admin.accept_topic import Acceptance
-    from streams.kafka.topics import Row
+    from streams.kafka.topics import TopicRow
 
 topics = typer.Typer(help="Kafka's topics: create them, show them, accept one that changed.", no_args_is_help=True)
 
@@ -106,7 +106,7 @@ def said(plan: Acceptance) -> Iterator[str]:
         yield f"{one.partition:>9} {before:>14} {after:>14} {lost:>12}"
 
 
-def page(rows: Sequence[Row]) -> Iterator[str]:
+def page(rows: Sequence[TopicRow]) -> Iterator[str]:
     """The table to read, and below it what is wrong or differs."""
     width = _width([row.topic for row in rows])
     yield f"{'topic':<{width}}  partitions  replication    messages  {'cleanup':<14}  retention"

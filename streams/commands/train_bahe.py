@@ -111,7 +111,7 @@ def bahe(
     from fusion.training.distributed import choose_device
     from fusion.training.out_folder import check_out
     from fusion.training.train import TrainConfig
-    from streams.resolve.bank import bank_files, choose, llm_folder
+    from streams.resolve.bank import bank_files_folder, choose_recipe, llm_folder
     from streams.store.engine import open_store
 
     check_out(out, "bahe")
@@ -122,7 +122,7 @@ def bahe(
     last = None if continue_from is None else load_artifact(continue_from, llm_folder(llm) if llm else None)
     read = None
     if last is None:
-        folder, recipe = choose(llm, cut, pooling, bank_precision)
+        folder, recipe = choose_recipe(llm, cut, pooling, bank_precision)
     else:
         old = check_continuable(last)
         folder, recipe, interest = Path(old.folder), old.recipe, old.interest
@@ -141,7 +141,7 @@ def bahe(
 
     def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
         shown = lambda title, total: progress(title, total, unit="texts")  # noqa: E731
-        give_vectors(dataset, engine, recipe, folder, bank_files(), shown, str(choose_device(device)))
+        give_vectors(dataset, engine, recipe, folder, bank_files_folder(), shown, str(choose_device(device)))
         if last is not None:
             ours = continued(last, dataset)
             return ours, lambda fresh: begin_with(fresh, ours, last)

@@ -14,7 +14,7 @@ from torch import nn
 
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import architecture, open_low
+from fusion.encoders.split_llm import architecture, open_lower_layers
 from fusion.features.collate import BatchIndices
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.samples import Samples
@@ -43,7 +43,7 @@ class Made:
     """A bank in memory, filled with what is asked of it."""
 
     def __init__(self, llm: Path, recipe: Recipe) -> None:
-        self._low, self._recipe = open_low(llm, recipe), recipe
+        self._low, self._recipe = open_lower_layers(llm, recipe), recipe
 
     def __call__(self, texts: list[str]) -> BankFile:
         keys = np.array(self._recipe.keys(texts), KEY)

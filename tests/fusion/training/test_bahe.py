@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from torch import nn
 
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import open_low
+from fusion.encoders.split_llm import open_lower_layers
 from fusion.features.dataset import Dataset, DatasetConfig
 from fusion.features.log import Log
 from fusion.features.refresh import OLD, new_parts, read_new
@@ -267,7 +267,7 @@ def test_texts_that_the_bank_lacks_are_kept_up_to_the_limit(
 ) -> None:
     monkeypatch.setattr("fusion.serving.bahe_cache.LIMIT", 3)
     names = [f"film {n}" for n in range(8)]
-    direct = open_low(llm, recipe)(names).astype(np.float16)
+    direct = open_lower_layers(llm, recipe)(names).astype(np.float16)
     stored = StoredTexts(recipe, llm, direct.shape[1])
     with store.connect() as connection:
         for chosen in ([0, 1], [1, 2, 3, 4, 5, 6], [0, 7]):  # the second asks for more than is kept

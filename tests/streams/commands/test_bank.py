@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, delete, func, select
 from typer.testing import Result
 
-from fusion.encoders.split_llm import Low, open_low
+from fusion.encoders.split_llm import LowerLayers, open_lower_layers
 from fusion.training import bahe as bahe_training
 from fusion.training.artifact import load_artifact
 from interest.errors import ArtifactError, InputError, StoreError
@@ -145,11 +145,11 @@ def test_training_fills_the_bank_where_it_is_told_to(
 ) -> None:
     places = []
 
-    def opened(*own: Any, device: str | None = None) -> Low:
+    def opened(*own: Any, device: str | None = None) -> LowerLayers:
         places.append(device)
-        return open_low(*own, device=device)
+        return open_lower_layers(*own, device=device)
 
-    monkeypatch.setattr(bahe_training, "open_low", opened)
+    monkeypatch.setattr(bahe_training, "open_lower_layers", opened)
     result = train(url, llm, tmp_path / "bahe", "--device", "cpu")
     assert result.exit_code == 0, result.output or result.exception
     assert places == ["cpu"]

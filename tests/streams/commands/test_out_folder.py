@@ -39,7 +39,11 @@ def unread(monkeypatch: pytest.MonkeyPatch, store: Engine) -> str:
     def read(*_: object, **__: object) -> Any:
         raise AssertionError("the log was read")
 
-    for name in ("fusion.features.dataset.read_log", "fusion.features.refresh.read_log", "streams.resolve.bank.choose"):
+    for name in (
+        "fusion.features.dataset.read_log",
+        "fusion.features.refresh.read_log",
+        "streams.resolve.bank.choose_recipe",
+    ):
         monkeypatch.setattr(name, read)
     return store.url.render_as_string(hide_password=False)
 

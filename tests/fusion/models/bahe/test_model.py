@@ -14,7 +14,7 @@ import torch
 from fusion.bank.index import attach
 from fusion.bank.mmap_file import BankFile
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import high_weights
+from fusion.encoders.split_llm import upper_weights
 from fusion.features.impressions import impressions_at
 from fusion.features.samples import Samples, encode
 from fusion.models.bahe.collate import BaheBatch, named_sequences
@@ -275,7 +275,7 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
         (np.arange(200), np.arange(200, 300)),
         msgspec.structs.replace(config, pretrained_rate=0.0),
     )
-    for name, value in high_weights(llm, 2).items():
+    for name, value in upper_weights(llm, 2).items():
         assert torch.equal(frozen.high.state_dict()[name], value)
 
 
