@@ -92,6 +92,12 @@ def _both(summary: bytes, shift: bytes | None) -> Array:
     return np.concatenate([first, second])
 
 
+def has_vectors(connection: Connection, generation: int) -> bool:
+    """Whether the store holds any interest vectors of this partitioning of the log."""
+    query = select(vectors.c.user_id).where(vectors.c.generation == generation).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def choose_vectors(
     connection: Connection, *, generation: int, prompt_version: str | None, encoder: str | None
 ) -> tuple[str, str]:
@@ -109,5 +115,5 @@ def choose_vectors(
         raise InputError(f"no vectors of prompt version {prompt_version}, encoder {encoder}; the store holds: {listed}")
     raise InputError(
         "the store holds no interest vectors; run `interestream learn` and `interestream fuse` first, "
-        "or train with --no-interest"
+        "or train with --interest no"
     )

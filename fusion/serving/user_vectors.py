@@ -53,7 +53,8 @@ def fusion_of(artifact: Artifact) -> InterestFusion:
     fusion = getattr(artifact.model, "fusion", None)
     if not isinstance(fusion, InterestFusion):
         raise ArtifactError(
-            f"artifact {artifact.id} was trained without interests; it has no user vectors. Train one with --interest"
+            f"artifact {artifact.id} was trained without interests and has no user vectors; "
+            "train one with --interest yes"
         )
     return fusion
 

@@ -1,4 +1,4 @@
-"""`interestream fuse`: interest texts to vectors, vectors to user representations."""
+"""`interestream fuse`: turns interest texts into vectors, and vectors into user representations."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ def fuse(
     ] = None,
     artifact: Annotated[
         Path | None,
-        typer.Option(help="Represent users by the fusion network of this trained artifact, not by the pool."),
+        typer.Option(help="Represent users by the fusion network of this trained artifact instead of the pool."),
     ] = None,
-    half_life: Annotated[float | None, typer.Option(help="Of the pool, in partitions. Default: 4.")] = None,
+    half_life: Annotated[
+        float | None, typer.Option(help="Half-life of the pool's weights, in partitions. Default: 4.")
+    ] = None,
 ) -> None:
     """Encode interests that have no vectors yet, and write the users' representations.
 
-    Without --artifact these are the recency-weighted pool of the partitions' vectors. With [bank] llm set, fill the
-    behaviour bank with what is new, as the agent does. Interrupt it anywhere and run it again; what is there is not
-    made twice.
+    Without --artifact, a representation is the recency-weighted pool of the user's partition vectors. If [bank] llm is
+    set, new behaviours also go into the behaviour bank, as in the agent. Interrupt it at any point and run it again:
+    nothing is computed twice.
     """
     from streams.settings.load import store_url
     from streams.store.engine import open_store

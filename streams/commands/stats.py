@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def stats(json: Json = False, store: Store = None) -> None:
-    """Count what is in the store, and what it cost: behaviours, partitions, interests, LLM calls, representations."""
+    """Count what is in the store and what it took: behaviours, partitions, interests, LLM calls, representations."""
     import msgspec
 
     from streams.store.engine import open_store
@@ -27,12 +27,12 @@ def stats(json: Json = False, store: Store = None) -> None:
 
 
 def page(stats: Stats) -> Iterator[str]:
-    """The page to read: a label and a value a line."""
+    """The page to read: a label and a value per line."""
     yield line("behaviours", f"{stats.behaviors:,}", f"of {stats.users:,} users")
     yield line("  accepted", f"{stats.accepted:,}", "over all logs and topics read")
     yield line("  late", f"{stats.late:,}", "older than their newest closed partition; kept")
     yield line("  duplicates", f"{stats.duplicates:,}", "dropped")
-    yield line("  rejected", f"{stats.rejected:,}", "written aside, or dead letters, with the reason")
+    yield line("  rejected", f"{stats.rejected:,}", "in .rejected.jsonl files and dead letters, with the reason")
     yield line("partitions", f"{stats.partitions:,}", "closed")
     yield line("open caches", f"{stats.open_caches:,}", f"users, with {stats.open_behaviors:,} behaviours")
     if not stats.versions:

@@ -21,14 +21,14 @@ def timeline(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     json: Json = False,
     prompt_version: Annotated[
-        str | None, typer.Option(help="Interests by this version of the prompts. Default: the one with the most.")
+        str | None, typer.Option(help="Interests by this version of the prompts. Default: the version with the most.")
     ] = None,
     evidence: Annotated[int, typer.Option(help="Behaviours shown behind each summary (--json: all).", min=0)] = 6,
     store: Store = None,
 ) -> None:
     """Print USER's history: each closed partition's dates, summary, shift and evidence, and the open cache.
 
-    Texts that no LLM wrote are marked STATISTICS.
+    Texts that were not written by an LLM are marked STATISTICS.
     """
     import shutil
 

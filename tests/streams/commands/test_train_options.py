@@ -43,9 +43,9 @@ TRAIN = {
     "generation": (2, {"data.generation": 2}),
 }
 SRP4CTR = {
-    "interest": (True, {"data.interest": True, "model.interest": True}),
+    "interest": ("yes", {"data.interest": True, "model.interest": True}),
     "history": (17, {"data.history": 17, "model.encoder.positions": 31}),
-    "together": (3, {"model.together": 3, "model.encoder.positions": 52}),
+    "pack": (3, {"model.together": 3, "model.encoder.positions": 52}),
     "value_task": (0.25, {"model.value_task": 0.25}),
     "lifelong": (False, {"model.lifelong": False}),
     "embedding_decay": (0.4, {"training.embedding_decay": 0.4}),
@@ -53,12 +53,12 @@ SRP4CTR = {
     "pretrained": ("fgbert", {"model.pretrained": "id of fgbert", "data.value_edges": (2.0, 4.5)}),
 }
 DIN = {
-    "interest": (False, {"data.interest": False, "model.interest": False}),
+    "interest": ("yes", {"data.interest": True, "model.interest": True}),
     "history": (17, {"data.history": 17}),
 }
 FGBERT = {
     "history": (17, {"data.history": 17, "encoder.positions": 31}),
-    "together": (3, {"encoder.positions": 52}),
+    "pack": (3, {"encoder.positions": 52}),
     "epochs": (9, {"training.epochs": 9}),
     "batch_size": (8, {"training.batch_size": 8}),
     "lr": (0.5, {"training.lr": 0.5}),
@@ -126,6 +126,7 @@ def told(
 
     monkeypatch.setattr("fusion.features.dataset.read_dataset", reading(dataset))
     monkeypatch.setattr("fusion.features.dataset.read_labelled", reading(labelled))
+    monkeypatch.setattr("fusion.features.interest_vectors.choose_vectors", lambda *_, **__: ("p1", "e1"))
     monkeypatch.setattr("fusion.training.experiment.run", training)
     monkeypatch.setattr("fusion.training.pretrained.run", pretraining)
     monkeypatch.setattr("fusion.training.pretrained.load_pretrained", pretrained)
@@ -192,3 +193,19 @@ def test_the_rate_of_pre_trained_weights_is_told_apart(told: Callable[..., dict[
     usual, slow = (told(("train", "srp4ctr"), pretrained="fgbert", **more) for more in ({}, {"pretrained_rate": 0.25}))
     assert {place: slow[place] for place in usual if slow[place] != usual[place]} == {"training.pretrained_rate": 0.25}
     assert usual["training.pretrained_rate"] == 1.0
+
+
+@pytest.mark.parametrize("job", [("train", "srp4ctr"), ("train", "din"), ("pretrain", "fgbert")])
+def test_old_names_mean_what_they_did_and_are_not_in_the_help(
+    told: Callable[..., dict[str, Any]], job: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`--together N` is `--pack N`; `--interest` alone and `--no-interest` are `--interest yes` and `no`."""
+    shown = CliRunner().invoke(app, [*job, "--help"]).output
+    assert "--together" not in shown
+    assert "--no-interest" not in shown
+    if job[1] != "din":
+        assert told(job, together=3) == told(job, pack=3) != told(job)
+        assert "--together is called --pack now" in capfd.readouterr().err
+    if job[0] == "train":
+        assert told(job, interest=True) == told(job, interest="yes") != told(job)
+        assert told(job, interest=False) == told(job, interest="no")
