@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -50,8 +51,9 @@ def test_the_help_shows_every_field_and_a_fields_limits_hold() -> None:
     assert (got, "--size" in refused) == ([], True)
 
 
-def test_old_names_become_todays() -> None:
+def test_old_names_become_todays(capsys: pytest.CaptureFixture[str]) -> None:
     assert current_names(["--together", "5", "--together=6"]) == ["--pack", "5", "--pack=6"]
+    assert "--together is called --pack now" in capsys.readouterr().err
     assert current_names(["--interest", "--out", "x"]) == ["--interest", "yes", "--out", "x"]
     assert current_names(["--out", "x", "--interest"]) == ["--out", "x", "--interest", "yes"]
     assert current_names(["--no-interest"]) == ["--interest", "no"]
