@@ -119,10 +119,10 @@ def told(
         return Pretrained(f"id of {folder.name}", folder, record, spec, {})
 
     def training(_: Dataset, model: object, config: object, **more: Any) -> None:
-        raise Told(model=model, training=config, split=more["split"], folder=more["folder"], place=more["place"])
+        raise Told(model=model, training=config, split=more["split"], folder=more["folder"], place=more["device"])
 
     def pretraining(_: Labelled, encoder: object, config: object, **more: Any) -> None:
-        raise Told(encoder=encoder, training=config, split=more["split"], folder=more["folder"], place=more["place"])
+        raise Told(encoder=encoder, training=config, split=more["split"], folder=more["folder"], place=more["device"])
 
     monkeypatch.setattr("fusion.features.dataset.read_dataset", reading(dataset))
     monkeypatch.setattr("fusion.features.dataset.read_labelled", reading(labelled))
