@@ -29,7 +29,7 @@ from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.din import Din, DinConfig
 from fusion.training import metrics
-from fusion.training.bahe import begin_with_llm, give_vectors
+from fusion.training.bahe import begin_with_llm, with_bank_vectors
 from fusion.training.checkpoint import remove_checkpoint
 from fusion.training.experiment import fingerprint
 from fusion.training.train import TrainConfig, predict, train
@@ -191,7 +191,7 @@ def fill_bank(world: World, recipe: Recipe) -> None:
              "tokens_a_text": round(tokens, 2)},
         )  # fmt: skip
     quiet = lambda _title, _total: contextlib.nullcontext(lambda _: None)  # noqa: E731
-    give_vectors(world.dataset, world.engine, recipe, world.llm, world.work / "bank", quiet)
+    world.dataset = with_bank_vectors(world.dataset, world.engine, recipe, world.llm, world.work / "bank", quiet)
 
 
 @contextlib.contextmanager

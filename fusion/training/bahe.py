@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 from sqlalchemy import Engine
 from torch import nn
 
-from fusion.bank.index import attach
+from fusion.bank.index import with_bank
 from fusion.bank.mmap_file import BankFile, open_bank_file
 from fusion.bank.vectors import fill, missing
 from fusion.encoders.recipe import Recipe
@@ -25,10 +26,10 @@ from interest.errors import ArtifactError
 Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # title and total of a long job: its advance
 
 
-def give_vectors(
+def with_bank_vectors(
     dataset: Dataset, engine: Engine, recipe: Recipe, llm: Path, folder: Path, show: Show, device: str | None = None
-) -> None:
-    """Fill the bank with what the samples need and it lacks, map it, and attach it to the samples.
+) -> Dataset:
+    """The dataset with vectors for its samples' texts: the bank is filled with what it lacks of them, and mapped.
 
     device: where the lower layers compute; without one a GPU where there is one.
     """
@@ -42,7 +43,7 @@ def give_vectors(
         with engine.connect() as connection, show("Mapping the bank", len(texts)) as advance:
             return open_bank_file(connection, recipe.id, keys, folder, advance)
 
-    attach(dataset.samples, recipe, source)
+    return dataclasses.replace(dataset, samples=with_bank(dataset.samples, recipe, source))
 
 
 def newest(dataset: Dataset, split: Split = "global") -> float:

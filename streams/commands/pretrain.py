@@ -64,8 +64,8 @@ def fgbert(
     import torch
 
     from fusion.features.dataset import DatasetConfig, read_labelled
-    from fusion.features.labels import LabelRule
     from fusion.features.splits import TRAIN
+    from fusion.features.tasks import Task
     from fusion.models.srp4ctr.fgbert import FgBertConfig
     from fusion.models.srp4ctr.masking import LEAST
     from fusion.training.artifact import PRETRAINING
@@ -85,7 +85,7 @@ def fgbert(
     check_out(out, PRETRAINING)
     if compute.threads:
         torch.set_num_threads(compute.threads)
-    data = DatasetConfig(label=LabelRule.parse(log.label), split=log.split, history=log.history)
+    data = DatasetConfig(tasks=(Task.parse(log.label),), split=log.split, history=log.history)
     encoder = FgBertConfig(positions=log.history + pack - 1, width=width, layers=layers, heads=heads)
     config = PretrainConfig(
         epochs=optimiser.epochs,
@@ -96,11 +96,11 @@ def fgbert(
         full_softmax=full_softmax,
         seed=optimiser.seed,
     )
-    place = choose_device(compute.device)
+    device = choose_device(compute.device)
     engine = open_store(store_url(log.store), create=False)
-    with processes(place) as group:
+    with processes(device) as group:
         with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
-            read = read_labelled(connection, data, advance, samples=False)
+            read = read_labelled(connection, data, advance, least=LEAST)
         began, events = time.monotonic(), int((read.part == TRAIN).sum())
         with shown("Pre-training", optimiser.epochs * events, "behaviours") as advance:
             run(
@@ -111,7 +111,7 @@ def fgbert(
                 folder=out,
                 advance=advance,
                 report=_print_epoch if group.first else _say_nothing,
-                device=place,
+                device=device,
                 dist=group,
             )
         if not group.first:

@@ -51,7 +51,9 @@ def din(
     engine = open_store(store_url(log.store), create=False)
     interest = reads_interests(engine, interests)
     data, settings = dataset_config(log, interests, interest=interest), train_config(optimiser)
-    run_training(engine, out, data, settings, lambda _: (DinConfig(interest=interest), _as_built), compute)
+    run_training(
+        engine, out, data, settings, lambda dataset: (dataset, DinConfig(interest=interest), _as_built), compute
+    )
 
 
 @train.command("srp4ctr", cls=CommandWithOldNames)
@@ -117,11 +119,11 @@ def srp4ctr(
         pretrained_rate=1.0 if pretrained_rate is None else pretrained_rate,
     )
 
-    def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
+    def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[torch.nn.Module], None]]:
         encoder = encoder_for(held, dataset, split=log.split, positions=log.history + pack - 1)
         more = {"value_task": value_task, "lifelong": lifelong, "interest": interest}
         config = ablations(encoder, pack=pack, pretrained="" if held is None else held.id, **more)[form]
-        return config, lambda fresh: take_over(fresh, dataset.spec, held)
+        return dataset, config, lambda fresh: take_over(fresh, dataset.spec, held)
 
     run_training(engine, out, data, settings, model, compute)
 

@@ -104,7 +104,7 @@ def bahe(
     from fusion.models.bahe.collate import named_sequences
     from fusion.models.bahe.model import BaheConfig
     from fusion.training.artifact import load_artifact
-    from fusion.training.bahe import begin_with, begin_with_llm, check_continuable, continued, give_vectors, newest
+    from fusion.training.bahe import begin_with, begin_with_llm, check_continuable, continued, newest, with_bank_vectors
     from fusion.training.distributed import choose_device
     from fusion.training.out_folder import check_out
     from streams.resolve.bank import bank_files_folder, choose_recipe, llm_folder
@@ -125,12 +125,13 @@ def bahe(
         read = lambda connection, advance: read_new(connection, spec, until, advance)  # noqa: E731
     data = dataset_config(log, interests, interest=interest)
 
-    def model(dataset: Dataset) -> tuple[ModelConfig, Callable[[torch.nn.Module], None]]:
+    def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[torch.nn.Module], None]]:
         shown = lambda title, total: progress(title, total, unit="texts")  # noqa: E731
-        give_vectors(dataset, engine, recipe, folder, bank_files_folder(), shown, str(choose_device(compute.device)))
+        placed = str(choose_device(compute.device))
+        dataset = with_bank_vectors(dataset, engine, recipe, folder, bank_files_folder(), shown, placed)
         if last is not None:
             ours = continued(last, dataset)
-            return ours, lambda fresh: begin_with(fresh, ours, last)
+            return dataset, ours, lambda fresh: begin_with(fresh, ours, last)
         own = BaheConfig(
             recipe=recipe,
             folder=str(folder),
@@ -148,6 +149,6 @@ def bahe(
             interest=interest,
             until=newest(dataset, log.split),
         )
-        return own, lambda fresh: begin_with_llm(fresh, own)
+        return dataset, own, lambda fresh: begin_with_llm(fresh, own)
 
     run_training(engine, out, data, settings, model, compute, read=read, llm=folder)

@@ -67,10 +67,10 @@ def dataset_config(
 ) -> DatasetConfig:
     """The options as the record that the samples are read by. Raises InputError for a label that is not one."""
     from fusion.features.dataset import DatasetConfig
-    from fusion.features.labels import LabelRule
+    from fusion.features.tasks import Task
 
     return DatasetConfig(
-        label=LabelRule.parse(log.label),
+        tasks=(Task.parse(log.label),),
         split=log.split,
         history=log.history,
         min_history=log.min_history,
@@ -94,15 +94,15 @@ def run_training(
     out: Path,
     data: DatasetConfig,
     settings: TrainConfig,
-    model: Callable[[Dataset], tuple[ModelConfig, Callable[[torch.nn.Module], None]]],
+    model: Callable[[Dataset], tuple[Dataset, ModelConfig, Callable[[torch.nn.Module], None]]],
     compute: ComputeOptions,
     read: Callable[[Connection, Callable[[int], None]], Dataset] | None = None,
     llm: Path | None = None,
 ) -> None:
     """Train into the folder `out`; print the metrics; with interests, write the users' representations.
 
-    model: the model's config for a dataset, and what is done to its fresh weights. read: how the samples are read, if
-    not as `data` says. llm: where the model's LLM is.
+    model: the samples as the model reads them, its config, and what is done to its fresh weights. read: how the samples
+    are read, if not as `data` says. llm: where the model's LLM is.
     """
     import torch
 
@@ -119,7 +119,7 @@ def run_training(
     with processes(device) as dist:
         with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
             dataset = read_dataset(connection, data, advance) if read is None else read(connection, advance)
-        config, prepare = model(dataset)
+        dataset, config, prepare = model(dataset)
         began, rows = time.monotonic(), len(dataset.of(TRAIN))
         with shown("Training", settings.epochs * rows, "samples") as advance:
             metrics = experiment.run(

@@ -20,7 +20,7 @@ from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.samples import Samples
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.bahe.standardise import Standardise
-from fusion.training.bahe import begin_with_llm, give_vectors
+from fusion.training.bahe import begin_with_llm, with_bank_vectors
 from fusion.training.train import TrainConfig
 from tests.support.ctr_world import log_of, random_rows
 from tests.support.small_models import DATA
@@ -94,5 +94,4 @@ def quiet(_title: str, _total: int) -> Iterator[object]:
 def ready(store: Engine, recipe: Recipe, llm: Path, cache: Path, data: DatasetConfig = DATA) -> Dataset:
     with store.connect() as connection:
         dataset = read_dataset(connection, data)
-    give_vectors(dataset, store, recipe, llm, cache, quiet)  # type: ignore[arg-type]
-    return dataset
+    return with_bank_vectors(dataset, store, recipe, llm, cache, quiet)  # type: ignore[arg-type]

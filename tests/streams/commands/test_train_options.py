@@ -20,12 +20,19 @@ from fusion.training.pretrain import PretrainConfig
 from fusion.training.pretrained import Pretrained, PretrainedConfig
 from streams.cli import app
 from streams.store.engine import open_store
-from tests.support.ctr_world import RULE, fill, random_rows
+from tests.support.ctr_world import TASKS, fill, random_rows
 
 Changes = dict[str, Any]  # dotted place in the records -> its value where the option is given
 
 DATA = {
-    "label": ("value>=3", {"data.label.operand": "3"}),
+    "label": (
+        "value>=3",
+        {
+            "data.tasks": [
+                {"name": "ctr", "rule": {"field": "value", "comparison": ">=", "operand": "3"}, "weight": 1.0}
+            ]
+        },
+    ),
     "split": ("user", {"data.split": "user", "split": "user"}),
     "out": ("elsewhere", {"folder": "elsewhere"}),
     "store": ("another.db", {"store": "another.db"}),
@@ -91,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Labelled]:
     store = open_store(f"sqlite:///{tmp_path_factory.mktemp('options') / 'store.db'}")
     fill(store, random_rows(11))
     with store.connect() as connection:
-        config = DatasetConfig(label=RULE)
+        config = DatasetConfig(tasks=TASKS)
         return read_dataset(connection, config), read_labelled(connection, config)
 
 
