@@ -36,16 +36,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusion.bank.index import attach, texts_of
+from fusion.bank.index import texts_of, with_bank
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.encoders.behavior_text import Template, behavior_text, item_text
-from fusion.encoders.split_llm import Low, architecture, open_low, recipe_of
+from fusion.encoders.split_llm import LowerLayers, architecture, open_lower_layers, recipe_of
 from fusion.features.collate import BatchIndices
 from fusion.features.impressions import impressions_of
-from fusion.features.labels import LabelRule
 from fusion.features.log import Log
-from fusion.features.samples import Samples, encode
+from fusion.features.samples import Samples, make_samples
 from fusion.features.spec import fit_spec
+from fusion.features.tasks import Task
 from fusion.models.bahe.collate import BaheBatch
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.training.bahe import begin_with_llm
@@ -57,7 +57,7 @@ from streams.settings.load import default_llm, sample_log
 HISTORIES = (25, 50, 100)
 TRAINING = 0.8  # of a log's behaviours (fusion/features/splits.py)
 DAY = 86_400.0
-RULE = LabelRule.parse("value>=4")
+TASK = Task.parse("value>=4")
 
 
 def main() -> None:
@@ -189,17 +189,17 @@ def bahe_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
         order = np.argsort(keys)
         return BankFile(keys[order], vectors[order])
 
-    attach(samples, recipe, source)
+    samples = with_bank(samples, recipe, source)
     rows = samples_rows(samples, batch)
     tokens = sum(map(len, low.tokens(history_texts_of(samples, model, rows)[0])))
     step = stepper(model, lambda: model.logits(model.collator.collate(samples, rows)), batch)
-    return model, step, {"tokens": tokens, "seconds_a_text": made[0], "texts_made": len(samples.bank_index.file.keys)}
+    return model, step, {"tokens": tokens, "seconds_a_text": made[0], "texts_made": len(samples.bank_index.vectors)}
 
 
 def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
     """The same head and trained layers, over the tokens of the whole history."""
     model, samples, low = world(history, batch, chosen)
-    attach(samples, low.recipe, lambda texts: nothing(low, texts))
+    samples = with_bank(samples, low.recipe, lambda texts: nothing(low, texts))
     rows = samples_rows(samples, batch)
     read = model.collator.collate(samples, rows)
     ids_of = lambda texts: low._tokenizer("\n".join(texts), add_special_tokens=False)["input_ids"]  # noqa: E731
@@ -220,7 +220,7 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
 
 
 @torch.no_grad()
-def kept_states(model: Bahe, low: Low, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+def kept_states(model: Bahe, low: LowerLayers, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     """States (B, T, d) float16 of token sequences after the frozen layers, padded on the right, and sizes (B,)."""
     sizes = torch.tensor([len(row) for row in rows])
     out = torch.zeros((len(rows), int(sizes.max()), low.width), dtype=torch.float16)
@@ -267,7 +267,7 @@ def catalogue_of() -> dict[str, Item]:
     }
 
 
-def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, Samples, Low]:
+def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, Samples, LowerLayers]:
     """`batch` users with full histories of films of the sample log, drawn at random; titles are MovieLens's."""
     films, rng, size = catalogue_of(), np.random.default_rng(0), history + 1
     drawn = np.concatenate([rng.permutation(len(films))[:size] for _ in range(batch)])
@@ -287,10 +287,17 @@ def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, S
         value=rng.integers(1, 6, batch * size).astype(np.float32),
     )
     spec = fit_spec(
-        log, RULE.labels(log), np.ones(log.size, bool), catalogue, {}, rule=RULE, history=history, min_history=5
+        log,
+        TASK.rule.labels(log),
+        np.ones(log.size, bool),
+        catalogue,
+        {},
+        tasks=(TASK,),
+        history=history,
+        min_history=5,
     )
     impressions, past = impressions_of(log, np.arange(log.size))
-    samples = encode(spec, log, impressions, past, items=log.items, catalogue=catalogue, profiles={})
+    samples = make_samples(spec, log, impressions, past, items=log.items, catalogue=catalogue, profiles={})
     recipe = recipe_of(chosen.llm, chosen.cut, precision=chosen.precision)
     config = BaheConfig(
         recipe=recipe, folder=str(chosen.llm), architecture=architecture(chosen.llm), history=history,
@@ -298,7 +305,7 @@ def world(history: int, batch: int, chosen: argparse.Namespace) -> tuple[Bahe, S
     )  # fmt: skip
     model = Bahe(spec, config)
     begin_with_llm(model, config)
-    return model, samples, open_low(chosen.llm, recipe, device="cpu")
+    return model, samples, open_lower_layers(chosen.llm, recipe, device="cpu")
 
 
 def samples_rows(samples: Samples, batch: int) -> BatchIndices:
@@ -320,7 +327,7 @@ def item_texts(samples: Samples, model: Bahe, rows: BatchIndices) -> list[str]:
     return [found.texts[found.item[item + 1]] for item in samples.impressions.take(rows.rows).item.tolist()]
 
 
-def nothing(low: Low, texts: list[str]) -> BankFile:
+def nothing(low: LowerLayers, texts: list[str]) -> BankFile:
     """A bank of zeros: full text reads none of it."""
     keys = np.sort(np.array(low.recipe.keys(texts), KEY))
     return BankFile(keys, np.zeros((len(keys), low.width), np.float16))

@@ -26,9 +26,9 @@ from ml1m.protocol import FILMS, PEOPLE, read_rows
 from sqlalchemy import Engine
 
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
-from fusion.features.labels import LabelRule
 from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID
+from fusion.features.tasks import Task
 from fusion.models.din import Din, DinConfig
 from fusion.training import metrics
 from fusion.training.train import TrainConfig, predict, train
@@ -122,7 +122,7 @@ def load(rows: Any, data: Path) -> Dataset:
         engine = open_store(f"sqlite:///{folder}/ml1m.db")
         fill(engine, rows, data)
         with engine.connect() as connection:
-            dataset = read_dataset(connection, DatasetConfig(label=LabelRule.parse("value>=4")))
+            dataset = read_dataset(connection, DatasetConfig(tasks=(Task.parse("value>=4"),)))
         engine.dispose()
     return dataset
 

@@ -50,8 +50,8 @@ from ml1m.runs import (
 from paired import bootstrap
 
 from fusion.features.dataset import DatasetConfig, read_dataset, read_labelled
-from fusion.features.labels import LabelRule
 from fusion.features.splits import TEST, TRAIN, VALID
+from fusion.features.tasks import Task
 from streams.store.engine import open_store
 
 RESULTS = Path(__file__).parent / "results" / "ctr_ml1m"
@@ -146,7 +146,7 @@ def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
         fill(engine, rows, chosen.data)
         engine.dispose()
         partial.replace(path)
-    config = DatasetConfig(label=LabelRule.parse("value>=4"), split=split, history=history)
+    config = DatasetConfig(tasks=(Task.parse("value>=4"),), split=split, history=history)
     engine = open_store(f"sqlite:///{path}", create=False)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of filling the store
     with engine.connect() as connection:

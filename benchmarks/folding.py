@@ -23,11 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusion.features.collate import BatchIndices
 from fusion.features.impressions import impressions_at
-from fusion.features.labels import LabelRule
 from fusion.features.log import Log
 from fusion.features.packed_windows import PackedBatch
-from fusion.features.samples import encode
+from fusion.features.samples import make_samples
 from fusion.features.spec import fit_spec
+from fusion.features.tasks import Task
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig
 from fusion.training.train import fast_cpu
@@ -136,8 +136,8 @@ def world(length: int) -> tuple[Srp4Ctr, dict[int, PackedBatch]]:
         at=np.sort(rng.uniform(0, 300 * DAY, size)),
         value=rng.integers(1, 6, size).astype(np.float32),
     )
-    rule = LabelRule.parse("value>=4")
-    spec = fit_spec(log, rule.labels(log), np.ones(size, bool), {}, {}, rule=rule, history=length, min_history=5)
+    task, train = Task.parse("value>=4"), np.ones(size, bool)
+    spec = fit_spec(log, task.rule.labels(log), train, {}, {}, tasks=(task,), history=length, min_history=5)
     torch.manual_seed(0)
     model = Srp4Ctr(spec, Srp4CtrConfig(encoder=FgBertConfig(positions=length), pack=1, lifelong=True)).eval()
     batches = {}
@@ -145,7 +145,7 @@ def world(length: int) -> tuple[Srp4Ctr, dict[int, PackedBatch]]:
         impressions, past = impressions_at(
             log, np.zeros(n, np.int32), rng.permutation(ITEMS)[:n].astype(np.int32), 301 * DAY
         )
-        samples = encode(spec, log, impressions, past, items=log.items, catalogue={}, profiles={})
+        samples = make_samples(spec, log, impressions, past, items=log.items, catalogue={}, profiles={})
         batches[n] = model.collator.collate(samples, BatchIndices(np.arange(n), np.array([n])))
     return model, batches
 

@@ -7,6 +7,7 @@ The map of the project names its rooms, the map of a folder the files in them. t
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,16 +19,32 @@ BEGIN, END = "<!-- map: python deploy/room_maps.py -->\n", "<!-- /map -->"
 # what the project's own folders hold that are not packages; a package says it in its __init__.py
 FOLDERS = {
     "benchmarks": "What is claimed, measured: a script for each claim, and what it printed",
+    "benchmarks/ml1m": "MovieLens-1M: the protocols, the peers, the runs",
     "benchmarks/results": "What the benchmarks printed, as JSON",
+    "benchmarks/text": "BAHE against full text: the sample, the systems, the cost",
     "deploy": "The demos, Kafka and vLLM on a bare machine, containers, Kubernetes, dashboards, migrations",
+    "deploy/docker": "Images of a worker and of vLLM",
+    "deploy/grafana": "The dashboard, and how Grafana finds it",
+    "deploy/kafka": "A one-node Kafka on a bare machine",
+    "deploy/kubernetes": "Manifests of the workers, vLLM, the topics, settings and autoscaling",
+    "deploy/migrations": "How a store of an earlier layout becomes one of today's",
+    "deploy/prometheus": "Scraping and alerts",
+    "deploy/schemas": "The JSON Schema of every topic's messages",
+    "deploy/vllm": "A vLLM server on a bare machine's CPU",
     "tests": "The tests, in the same rooms; tests/laws and tests/faults go through several",
 }
 FILES = {
     "deploy/alembic.ini": "For migrating a store by hand",
+    "deploy/compose.env.example": "Passwords, key and model for Compose: copy it to deploy/.env and set them",
+    "deploy/compose.yaml": "The whole system on one machine",
     "deploy/grafana/interestream.json": "The dashboard",
+    "deploy/grafana/provisioning/dashboards/interestream.yaml": "Where the dashboard lies",
+    "deploy/grafana/provisioning/datasources/prometheus.yaml": "Where Prometheus answers",
     "deploy/kafka/pom.xml": "The jars of Apache Kafka, by Maven",
+    "deploy/kubernetes/namespace.yaml": "The namespace of all that follows",
     "deploy/migrations/script.py.mako": "What a new migration looks like",
     "deploy/prometheus/alerts.yml": "Alerts, each with what to do",
+    "deploy/prometheus/alerts_test.yml": "The alerts' tests, for promtool",
     "deploy/prometheus/prometheus.yml": "Which workers are scraped",
     "deploy/docker/vllm-cpu.Dockerfile": "vLLM on a CPU",
     "deploy/docker/worker.Dockerfile": "The image of a worker",
@@ -50,7 +67,8 @@ def first_sentence(name: str) -> str:
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         return text.split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")
     if path.suffix == ".json":
-        return ""
+        text = json.loads(path.read_text()).get("description", "")
+        return str(text).split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")
     comments = [line for line in path.read_text().splitlines() if line.startswith("# ")]
     return comments[0].removeprefix("# ").rstrip(".") if comments else ""
 

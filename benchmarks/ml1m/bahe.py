@@ -13,7 +13,7 @@ from fusion.features.dataset import Dataset
 from fusion.features.log import Array
 from fusion.features.splits import VALID
 from fusion.models.bahe.model import BaheConfig
-from fusion.training.bahe import give_vectors
+from fusion.training.bahe import with_bank_vectors
 from fusion.training.train import TrainConfig
 from streams.settings.load import default_llm
 from streams.store.engine import open_store
@@ -40,16 +40,16 @@ def selecting(dataset: Dataset) -> Array:
     return own[dataset.log.user[dataset.rows[own]] % SELECTING == 0]
 
 
-def prepare(dataset: Dataset, history: int, work: Path) -> BaheConfig:
-    """Fill the bank with what it lacks, give the samples their vectors; the config to build the model with."""
+def prepare(dataset: Dataset, history: int, work: Path) -> tuple[Dataset, BaheConfig]:
+    """Fill the bank with what it lacks; the dataset with its vectors, and the config to build the model with."""
     llm = default_llm()
     config = BaheConfig(
         recipe=recipe_of(llm, CUT), folder=str(llm), architecture=architecture(llm), history=history, pack=TOGETHER
     )
     engine = open_store(f"sqlite:///{work / 'bank.db'}")
-    give_vectors(dataset, engine, config.recipe, llm, work / "bank", _shown)
+    dataset = with_bank_vectors(dataset, engine, config.recipe, llm, work / "bank", _shown)
     engine.dispose()
-    return config
+    return dataset, config
 
 
 @contextlib.contextmanager

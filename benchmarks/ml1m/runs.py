@@ -170,7 +170,7 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
     if run.model == "Interestream DIN":
         config, settings = DinConfig(), TrainConfig(seed=run.seed)
     elif run.model == TEXT:
-        config = bahe.prepare(dataset, run.history, data.work)
+        dataset, config = bahe.prepare(dataset, run.history, data.work)
         settings = msgspec.structs.replace(bahe.TRAIN_BAHE, seed=run.seed)
     else:
         held = None if run.model == FRESH else _pretrained(run, data)

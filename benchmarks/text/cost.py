@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from fusion.encoders.split_llm import ABREAST
+from fusion.encoders.split_llm import PACKED_ITEMS
 
 SAMPLES = 50_000_000  # a day's, in the paper (section 4.1)
 GPUS, PEAK = 8, 312e12  # A100, dense bfloat16, FLOP/s
@@ -61,7 +61,7 @@ def full_text(shape: Shape, shared: float = 1.0, *, kept: bool = False) -> float
 def bahe(shape: Shape, together: float = 1.0) -> float:
     """The same for one vector a behaviour, where `together` samples of a user share a window."""
     window = 1 + shape.history + together - 1
-    return 3 * (shape.layers - shape.cut) * (forward(shape, window) / together + forward(shape, 1 + 1 / ABREAST))
+    return 3 * (shape.layers - shape.cut) * (forward(shape, window) / together + forward(shape, 1 + 1 / PACKED_ITEMS))
 
 
 def bank(shape: Shape, behaviors_a_text: float) -> float:

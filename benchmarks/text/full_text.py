@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fusion.bank.index import texts_of
 from fusion.encoders.sentence import batches
-from fusion.encoders.split_llm import FURTHER_SINK, LARGEST, Low, pool
+from fusion.encoders.split_llm import FURTHER_SINK, LARGEST, LowerLayers, pool
 from fusion.features.collate import BatchIndices, cut
 from fusion.features.events import LABEL_ROWS
 from fusion.features.log import Array
@@ -201,7 +201,7 @@ def joined(windows: list[Array]) -> BatchIndices:
     return BatchIndices(np.concatenate(windows), np.array([len(window) for window in windows], np.int64))
 
 
-def tokenise(low: Low, lines: Sequence[str]) -> tuple[list[int], Array]:
+def tokenise(low: LowerLayers, lines: Sequence[str]) -> tuple[list[int], Array]:
     """Token ids of lines put together, and how many of them the first 0..n lines have: (n + 1,).
 
     Raises ValueError where a token reaches over the end of a line: a moment would see what came after it.
@@ -217,7 +217,7 @@ def tokenise(low: Low, lines: Sequence[str]) -> tuple[list[int], Array]:
 
 
 def token_states(
-    samples: Samples, low: Low, folder: Path, history: int, advance: Callable[[int], None] = lambda _: None
+    samples: Samples, low: LowerLayers, folder: Path, history: int, advance: Callable[[int], None] = lambda _: None
 ) -> TokenStates:
     """The states of every user's first `history` behaviours and of every item; what is not in `folder` is computed.
 
@@ -239,7 +239,7 @@ def token_states(
     return TokenStates(users, ends, items)
 
 
-def _kept(low: Low, rows: list[list[int]], folder: Path, advance: Callable[[int], None]) -> Array:
+def _kept(low: LowerLayers, rows: list[list[int]], folder: Path, advance: Callable[[int], None]) -> Array:
     """(T, d) float16: the states of some texts, one after the other, as a memory map."""
     key = hashlib.blake2b(low.recipe.id.encode() + json.dumps(rows).encode(), digest_size=16).hexdigest()
     path, costs = folder / f"{key}.npy", folder / "cost.json"
@@ -257,7 +257,7 @@ def _kept(low: Low, rows: list[list[int]], folder: Path, advance: Callable[[int]
     return held
 
 
-def _computed(low: Low, rows: list[list[int]]) -> Array:
+def _computed(low: LowerLayers, rows: list[list[int]]) -> Array:
     sizes = np.array([len(row) for row in rows])
     starts = np.cumsum(sizes) - sizes
     out = np.empty((int(sizes.sum()), low.width), np.float16)

@@ -18,19 +18,17 @@ from sqlalchemy import Engine
 from fusion.bank.index import texts_of
 from fusion.encoders.behavior_text import Template
 from fusion.features.dataset import FEW, Dataset, statistics_of
-from fusion.features.impressions import impressions_of
-from fusion.features.labels import LabelRule
 from fusion.features.log import Array, Log, read_log
-from fusion.features.samples import encode
-from fusion.features.spec import fit_spec, with_dense
+from fusion.features.samples import fit_samples
 from fusion.features.splits import TEST, TRAIN, VALID, eligible
+from fusion.features.tasks import Task
 from interest.store.sql import read_items, read_users
 from streams.store.engine import open_store
 
 EVENTS = 51  # of a user; before the last of them are 50 behaviours
 HISTORY = EVENTS - 1
 LEAST = 5  # earlier events that a row needs, as in the protocol
-RULE = LabelRule.parse("value>=4")
+TASK = Task.parse("value>=4")
 
 
 def choose(rows: Any, users: int) -> Any:
@@ -72,26 +70,19 @@ def read_sample(engine: Engine) -> Dataset:
     with engine.connect() as connection:
         log = read_log(connection)
         catalogue, profiles = read_items(connection), read_users(connection)
-    labels, part = RULE.labels(log), parts(log)
+    labels, part = TASK.rule.labels(log), parts(log)
     rows = np.flatnonzero(eligible(log, LEAST))
-    spec = fit_spec(
-        log, labels, part == TRAIN, catalogue, profiles, rule=RULE, history=HISTORY, min_history=LEAST
+    samples = fit_samples(
+        log, rows, part == TRAIN, catalogue, profiles, tasks=(TASK,), history=HISTORY, min_history=LEAST
     )  # fmt: skip
-    impressions, past = impressions_of(log, rows)
-    samples = encode(
-        spec, log, impressions, past, items=log.items, catalogue=catalogue, profiles=profiles, standardise=False
-    )  # fmt: skip
-    spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
-    samples.standardise(spec)
     times = np.bincount(log.item[rows[part[rows] == TRAIN]], minlength=len(log.items))[log.item[rows]]
     return Dataset(
-        spec=spec,
         log=log,
         samples=samples,
         rows=rows,
         labels=labels[rows],
         part=part[rows],
-        statistics=statistics_of(spec, log, labels),
+        statistics=statistics_of(samples.spec, log, labels),
         slices={"warm": times >= FEW, "cold": times < FEW, "unseen": times == 0},
     )
 

@@ -22,14 +22,14 @@ from text.sample import HISTORY
 from fusion.bank.index import texts_of
 from fusion.bank.vectors import fill, missing
 from fusion.encoders.recipe import Recipe, TextPooling
-from fusion.encoders.split_llm import Mask, architecture, open_low, recipe_of
+from fusion.encoders.split_llm import Mask, architecture, open_lower_layers, recipe_of
 from fusion.features.dataset import Dataset
 from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.din import Din, DinConfig
 from fusion.training import metrics
-from fusion.training.bahe import begin_with_llm, give_vectors
+from fusion.training.bahe import begin_with_llm, with_bank_vectors
 from fusion.training.checkpoint import remove_checkpoint
 from fusion.training.experiment import fingerprint
 from fusion.training.train import TrainConfig, predict, train
@@ -167,7 +167,7 @@ def _model(setting: Setting, world: World) -> tuple[torch.nn.Module, msgspec.Str
 
 
 def read_tokens(world: World, recipe: Recipe) -> TokenStates:
-    low, folder = open_low(world.llm, recipe), world.work / "tokens" / recipe.id
+    low, folder = open_lower_layers(world.llm, recipe), world.work / "tokens" / recipe.id
     with bar(f"Token states, cut {recipe.cut}") as advance:
         made = token_states(world.dataset.samples, low, folder, HISTORY, advance)
     cost = msgspec.json.decode((folder / "cost.json").read_bytes()).values()
@@ -180,7 +180,7 @@ def fill_bank(world: World, recipe: Recipe) -> None:
     """Let the samples know their vectors; tell what filling the bank took, if there was something to fill."""
     texts = texts_of(world.dataset.samples, recipe.template).texts
     if missing(world.engine, recipe.id, dict(zip(recipe.keys(texts), texts, strict=True))):
-        low, began = open_low(world.llm, recipe), time.process_time()
+        low, began = open_lower_layers(world.llm, recipe), time.process_time()
         with bar(f"Bank, cut {recipe.cut}, {recipe.pooling}") as advance:
             filled = fill(world.engine, low, texts, advance=advance)
         seconds = (time.process_time() - began) / filled.computed
@@ -191,7 +191,7 @@ def fill_bank(world: World, recipe: Recipe) -> None:
              "tokens_a_text": round(tokens, 2)},
         )  # fmt: skip
     quiet = lambda _title, _total: contextlib.nullcontext(lambda _: None)  # noqa: E731
-    give_vectors(world.dataset, world.engine, recipe, world.llm, world.work / "bank", quiet)
+    world.dataset = with_bank_vectors(world.dataset, world.engine, recipe, world.llm, world.work / "bank", quiet)
 
 
 @contextlib.contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from fusion.bank.mmap_file import BankFile
 from fusion.encoders.behavior_text import Template, behavior_text, item_text
 from fusion.encoders.recipe import Recipe
+from fusion.features.bank_index import BankIndex
 from fusion.features.log import Array
 from fusion.features.samples import Samples
 
@@ -23,16 +25,6 @@ class LogTexts:
     texts: list[str]
     event: Array  # (N,) int64, into the texts
     item: Array  # (I + 1,) int64; NONE where there is no text. Row 0 is padding, item i is row i + 1
-
-
-@dataclass(frozen=True, slots=True)
-class BankIndex:
-    """Rows of a bank for a log's events and items."""
-
-    file: BankFile
-    event: Array  # (N + 1,) int64; the last is the padding event
-    item: Array  # (I + 1,) int64; NONE where nothing is known
-    sequences: dict[str, Array] = field(default_factory=dict)  # by name, what the collator finds once per log
 
 
 def texts_of(samples: Samples, template: Template) -> LogTexts:
@@ -55,10 +47,11 @@ def texts_of(samples: Samples, template: Template) -> LogTexts:
     return LogTexts(list(place), behaviors[event.ravel()], items)
 
 
-def attach(samples: Samples, recipe: Recipe, source: Callable[[list[str]], BankFile]) -> None:
-    """Let the samples know their vectors. `source` gives a bank that has all of the texts handed to it."""
+def with_bank(samples: Samples, recipe: Recipe, source: Callable[[list[str]], BankFile]) -> Samples:
+    """The samples with their vectors. `source` gives a bank that has all of the texts handed to it."""
     found = texts_of(samples, recipe.template)
     file = source(found.texts)
     rows = np.append(file.find(recipe.keys(found.texts)), NONE)  # the last answers for NONE and for padding
     assert (rows[:-1] >= 0).all()
-    samples.bank_index = BankIndex(file, np.append(rows[found.event], NONE), rows[found.item])
+    index = BankIndex(file.vectors, np.append(rows[found.event], NONE), rows[found.item])
+    return dataclasses.replace(samples, bank_index=index)

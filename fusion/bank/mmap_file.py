@@ -46,7 +46,7 @@ class BankFile:
         return np.where(self.keys[rows] == wanted, rows, -1)
 
 
-def open_file(
+def open_bank_file(
     connection: Connection, bank: str, keys: Sequence[bytes], folder: Path,
     advance: Callable[[int], None] = lambda _: None,
 ) -> BankFile:  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, bindparam, func, select
 
-from fusion.bank.vectors import Tell, note_size, read_keys, read_recipes, remove, remove_keys
-from fusion.bank.watermarks import Span, read_marks
+from fusion.bank.vectors import OnRemoval, note_size, read_keys, read_recipes, remove, remove_keys
+from fusion.bank.watermarks import Span, read_watermarks
 from fusion.encoders.behavior_text import Template, behavior_text, item_text
 from interest.store.sql import read_items
 from interest.store.tables import behaviors
@@ -17,20 +17,20 @@ from interest.types import Item
 _WHAT = (behaviors.c.item_id, behaviors.c.action, behaviors.c.value)
 
 
-class Texts(NamedTuple):
+class StoreTexts(NamedTuple):
     texts: list[str]  # distinct: of behaviours first, then of items
     behaviors: int  # in the store
     distinct: int  # texts that these make
 
 
-def store_texts(connection: Connection, template: Template) -> Texts:
+def store_texts(connection: Connection, template: Template) -> StoreTexts:
     """Every text that a user's history or a candidate can have. One pass over the behaviours: 2 s for a million."""
     catalogue = read_items(connection)
     rows = connection.execute(select(*_WHAT, func.count()).group_by(*_WHAT).order_by(*_WHAT)).all()
     own = _texts(template, catalogue, [row[:3] for row in rows])
     every = dict.fromkeys([*own, *(item_text(template, item) for item in catalogue.values())])
     every.pop("", None)
-    return Texts(list(every), sum(row[3] for row in rows), len(own))
+    return StoreTexts(list(every), sum(row[3] for row in rows), len(own))
 
 
 def span_texts(connection: Connection, template: Template, spans: Iterable[Span]) -> list[str]:
@@ -45,7 +45,9 @@ def span_texts(connection: Connection, template: Template, spans: Iterable[Span]
     return [text for text in dict.fromkeys([*_texts(template, catalogue, rows), *items]) if text]
 
 
-def collect(engine: Engine, keep: Sequence[str] | None = None, tell: Tell = lambda _: None) -> dict[str, int]:
+def collect_garbage(
+    engine: Engine, keep: Sequence[str] | None = None, tell: OnRemoval = lambda _: None
+) -> dict[str, int]:
     """Garbage collection: remove the banks not in `keep` (None: all stay), and vectors of texts that the store no
     longer makes; return how many vectors went, by bank. tell: see `fusion.bank.vectors.remove`.
 
@@ -59,7 +61,7 @@ def collect(engine: Engine, keep: Sequence[str] | None = None, tell: Tell = lamb
         if bank in gone:
             continue
         with engine.connect() as connection:
-            had, marks = read_keys(connection, bank), read_marks(connection, bank)
+            had, marks = read_keys(connection, bank), read_watermarks(connection, bank)
         with engine.connect() as connection:
             now = store_texts(connection, recipe.template)
         gone[bank] = remove_keys(engine, bank, sorted(had.difference(recipe.keys(now.texts))), marks, tell)

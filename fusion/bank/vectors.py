@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from fusion.bank.watermarks import read_marks
+from fusion.bank.watermarks import read_watermarks
 from fusion.encoders.recipe import Recipe
 from fusion.tables import bank_marks, bank_vectors, banks
 from interest.store.sql import insert_new, writing
@@ -34,11 +34,11 @@ KEYS_AT_ONCE = 500  # below every driver's limit on parameters
 LEASE_S = 60.0  # a claim lapses after; it is renewed while its filler works
 WAIT_S = 0.2  # between looks at what another filler is computing
 
-Tell = Callable[[Connection], object]
+OnRemoval = Callable[[Connection], object]
 
 
-class Computes(Protocol):
-    """What fills a bank: the lower layers (fusion/encoders/split_llm.py)."""
+class BankEncoder(Protocol):
+    """The encoder that fills a bank: texts to vectors by one recipe (`fusion.encoders.split_llm.LowerLayers`)."""
 
     recipe: Recipe
 
@@ -46,13 +46,13 @@ class Computes(Protocol):
     def width(self) -> int: ...
 
     @property
-    def at_once(self) -> int:
+    def batch_texts(self) -> int:
         """Texts that it is well used with; a filler claims so many, and a killed one loses them."""
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]: ...
 
 
-class Filled(NamedTuple):
+class FillResult(NamedTuple):
     asked: int  # distinct texts
     computed: int  # by this filler; the others were there, or came from another filler
     left: int = 0  # claimed by other fillers, who had not written them when this one was done
@@ -78,7 +78,9 @@ class Claims:
         now = self.clock()
         rows = [{"bank": self.bank, "key": key, "owner": self.owner, "until": now + LEASE_S} for key in keys]
         with writing(self.engine) as connection:
-            _own(connection, self.recipe, self.width)  # one filler at a time: none wait for each other's rows
+            _lock_for_filling(
+                connection, self.recipe, self.width
+            )  # one filler at a time: none wait for each other's rows
             insert_new(connection, bank_vectors, rows)
             mine: set[bytes] = set()
             for page in _pages(keys, KEYS_AT_ONCE):
@@ -96,7 +98,7 @@ class Claims:
         if now - self.renewed < LEASE_S / 3:
             return
         with writing(self.engine) as connection:
-            _hold(connection, self.bank)
+            _lock_shared(connection, self.bank)
             connection.execute(
                 update(bank_vectors)
                 .where(bank_vectors.c.bank == self.bank, bank_vectors.c.owner == self.owner)
@@ -119,7 +121,7 @@ class Claims:
         packed = made.astype("<f2")
         rows = [{"k": key, "v": row.tobytes()} for key, row in sorted(zip(keys, packed, strict=True), key=_first)]
         with writing(self.engine) as connection:
-            _own(connection, self.recipe, self.width)
+            _lock_for_filling(connection, self.recipe, self.width)
             _count_up(connection, self.bank, "computed", len(rows))
             insert_new(connection, bank_vectors, [{"bank": self.bank, "key": row["k"], "until": 0.0} for row in rows])
             connection.execute(statement, rows)
@@ -127,7 +129,7 @@ class Claims:
     def drop(self) -> None:
         """Give up every claim: others need not wait for it to lapse."""
         with writing(self.engine) as connection:
-            _hold(connection, self.bank)
+            _lock_shared(connection, self.bank)
             connection.execute(
                 delete(bank_vectors).where(
                     bank_vectors.c.bank == self.bank,
@@ -139,14 +141,14 @@ class Claims:
 
 def fill(
     engine: Engine,
-    low: Computes,
+    low: BankEncoder,
     texts: Iterable[str],
     *,
     advance: Callable[[int], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
     chunk: int | None = None,
     wait: bool = True,
-) -> Filled:
+) -> FillResult:
     """Compute the vectors of those texts that the bank lacks; when it returns, it has them all.
 
     chunk: texts claimed and computed together, if not as many as `low` wants.
@@ -157,7 +159,7 @@ def fill(
     6. Look again at everything, which may have been removed meanwhile, until it is there.
     `advance` is called with texts that are done, whoever did them. An interrupted run leaves what it wrote.
     """
-    recipe, chunk = low.recipe, chunk or low.at_once
+    recipe, chunk = low.recipe, chunk or low.batch_texts
     register(engine, recipe, low.width)
     claims = Claims(engine, recipe, low.width, uuid.uuid4().hex, clock)
     asked = computed = 0
@@ -184,11 +186,11 @@ def fill(
         raise
     with writing(engine) as connection:
         _count_up(connection, recipe.id, "asked", asked)
-    return Filled(asked, computed, len(missing(engine, recipe.id, elsewhere)))
+    return FillResult(asked, computed, len(missing(engine, recipe.id, elsewhere)))
 
 
 def _wait_for(
-    claims: Claims, low: Computes, texts: dict[bytes, str], chunk: int, advance: Callable[[int], None]
+    claims: Claims, low: BankEncoder, texts: dict[bytes, str], chunk: int, advance: Callable[[int], None]
 ) -> int:
     """Until all of the texts are there; return how many were computed here."""
     computed = 0
@@ -205,7 +207,7 @@ def _wait_for(
     return computed
 
 
-def _compute(claims: Claims, low: Computes, texts: dict[bytes, str]) -> set[bytes]:
+def _compute(claims: Claims, low: BankEncoder, texts: dict[bytes, str]) -> set[bytes]:
     mine = claims.take(list(texts))
     if mine:
         claims.keep(mine, low([texts[key] for key in mine], lambda _: claims.renew()))
@@ -215,7 +217,7 @@ def _compute(claims: Claims, low: Computes, texts: dict[bytes, str]) -> set[byte
 def register(engine: Engine, recipe: Recipe, width: int) -> None:
     """Make the bank known, so that `stats` shows it and `gc` knows its template."""
     with writing(engine) as connection:
-        _own(connection, recipe, width)
+        _lock_for_filling(connection, recipe, width)
 
 
 def read_vectors(connection: Connection, bank: str, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:
@@ -235,14 +237,14 @@ def read_recipes(connection: Connection) -> dict[str, Recipe]:
     return {row[0]: msgspec.json.decode(row[1], type=Recipe) for row in connection.execute(query)}
 
 
-def remove(engine: Engine, bank: str, tell: Tell = lambda _: None) -> int:
+def remove(engine: Engine, bank: str, tell: OnRemoval = lambda _: None) -> int:
     """Remove a bank with its marks; return how many vectors went. Whoever is filling it makes it anew.
 
     tell: called first in the transaction, for whoever remembers what the bank held.
     """
     with writing(engine) as connection:
         tell(connection)
-        _keep_out(connection, bank)
+        _lock_for_removal(connection, bank)
         gone = count(connection, bank)
         connection.execute(delete(bank_vectors).where(bank_vectors.c.bank == bank))
         connection.execute(delete(bank_marks).where(bank_marks.c.bank == bank))
@@ -251,7 +253,7 @@ def remove(engine: Engine, bank: str, tell: Tell = lambda _: None) -> int:
 
 
 def remove_keys(
-    engine: Engine, bank: str, keys: Sequence[bytes], marks: Mapping[str, int], tell: Tell = lambda _: None
+    engine: Engine, bank: str, keys: Sequence[bytes], marks: Mapping[str, int], tell: OnRemoval = lambda _: None
 ) -> int:
     """Remove vectors and lapsed claims that nothing led to when `marks` were the bank's; return how many went.
 
@@ -262,10 +264,10 @@ def remove_keys(
     gone, lapsed = 0, or_(bank_vectors.c.vector.is_not(None), bank_vectors.c.until < time.time())
     with writing(engine) as connection:
         tell(connection)
-        _keep_out(connection, bank)
+        _lock_for_removal(connection, bank)
         for page in _pages(keys, KEYS_AT_ONCE):
             gone += connection.execute(delete(bank_vectors).where(_among(bank, page), lapsed)).rowcount
-        newer = [{"u": user} for user, seq in read_marks(connection, bank).items() if marks.get(user) != seq]
+        newer = [{"u": user} for user, seq in read_watermarks(connection, bank).items() if marks.get(user) != seq]
         if newer:
             of_user = and_(bank_marks.c.bank == bank, bank_marks.c.user_id == bindparam("u"))
             connection.execute(delete(bank_marks).where(of_user), newer)
@@ -302,7 +304,7 @@ def _among(bank: str, keys: Sequence[bytes]) -> Any:
     return and_(bank_vectors.c.bank == bank, bank_vectors.c.key.in_(keys))
 
 
-def _own(connection: Connection, recipe: Recipe, width: int) -> None:
+def _lock_for_filling(connection: Connection, recipe: Recipe, width: int) -> None:
     """Nobody else writes to the bank before the caller's transaction ends. Makes it known where it is not, or gone."""
     zero = {"asked": 0, "computed": 0, "behaviors": 0, "texts": 0}
     row = {"id": recipe.id, "recipe": msgspec.json.encode(recipe).decode(), "width": width} | zero
@@ -312,7 +314,7 @@ def _own(connection: Connection, recipe: Recipe, width: int) -> None:
         held = connection.execute(update(banks).where(banks.c.id == recipe.id).values(width=width)).rowcount
 
 
-def _hold(connection: Connection, bank: str) -> None:
+def _lock_shared(connection: Connection, bank: str) -> None:
     """Nothing is removed from the bank before the caller's transaction ends.
 
     PostgreSQL locks its row for other writers to share; SQLite has one writer at a time anyway.
@@ -320,7 +322,7 @@ def _hold(connection: Connection, bank: str) -> None:
     connection.execute(select(banks.c.id).where(banks.c.id == bank).with_for_update(read=True))
 
 
-def _keep_out(connection: Connection, bank: str) -> None:
+def _lock_for_removal(connection: Connection, bank: str) -> None:
     """Before anything is removed: wait for those who hold the bank, and let them wait."""
     connection.execute(select(banks.c.id).where(banks.c.id == bank).with_for_update())
 

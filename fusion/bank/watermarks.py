@@ -55,18 +55,18 @@ def read_page(connection: Connection, bank: str, after: str, most: int) -> Page:
     return Page([one for one in spans if one.size > 0], rows[-1][0] if len(rows) == most else None)
 
 
-def write_marks(connection: Connection, bank: str, spans: Sequence[Span]) -> None:
+def write_watermarks(connection: Connection, bank: str, spans: Sequence[Span]) -> None:
     """The bank has the texts of these behaviours, and of all before them."""
     upsert(connection, bank_marks, [{"user_id": one.user_id, "bank": bank, "seq": one.last} for one in spans])
 
 
-def read_marks(connection: Connection, bank: str) -> dict[str, int]:
+def read_watermarks(connection: Connection, bank: str) -> dict[str, int]:
     """Every user's mark in a bank."""
     query = select(bank_marks.c.user_id, bank_marks.c.seq).where(bank_marks.c.bank == bank)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def take(spans: Sequence[Span], most: int) -> tuple[list[Span], list[Span]]:
+def split_spans(spans: Sequence[Span], most: int) -> tuple[list[Span], list[Span]]:
     """The first spans with `most` behaviours, and the rest; a span that is longer is cut."""
     taken: list[Span] = []
     for place, one in enumerate(spans):

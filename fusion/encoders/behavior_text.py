@@ -51,7 +51,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def behavior_text(template: Template, action: str, value: float | None, item: Item | None) -> str:
     """What was done to an item; never empty, for the action is known even where the catalogue lacks the item."""
-    text = _fill(template.behavior, {"did": past_tense(action), "value": shown(value), **_item_fields(item)})
+    text = _fill(template.behavior, {"did": past_tense(action), "value": format_value(value), **_item_fields(item)})
     return text or past_tense(action)
 
 
@@ -60,7 +60,7 @@ def item_text(template: Template, item: Item | None) -> str:
     return "" if item is None else _fill(template.item, _item_fields(item))
 
 
-def shown(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     """A value with two significant digits: ratings as they are, seconds played coarse enough for texts to repeat.
 
     A value is read from the store as a double and from the log as a float32; both give one text.

@@ -16,27 +16,27 @@ from interest.errors import ArtifactError, InputError
 from interest.llm.transformers import LOADING, load_whole
 
 LONGEST = 100_000_000  # bytes of names and shapes, as safetensors itself has it
-ANEW = "fetch or copy the language model anew"
+FETCH_AGAIN = "fetch or copy the language model anew"
 
 
 def check_weights(folder: Path) -> None:
     """From the files' beginnings and sizes alone: raises ArtifactError where weights are missing or cut off."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ArtifactError(f"{folder} has no weights, which are files that end in .safetensors; {ANEW}")
+        raise ArtifactError(f"{folder} has no weights, which are files that end in .safetensors; {FETCH_AGAIN}")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
             parts = set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values())
         except (OSError, msgspec.MsgspecError) as error:
-            raise ArtifactError(f"{index} cannot be read ({error}); {ANEW}") from None
+            raise ArtifactError(f"{index} cannot be read ({error}); {FETCH_AGAIN}") from None
         absent = sorted(parts - {file.name for file in files})
         if absent:
-            raise ArtifactError(f"{folder / absent[0]} is missing; {ANEW}")
+            raise ArtifactError(f"{folder / absent[0]} is missing; {FETCH_AGAIN}")
     for file in files:
         there, wanted = file.stat().st_size, _size(file)
         if there != wanted:
-            raise ArtifactError(f"{file} is broken, it has {there:,} of {wanted:,} bytes; {ANEW}")
+            raise ArtifactError(f"{file} is broken, it has {there:,} of {wanted:,} bytes; {FETCH_AGAIN}")
 
 
 class _Index(msgspec.Struct):
@@ -55,7 +55,7 @@ def _size(file: Path) -> int:
             head = msgspec.json.decode(stream.read(min(length, LONGEST)), type=dict[str, msgspec.Raw])
         own = [msgspec.json.decode(raw, type=_Weight) for name, raw in head.items() if name != "__metadata__"]
     except (OSError, msgspec.MsgspecError) as error:
-        raise ArtifactError(f"{file} is no file of weights ({error}); {ANEW}") from None
+        raise ArtifactError(f"{file} is no file of weights ({error}); {FETCH_AGAIN}") from None
     return 8 + length + max((weight.data_offsets[1] for weight in own), default=0)
 
 
@@ -66,7 +66,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise ArtifactError(f"{_tokenizer_file(folder)} cannot be read ({_line(error)}); {ANEW}") from None
+        raise ArtifactError(f"{_tokenizer_file(folder)} cannot be read ({_line(error)}); {FETCH_AGAIN}") from None
 
 
 def _tokenizer_file(folder: Path) -> Path:
@@ -79,7 +79,7 @@ def _line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def load(folder: Path, dtype: torch.dtype) -> Any:
+def load_llm(folder: Path, dtype: torch.dtype) -> Any:
     """The whole LLM, for inference. Raises ArtifactError where the folder cannot be loaded."""
     try:
         from transformers import AutoModel
@@ -96,14 +96,14 @@ def load(folder: Path, dtype: torch.dtype) -> Any:
             check_weights(folder)
             raise ArtifactError(
                 f"{folder} cannot be loaded as a language model, its config.json and its weights do not fit "
-                f"({_line(error)}); {ANEW}"
+                f"({_line(error)}); {FETCH_AGAIN}"
             ) from error
         finally:
             logging.set_verbosity(verbosity)
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def shell(own: dict[str, Any], layers: int) -> Any:
+def init_layers(own: dict[str, Any], layers: int) -> Any:
     """A model of so many layers with fresh weights and no vocabulary to speak of. own: an LLM's config.json."""
     from transformers import AutoConfig, AutoModel
 

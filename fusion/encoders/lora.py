@@ -36,10 +36,10 @@ def add_lora(module: nn.Module, rank: int, alpha: float) -> None:
             if isinstance(linear, nn.Linear):
                 setattr(child, own, LoraLinear(linear, rank, alpha))
         if not isinstance(child, LoraLinear):
-            hold(child)
+            freeze(child)
 
 
-def hold(module: nn.Module) -> None:
+def freeze(module: nn.Module) -> None:
     """Make a module's own parameters buffers that are neither trained nor saved."""
     for name, value in list(module.named_parameters(recurse=False)):
         delattr(module, name)

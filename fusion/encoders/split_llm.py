@@ -1,9 +1,9 @@
-"""An LLM cut at layer k (BAHE, section 3.1): `Low` reads texts and is frozen, `High` reads behaviours and is trained.
+"""An LLM split after layer k (BAHE, section 3.1): frozen lower layers over texts, trained upper layers over behaviours.
 
-Low is the embeddings and layers 1..k: a text becomes one vector, the mean of its tokens' states or the last one's.
-High is layers k + 1..n and the final norm: a sequence of such vectors is read as the LLM read tokens. The positions in
-the text were low's; high's rotary positions are 1, 2, 3... over behaviours, oldest first. Its mask is causal, as the
-layers were pre-trained; bidirectional is an option.
+`LowerLayers` is the embeddings and layers 1..k: a text becomes one vector, the mean of its tokens' states or the last
+one's. `UpperLayers` is layers k + 1..n and the final norm: a sequence of such vectors is read as the LLM read tokens.
+The lower layers have the positions in the text; the upper layers' rotary positions are 1, 2, 3... over behaviours,
+oldest first. Their mask is causal, as the layers were pre-trained; bidirectional is an option.
 
 LLMs make the first token of whatever they read an attention sink, which all others look at where they have nothing to
 look for (Xiao et al., ICLR 2024; Sun et al., COLM 2024): its state has one dimension a thousand times as large as most
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fusion.encoders.behavior_text import Template
-from fusion.encoders.causal_lm import ANEW, check_weights, load, load_tokenizer, shell
+from fusion.encoders.causal_lm import FETCH_AGAIN, check_weights, init_layers, load_llm, load_tokenizer
 from fusion.encoders.recipe import PLAIN, Recipe, TextPooling
 from fusion.encoders.sentence import ROWS_CPU, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
@@ -38,7 +38,7 @@ from interest.errors import ArtifactError, InputError
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
 VERSION = 1  # of everything below that can change a text's vector but is no field of Recipe, FURTHER_SINK included
 FURTHER_SINK = 4.0  # times the median length of a text's states; SmolLM2: other tokens' up to 2.2, sinks' 5.8 to 70
-ABREAST = 16  # sequences of one that share a sink: it is then a sixteenth of their cost, and their mask is small
+PACKED_ITEMS = 16  # sequences of one that share a sink: it is then a sixteenth of their cost, and their mask is small
 TOKENS_CUDA = 16_384  # a batch, padding included: enough for matrix products to fill a large GPU
 TEXTS_CPU, TEXTS_CUDA = 64, 8_192  # with a small LLM about a second of work on one core; on a GPU a batch a length
 LARGEST = 65_504.0  # of float16, as which the bank keeps vectors
@@ -76,7 +76,9 @@ def recipe_of(
     template.check()
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not files:
-        raise InputError(f"{folder} has no tokenizer, no tokenizer.json; {ANEW}, or give a whole checkpoint's folder")
+        raise InputError(
+            f"{folder} has no tokenizer, no tokenizer.json; {FETCH_AGAIN}, or give a whole checkpoint's folder"
+        )
     check_weights(folder)
     digest = hashlib.sha256()
     for file in files:
@@ -88,13 +90,13 @@ def recipe_of(
         cut=chosen,
         pooling=pooling,
         precision=precision,
-        sink=sink_of(own),
+        sink=sink_token(own),
         template=template,
         version=VERSION,
     )
 
 
-def sink_of(own: Architecture) -> int:
+def sink_token(own: Architecture) -> int:
     """The token that begins a text: what the LLM has for that, else what ends one, else its first."""
     for name in ("bos_token_id", "eos_token_id"):
         found = own.get(name)
@@ -113,7 +115,7 @@ def architecture(folder: Path) -> Architecture:
         own |= {name: int(own[name]) for name in ("num_hidden_layers", "hidden_size", "vocab_size")}
     except (OSError, ValueError, TypeError, KeyError, msgspec.DecodeError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-        raise InputError(f"{folder} is no language model's folder: its config.json {reason}; {ANEW}") from None
+        raise InputError(f"{folder} is no language model's folder: its config.json {reason}; {FETCH_AGAIN}") from None
     kind, types = own.get("model_type"), set(own.get("layer_types") or ["full_attention"])
     slides = own.get("sliding_window") and own.get("use_sliding_window", True)
     if kind not in FAMILY or types != {"full_attention"} or slides:
@@ -124,7 +126,7 @@ def architecture(folder: Path) -> Architecture:
     return {name: value for name, value in own.items() if not name.startswith("_") and name != "transformers_version"}
 
 
-class Low:
+class LowerLayers:
     """The frozen layers in memory: `low(texts) -> (n, d)`.
 
     As with text encoders, a vector is the same to the last bit whatever it is computed with: lengths are rounded up to
@@ -137,7 +139,7 @@ class Low:
         self._tokenizer, self._gpu = tokenizer, gpu
 
     @property
-    def at_once(self) -> int:
+    def batch_texts(self) -> int:
         """Texts that a filler claims and computes together."""
         return TEXTS_CUDA if self._gpu else TEXTS_CPU
 
@@ -158,7 +160,7 @@ class Low:
         Padding goes on the right: the mask is causal.
         """
         ids = nn.functional.pad(ids, (1, 0), value=self.recipe.sink)
-        return through(self._layers, self._rotary, self._embed(ids))[:, 1:]
+        return run_layers(self._layers, self._rotary, self._embed(ids))[:, 1:]
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> NDArray[np.float32]:
         """One vector a text, in the order given. `advance` is called with the texts of each finished batch.
@@ -198,7 +200,7 @@ class Low:
         return pooled[: len(texts)]
 
 
-class High(nn.Module):
+class UpperLayers(nn.Module):
     """The layers above the cut, over vectors instead of tokens. Fresh weights; `put` gives it an LLM's.
 
     What goes before every sequence, the sink's state after layer k, is not trained. A sequence pooled has two halves:
@@ -218,7 +220,7 @@ class High(nn.Module):
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
-        bare = shell(own, int(own["num_hidden_layers"]) - cut)
+        bare = init_layers(own, int(own["num_hidden_layers"]) - cut)
         self.layers, self.norm, self.rotary = bare.layers, bare.norm, bare.rotary_emb
         self.width = int(bare.config.hidden_size)
         self.register_buffer("sink", torch.zeros(self.width))
@@ -250,12 +252,12 @@ class High(nn.Module):
         pooled = torch.cat([made, _means(x, row, first, sizes)], dim=1)
         return pooled * (sizes > 0)[:, None]
 
-    def singles(self, x: Tensor) -> Tensor:
+    def encode_items(self, x: Tensor) -> Tensor:
         """(O, d) of O sequences of one, x (O, d).
 
         Some go abreast behind one sink, all at position 1, and none sees another: as if each had a sink of its own.
         """
-        each = min(ABREAST, max(len(x), 1))
+        each = min(PACKED_ITEMS, max(len(x), 1))
         rows = nn.functional.pad(x, (0, 0, 0, -len(x) % each)).view(-1, each, self.width)
         seen = torch.eye(1 + each, dtype=torch.bool, device=x.device)
         seen[:, 0] = True
@@ -271,11 +273,11 @@ class High(nn.Module):
         x = torch.cat([self.sink.expand(len(x), 1, -1), x], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             again = self.checkpointing and self.training and torch.is_grad_enabled()
-            x = self.norm(through(self.layers, self.rotary, x, seen, places, again=again)[:, 1:])
+            x = self.norm(run_layers(self.layers, self.rotary, x, seen, places, again=again)[:, 1:])
         return x.float()
 
 
-def through(
+def run_layers(
     layers: Any, rotary: Any, x: Tensor, seen: Tensor | None = None, places: Tensor | None = None, *,
     again: bool = False,
 ) -> Tensor:  # fmt: skip
@@ -318,16 +320,16 @@ def _mean_of_text(states: Tensor, sizes: Tensor) -> Tensor:
     return mean
 
 
-def open_low(folder: Path, recipe: Recipe, *, device: str | None = None) -> Low:
+def open_lower_layers(folder: Path, recipe: Recipe, *, device: str | None = None) -> LowerLayers:
     """Load the layers below the cut. Raises ArtifactError where the folder holds another LLM than the recipe's."""
-    same_llm(folder, recipe)
+    check_same_llm(folder, recipe)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load(folder, getattr(torch, recipe.precision))
+    model = load_llm(folder, getattr(torch, recipe.precision))
     model.layers = model.layers[: recipe.cut]  # the others' memory is given back
-    return Low(model.to(place), load_tokenizer(folder), recipe, gpu=place != "cpu")
+    return LowerLayers(model.to(place), load_tokenizer(folder), recipe, gpu=place != "cpu")
 
 
-def same_llm(folder: Path, recipe: Recipe) -> None:
+def check_same_llm(folder: Path, recipe: Recipe) -> None:
     """Raises ArtifactError, naming what differs, unless the folder holds the LLM of the recipe."""
     own = recipe_of(folder, recipe.cut, pooling=recipe.pooling, precision=recipe.precision, template=recipe.template)
     if own.id != msgspec.structs.replace(recipe, max_tokens=own.max_tokens).id:
@@ -345,11 +347,11 @@ def same_llm(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def high_weights(folder: Path, cut: int) -> dict[str, Tensor]:
-    """The weights of an LLM's layers above the cut and its sink's state, by their names in `High`, float32."""
-    model = load(folder, torch.float32)
-    first = model.embed_tokens(torch.tensor([[sink_of(architecture(folder))]]))
-    out = {"sink": through(model.layers[:cut], model.rotary_emb, first)[0, 0]}
+def upper_weights(folder: Path, cut: int) -> dict[str, Tensor]:
+    """The weights of an LLM's layers above the cut and its sink's state, by their names in `UpperLayers`, float32."""
+    model = load_llm(folder, torch.float32)
+    first = model.embed_tokens(torch.tensor([[sink_token(architecture(folder))]]))
+    out = {"sink": run_layers(model.layers[:cut], model.rotary_emb, first)[0, 0]}
     for name, value in model.state_dict().items():
         if name.startswith("norm."):
             out[name] = value
@@ -361,7 +363,7 @@ def high_weights(folder: Path, cut: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def put(high: High, weights: dict[str, Tensor]) -> None:
+def set_weights(high: UpperLayers, weights: dict[str, Tensor]) -> None:
     """Give the layers these weights, whether they are parameters or held fast (see fusion/encoders/lora.py)."""
     own = dict(high.named_parameters()) | dict(high.named_buffers())
     for name, value in weights.items():

@@ -16,6 +16,7 @@ from fusion.features.log import Array, Log
 from fusion.features.prefix_sums import Running
 
 DAY = 86_400.0
+AT_ONCE = 100_000  # impressions that are counted in one go: 200 MB of work space for 1M samples otherwise
 USER_SHRINK = 5.0  # as many imagined events at the average; validation AUC is flat between 3 and 10
 CATEGORY_SHRINK = 5.0
 ITEM_SHRINK = 20.0  # the protocol's own smoothing of item means
@@ -182,6 +183,37 @@ class UserHistory:
             labelled.sum(axis=1) / slots / np.maximum(size, 1.0),
             np.log1p(labelled).sum(axis=1) / slots,
         ]
+
+
+def count_features(
+    log: Log,
+    labels: Array,
+    scale: Scale,
+    categories: Array,
+    impressions: Impressions,
+    past: PastIndex,
+    *,
+    snapshot: ItemStatistics | None = None,
+) -> Array:
+    """The numbers named NAMES of every impression, not yet standardised: (n, F) float32.
+
+    categories: see `UserHistory`. snapshot: statistics of the same items; without it an item's are those of the log
+    strictly before each impression.
+    """
+    columns = event_columns(log, labels, scale)
+    users = UserHistory(log, past, columns, categories, scale)
+    history = ItemHistory(log, columns) if snapshot is None else None
+    counts = np.empty((len(impressions), len(NAMES)), np.float32)
+    for start in range(0, len(impressions), AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        some = impressions.take(rows)
+        if history is not None:
+            statistics = history.before(some.item, some.at)
+        else:
+            assert snapshot is not None
+            statistics = snapshot.take(some.item)
+        counts[rows] = users.counts(some, statistics)
+    return counts
 
 
 def _log_days(seconds: Array, defined: Array) -> Array:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
-import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
 from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
-from fusion.features.impressions import impressions_of
 from fusion.features.interest_vectors import InterestVectors, choose_vectors, read_interest_vectors
 from fusion.features.labels import UNLABELLED, LabelRule, check_classes
 from fusion.features.log import Array, Log, read_log
-from fusion.features.samples import Samples, encode
+from fusion.features.samples import Samples, fit_samples
 from fusion.features.slices import tail_items
-from fusion.features.spec import FeatureSpec, fit_spec, with_dense
+from fusion.features.spec import FeatureSpec, fit_spec
 from fusion.features.splits import TEST, TRAIN, VALID, Split, eligible, split
-from fusion.models.srp4ctr.masking import LEAST
+from fusion.features.tasks import Tasks, only
 from interest.errors import InputError
 from interest.store.sql import read_items, read_users
 from interest.types import Item, User
@@ -30,7 +29,7 @@ EMPTY = "the store holds no behaviours; run `interestream replay LOG` first"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetConfig:
-    label: LabelRule
+    tasks: Tasks
     split: Split = "global"
     history: int = 50
     min_history: int = 5
@@ -46,24 +45,27 @@ class DatasetConfig:
 class Dataset:
     """n samples, in the log's order."""
 
-    spec: FeatureSpec
     log: Log
     samples: Samples
     rows: Array  # (n,) int64, into the log
     labels: Array  # (n,) int8, 0 or 1
     part: Array  # (n,) int8: TRAIN, VALID, TEST
-    statistics: ItemStatistics  # of every item at the end of the log, by place in spec.items
+    statistics: ItemStatistics  # of every item at the end of the log, by index in spec.items
     slices: dict[str, Array]  # (n,) bool each, see `slices_of`
+
+    @property
+    def spec(self) -> FeatureSpec:
+        return self.samples.spec
 
     def of(self, part: int) -> Array:
         return np.flatnonzero(self.part == part)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Labelled:
     """The log with its labels and parts, before any sample is made."""
 
-    spec: FeatureSpec
+    config: DatasetConfig
     log: Log
     catalogue: dict[str, Item]
     profiles: dict[str, User]
@@ -71,28 +73,37 @@ class Labelled:
     part: Array  # (N,) int8: TRAIN, VALID, TEST
     rows: Array  # (n,) int64: the events that are samples
 
+    @cached_property
+    def spec(self) -> FeatureSpec:
+        """Fitted to the training part, for an encoder that reads behaviours and no counts."""
+        own = self.config
+        return fit_spec(
+            self.log, self.labels, self.part == TRAIN, self.catalogue, self.profiles,
+            tasks=own.tasks, history=own.history, min_history=own.min_history, value_edges=own.value_edges,
+        )  # fmt: skip
+
 
 def read_labelled(
     connection: Connection,
     config: DatasetConfig,
     advance: Callable[[int], None] | None = None,
     *,
-    samples: bool = True,
+    least: int | None = None,
 ) -> Labelled:
     """Raises InputError where there is too little to learn from.
 
-    samples: whether the labels are to be learnt; behaviours alone are enough for pre-training.
+    least: where labels are not learnt, as many behaviours as some user must have in the training part.
     """
     log = read_log(connection, advance=advance)
     catalogue, profiles = read_items(connection), read_users(connection)
-    labels, part = config.label.labels(log), split(log, config.split)
+    rule = only(config.tasks).rule
+    labels, part = rule.labels(log), split(log, config.split)
     rows = np.flatnonzero(eligible(log, config.min_history) & (labels != UNLABELLED))
-    (_check if samples else _check_behaviors)(log, labels, part, rows, config)
-    spec = fit_spec(
-        log, labels, part == TRAIN, catalogue, profiles,
-        rule=config.label, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
-    )  # fmt: skip
-    return Labelled(spec=spec, log=log, catalogue=catalogue, profiles=profiles, labels=labels, part=part, rows=rows)
+    if least is None:
+        _check(log, labels, part, rows, config)
+    else:
+        _check_behaviors(log, labels, part, rule, least)
+    return Labelled(config=config, log=log, catalogue=catalogue, profiles=profiles, labels=labels, part=part, rows=rows)
 
 
 def read_dataset(
@@ -105,35 +116,26 @@ def read_dataset(
             connection, generation=config.generation, prompt_version=config.prompt_version, encoder=config.encoder
         )
     read = read_labelled(connection, config, advance)
-    log, labels, part, rows, spec = read.log, read.labels, read.part, read.rows, read.spec
+    log, labels, part, rows = read.log, read.labels, read.part, read.rows
     interest_vectors: InterestVectors | None = None
     if chosen:
         version, encoder = chosen
         interest_vectors = read_interest_vectors(
             connection, log.users, generation=config.generation, prompt_version=version, encoder=encoder
         )
-        spec = msgspec.structs.replace(
-            spec, partitions=config.partitions, text_width=interest_vectors.width,
-            generation=config.generation, prompt_version=version, encoder=encoder,
-        )  # fmt: skip
-    impressions, past = impressions_of(log, rows)
-    samples = encode(
-        spec, log, impressions, past,
-        items=log.items, catalogue=read.catalogue, profiles=read.profiles, interest_vectors=interest_vectors,
-        standardise=False,
+    samples = fit_samples(
+        log, rows, part == TRAIN, read.catalogue, read.profiles,
+        tasks=config.tasks, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
+        interest_vectors=interest_vectors, partitions=config.partitions,
     )  # fmt: skip
-    spec = with_dense(spec, samples.dense[part[rows] == TRAIN])
-    samples.standardise(spec)
-    samples.given = samples.events.value[rows]
     training = rows[part[rows] == TRAIN]
     return Dataset(
-        spec=spec,
         log=log,
         samples=samples,
         rows=rows,
         labels=labels[rows],
         part=part[rows],
-        statistics=statistics_of(spec, log, labels),
+        statistics=statistics_of(samples.spec, log, labels),
         slices=slices_of(log, rows, items=np.flatnonzero(part == TRAIN), users=training),
     )
 
@@ -157,23 +159,23 @@ def slices_of(log: Log, rows: Array, *, items: Array, users: Array) -> dict[str,
 
 
 def statistics_of(spec: FeatureSpec, log: Log, labels: Array) -> ItemStatistics:
-    """Of every item at the end of the log, by place in `spec.items`; none of an item that the log does not have."""
+    """Of every item at the end of the log, by index in `spec.items`; none of an item that the log does not have."""
     number = {item: i for i, item in enumerate(log.items)}
     places = np.array([number.get(item, -1) for item in spec.items])
     return ItemHistory(log, event_columns(log, labels, spec.scale)).snapshot().take(places)
 
 
-def _check_behaviors(log: Log, labels: Array, part: Array, _: Array, config: DatasetConfig) -> None:
+def _check_behaviors(log: Log, labels: Array, part: Array, rule: LabelRule, least: int) -> None:
     """The label may be useless only where every label is: a run for hours with a mistyped one is of no use later."""
     if not log.size:
         raise InputError(EMPTY)
     values = np.unique(log.value[~np.isnan(log.value)])
     if len(log.actions) > 1 or len(values) > 1:
-        check_classes(labels, config.label, log)
+        check_classes(labels, rule, log)
     most = int(np.bincount(log.user[part == TRAIN], minlength=1).max())
-    if most < LEAST:
+    if most < least:
         raise InputError(
-            f"nothing to learn from: no user has {LEAST} behaviours in the training part, of {log.size:,} behaviours "
+            f"nothing to learn from: no user has {least} behaviours in the training part, of {log.size:,} behaviours "
             f"by {len(log.users):,} users; replay more of the log, or try the other --split"
         )
 
@@ -181,7 +183,7 @@ def _check_behaviors(log: Log, labels: Array, part: Array, _: Array, config: Dat
 def _check(log: Log, labels: Array, part: Array, rows: Array, config: DatasetConfig) -> None:
     if not log.size:
         raise InputError(EMPTY)
-    check_classes(labels[rows] if len(rows) else labels, config.label, log)
+    check_classes(labels[rows] if len(rows) else labels, only(config.tasks).rule, log)
     labels, part = labels[rows], part[rows]
     for which, name in ((TRAIN, "training"), (VALID, "validation"), (TEST, "test")):
         own = labels[part == which]

@@ -29,7 +29,7 @@ class Impressions:
     def __len__(self) -> int:
         return len(self.user)
 
-    def take(self, chosen: Array) -> Impressions:
+    def take(self, chosen: Array | slice) -> Impressions:
         return Impressions(**{name: getattr(self, name)[chosen] for name in self.__slots__})
 
 

@@ -25,6 +25,9 @@ class InterestVectors:
     last_seq: Array  # (Q,) int64
     closed_at: Array  # (Q,) float64
     vectors: Array  # (Q, 2 d) float16: summary, then shift (zeros for a user's first partition)
+    generation: int = 0  # these three: of which partitions, by which prompts and text encoder
+    prompt_version: str = ""
+    encoder: str = ""
 
     @property
     def width(self) -> int:
@@ -45,7 +48,7 @@ class InterestVectors:
         return out
 
 
-def no_interest_vectors(users: int) -> InterestVectors:
+def no_interest_vectors(users: int, **source: Any) -> InterestVectors:
     none = np.empty(0, np.int64)
     return InterestVectors(
         starts=np.zeros(users + 1, np.int64),
@@ -53,6 +56,7 @@ def no_interest_vectors(users: int) -> InterestVectors:
         last_seq=none,
         closed_at=none,
         vectors=np.zeros((0, 0), np.float16),
+        **source,
     )
 
 
@@ -76,13 +80,16 @@ def read_interest_vectors(
     number = {user: i for i, user in enumerate(users)}
     own = sorted(((number[row[0]], *row[1:]) for row in rows if row[0] in number), key=lambda row: (row[0], row[1]))
     if not own:
-        return no_interest_vectors(len(users))
+        return no_interest_vectors(len(users), generation=generation, prompt_version=prompt_version, encoder=encoder)
     return InterestVectors(
         starts=np.searchsorted(np.array([row[0] for row in own]), np.arange(len(users) + 1)).astype(np.int64),
         index=np.array([row[1] for row in own], np.int64),
         last_seq=np.array([row[2] for row in own], np.int64),
         closed_at=np.array([row[3] for row in own]),
         vectors=np.stack([_both(summary, shift) for *_, summary, shift in own]),
+        generation=generation,
+        prompt_version=prompt_version,
+        encoder=encoder,
     )
 
 
@@ -90,6 +97,12 @@ def _both(summary: bytes, shift: bytes | None) -> Array:
     first = np.frombuffer(summary, "<f2")
     second = np.zeros_like(first) if shift is None else np.frombuffer(shift, "<f2")
     return np.concatenate([first, second])
+
+
+def has_vectors(connection: Connection, generation: int) -> bool:
+    """Whether the store holds any interest vectors of this partitioning of the log."""
+    query = select(vectors.c.user_id).where(vectors.c.generation == generation).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def choose_vectors(
@@ -109,5 +122,5 @@ def choose_vectors(
         raise InputError(f"no vectors of prompt version {prompt_version}, encoder {encoder}; the store holds: {listed}")
     raise InputError(
         "the store holds no interest vectors; run `interestream learn` and `interestream fuse` first, "
-        "or train with --no-interest"
+        "or train with --interest no"
     )

@@ -67,7 +67,7 @@ class Candidates:
     slot: Tensor  # (B,) int64, g * C + c
     profile: Tensor  # (B, A') int32
     dense: Tensor  # (B, F) float32
-    given: Tensor  # (B,) int64: bucket of the value that the user then gave, for training; 0 where nobody knows
+    value_bucket: Tensor  # (B,) int64: bucket of the value that the user then gave, for training; 0 where nobody knows
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -171,7 +171,8 @@ class PackedCollator:
         heads = samples.impressions.take(chosen.rows[begin])
         vectors, partitions = samples.visible_interests(heads)
         table = samples.items
-        given = np.zeros(len(chosen), np.int32) if samples.given is None else samples.given[chosen.rows]
+        known = samples.value_bucket
+        value_bucket = np.zeros(len(chosen), np.int32) if known is None else known[chosen.rows]
         return PackedBatch(
             items=Items(
                 tensor(table.row[distinct]), tensor(table.categories[distinct]), tensor(table.attributes[distinct])
@@ -195,7 +196,7 @@ class PackedCollator:
                 slot=tensor(window * slots + slot),
                 profile=tensor(samples.profiles[own.user]),
                 dense=tensor(samples.dense[chosen.rows]),
-                given=tensor(given.astype(np.int64)),
+                value_bucket=tensor(value_bucket.astype(np.int64)),
             ),
         )
 

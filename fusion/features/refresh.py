@@ -18,7 +18,7 @@ from fusion.features.impressions import impressions_of
 from fusion.features.interest_vectors import read_interest_vectors
 from fusion.features.labels import UNLABELLED
 from fusion.features.log import Array, Log, read_log
-from fusion.features.samples import encode
+from fusion.features.samples import make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.features.splits import TEST, TRAIN, VALID, eligible
 from interest.errors import InputError
@@ -49,7 +49,7 @@ def read_new(
             generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder,
         )  # fmt: skip
     impressions, past = impressions_of(log, rows)
-    samples = encode(
+    samples = make_samples(
         spec,
         log,
         impressions,
@@ -61,7 +61,6 @@ def read_new(
     )
     before = np.flatnonzero(part == OLD)
     return Dataset(
-        spec=spec,
         log=log,
         samples=samples,
         rows=rows,

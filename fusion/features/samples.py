@@ -8,23 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fusion.features.counts import DAY, ItemHistory, ItemStatistics, UserHistory, event_columns
+from fusion.features.bank_index import BankIndex
+from fusion.features.counts import DAY, ItemStatistics, count_features
 from fusion.features.events import Events, buckets
-from fusion.features.impressions import Impressions, PastIndex
+from fusion.features.impressions import Impressions, PastIndex, impressions_of
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.log import Array, Log
-from fusion.features.spec import FeatureSpec, ItemTable, item_table, profile_table
+from fusion.features.spec import (
+    FeatureSpec,
+    ItemTable,
+    category_rows,
+    fit_categories,
+    fit_scale,
+    fit_spec,
+    item_table,
+    profile_table,
+)
+from fusion.features.tasks import Tasks, only
 from interest.types import Item, User
-
-if TYPE_CHECKING:
-    from fusion.bank.index import BankIndex
-
-AT_ONCE = 100_000  # impressions whose counts are made in one go: 200 MB of work space for 1M samples otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +63,20 @@ class Named:
     catalogue: Mapping[str, Item]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """n impressions ready to be gathered into batches. Made by `encode`."""
+    """n impressions ready to be gathered into batches. Made by `make_samples` and `fit_samples`."""
 
-    def __init__(
-        self,
-        spec: FeatureSpec,
-        impressions: Impressions,
-        events: Events,
-        items: ItemTable,
-        profiles: Array,
-        dense: Array,
-        interest_vectors: InterestVectors | None,
-        named: Named,
-    ) -> None:
-        self.impressions, self.spec, self.events, self.items = impressions, spec, events, items
-        self.profiles, self.dense = profiles, dense  # (U, A') int32; (n, F) float32
-        self._interest_vectors = interest_vectors
-        self.named = named
-        self.given: Array | None = None  # (n,) int32, value bucket of each sample's own event; set where it is known
-        self.bank_index: BankIndex | None = None  # set by fusion.bank.index.attach, for models that read texts
+    spec: FeatureSpec
+    impressions: Impressions
+    events: Events
+    items: ItemTable
+    profiles: Array  # (U, A') int32
+    dense: Array  # (n, F) float32, standardised counts
+    interest_vectors: InterestVectors | None
+    named: Named
+    value_bucket: Array | None = None  # (n,) int32, of the value that each impression led to; None where nobody knows
+    bank_index: BankIndex | None = None  # for models that read texts (fusion.bank.index.with_bank)
 
     def __len__(self) -> int:
         return len(self.impressions)
@@ -85,15 +84,9 @@ class Samples:
     @property
     def content(self) -> tuple[Array, ...]:
         """What models are shown beside the log's events: if any of it changes, these are other samples."""
-        table, read = self.items, self._interest_vectors
+        table, read = self.items, self.interest_vectors
         interests = () if read is None else (read.starts, read.last_seq, read.closed_at, read.vectors)
         return (self.dense, self.profiles, table.row, table.categories, table.attributes, *interests)
-
-    def standardise(self, spec: FeatureSpec) -> None:
-        """Bring the counts to the spec's scale, once."""
-        self.spec = spec
-        self.dense -= np.array(spec.dense_mean, np.float32)
-        self.dense /= np.array(spec.dense_std, np.float32)
 
     def batch(self, chosen: Array) -> Batch:
         """Gather the impressions `chosen` (B,)."""
@@ -135,15 +128,15 @@ class Samples:
 
     def visible_interests(self, own: Impressions) -> tuple[Array, Array]:
         """Vectors of the partitions that n moments see (Q, W), and which each sees: (n, P) into the Q, or -1."""
-        if self._interest_vectors is None or not self.spec.partitions:
+        if self.interest_vectors is None or not self.spec.partitions:
             return np.zeros((0, self.spec.text_width), np.float32), np.zeros((len(own), 0), np.int32)
-        visible = self._interest_vectors.visible(own, self.spec.partitions)
+        visible = self.interest_vectors.visible(own, self.spec.partitions)
         distinct, inverse = np.unique(np.append(visible, -1), return_inverse=True)  # distinct[0] is always -1: none
-        vectors = self._interest_vectors.vectors[distinct[1:]].astype(np.float32).reshape(-1, self.spec.text_width)
+        vectors = self.interest_vectors.vectors[distinct[1:]].astype(np.float32).reshape(-1, self.spec.text_width)
         return vectors, (inverse[:-1].reshape(visible.shape) - 1).astype(np.int32)
 
 
-def encode(
+def make_samples(
     spec: FeatureSpec,
     log: Log,
     impressions: Impressions,
@@ -154,35 +147,66 @@ def encode(
     profiles: Mapping[str, User],
     interest_vectors: InterestVectors | None = None,
     snapshot: ItemStatistics | None = None,
-    standardise: bool = True,
+    rows: Array | None = None,
+    counts: Array | None = None,
 ) -> Samples:
     """Everything a model reads about `impressions`.
 
     items: ids of the log's items followed by those that only the impressions name. snapshot: the artifact's statistics,
-    by place in `spec.items`; without it an item's statistics are those of the log strictly before each moment.
+    by index in `spec.items`; without it an item's statistics are those of the log strictly before each impression.
+    rows: the rows of the log that the impressions led to, where that has happened. counts: those of the impressions,
+    where they have been counted already; they are standardised in place, as they may be most of what there is.
     """
     labels = spec.label.labels(log)
-    columns = event_columns(log, labels, spec.scale)
     table = item_table(spec, items, catalogue)
-    users = UserHistory(log, past, columns, table.categories[1:], spec.scale)
-    history = ItemHistory(log, columns) if snapshot is None else None
-    dense = np.empty((len(impressions), len(spec.dense)), np.float32)
-    for start in range(0, len(impressions), AT_ONCE):
-        part = np.arange(start, min(start + AT_ONCE, len(impressions)))
-        own = impressions.take(part)
-        if history is not None:
-            statistics = history.before(own.item, own.at)
-        else:
-            assert snapshot is not None
-            statistics = snapshot.take(table.number[own.item + 1])
-        dense[part] = users.counts(own, statistics)
-    samples = Samples(
-        spec, impressions, Events(spec, log, labels, past), table, profile_table(spec, log.users, profiles), dense,
-        interest_vectors, Named(log, items, catalogue),
+    if counts is None:
+        held = None if snapshot is None else snapshot.take(table.number[1:])
+        counts = count_features(log, labels, spec.scale, table.categories[1:], impressions, past, snapshot=held)
+    counts -= np.array(spec.dense_mean, np.float32)
+    counts /= np.array(spec.dense_std, np.float32)
+    events = Events(spec, log, labels, past)
+    return Samples(
+        spec=spec,
+        impressions=impressions,
+        events=events,
+        items=table,
+        profiles=profile_table(spec, log.users, profiles),
+        dense=counts,
+        interest_vectors=interest_vectors,
+        named=Named(log, items, catalogue),
+        value_bucket=None if rows is None else events.value[rows],
+    )
+
+
+def fit_samples(
+    log: Log,
+    rows: Array,
+    train: Array,
+    catalogue: Mapping[str, Item],
+    profiles: Mapping[str, User],
+    *,
+    tasks: Tasks,
+    history: int,
+    min_history: int,
+    value_edges: tuple[float, ...] | None = None,
+    interest_vectors: InterestVectors | None = None,
+    partitions: int = 0,
+) -> Samples:
+    """The samples at `rows` (n,) of the log, and with them `samples.spec`, fitted to the events `train` ((N,) bool)."""
+    labels, categories = only(tasks).rule.labels(log), fit_categories(log, train, catalogue)
+    impressions, past = impressions_of(log, rows)
+    scale, items = fit_scale(log, labels, train), category_rows(categories, log.items, catalogue)[1:]
+    counts = count_features(log, labels, scale, items, impressions, past)
+    spec = fit_spec(
+        log, labels, train, catalogue, profiles,
+        tasks=tasks, history=history, min_history=min_history, value_edges=value_edges,
+        counts=counts[train[rows]], interests=interest_vectors, partitions=partitions,
     )  # fmt: skip
-    if standardise:
-        samples.standardise(spec)
-    return samples
+    return make_samples(
+        spec, log, impressions, past,
+        items=log.items, catalogue=catalogue, profiles=profiles, interest_vectors=interest_vectors,
+        rows=rows, counts=counts,
+    )  # fmt: skip
 
 
 def tensor(array: Array) -> torch.Tensor:

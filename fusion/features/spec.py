@@ -1,6 +1,6 @@
 """The FeatureSpec: every decision that turns ids, categories, values and times into numbers. Saved with the weights.
 
-Training and scoring read the same record and call the same `encode` (samples.py), so they cannot drift apart.
+Training and scoring read the same record and call the same `make_samples` (samples.py), so they cannot drift apart.
 In every vocabulary row 0 is padding and row 1 is "unknown"; what is listed starts at row 2.
 Time is used by day only: gaps in seconds do not exist in a live system's cache, and many logs only estimate them.
 """
@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from fusion.features.counts import NAMES, Scale
+from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import POSITIVE, UNLABELLED, LabelRule
 from fusion.features.log import Array, Log
+from fusion.features.tasks import NAME, Tasks, only
 from interest.errors import ArtifactError
 from interest.types import Item, User
 
@@ -44,7 +47,7 @@ class Column(msgspec.Struct, frozen=True):
 class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     """See the module's text. Made by `fit_spec`, written and read as JSON."""
 
-    label: LabelRule
+    tasks: Tasks
     history: int  # L, the short-term cache: the most recent events a model attends to
     min_history: int  # earlier events a row must have to be a sample
     items: tuple[str, ...]  # the trained ones first; the rest only have statistics
@@ -67,6 +70,11 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     layout: int = 1
 
     @property
+    def label(self) -> LabelRule:
+        """What a positive is, of the task that is trained."""
+        return only(self.tasks).rule
+
+    @property
     def item_rows(self) -> int:
         """Rows of an item embedding."""
         return self.trained_items + FIRST
@@ -81,7 +89,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def load(cls, path: Path) -> FeatureSpec:
         try:
-            spec = msgspec.json.decode(path.read_bytes(), type=cls)
+            spec = msgspec.convert(_current(msgspec.json.decode(path.read_bytes())), type=cls)
         except (OSError, msgspec.MsgspecError) as error:
             raise ArtifactError(f"{path}: not a feature spec ({error}); train again into a new folder") from None
         if spec.dense != NAMES or spec.layout != 1:
@@ -94,7 +102,7 @@ class ItemTable:
     """What the spec knows of I items, in the caller's order. Row 0 is padding; item i is row i + 1."""
 
     row: Array  # (I + 1,) int32: embedding row
-    number: Array  # (I + 1,) int64: place in FeatureSpec.items, -1 for a stranger
+    number: Array  # (I + 1,) int64: its index in FeatureSpec.items, -1 for an item out of vocabulary
     categories: Array  # (I + 1, C) int32
     attributes: Array  # (I + 1, A) int32
 
@@ -104,22 +112,25 @@ def item_table(spec: FeatureSpec, ids: Sequence[str], catalogue: Mapping[str, It
     number = np.array([-1, *(known.get(item, -1) for item in ids)], np.int64)
     row = np.where((number >= 0) & (number < spec.trained_items), number + FIRST, UNKNOWN).astype(np.int32)
     row[0] = PADDING
-    rows_of = spec.categories.rows()
-    categories = np.zeros((len(ids) + 1, CATEGORY_SLOTS), np.int32)
     attributes = np.zeros((len(ids) + 1, len(spec.item_columns)), np.int32)
-    for i, name in enumerate(ids, 1):
-        item = catalogue.get(name)
-        if item is None:
-            attributes[i] = UNKNOWN
-            continue
-        own = [rows_of.get(category, UNKNOWN) for category in item.categories[:CATEGORY_SLOTS]]
-        categories[i, : len(own)] = own
     for column, vocabulary in enumerate(spec.item_columns):
         rows = vocabulary.rows()
         for i, name in enumerate(ids, 1):
-            if name in catalogue:
-                attributes[i, column] = rows.get(catalogue[name].attributes.get(vocabulary.name, ""), UNKNOWN)
-    return ItemTable(row, number, categories, attributes)
+            item = catalogue.get(name)
+            text = None if item is None else item.attributes.get(vocabulary.name, "")
+            attributes[i, column] = UNKNOWN if text is None else rows.get(text, UNKNOWN)
+    return ItemTable(row, number, category_rows(spec.categories, ids, catalogue), attributes)
+
+
+def category_rows(categories: Column, ids: Sequence[str], catalogue: Mapping[str, Item]) -> Array:
+    """(I + 1, C) int32: the rows of every item's categories, 0 for none. Row 0 is padding; item i is row i + 1."""
+    rows = categories.rows()
+    table = np.zeros((len(ids) + 1, CATEGORY_SLOTS), np.int32)
+    for i, name in enumerate(ids, 1):
+        if name in catalogue:
+            named = [rows.get(category, UNKNOWN) for category in catalogue[name].categories[:CATEGORY_SLOTS]]
+            table[i, : len(named)] = named
+    return table
 
 
 def profile_table(spec: FeatureSpec, ids: Sequence[str], profiles: Mapping[str, User]) -> Array:
@@ -140,51 +151,85 @@ def fit_spec(
     catalogue: Mapping[str, Item],
     profiles: Mapping[str, User],
     *,
-    rule: LabelRule,
+    tasks: Tasks,
     history: int,
     min_history: int,
     value_edges: tuple[float, ...] | None = None,
+    counts: Array | None = None,
+    interests: InterestVectors | None = None,
+    partitions: int = 0,
 ) -> FeatureSpec:
-    """Vocabularies and scales from the training events (`train`: (N,) bool). `with_dense` sets the counts' scale.
+    """Vocabularies and scales from the training events (`train`: (N,) bool).
 
     value_edges: those to keep, such as a pre-trained encoder's; without them they are fitted to the training events.
+    counts: of the training samples, (n, F); without them they stay as they are, for an encoder that reads none.
+    interests: the vectors that a model reads, `partitions` of a user's at a time.
     """
     times = np.bincount(log.item[train], minlength=len(log.items))
     trained, rest = np.flatnonzero(times > 0), np.flatnonzero(times == 0)
     held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
     users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
-    values = log.value[train]
-    values = values[~np.isnan(values)].astype(np.float64)
-    labelled = train & (labels != UNLABELLED)
-    std = float(values.std()) if len(values) else 0.0
+    mean, std = _mean_and_std(counts)
     return FeatureSpec(
-        label=rule,
+        tasks=tasks,
         history=history,
         min_history=min_history,
         items=tuple(log.items[i] for i in np.concatenate([trained, rest])),
         trained_items=len(trained),
-        categories=Column("categories", tuple(sorted({category for item in held for category in item.categories}))),
+        categories=fit_categories(log, train, catalogue),
         item_columns=_columns(item.attributes for item in held),
         user_columns=_columns(user.attributes for user in users),
         actions=Column("action", tuple(sorted(log.actions))),
-        value_edges=_edges(values) if value_edges is None else value_edges,
+        value_edges=_edges(_values(log, train)) if value_edges is None else value_edges,
         scenes=Column("scene", _scenes(log, train)),
-        scale=Scale(
-            # one imagined event of each kind keeps the rate inside (0, 1)
-            prior=float(((labels[labelled] == POSITIVE).sum() + 1) / (labelled.sum() + 2)),
-            value_mean=float(values.mean()) if len(values) else 0.0,
-            value_std=std if std > 0 else 1.0,
-        ),
-        dense_mean=(0.0,) * len(NAMES),
-        dense_std=(1.0,) * len(NAMES),
+        scale=fit_scale(log, labels, train),
+        dense_mean=mean,
+        dense_std=std,
+        partitions=0 if interests is None else partitions,
+        text_width=0 if interests is None else interests.width,
+        generation=0 if interests is None else interests.generation,
+        prompt_version="" if interests is None else interests.prompt_version,
+        encoder="" if interests is None else interests.encoder,
     )
 
 
-def with_dense(spec: FeatureSpec, counts: Array) -> FeatureSpec:
-    """The spec with the scale of the counts, from those of the training samples (n, F)."""
+def fit_scale(log: Log, labels: Array, train: Array) -> Scale:
+    """What the counts are measured against, from the training events."""
+    labelled = train & (labels != UNLABELLED)
+    values = _values(log, train)
+    std = float(values.std()) if len(values) else 0.0
+    return Scale(
+        # one imagined event of each kind keeps the rate inside (0, 1)
+        prior=float(((labels[labelled] == POSITIVE).sum() + 1) / (labelled.sum() + 2)),
+        value_mean=float(values.mean()) if len(values) else 0.0,
+        value_std=std if std > 0 else 1.0,
+    )
+
+
+def fit_categories(log: Log, train: Array, catalogue: Mapping[str, Item]) -> Column:
+    """The categories of the items that the training events are on."""
+    items = [catalogue[log.items[i]] for i in np.unique(log.item[train]) if log.items[i] in catalogue]
+    return Column("categories", tuple(sorted({category for item in items for category in item.categories})))
+
+
+def _values(log: Log, train: Array) -> Array:
+    values = log.value[train]
+    return values[~np.isnan(values)].astype(np.float64)
+
+
+def _mean_and_std(counts: Array | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """By which the counts (n, F) are standardised."""
+    if counts is None:
+        return (0.0,) * len(NAMES), (1.0,) * len(NAMES)
     mean, std = counts.mean(axis=0, dtype=np.float64), counts.std(axis=0, dtype=np.float64)
-    std = np.where(std > 1e-6, std, 1.0)  # a constant column stays 0
-    return msgspec.structs.replace(spec, dense_mean=tuple(mean.tolist()), dense_std=tuple(std.tolist()))
+    return tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist())  # a constant column stays 0
+
+
+def _current(stored: Any) -> Any:
+    """A stored spec in today's form. Until 2026-11 its one task was the field `label`."""
+    if isinstance(stored, dict) and "label" in stored:
+        stored["tasks"] = [{"name": NAME, "rule": stored.pop("label")}]
+    return stored
 
 
 def _columns(records: Iterable[Mapping[str, str]]) -> tuple[Column, ...]:

@@ -15,14 +15,22 @@ import msgspec
 from sqlalchemy import Engine, func, select, tuple_
 
 from fusion.interests.pool import HALF_LIFE, window
-from fusion.interests.pooled_rows import History, View, lock_users, pooled_id, unrepresented, users_behind, write_pooled
+from fusion.interests.pooled_rows import (
+    History,
+    VectorSource,
+    lock_users,
+    pooled_id,
+    unrepresented,
+    users_behind,
+    write_pooled,
+)
 from fusion.interests.text_vectors import (
     KEY_COLUMNS,
     Encoder,
-    Key,
-    Texts,
-    encode,
-    texts_of,
+    InterestKey,
+    InterestTexts,
+    encode_interests,
+    texts_of_row,
     without_vectors,
     write_vectors,
 )
@@ -34,7 +42,7 @@ USERS = 200  # users a transaction, where vectors are there and only pools are m
 
 
 @dataclass(frozen=True, slots=True)
-class Fused:
+class FuseResult:
     """What one run added."""
 
     encoded: int  # interests
@@ -50,7 +58,7 @@ def fuse(
     *,
     half_life: float = HALF_LIFE,
     advance: Callable[[int], None] = lambda _: None,
-) -> Fused:
+) -> FuseResult:
     """Bring `vectors` and the pooled `representations` up to the store's interests (of one prompt version, or of all).
 
     `advance` is called with the interests encoded. `half_life` is in partitions; one other than the default is named in
@@ -59,17 +67,17 @@ def fuse(
     window(half_life)  # an impossible one fails before any work
     encoded = texts = pooled = 0
     for found in _chunks(engine, encoder.id, prompt_version):
-        made, count = encode(encoder, found)
+        made, count = encode_interests(encoder, found)
         with writing(engine) as connection:
             lock_users(connection, (one.key.user_id for one in found))
             written = write_vectors(connection, encoder.id, made)
-            for view, firsts in firsts_of(encoder.id, written).items():
+            for view, firsts in first_changed(encoder.id, written).items():
                 pooled += write_pooled(connection, view, half_life, firsts)
         texts += count
         encoded += len(found)
         advance(len(found))
     late, artifacts = catch_up(engine, encoder.id, prompt_version, half_life=half_life)
-    return Fused(encoded, texts, pooled + late, artifacts)
+    return FuseResult(encoded, texts, pooled + late, artifacts)
 
 
 def catch_up(
@@ -78,11 +86,11 @@ def catch_up(
     """Pool what has vectors and no pool (another half-life than before, say): how many, and the pools' artifact ids."""
     window(half_life)
     versions = [prompt_version] if prompt_version else _versions(engine)
-    pooled = sum(_pool_missing(engine, View(encoder_id, version), half_life) for version in versions)
+    pooled = sum(_pool_missing(engine, VectorSource(encoder_id, version), half_life) for version in versions)
     return pooled, tuple(pooled_id(encoder_id, version, half_life) for version in versions)
 
 
-def waiting(engine: Engine, encoder_id: str, prompt_version: str | None = None) -> int:
+def count_waiting(engine: Engine, encoder_id: str, prompt_version: str | None = None) -> int:
     """How many interests have no vectors of this encoder yet."""
     query = without_vectors(encoder_id)
     if prompt_version:
@@ -91,17 +99,17 @@ def waiting(engine: Engine, encoder_id: str, prompt_version: str | None = None) 
         return connection.scalar(select(func.count()).select_from(query.subquery())) or 0
 
 
-def firsts_of(encoder_id: str, keys: Iterable[Key]) -> dict[View, dict[History, int]]:
+def first_changed(encoder_id: str, keys: Iterable[InterestKey]) -> dict[VectorSource, dict[History, int]]:
     """From which partition on the representations of these interests' users change, by what they are made of."""
-    found: dict[View, dict[History, int]] = {}
+    found: dict[VectorSource, dict[History, int]] = {}
     for key in keys:
-        firsts = found.setdefault(View(encoder_id, key.prompt_version), {})
+        firsts = found.setdefault(VectorSource(encoder_id, key.prompt_version), {})
         history = History(key.user_id, key.generation)
         firsts[history] = min(firsts.get(history, key.index), key.index)
     return found
 
 
-def _chunks(engine: Engine, encoder_id: str, prompt_version: str | None) -> Iterator[Sequence[Texts]]:
+def _chunks(engine: Engine, encoder_id: str, prompt_version: str | None) -> Iterator[Sequence[InterestTexts]]:
     """The interests without vectors, in order of their key; each chunk starts after the last one's key."""
     query = without_vectors(encoder_id).order_by(*KEY_COLUMNS).limit(CHUNK)
     if prompt_version:
@@ -110,7 +118,7 @@ def _chunks(engine: Engine, encoder_id: str, prompt_version: str | None) -> Iter
     while True:
         with engine.connect() as connection:
             chunk = query if after is None else query.where(tuple_(*KEY_COLUMNS) > tuple_(*after))
-            found = [texts_of(row) for row in connection.execute(chunk)]
+            found = [texts_of_row(row) for row in connection.execute(chunk)]
         if not found:
             return
         yield found
@@ -122,7 +130,7 @@ def _versions(engine: Engine) -> list[str]:
         return sorted(connection.scalars(select(interests.c.prompt_version).distinct()))
 
 
-def _pool_missing(engine: Engine, view: View, half_life: float) -> int:
+def _pool_missing(engine: Engine, view: VectorSource, half_life: float) -> int:
     artifact = pooled_id(view.encoder, view.prompt_version, half_life)
     with engine.connect() as connection:
         behind = users_behind(connection, view, artifact)

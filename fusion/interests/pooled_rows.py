@@ -28,10 +28,10 @@ class History(NamedTuple):
     generation: int
 
 
-Firsts = Mapping[History, int]  # from which partition on a user's representations are to be made
+FirstPartitions = Mapping[History, int]  # from which partition on a user's representations are to be made
 
 
-class View(NamedTuple):
+class VectorSource(NamedTuple):
     """Which vectors a representation is made of."""
 
     encoder: str
@@ -59,7 +59,7 @@ def lock_users(connection: Connection, users: Iterable[str]) -> None:
             connection.execute(query, {"user": f"interestream.representations:{user}"})
 
 
-def write_pooled(connection: Connection, view: View, half_life: float, firsts: Firsts) -> int:
+def write_pooled(connection: Connection, view: VectorSource, half_life: float, firsts: FirstPartitions) -> int:
     """Write the pooled representations of each history from its first partition named; return how many."""
     artifact, rows = pooled_id(view.encoder, view.prompt_version, half_life), []
     for history, first in firsts.items():
@@ -78,7 +78,7 @@ def write_pooled(connection: Connection, view: View, half_life: float, firsts: F
 
 
 def read_vectors(
-    connection: Connection, view: View, history: History, first: int
+    connection: Connection, view: VectorSource, history: History, first: int
 ) -> tuple[NDArray[np.int64], list[NDArray[np.float32]], list[NDArray[np.float32] | None]]:
     """A history's partitions that have vectors, from `first` on, oldest first: indexes, summaries' and shifts'."""
     query = (
@@ -100,7 +100,9 @@ def row_of(history: History, index: int, artifact: str, vector: NDArray[np.float
     return {**history._asdict(), "index": index, "artifact": artifact, "vector": vector.astype("<f4").tobytes()}
 
 
-def unrepresented(connection: Connection, view: View, artifact: str, users: Iterable[str]) -> dict[History, int]:
+def unrepresented(
+    connection: Connection, view: VectorSource, artifact: str, users: Iterable[str]
+) -> dict[History, int]:
     """The oldest partition with vectors but no representation by `artifact`, of the histories that have such."""
     key = (vectors.c.user_id, vectors.c.generation)
     same = and_(
@@ -145,7 +147,7 @@ _BEHIND = sql("""
 """)
 
 
-def users_behind(connection: Connection, view: View, artifact: str) -> list[str]:
+def users_behind(connection: Connection, view: VectorSource, artifact: str) -> list[str]:
     """The users whose newest partition with vectors has no representation by `artifact`; reads no vector."""
     told = {"encoder": view.encoder, "version": view.prompt_version, "artifact": artifact}
     return list(connection.scalars(_BEHIND, told))

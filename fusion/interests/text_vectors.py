@@ -28,7 +28,7 @@ class Encoder(Protocol):
     def __call__(self, texts: list[str], /) -> NDArray[np.float32]: ...
 
 
-class Key(msgspec.Struct, frozen=True, order=True):
+class InterestKey(msgspec.Struct, frozen=True, order=True):
     """What an interest is known by."""
 
     user_id: str
@@ -37,23 +37,23 @@ class Key(msgspec.Struct, frozen=True, order=True):
     prompt_version: str
 
 
-class Texts(NamedTuple):
+class InterestTexts(NamedTuple):
     """What one interest says."""
 
-    key: Key
+    key: InterestKey
     summary: str
     shift: str  # empty for a user's first partition
 
 
-class Encoded(NamedTuple):
+class EncodedInterest(NamedTuple):
     """An interest's texts and their vectors, float16, little endian, (d,)."""
 
-    texts: Texts
+    texts: InterestTexts
     summary: bytes
     shift: bytes | None
 
 
-KEY_COLUMNS = [interests.c[name] for name in Key.__struct_fields__]
+KEY_COLUMNS = [interests.c[name] for name in InterestKey.__struct_fields__]
 
 
 def without_vectors(encoder_id: str) -> Select[Any]:
@@ -61,37 +61,41 @@ def without_vectors(encoder_id: str) -> Select[Any]:
     return _texts().outerjoin(vectors, _same(encoder_id)).where(vectors.c.user_id.is_(None), interests.c.summary != "")
 
 
-def texts_of(row: Sequence[Any]) -> Texts:
+def texts_of_row(row: Sequence[Any]) -> InterestTexts:
     """A row of `without_vectors`."""
-    return Texts(Key(*row[:4]), row[4], row[5])
+    return InterestTexts(InterestKey(*row[:4]), row[4], row[5])
 
 
-def find_texts(connection: Connection, encoder_id: str, keys: Iterable[Key]) -> tuple[list[Texts], list[Key]]:
+def find_texts(
+    connection: Connection, encoder_id: str, keys: Iterable[InterestKey]
+) -> tuple[list[InterestTexts], list[InterestKey]]:
     """Of given interests: the texts that have no vectors yet, and the keys of all that are in the store."""
     query = _texts().add_columns(vectors.c.encoder).outerjoin(vectors, _same(encoder_id))
     rows = _by_key(connection, query, keys)
-    waiting = [texts_of(row) for row in rows if row[6] is None and row[4].strip()]
-    return waiting, [Key(*row[:4]) for row in rows]
+    waiting = [texts_of_row(row) for row in rows if row[6] is None and row[4].strip()]
+    return waiting, [InterestKey(*row[:4]) for row in rows]
 
 
-def encode(encoder: Encoder, found: Sequence[Texts]) -> tuple[list[Encoded], int]:
-    """Encode summaries and shifts, equal texts once; how many texts that took. Texts without a word are left out."""
+def encode_interests(encoder: Encoder, found: Sequence[InterestTexts]) -> tuple[list[EncodedInterest], int]:
+    """Encode summaries and shifts, equal texts once; how many texts that took. Empty texts are left out."""
     words = list(dict.fromkeys(text for one in found for text in (one.summary, one.shift) if text.strip()))
     if not words:
         return [], 0
     packed = {word: row.tobytes() for word, row in zip(words, encoder(words).astype("<f2"), strict=True)}
-    encoded = [Encoded(one, packed[one.summary], packed.get(one.shift)) for one in found if one.summary in packed]
+    encoded = [
+        EncodedInterest(one, packed[one.summary], packed.get(one.shift)) for one in found if one.summary in packed
+    ]
     return encoded, len(words)
 
 
-def write_vectors(connection: Connection, encoder_id: str, encoded: Sequence[Encoded]) -> list[Key]:
+def write_vectors(connection: Connection, encoder_id: str, encoded: Sequence[EncodedInterest]) -> list[InterestKey]:
     """Write the vectors whose texts are still the store's, and return their keys.
 
     On PostgreSQL the interests are held until the transaction ends, so that who forgets or rewrites one meanwhile waits
     and then finds these rows; SQLite has one writer.
     """
     held = _texts().with_for_update(read=True)
-    now = {texts_of(row) for row in _by_key(connection, held, [one.texts.key for one in encoded])}
+    now = {texts_of_row(row) for row in _by_key(connection, held, [one.texts.key for one in encoded])}
     still = [one for one in encoded if one.texts in now]
     insert_new(
         connection,
@@ -110,11 +114,12 @@ def _texts() -> Select[Any]:
 
 def _same(encoder_id: str) -> ColumnElement[bool]:
     return and_(
-        *(vectors.c[name] == interests.c[name] for name in Key.__struct_fields__), vectors.c.encoder == encoder_id
+        *(vectors.c[name] == interests.c[name] for name in InterestKey.__struct_fields__),
+        vectors.c.encoder == encoder_id,
     )
 
 
-def _by_key(connection: Connection, query: Select[Any], keys: Iterable[Key]) -> list[Any]:
+def _by_key(connection: Connection, query: Select[Any], keys: Iterable[InterestKey]) -> list[Any]:
     rows: list[Any] = []
     left = iter([msgspec.structs.astuple(key) for key in sorted(set(keys))])
     while some := list(islice(left, KEYS_AT_ONCE)):

@@ -21,7 +21,7 @@ from torch import Tensor
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.bank.vectors import read_vectors
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import Low, open_low
+from fusion.encoders.split_llm import LowerLayers, open_lower_layers
 from fusion.features.collate import BatchIndices
 from fusion.features.samples import Samples
 from fusion.models.bahe.collate import BaheBatch
@@ -37,7 +37,7 @@ class StoredTexts:
     def __init__(self, recipe: Recipe, folder: Path, width: int) -> None:
         """width: of a vector, which a bank without any has too."""
         self._recipe, self._folder, self._width = recipe, folder, width
-        self._low: Low | None = None
+        self._low: LowerLayers | None = None
         self._made: dict[bytes, np.ndarray] = {}
 
     def __call__(self, connection: Connection, texts: Sequence[str]) -> BankFile:
@@ -46,7 +46,7 @@ class StoredTexts:
         found = read_vectors(connection, self._recipe.id, list(text_of))
         lacking = [key for key in text_of if key not in found and key not in self._made]
         if lacking:
-            self._low = self._low or open_low(self._folder, self._recipe)
+            self._low = self._low or open_lower_layers(self._folder, self._recipe)
             made = self._low([text_of[key] for key in lacking]).astype(np.float16)
             self._made |= dict(zip(lacking, made, strict=True))
         keys = sorted(text_of)

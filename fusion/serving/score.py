@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from sqlalchemy import Connection
 
-from fusion.bank.index import attach
+from fusion.bank.index import with_bank
 from fusion.features.counts import ItemStatistics
 from fusion.features.impressions import impressions_at
 from fusion.features.interest_vectors import read_interest_vectors
 from fusion.features.log import Array, read_log
-from fusion.features.samples import Samples, encode
+from fusion.features.samples import Samples, make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.model import Bahe
 from fusion.models.srp4ctr.model import Srp4Ctr
@@ -49,7 +49,7 @@ class Scorer:
         own = self._artifact
         samples = current_samples(connection, own.spec, own.statistics, pairs, at)
         if self._texts is not None:
-            attach(samples, own.config.model.recipe, partial(self._texts, connection))
+            samples = with_bank(samples, own.config.model.recipe, partial(self._texts, connection))
         every = np.arange(len(pairs))
         if self.states is None:
             return predict(own.model, samples, every)
@@ -84,7 +84,7 @@ def current_samples(
         interest_vectors = read_interest_vectors(
             connection, users, generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder
         )
-    return encode(
+    return make_samples(
         spec, log, impressions, past,
         items=items, catalogue=read_items(connection, items), profiles=read_users(connection, users),
         interest_vectors=interest_vectors, snapshot=statistics,

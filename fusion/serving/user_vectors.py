@@ -14,7 +14,7 @@ import torch
 from sqlalchemy import Connection, Engine, select
 
 from fusion.features.log import Array
-from fusion.interests.pooled_rows import Firsts, History, View, lock_users, read_vectors, row_of
+from fusion.interests.pooled_rows import FirstPartitions, History, VectorSource, lock_users, read_vectors, row_of
 from fusion.models.uif import InterestFusion
 from fusion.tables import representations, vectors
 from fusion.training.artifact import Artifact
@@ -53,17 +53,18 @@ def fusion_of(artifact: Artifact) -> InterestFusion:
     fusion = getattr(artifact.model, "fusion", None)
     if not isinstance(fusion, InterestFusion):
         raise ArtifactError(
-            f"artifact {artifact.id} was trained without interests; it has no user vectors. Train one with --interest"
+            f"artifact {artifact.id} was trained without interests and has no user vectors; "
+            "train one with --interest yes"
         )
     return fusion
 
 
-def view_of(artifact: Artifact) -> View:
+def view_of(artifact: Artifact) -> VectorSource:
     """The vectors that the artifact reads."""
-    return View(artifact.spec.encoder, artifact.spec.prompt_version)
+    return VectorSource(artifact.spec.encoder, artifact.spec.prompt_version)
 
 
-def write_fused(connection: Connection, artifact: Artifact, firsts: Firsts) -> int:
+def write_fused(connection: Connection, artifact: Artifact, firsts: FirstPartitions) -> int:
     """Write the artifact's representations of each history from its first partition named; return how many.
 
     Histories of another generation than the artifact's are left out.
@@ -108,7 +109,7 @@ def _both(summary: Array, shift: Array | None) -> Array:
     return np.concatenate([summary, np.zeros_like(summary) if shift is None else shift])
 
 
-def _window_start(connection: Connection, view: View, history: History, first: int, slots: int) -> int:
+def _window_start(connection: Connection, view: VectorSource, history: History, first: int, slots: int) -> int:
     """The oldest partition that the user vector of partition `first` sees: `slots` - 1 before it that have vectors."""
     query = (
         select(vectors.c.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,11 +12,11 @@ import msgspec
 from sqlalchemy import Engine
 from torch import nn
 
-from fusion.bank.index import attach
-from fusion.bank.mmap_file import BankFile, open_file
+from fusion.bank.index import with_bank
+from fusion.bank.mmap_file import BankFile, open_bank_file
 from fusion.bank.vectors import fill, missing
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import high_weights, open_low
+from fusion.encoders.split_llm import open_lower_layers, upper_weights
 from fusion.features.dataset import Dataset
 from fusion.features.splits import TRAIN, Split
 from fusion.models.bahe.model import Bahe, BaheConfig
@@ -25,10 +26,10 @@ from interest.errors import ArtifactError
 Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # title and total of a long job: its advance
 
 
-def give_vectors(
+def with_bank_vectors(
     dataset: Dataset, engine: Engine, recipe: Recipe, llm: Path, folder: Path, show: Show, device: str | None = None
-) -> None:
-    """Fill the bank with what the samples need and it lacks, map it, and attach it to the samples.
+) -> Dataset:
+    """The dataset with vectors for its samples' texts: the bank is filled with what it lacks of them, and mapped.
 
     device: where the lower layers compute; without one a GPU where there is one.
     """
@@ -36,13 +37,13 @@ def give_vectors(
     def source(texts: list[str]) -> BankFile:
         keys = recipe.keys(texts)
         if missing(engine, recipe.id, dict(zip(keys, texts, strict=True))):
-            low = open_low(llm, recipe, device=device)
+            low = open_lower_layers(llm, recipe, device=device)
             with show("Filling the bank", len(texts)) as advance:
                 fill(engine, low, texts, advance=advance)
         with engine.connect() as connection, show("Mapping the bank", len(texts)) as advance:
-            return open_file(connection, recipe.id, keys, folder, advance)
+            return open_bank_file(connection, recipe.id, keys, folder, advance)
 
-    attach(dataset.samples, recipe, source)
+    return dataclasses.replace(dataset, samples=with_bank(dataset.samples, recipe, source))
 
 
 def newest(dataset: Dataset, split: Split = "global") -> float:
@@ -59,7 +60,7 @@ def newest(dataset: Dataset, split: Split = "global") -> float:
 def begin_with_llm(model: nn.Module, config: BaheConfig) -> None:
     """The LLM's own layers."""
     assert isinstance(model, Bahe)
-    model.take_llm(high_weights(Path(config.folder), config.recipe.cut))
+    model.take_llm(upper_weights(Path(config.folder), config.recipe.cut))
 
 
 def begin_with(model: nn.Module, config: BaheConfig, last: Artifact) -> None:

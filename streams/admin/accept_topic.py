@@ -10,9 +10,9 @@ import msgspec
 from sqlalchemy import Engine
 
 from interest.errors import InputError
-from streams.kafka.clients import KafkaError, Topics, asking, group_of
+from streams.kafka.clients import KafkaError, Topics, admin_for_command, group_of
 from streams.kafka.groups import members_of
-from streams.kafka.topics import planned, read_topics, wrong
+from streams.kafka.topics import faults_of, planned, read_topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.accept import AcceptedOffset, accept_group_offsets, unusable_offsets
 from streams.stages.consumer.offsets import known_topic_id, read_group_offsets
@@ -118,18 +118,18 @@ def _of_group(one: AcceptedOffset) -> Change:
 
 
 def _refuse_misfit(settings: KafkaSettings, name: str) -> None:
-    with asking(settings) as client:
+    with admin_for_command(settings) as client:
         found = read_topics(client, [name]).get(name)
     if found is None:
         raise KafkaError(f"there is no topic {name} at {settings.brokers}: run `interestream topics create`")
     for plan in planned(settings):
-        if plan.name == name and (faults := wrong(plan, found)):
+        if plan.name == name and (faults := faults_of(plan, found)):
             raise KafkaError("; ".join(faults))
 
 
 def check_stopped(settings: KafkaSettings, stage: str) -> None:
     """Raise KafkaError while a worker of the stage runs."""
-    with asking(settings) as client:
+    with admin_for_command(settings) as client:
         running = members_of(client, settings, [stage])[stage]
     if running:
         raise KafkaError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from interest.errors import InputError
-from streams.kafka.clients import DEAD, Topics, dead_of, reading, sending
+from streams.kafka.clients import DEAD, Topics, consumer_for_command, dead_of, producer_for_command
 from streams.kafka.dead_letter import DeadLetter, letter_key, read_letter
 from streams.kafka.read import read_offset_ranges, read_records
 from streams.settings.schema import KafkaSettings
@@ -74,7 +74,7 @@ def open_letters(
     """
     wanted = {_id(settings, text) for text in ids}
     named = [topic] if topic else sorted({text.split("/")[0] for text in wanted}) or Topics(settings.prefix).consumed
-    with reading(settings) as client:
+    with consumer_for_command(settings) as client:
         found = _read_open_letters(
             client, read_offset_ranges(settings, [dead_of(full_name(settings, name)) for name in named])
         )
@@ -143,7 +143,7 @@ def _open_letter(letter: DeadLetter, record: Any) -> OpenLetter:
 
 def read_whole(settings: KafkaSettings, letter: OpenLetter) -> DeadLetter:
     """A letter with its bytes."""
-    with reading(settings) as client:
+    with consumer_for_command(settings) as client:
         return _read_letters(client, [letter])[letter.id]
 
 
@@ -176,7 +176,7 @@ def still_refused(
     from streams.admin.validate import ConsumedMessage, refusal
 
     topics, found = Topics(settings.prefix), {}
-    with reading(settings) as client:
+    with consumer_for_command(settings) as client:
         for chunk in _chunks(letters):
             for id_, letter in _read_letters(client, chunk).items():
                 if letter.truncated and value is None:
@@ -208,7 +208,7 @@ def replay(
     """
     whole = [letter for letter in letters if not letter.truncated or value is not None]
     outcome = Replayed(truncated=tuple(letter.id for letter in letters if letter.truncated and value is None))
-    with reading(settings) as client, sending(settings) as producer:
+    with consumer_for_command(settings) as client, producer_for_command(settings) as producer:
         for chunk in _chunks(whole):
             found = _read_letters(client, chunk)
             messages = [
@@ -281,7 +281,7 @@ def _send(producer: KafkaProducer, messages: Sequence[Message]) -> tuple[list[Op
 
 def discard(settings: KafkaSettings, letters: Sequence[OpenLetter]) -> None:
     """Close letters whose messages nobody wants."""
-    with sending(settings) as producer:
+    with producer_for_command(settings) as producer:
         for start in range(0, len(letters), CHUNK_LETTERS):
             close(producer, letters[start : start + CHUNK_LETTERS], "discarded")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from streams.admin.dead_letters import OpenLetter, discard, open_letters
-from streams.kafka.clients import KafkaError, Topics, asking, reading, sending
+from streams.kafka.clients import KafkaError, Topics, admin_for_command, consumer_for_command, producer_for_command
 from streams.kafka.partitioner import Partitioner
 from streams.kafka.read import read_offset_ranges, read_records
 from streams.kafka.topics import DAY_MS, read_topics
@@ -37,9 +37,9 @@ def forget_on_topics(settings: KafkaSettings, user_id: str) -> ForgottenOnTopics
     compacted = _compacted(topics)
     logs = (topics.behaviors, topics.partitions, topics.updates)
     key = user_id.encode()
-    with asking(settings) as client:
+    with admin_for_command(settings) as client:
         found = read_topics(client, [*compacted, *logs])
-    with sending(settings) as producer:
+    with producer_for_command(settings) as producer:
         waiting = [
             producer.send(name, None, key=key, partition=partition)
             for name in compacted
@@ -72,7 +72,7 @@ def known_on_topics(settings: KafkaSettings, user_id: str, done: Callable[[int],
     places = read_offset_ranges(settings, _compacted(topics))
     counts = Counter(topic for topic, _ in places)
     likely = {(topic, Partitioner(count)[user_id]) for topic, count in counts.items()}
-    with reading(settings) as client:
+    with consumer_for_command(settings) as client:
         for some in (likely, places.keys() - likely):
             for record in read_records(client, {place: places[place] for place in some}):
                 if record.key == key:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Engine, func, select
 
-from streams.kafka.clients import STAGES, KafkaError, Topics, asking, dead_of, group_of
+from streams.kafka.clients import STAGES, KafkaError, Topics, admin_for_command, dead_of, group_of
 from streams.kafka.groups import committed_of, members_of
-from streams.kafka.topics import Found, offset_ranges, read_topics
+from streams.kafka.topics import TopicState, offset_ranges, read_topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.ingest.offsets import positions_of
 from streams.store.tables import outbox, source_of
@@ -61,7 +61,7 @@ def read_lag(engine: Engine, settings: KafkaSettings) -> Report:
         "fusion": (topics.updates,),
     }
     dead = [dead_of(name) for name in topics.consumed]
-    with asking(settings) as client:
+    with admin_for_command(settings) as client:
         found = read_topics(client, [name for names in read.values() for name in names] + dead)
         if missing := [name for names in read.values() for name in names if name not in found]:
             raise KafkaError(
@@ -92,7 +92,7 @@ def _done(
     settings: KafkaSettings,
     stage: str,
     topics: tuple[str, ...],
-    found: dict[str, Found],
+    found: dict[str, TopicState],
 ) -> Done:
     """Where a stage stands: ingest by the store, the others by their group's commits."""
     if stage != "ingest":
@@ -105,7 +105,7 @@ def _done(
     }
 
 
-def _stage(stage: str, topics: list[Found], done: Done, ranges: Ranges, members: list[str]) -> StageLag:
+def _stage(stage: str, topics: list[TopicState], done: Done, ranges: Ranges, members: list[str]) -> StageLag:
     rows = [
         _row(topic, partition, done.get((topic.name, partition)), ranges[topic.name, partition])
         for topic in topics
@@ -116,7 +116,7 @@ def _stage(stage: str, topics: list[Found], done: Done, ranges: Ranges, members:
     )
 
 
-def _row(topic: Found, partition: int, done: tuple[int, str] | None, between: tuple[int, int]) -> PartitionLag:
+def _row(topic: TopicState, partition: int, done: tuple[int, str] | None, between: tuple[int, int]) -> PartitionLag:
     start, end = between
     offset, topic_id = done or (None, "")
     note = None

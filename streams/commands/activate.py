@@ -1,4 +1,4 @@
-"""`interestream activate`: which trained artifact the running stream represents users by."""
+"""`interestream activate`: which trained artifact the running stream uses to represent users."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ def activate(
         Path | None, typer.Argument(metavar="DIR", help="The folder of an artifact that `interestream train` wrote.")
     ] = None,
     store: Store = None,
-    pooled: Annotated[bool, typer.Option("--pooled", help="Back to the pooled vectors; nothing trained.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Say what is in force, and change nothing.")] = False,
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="Go back to pooled vectors, which need no training.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show what is in force; change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Represent users by a trained artifact from now on, in the running stream.
+    """From now on, let the running stream represent users by a trained artifact.
 
-    The workers notice within INTERESTREAM_FUSION_POLL_S (10 s), then publish the newest representation of every user
-    again on the topic `representations`, beside their other work. DIR must be there under the same path on every
-    machine that runs a fusion stage; a worker that cannot load it says so in /ready and goes on with what it had.
+    The workers notice within INTERESTREAM_FUSION_POLL_S (10 s) and publish the newest representation of every user
+    again on the topic `representations`, beside their other work. DIR must exist under the same path on every machine
+    that runs a fusion stage; a worker that cannot load it says so in /ready and keeps the one it had.
     """
     from interest.errors import InputError
     from streams.resolve.activation import POOLED, activate_pooled, read_activations
@@ -35,14 +37,14 @@ def activate(
     from streams.store.engine import open_store
 
     if (artifact is not None) + pooled + show != 1:
-        raise InputError("name an artifact's folder, or give --pooled, or --show; one of them")
+        raise InputError("give exactly one of these: the folder of an artifact, --pooled, --show")
     engine = open_store(store_url(store), create=False)
     if show:
         _print(next(iter(read_activations(engine)), POOLED), as_json=as_json)
         return
     now, changed = put_in_force(engine, artifact) if artifact is not None else activate_pooled(engine)
     if not as_json:
-        print("activated; the workers follow within seconds" if changed else "it was in force already")
+        print("activated; the workers follow within seconds" if changed else "it was already in force")
     _print(now, as_json=as_json)
 
 

@@ -16,19 +16,19 @@ def agent(
     stages: Annotated[str, typer.Option(help="Which of ingest, interest, fusion this process runs.")] = ",".join(
         STAGES
     ),
-    workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Worker processes to run on this machine.", min=1)] = 1,
     store: Store = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="Settings as TOML; the environment comes after it. Default: INTERESTREAM_CONFIG."),
+        typer.Option(help="A TOML file of settings; the environment overrides it. Default: INTERESTREAM_CONFIG."),
     ] = None,
     number: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Consume behaviours from Kafka for ever: close partitions, learn interests, publish representations.
+    """Run until stopped: read behaviours from Kafka, close partitions, learn interests, publish representations.
 
-    Every stage is a consumer group of its own: run them in one process, in several, or on many machines. SIGTERM and
-    Ctrl-C end it within agent.drain_s and two seconds; nothing is redone after it. Settings are in INTERESTREAM_*:
-    `interestream settings` lists them.
+    Every stage is a consumer group of its own: run them in one process, in several, or on many machines. SIGTERM or
+    Ctrl-C stops the agent within agent.drain_s plus two seconds, and no work is repeated afterwards. Settings are the
+    INTERESTREAM_* variables that `interestream settings` lists.
     """
     import os
 
@@ -40,7 +40,7 @@ def agent(
 
     chosen = [name.strip() for name in stages.split(",") if name.strip()]
     if not chosen or any(name not in STAGES for name in chosen):
-        raise InputError(f"--stages {stages!r}: there are {', '.join(STAGES)}; name one or more of them")
+        raise InputError(f"--stages {stages!r}: the stages are {', '.join(STAGES)}; name one or more of them")
     settings = load_settings(config)
     if store:
         settings = msgspec.structs.replace(settings, store=store)

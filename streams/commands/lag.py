@@ -20,21 +20,24 @@ CLEAR = "\x1b[H\x1b[2J"
 
 
 def lag(
-    watch: Annotated[bool, typer.Option("--watch", help="Print it again every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print it every two seconds, until Ctrl-C.")] = False,
     most: Annotated[
         int | None,
         typer.Option(
-            "--max", metavar="N", min=0, help="Exit with 1 if a stage's lag is above N, or a stage refuses to go on."
+            "--max",
+            metavar="N",
+            min=0,
+            help="Exit with 1 if the lag of a stage is above N, or a stage has refused to go on.",
         ),
     ] = None,
-    partitions: Annotated[bool, typer.Option("--partitions", help="Also partitions without lag.")] = False,
+    partitions: Annotated[bool, typer.Option("--partitions", help="Also show partitions without lag.")] = False,
     json: Json = False,
     store: Store = None,
 ) -> None:
-    """Show what each stage has done and what is left, by topic and partition; its workers, the outbox, dead letters.
+    """Show how far each stage is in each topic and partition; also its workers, the outbox and dead letters.
 
-    Ingest stands where the store's offsets say, interest and fusion where their consumer groups have committed. The
-    records of a `.dead` topic count closed letters too: `interestream dead list` counts the open ones.
+    The position of ingest is the offset in the store, that of interest and fusion the offset their consumer groups
+    have committed. The records of a `.dead` topic include closed letters; `interestream dead list` counts open ones.
     """
     import msgspec
 

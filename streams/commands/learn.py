@@ -20,20 +20,29 @@ if TYPE_CHECKING:
 
 
 def learn(
-    user: Annotated[list[str] | None, typer.Option(help="Only this user; may be given several times.")] = None,
-    users_limit: Annotated[int | None, typer.Option(help="Only the users with the longest histories.", min=1)] = None,
+    user: Annotated[list[str] | None, typer.Option(help="Only this user; repeat the option for more.")] = None,
+    users_limit: Annotated[
+        int | None, typer.Option(help="Only this many users, those with the longest histories.", min=1)
+    ] = None,
     store: Store = None,
     llm: Annotated[
         str | None,
-        typer.Option(help="A checkpoint's folder, the URL of an OpenAI-compatible server, or `statistics` for no LLM."),
+        typer.Option(
+            help="The folder of a checkpoint, the URL of an OpenAI-compatible server, or `statistics` for none."
+        ),
     ] = None,
     llm_model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
-    prompt_version: Annotated[str | None, typer.Option(help="plain-1 (small models) or json-1 (capable ones).")] = None,
-    chained: Annotated[bool, typer.Option(help="Each summary also reads the one before.")] = False,
-    batch: Annotated[int, typer.Option(help="Requests decoded together, in process.", min=1)] = 32,
-    noun: Annotated[str, typer.Option(help="What the items are called: singular,plural.")] = "title,titles",
+    prompt_version: Annotated[
+        str | None, typer.Option(help="Version of the prompts: plain-1 for small models, json-1 for capable ones.")
+    ] = None,
+    chained: Annotated[bool, typer.Option(help="Show each summary's prompt the summary before it.")] = False,
+    batch: Annotated[int, typer.Option(help="Requests decoded together by an LLM in this process.", min=1)] = 32,
+    noun: Annotated[str, typer.Option(help="What the texts call an item and items: singular,plural.")] = "title,titles",
 ) -> None:
-    """Write a summary and a shift for every closed partition that has none yet; interrupt and resume at will."""
+    """Write a summary and a shift for every closed partition without one.
+
+    Interrupt it at any point; the same command goes on from there.
+    """
     from interest.write.backlog import Plan
     from interest.write.prompts import Style
     from streams.resolve.llm import open_llm
@@ -58,7 +67,7 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
     from interest.write.backfill import learn as learn_interests
     from interest.write.backlog import count_open
     from streams.progress import progress
-    from streams.store.invalidate import drop_made_from
+    from streams.store.invalidate import delete_derived
 
     plan.prompt()  # an unknown version is told before anything is asked
     left = count_open(engine, plan, llm=opened.complete is not None)
@@ -66,7 +75,7 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
         _say(_told(estimate(engine, opened.complete, opened.name, plan), opened.name))
     with progress("Learning interests", left, unit="partitions") as advance:
         return learn_interests(
-            engine, opened.complete, model=opened.name, plan=plan, advance=advance, replaced=drop_made_from
+            engine, opened.complete, model=opened.name, plan=plan, advance=advance, replaced=delete_derived
         )
 
 

@@ -14,4 +14,4 @@ Store = Annotated[
         help="The store, e.g. sqlite:///interestream.db. Default: INTERESTREAM_STORE, else interestream.db here.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a page to read.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text to read.")]

@@ -1,14 +1,23 @@
-"""`interestream pretrain`: an encoder of behaviours, learnt without labels. Torch is imported only when it runs."""
+"""`interestream pretrain`: an encoder of behaviours, trained without labels. Torch is imported only when it runs."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.commands.options import Store
-from streams.commands.train import Device, History, Label, Out, Rate, SplitBy, Threads, Together, shown
+from streams.commands.option_groups import CommandWithOldNames, with_groups
+from streams.commands.training_options import (
+    ComputeOptions,
+    Epochs,
+    LogOptions,
+    OptimiserOptions,
+    Out,
+    Pack,
+)
+from streams.commands.training_run import shown
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
@@ -22,37 +31,41 @@ def main() -> None:
     pass  # one sub-command would else become the command itself
 
 
-@pretrain.command("fgbert")
+@dataclass(frozen=True, kw_only=True)
+class FgBertOptimiser(OptimiserOptions):
+    epochs: Epochs = 20
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows of behaviours in a step.")] = 64
+
+
+@pretrain.command("fgbert", cls=CommandWithOldNames)
+@with_groups
 def fgbert(
     out: Out,
-    store: Store = None,
-    label: Label = "value>=4",
-    split: SplitBy = "global",
-    history: History = 50,
-    together: Together = 15,
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="windows")] = 64,
-    lr: Rate = 2e-3,
-    width: Annotated[int, typer.Option(min=1)] = 64,
-    layers: Annotated[int, typer.Option(min=1)] = 2,
-    heads: Annotated[int, typer.Option(min=1)] = 2,
-    item_masks: Annotated[float, typer.Option(min=0.01, max=0.99, help="share of items that are hidden")] = 0.2,
-    behavior_masks: Annotated[float, typer.Option(min=0.01, max=0.99, help="share of behaviours hidden")] = 0.2,
-    full_softmax: Annotated[int, typer.Option(min=0, help="above so many items the softmax is sampled")] = 50_000,
-    seed: Annotated[int, typer.Option()] = 0,
-    threads: Threads = None,
-    device: Device = "auto",
+    log: LogOptions,
+    optimiser: FgBertOptimiser,
+    compute: ComputeOptions,
+    pack: Pack = 15,
+    width: Annotated[int, typer.Option(min=1, help="Width of a behaviour's state.")] = 64,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the encoder.")] = 2,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads of a layer.")] = 2,
+    item_masks: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of items that are masked.")] = 0.2,
+    behavior_masks: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of behaviours that are masked whole.")
+    ] = 0.2,
+    full_softmax: Annotated[
+        int, typer.Option(min=0, help="With more items than this, the softmax is sampled.")
+    ] = 50_000,
 ) -> None:
     """Pre-train FG-BERT, for `interestream train srp4ctr --pretrained`.
 
     Only behaviours of the training part are learnt, by the same --split that the CTR model is to be trained with.
-    Windows hold --history + --together - 1 behaviours.
+    Windows hold --history + --pack - 1 behaviours.
     """
     import torch
 
     from fusion.features.dataset import DatasetConfig, read_labelled
-    from fusion.features.labels import LabelRule
     from fusion.features.splits import TRAIN
+    from fusion.features.tasks import Task
     from fusion.models.srp4ctr.fgbert import FgBertConfig
     from fusion.models.srp4ctr.masking import LEAST
     from fusion.training.artifact import PRETRAINING
@@ -65,40 +78,40 @@ def fgbert(
 
     if width % heads:
         raise InputError(f"--width {width} cannot be shared by --heads {heads}; choose a multiple")
-    if history + together - 1 < LEAST:
+    if log.history + pack - 1 < LEAST:
         raise InputError(
-            f"--history {history} with --together {together} leaves nothing to see beside what is hidden; give more"
+            f"--history {log.history} with --pack {pack} leaves nothing to see beside what is masked; give more"
         )
     check_out(out, PRETRAINING)
-    if threads:
-        torch.set_num_threads(threads)
-    data = DatasetConfig(label=LabelRule.parse(label), split=split, history=history)
-    encoder = FgBertConfig(positions=history + together - 1, width=width, layers=layers, heads=heads)
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    data = DatasetConfig(tasks=(Task.parse(log.label),), split=log.split, history=log.history)
+    encoder = FgBertConfig(positions=log.history + pack - 1, width=width, layers=layers, heads=heads)
     config = PretrainConfig(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
+        epochs=optimiser.epochs,
+        batch_size=optimiser.batch_size,
+        lr=optimiser.lr,
         item_masks=item_masks,
         behavior_masks=behavior_masks,
         full_softmax=full_softmax,
-        seed=seed,
+        seed=optimiser.seed,
     )
-    place = choose_device(device)
-    engine = open_store(store_url(store), create=False)
-    with processes(place) as group:
+    device = choose_device(compute.device)
+    engine = open_store(store_url(log.store), create=False)
+    with processes(device) as group:
         with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
-            read = read_labelled(connection, data, advance, samples=False)
+            read = read_labelled(connection, data, advance, least=LEAST)
         began, events = time.monotonic(), int((read.part == TRAIN).sum())
-        with shown("Pre-training", epochs * events, "behaviours") as advance:
+        with shown("Pre-training", optimiser.epochs * events, "behaviours") as advance:
             run(
                 read,
                 encoder,
                 config,
-                split=split,
+                split=log.split,
                 folder=out,
                 advance=advance,
                 report=_print_epoch if group.first else _say_nothing,
-                device=place,
+                device=device,
                 dist=group,
             )
         if not group.first:

@@ -1,4 +1,4 @@
-"""`interestream replay`: a historical log through the whole pipeline, without a server to start."""
+"""`interestream replay`: a historical log through the whole pipeline, without any server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from interest.errors import InputError
 from streams.commands.options import Store
-from streams.settings.durations import seconds
+from streams.settings.durations import parse_duration
 from streams.settings.load import store_url
 from streams.ubsp.policy import Policy, Span
 
@@ -38,47 +38,58 @@ _OF_THE_AGENT = {
 
 def replay(
     context: typer.Context,
-    log: Annotated[Path, typer.Argument(help="Events: CSV, TSV, JSONL, Parquet or RecBole .inter; .gz too.")],
+    log: Annotated[Path, typer.Argument(help="The behaviours: CSV, TSV, JSONL, Parquet or RecBole .inter; .gz too.")],
     items: Annotated[Path | None, typer.Option(help="The catalogue: item ids, titles, categories.")] = None,
     users: Annotated[Path | None, typer.Option(help="User profiles; every column becomes an attribute.")] = None,
     map_: Annotated[
         str | None,
-        typer.Option("--map", metavar="FIELD=COLUMN,…", help="Columns by hand, e.g. user_id=userId,value=rating."),
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN,…",
+            help="Which column holds what, where it is not found: user_id=userId,value=rating.",
+        ),
     ] = None,
     store: Store = None,
-    partition: Annotated[int, typer.Option(help="Behaviours that fill a partition; 0: no limit.", min=0)] = 50,
+    partition: Annotated[int, typer.Option(help="Behaviours that close a partition; 0: no limit.", min=0)] = 50,
     gap: Annotated[str | None, typer.Option(help="Also close after this much inactivity, e.g. 12h or 30d.")] = None,
     span: Annotated[Span | None, typer.Option(help="Also close when a calendar span (UTC) ends.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Also close before a prompt would exceed it.", min=1)] = None,
-    action: Annotated[str | None, typer.Option(help="The action of every row, if no column says it.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Also close before a prompt would have more tokens.", min=1)
+    ] = None,
+    action: Annotated[str | None, typer.Option(help="The action of every row, if no column holds it.")] = None,
     users_limit: Annotated[
         int | None,
-        typer.Option(help="Ask the LLM about the N users with the longest histories only; all are ingested.", min=1),
+        typer.Option(
+            help="Learn interests only of this many users, those with the longest histories; all users are read.", min=1
+        ),
     ] = None,
-    llm: Annotated[bool, typer.Option("--llm/--no-llm", help="Learn interests after the ingest.")] = True,
+    llm: Annotated[bool, typer.Option("--llm/--no-llm", help="Learn interests once the log is read.")] = True,
     llm_from: Annotated[
-        str | None, typer.Option("--llm-from", metavar="PATH|URL", help="The LLM; default: the fetched SmolLM2.")
+        str | None, typer.Option("--llm-from", metavar="PATH|URL", help="The LLM. Default: the fetched SmolLM2.")
     ] = None,
-    noun: Annotated[str, typer.Option(help="What the items are called in texts: singular,plural.")] = "title,titles",
+    noun: Annotated[str, typer.Option(help="What the texts call an item and items: singular,plural.")] = "title,titles",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on where an interrupted replay stopped; else refuse.")
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Go on where an interrupted replay of this log stopped, or refuse to."
+        ),
     ] = True,
     kafka: Annotated[
-        bool, typer.Option("--kafka", help="Produce LOG to the topic of behaviours; the agent does the rest.")
+        bool, typer.Option("--kafka", help="Send LOG to the topic of behaviours, for a running agent.")
     ] = False,
     rate: Annotated[
         str | None,
         typer.Option(
-            metavar="RATE", help="With --kafka: max (default), 10x (ten event-seconds a second; 1x: live), or 5000/s."
+            metavar="RATE", help="With --kafka: max (default), 10x (ten seconds of the log each second), or 5000/s."
         ),
     ] = None,
 ) -> None:
-    """Replay LOG: close partitions, learn interests, fuse them into representations.
+    """Replay LOG: close partitions, learn interests, turn them into representations.
 
-    Rows that cannot be used are written to LOG.rejected.jsonl with the reason. Interrupt it anywhere and run the same
-    command again: the store ends as if nothing had happened. With --kafka the rows go to Kafka, for running agents
-    (`interestream agent`); their settings then decide about partitions, the LLM and the store.
+    Rows that cannot be used are written to LOG.rejected.jsonl with the reason. Interrupt it at any point and run the
+    same command again: the store ends up as if nothing had happened. With --kafka the rows go to Kafka, where running
+    agents (`interestream agent`) read them; the agents' settings then decide on partitions, the LLM and the store.
     """
     from streams.files.mapping import parse_map
     from streams.files.rows import BehaviorLog
@@ -102,7 +113,7 @@ def replay(
     if rate is not None:
         raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
     try:
-        policy = Policy(count=partition or None, gap_s=seconds(gap) if gap else None, span=span, tokens=tokens)
+        policy = Policy(count=partition or None, gap_s=parse_duration(gap) if gap else None, span=span, tokens=tokens)
     except ValueError as error:
         raise InputError(f"{error}; set --partition, --gap, --span or --tokens") from None
     behaviors = BehaviorLog(log, column_map, action)

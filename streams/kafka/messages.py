@@ -88,10 +88,10 @@ def behavior_of_message(key: bytes | None, value: bytes | None, produced_at: flo
         return Refusal("the key is null; key the message with its user_id, or a user's behaviours lose their order")
     if key != behavior.user_id.encode():
         return Refusal(f"the key is not the user_id {behavior.user_id!r}; key the message with it")
-    return usable(behavior, produced_at)
+    return check_behavior(behavior, produced_at)
 
 
-def usable(behavior: Behavior, produced_at: float) -> Behavior | Refusal:
+def check_behavior(behavior: Behavior, produced_at: float) -> Behavior | Refusal:
     """The behaviour, if its time can be one and its texts can be stored."""
     at = behavior.at
     if at < 0:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from streams.kafka.clients import KafkaError, asking, reading
+from streams.kafka.clients import KafkaError, admin_for_command, consumer_for_command
 from streams.kafka.topics import offset_ranges, read_topics
 from streams.settings.schema import KafkaSettings
 
@@ -18,7 +18,7 @@ QUIET_S = 20.0  # a topic that is not read to its end and gives nothing for so l
 
 def read_offset_ranges(settings: KafkaSettings, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
     """Start and end offset of every partition of the topics that are there."""
-    with asking(settings) as client:
+    with admin_for_command(settings) as client:
         return offset_ranges(client, read_topics(client, topics).values())
 
 
@@ -59,7 +59,7 @@ def newest_offsets(
     will leave of them. `keys` narrows to these. Holds some 200 bytes a key; a message without key is in no one's way.
     """
     found: dict[tuple[int, bytes], int] = {}
-    with reading(settings) as client:
+    with consumer_for_command(settings) as client:
         for record in read_records(client, {(topic, partition): places for partition, places in ranges.items()}):
             if record.key is not None and (keys is None or record.key in keys):
                 found[record.partition, record.key] = record.offset

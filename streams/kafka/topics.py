@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from streams.kafka.clients import MAX_DEAD, MAX_MESSAGE, KafkaError, Topics, asking, dead_of
+from streams.kafka.clients import MAX_DEAD, MAX_MESSAGE, KafkaError, Topics, admin_for_command, dead_of
 from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LETTER_BYTES = MAX_DEAD + 65_536  # a whole dead letter: its value, and key, hea
 DELETE, COMPACT, BOTH = ("delete",), ("compact",), ("compact", "delete")
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class TopicPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A topic as it must be."""
 
     name: str
@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return options
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class TopicState(msgspec.Struct, frozen=True, kw_only=True):
     """A topic as it is."""
 
     name: str
@@ -60,7 +60,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class TopicRow(msgspec.Struct, frozen=True, kw_only=True):
     """A line of `topics show`."""
 
     topic: str
@@ -73,13 +73,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     differs: tuple[str, ...] = ()  # from the settings, without harm
 
 
-def planned(settings: KafkaSettings) -> list[Plan]:
+def planned(settings: KafkaSettings) -> list[TopicPlan]:
     """Every topic of an installation."""
     topics = Topics(settings.prefix)
     compacted = (topics.items, topics.users, topics.latest, topics.representations)
     shared: dict[str, Any] = {"partitions": settings.partitions, "replication": settings.replication}
     plans = [
-        Plan(
+        TopicPlan(
             name=name,
             by_user=name in topics.by_user,
             cleanup=COMPACT if name in compacted else DELETE,
@@ -91,7 +91,8 @@ def planned(settings: KafkaSettings) -> list[Plan]:
     ]
     letters: dict[str, Any] = {"by_user": False, "cleanup": BOTH, "max_bytes": LETTER_BYTES}
     return plans + [
-        Plan(name=dead_of(name), retention_ms=_retention(settings), **letters, **shared) for name in topics.consumed
+        TopicPlan(name=dead_of(name), retention_ms=_retention(settings), **letters, **shared)
+        for name in topics.consumed
     ]
 
 
@@ -99,7 +100,7 @@ def _retention(settings: KafkaSettings) -> int:
     return int(settings.retention_days * DAY_MS)
 
 
-def wrong(plan: Plan, found: Found) -> list[str]:
+def faults_of(plan: TopicPlan, found: TopicState) -> list[str]:
     """Why a topic cannot be used: what is, what must be, and what to do."""
     faults = []
     if plan.by_user and found.partitions != plan.partitions:
@@ -125,7 +126,7 @@ def wrong(plan: Plan, found: Found) -> list[str]:
     return faults
 
 
-def differs(plan: Plan, found: Found) -> list[str]:
+def differences_of(plan: TopicPlan, found: TopicState) -> list[str]:
     """What is not as the settings say, and does no harm."""
     said = []
     if plan.retention_ms is not None and found.retention_ms != plan.retention_ms:
@@ -135,15 +136,15 @@ def differs(plan: Plan, found: Found) -> list[str]:
     return said
 
 
-def create_topics(settings: KafkaSettings, *, dry_run: bool = False) -> tuple[list[Plan], list[Found]]:
+def create_topics(settings: KafkaSettings, *, dry_run: bool = False) -> tuple[list[TopicPlan], list[TopicState]]:
     """Create what is missing; return what was created (with `dry_run`, would be) and what was there.
 
     Raises KafkaError, and creates nothing, if one that is there does not fit.
     """
     plans = planned(settings)
-    with asking(settings) as client:
+    with admin_for_command(settings) as client:
         found = read_topics(client, [plan.name for plan in plans])
-        _refuse([fault for plan in plans if plan.name in found for fault in wrong(plan, found[plan.name])])
+        _refuse([fault for plan in plans if plan.name in found for fault in faults_of(plan, found[plan.name])])
         missing = [plan for plan in plans if plan.name not in found]
         if missing:
             _create(client, missing, _retention(settings), validate_only=True)
@@ -155,7 +156,7 @@ def create_topics(settings: KafkaSettings, *, dry_run: bool = False) -> tuple[li
     return missing, list(found.values())
 
 
-def _create(client: KafkaAdminClient, plans: Sequence[Plan], retention_ms: int, *, validate_only: bool) -> None:
+def _create(client: KafkaAdminClient, plans: Sequence[TopicPlan], retention_ms: int, *, validate_only: bool) -> None:
     from kafka.errors import TopicAlreadyExistsError, for_code
 
     new = {
@@ -179,10 +180,10 @@ def _create(client: KafkaAdminClient, plans: Sequence[Plan], retention_ms: int, 
 def check_topics(settings: KafkaSettings) -> None:
     """Raise KafkaError, which names every topic that is missing or does not fit and what to do, unless all do."""
     plans = planned(settings)
-    with asking(settings) as client:
+    with admin_for_command(settings) as client:
         found = read_topics(client, [plan.name for plan in plans])
     missing = [plan.name for plan in plans if plan.name not in found]
-    faults = [fault for plan in plans if plan.name in found for fault in wrong(plan, found[plan.name])]
+    faults = [fault for plan in plans if plan.name in found for fault in faults_of(plan, found[plan.name])]
     if missing:
         faults.append(f"there is no topic {', '.join(missing)} at {settings.brokers}: run `interestream topics create`")
     _refuse(faults)
@@ -195,32 +196,32 @@ def _refuse(faults: Sequence[str]) -> None:
         raise KafkaError("the topics are not as they must be:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 
-def show_topics(settings: KafkaSettings) -> list[Row]:
+def show_topics(settings: KafkaSettings) -> list[TopicRow]:
     """Every topic of the installation as it is, and what is wrong with it."""
     plans = planned(settings)
-    with asking(settings) as client:
+    with admin_for_command(settings) as client:
         found = read_topics(client, [plan.name for plan in plans])
         ranges = offset_ranges(client, found.values())
     return [_row(plan, found.get(plan.name), ranges) for plan in plans]
 
 
-def _row(plan: Plan, found: Found | None, ranges: dict[tuple[str, int], tuple[int, int]]) -> Row:
+def _row(plan: TopicPlan, found: TopicState | None, ranges: dict[tuple[str, int], tuple[int, int]]) -> TopicRow:
     if found is None:
-        return Row(topic=plan.name, wrong=("it is not there: run `interestream topics create`",))
+        return TopicRow(topic=plan.name, wrong=("it is not there: run `interestream topics create`",))
     held = [ranges[found.name, partition] for partition in range(found.partitions)]
-    return Row(
+    return TopicRow(
         topic=found.name,
         partitions=found.partitions,
         replication=found.replication,
         messages=sum(end - start for start, end in held),
         cleanup=_policy(found.cleanup),
         retention_days=None if found.retention_ms is None else round(found.retention_ms / DAY_MS, 3),
-        wrong=tuple(wrong(plan, found)),
-        differs=tuple(differs(plan, found)),
+        wrong=tuple(faults_of(plan, found)),
+        differs=tuple(differences_of(plan, found)),
     )
 
 
-def read_topics(client: KafkaAdminClient, names: Sequence[str]) -> dict[str, Found]:
+def read_topics(client: KafkaAdminClient, names: Sequence[str]) -> dict[str, TopicState]:
     """Those of the topics that are there. Raises KafkaError for one that this user of Kafka may not see."""
     from kafka.admin import ConfigResource, ConfigResourceType
     from kafka.errors import UnknownTopicOrPartitionError, for_code
@@ -234,13 +235,15 @@ def read_topics(client: KafkaAdminClient, names: Sequence[str]) -> dict[str, Fou
     asked = dict.fromkeys(("cleanup.policy", "retention.ms", "max.message.bytes"))
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"], asked) for topic in described]
     configs = client.describe_configs(resources, config_filter="all")["topic"] if resources else {}
-    return {topic["name"]: _found(topic, configs[topic["name"]]) for topic in described if configs.get(topic["name"])}
+    return {
+        topic["name"]: _topic_state(topic, configs[topic["name"]]) for topic in described if configs.get(topic["name"])
+    }
 
 
-def _found(topic: dict[str, Any], config: dict[str, Any]) -> Found:
+def _topic_state(topic: dict[str, Any], config: dict[str, Any]) -> TopicState:
     cleanup = tuple(sorted(config["cleanup.policy"]["value"].replace(" ", "").split(",")))
     retention = int(config["retention.ms"]["value"])
-    return Found(
+    return TopicState(
         name=topic["name"],
         id=str(topic["topic_id"]),
         partitions=len(topic["partitions"]),
@@ -251,7 +254,7 @@ def _found(topic: dict[str, Any], config: dict[str, Any]) -> Found:
     )
 
 
-def offset_ranges(client: KafkaAdminClient, found: Iterable[Found]) -> dict[tuple[str, int], tuple[int, int]]:
+def offset_ranges(client: KafkaAdminClient, found: Iterable[TopicState]) -> dict[tuple[str, int], tuple[int, int]]:
     """Start and end offset by topic and partition."""
     from kafka import TopicPartition
     from kafka.admin import OffsetSpec

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from interest.types import Item, User
-from streams.kafka.clients import KafkaError, Topics, make_producer, reach
+from streams.kafka.clients import KafkaError, Topics, check_reachable, make_producer
 from streams.kafka.partitioner import Partitioner
 from streams.settings.schema import KafkaSettings
 
@@ -21,7 +21,7 @@ async def produce_catalogue(settings: KafkaSettings, chunks: Iterable[Sequence[I
     missing, and whatever its client does while the broker is away.
     """
     count = 0
-    reach(settings)
+    check_reachable(settings)
     producer = make_producer(settings)
     try:
         await producer.start()

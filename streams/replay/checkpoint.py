@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 import msgspec
 
-from streams.kafka.clients import KafkaError, UnreachableError, python_options, reach
+from streams.kafka.clients import KafkaError, UnreachableError, check_reachable, python_options
 from streams.settings.schema import KafkaSettings
 
 REQUEST_MS = 5000  # of one question to the broker: long enough for a busy one, and Ctrl-C waits for it
@@ -49,7 +49,7 @@ class ReplayCheckpoint:
         from kafka.errors import KafkaError as ClientError
 
         self._group = group
-        reach(settings)
+        check_reachable(settings)
         options = python_options(settings) | {"request_timeout_ms": REQUEST_MS, "bootstrap_timeout_ms": REQUEST_MS}
         try:
             self._admin = KafkaAdminClient(**options)

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from fusion.interests.pooled_rows import View
+from fusion.interests.pooled_rows import VectorSource
 from fusion.tables import activations, vectors
 from interest.errors import ArtifactError, StoreError
 from interest.store.sql import writing
@@ -97,7 +97,7 @@ def open_activated(activation: Activation, encoder_id: str) -> Artifact | None:
 
 def _check_vectors(connection: Connection, artifact: Artifact) -> None:
     spec = artifact.spec
-    view = View(spec.encoder, spec.prompt_version)
+    view = VectorSource(spec.encoder, spec.prompt_version)
     query = select(vectors.c.user_id).where(view.vectors, vectors.c.generation == spec.generation).limit(1)
     if connection.scalar(query) is not None:
         return

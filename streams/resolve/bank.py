@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fusion.bank.vectors import Computes
+    from fusion.bank.vectors import BankEncoder
     from fusion.encoders.recipe import Recipe
-    from fusion.encoders.split_llm import Low
+    from fusion.encoders.split_llm import LowerLayers
 
 
 def llm_folder(named: str | None) -> Path:
@@ -30,7 +30,7 @@ def llm_folder(named: str | None) -> Path:
     return (folder if folder.is_dir() or not model_folder(named).is_dir() else model_folder(named)).resolve()
 
 
-def choose(
+def choose_recipe(
     llm: str | None, cut: int | None, pooling: str | None = None, precision: str | None = None
 ) -> tuple[Path, Recipe]:
     """What the options say, and [bank] of the settings where they say nothing.
@@ -47,48 +47,48 @@ def choose(
     return _recipe(named, own, **chosen)  # type: ignore[arg-type]
 
 
-def open_bank(settings: BankSettings) -> Computes | None:
+def open_bank(settings: BankSettings) -> BankEncoder | None:
     """What the stream fills its bank with; None where no LLM is set. Raises InputError or ArtifactError."""
-    found = _set(settings)
+    found = _configured(settings)
     if found is None:
         return None
-    from fusion.encoders.split_llm import open_low
+    from fusion.encoders.split_llm import open_lower_layers
 
-    return open_low(*found)
+    return open_lower_layers(*found)
 
 
-def bank_when_needed(settings: BankSettings) -> Computes | None:
+def open_bank_lazily(settings: BankSettings) -> BankEncoder | None:
     """The same, whose LLM is loaded for the first text. Raises InputError."""
-    found = _set(settings)
-    return None if found is None else _WhenNeeded(*found)
+    found = _configured(settings)
+    return None if found is None else LazyBankEncoder(*found)
 
 
-class _WhenNeeded:
+class LazyBankEncoder:
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.recipe, self._folder = recipe, folder
-        self._opened: Low | None = None
+        self._opened: LowerLayers | None = None
 
     @property
     def width(self) -> int:
         return self._low.width
 
     @property
-    def at_once(self) -> int:
-        return self._low.at_once
+    def batch_texts(self) -> int:
+        return self._low.batch_texts
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]:
         return self._low(texts, advance)
 
     @property
-    def _low(self) -> Low:
+    def _low(self) -> LowerLayers:
         if self._opened is None:
-            from fusion.encoders.split_llm import open_low
+            from fusion.encoders.split_llm import open_lower_layers
 
-            self._opened = open_low(self._folder, self.recipe)
+            self._opened = open_lower_layers(self._folder, self.recipe)
         return self._opened
 
 
-def _set(settings: BankSettings) -> tuple[Path, Recipe] | None:
+def _configured(settings: BankSettings) -> tuple[Path, Recipe] | None:
     if settings.llm is None:
         return None
     try:
@@ -97,7 +97,7 @@ def _set(settings: BankSettings) -> tuple[Path, Recipe] | None:
         raise InputError(f"INTERESTREAM_BANK_LLM: {error}") from None
 
 
-def bank_files() -> Path:
+def bank_files_folder() -> Path:
     """Where banks are mapped for training."""
     return cache_folder() / "banks"
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine, select
 
 from fusion.bank.texts import span_texts
-from fusion.bank.vectors import Computes, fill
-from fusion.bank.watermarks import Span, read_page, take, write_marks
+from fusion.bank.vectors import BankEncoder, fill
+from fusion.bank.watermarks import Span, read_page, split_spans, write_watermarks
 from interest.store.sql import writing
 from streams.store import counters
 from streams.store.tables import offsets
@@ -25,7 +25,7 @@ BEHAVIORS = 1_000  # filled before the marks are moved: what a crash has looked 
 Accepted = tuple[tuple[str, int, int], ...]
 
 
-class Walk:
+class FillPass:
     """One pass over the users, a step at a time; every step may be repeated.
 
     mine: users that are this worker's; other users are left out. wait: for texts that other fillers have claimed;
@@ -33,7 +33,7 @@ class Walk:
     """
 
     def __init__(
-        self, engine: Engine, low: Computes, mine: Callable[[str], bool] = lambda _: True, *, wait: bool = False
+        self, engine: Engine, low: BankEncoder, mine: Callable[[str], bool] = lambda _: True, *, wait: bool = False
     ) -> None:
         self._engine, self._low, self._mine, self._wait = engine, low, mine, wait
         self._begun = ""  # where the page in hand begins
@@ -42,11 +42,11 @@ class Walk:
         self._forgets = 0  # users forgotten when it was read
         self._removals = 0  # removals from banks when the walk began
         self.behaviors = self.asked = self.computed = 0
-        self.looked_s = 0.0  # finding out what is new
-        self.whole = True  # no marks were left for another walk
+        self.scan_s = 0.0  # finding out what is new
+        self.is_complete = True  # no marks were left for another walk
 
     @property
-    def over(self) -> bool:
+    def is_done(self) -> bool:
         return not self._spans and self._next is None
 
     def step(self) -> int:
@@ -59,23 +59,23 @@ class Walk:
         if not self._spans:
             self._look()
             return 0
-        some, rest = take(self._spans, BEHAVIORS)
+        some, rest = split_spans(self._spans, BEHAVIORS)
         recipe = self._low.recipe
         with self._engine.connect() as connection:
             texts = span_texts(connection, recipe.template, some)  # 1
         filled = fill(self._engine, self._low, texts, wait=self._wait)  # 2
         self.asked, self.computed = self.asked + filled.asked, self.computed + filled.computed
         with writing(self._engine) as connection:
-            forgotten = counters.hold(connection, counters.FORGETS) != self._forgets
-            removed = counters.hold(connection, counters.REMOVALS) != self._removals
+            forgotten = counters.read_locked(connection, counters.FORGETS) != self._forgets
+            removed = counters.read_locked(connection, counters.REMOVALS) != self._removals
             if not forgotten and not removed and not filled.left:
-                write_marks(connection, recipe.id, some)  # 3
+                write_watermarks(connection, recipe.id, some)  # 3
         if forgotten or removed:
             self._spans, self._next = [], "" if removed else self._begun
             return 0
         size = sum(one.size for one in some)
         self.behaviors += size
-        self.whole = self.whole and not filled.left
+        self.is_complete = self.is_complete and not filled.left
         self._spans = rest
         return size
 
@@ -92,10 +92,10 @@ class Walk:
             page = read_page(connection, self._low.recipe.id, begin, USERS)
         self._begun, self._next, self._forgets = begin, page.after, forgets
         self._spans = [one for one in page.spans if self._mine(one.user_id)]
-        self.looked_s += time.monotonic() - start
+        self.scan_s += time.monotonic() - start
 
 
-def accepted(connection: Connection) -> Accepted:
+def accepted_counts(connection: Connection) -> Accepted:
     """By source and partition, the behaviours that came in so far, and how often something was removed from a bank.
 
     While it stays the same, nothing is new to a bank that was filled.

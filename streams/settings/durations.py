@@ -11,7 +11,7 @@ DAY_S = 86_400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S, "w": 7 * DAY_S}
 
 
-def seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """A duration such as 30m, 12h, 7d or 2w, in seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
     if not match:
@@ -19,7 +19,7 @@ def seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def duration(length: float) -> str:
+def format_duration(length: float) -> str:
     """Seconds as `seconds` reads them, in the greatest unit that divides them; no weeks, for 14d is plainer than 2w."""
     unit = next((unit for unit in "dhm" if length % _UNITS[unit] == 0), "s")
     return f"{Decimal(repr(length / _UNITS[unit])):f}".removesuffix(".0") + unit

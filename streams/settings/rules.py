@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from interest.errors import InputError
-from streams.settings.durations import seconds
+from streams.settings.durations import parse_duration
 from streams.settings.schema import IngestSettings, KafkaSettings, LlmSettings, Settings
 
 Problem = tuple[str, str]  # the setting's name (kafka.brokers), and what is wrong with it
@@ -49,7 +49,7 @@ def _llm(llm: LlmSettings) -> Iterator[Problem]:
 def _ingest(ingest: IngestSettings) -> Iterator[Problem]:
     if ingest.gap is not None:
         try:
-            seconds(ingest.gap)
+            parse_duration(ingest.gap)
         except InputError as error:
             yield "ingest.gap", str(error)
     if ingest.count is None and ingest.gap is None and ingest.span is None and ingest.tokens is None:

@@ -59,7 +59,7 @@ class Announcer:
         """
         left = 0
         for topic in topics:
-            found = await asyncio.to_thread(outbox.waiting, self._context.engine, topic, list(partitions))
+            found = await asyncio.to_thread(outbox.read_waiting, self._context.engine, topic, list(partitions))
             await self.send(found)
             await asyncio.to_thread(self.remove, found)
             left += len(found)

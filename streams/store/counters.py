@@ -12,7 +12,7 @@ REMOVALS = "removals"  # removals from behaviour banks: a walk that is older wou
 ITEMS = "items"  # changes of the catalogue: the costs of a token policy are read anew
 
 
-def hold(connection: Connection, name: str) -> int:
+def read_locked(connection: Connection, name: str) -> int:
     """The counter's value, which cannot change before the caller's transaction ends.
 
     PostgreSQL locks the row for other readers to share; SQLite has one writer at a time anyway.

@@ -50,14 +50,14 @@ def erase(engine: Engine) -> None:
         cursor.execute("pragma wal_checkpoint(truncate)")
         busy, _, _ = cursor.fetchone() or (0, 0, 0)
     except sqlite3.OperationalError as error:
-        raise _left(str(error)) from error
+        raise _bytes_left(str(error)) from error
     finally:
         pooled.close()
     if busy:
-        raise _left("another process is reading the store")
+        raise _bytes_left("another process is reading the store")
 
 
-def _left(cause: str) -> StoreError:
+def _bytes_left(cause: str) -> StoreError:
     return StoreError(
         f"the rows are deleted, but their bytes are still in the store's file: {cause}. "
         "Close what else uses the store, make room for a second copy of it, and run `interestream forget --erase`"

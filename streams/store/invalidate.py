@@ -10,7 +10,7 @@ from fusion.tables import representations, vectors
 from interest.types import Interest
 
 
-def drop_made_from(connection: Connection, found: Sequence[Interest]) -> None:
+def delete_derived(connection: Connection, found: Sequence[Interest]) -> None:
     """Remove the vectors and representations made from texts that are about to be replaced."""
     for start in range(0, len(found), 100):
         some = found[start : start + 100]

@@ -26,13 +26,13 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message: bytes | None  # None is a tombstone
 
 
-def put(connection: Connection, announcements: Sequence[Announcement]) -> None:
+def add(connection: Connection, announcements: Sequence[Announcement]) -> None:
     """Write announcements inside the transaction of what they announce."""
     if announcements:
         connection.execute(insert(outbox), [msgspec.structs.asdict(one) for one in announcements])
 
 
-def waiting(engine: Engine, topic: str, partitions: Iterable[int]) -> list[Announcement]:
+def read_waiting(engine: Engine, topic: str, partitions: Iterable[int]) -> list[Announcement]:
     """What may not have reached `topic` yet, in order: what a worker sends first when it is given the partitions."""
     query = (
         select(outbox)

@@ -12,7 +12,7 @@ from interest.types import Outcome
 from streams.store.tables import TOPIC_SOURCE, offsets, policies
 
 
-class Version(msgspec.Struct, frozen=True, kw_only=True):
+class VersionStats(msgspec.Struct, frozen=True, kw_only=True):
     """The interests written by one version of the prompts."""
 
     prompt_version: str
@@ -24,7 +24,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     supported_share: float | None
 
 
-class Llm(msgspec.Struct, frozen=True, kw_only=True):
+class LlmCost(msgspec.Struct, frozen=True, kw_only=True):
     """What the LLM cost, over all versions of the prompts."""
 
     calls: int
@@ -35,7 +35,7 @@ class Llm(msgspec.Struct, frozen=True, kw_only=True):
     calls_per_1000_behaviors: float | None  # of the behaviours in partitions that the LLM was asked about
 
 
-class Bank(msgspec.Struct, frozen=True, kw_only=True):
+class BankStats(msgspec.Struct, frozen=True, kw_only=True):
     """A behaviour bank: what its vectors are made with, and what it has saved."""
 
     id: str
@@ -60,11 +60,11 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int
     open_caches: int  # users with behaviours after their newest partition
     open_behaviors: int
-    versions: list[Version]
-    llm: Llm
+    versions: list[VersionStats]
+    llm: LlmCost
     vectors: dict[str, int]  # by encoder
     representations: dict[str, int]  # by artifact
-    banks: list[Bank]
+    banks: list[BankStats]
     store_bytes: int | None
     store_bytes_per_behavior: float | None
 
@@ -123,13 +123,13 @@ def _per_user(connection: Connection, generation: int) -> tuple[int, int, int]:
     return int(rows or 0), users, int(open_caches or 0)
 
 
-def _versions(connection: Connection) -> list[Version]:
+def _versions(connection: Connection) -> list[VersionStats]:
     version = interests.c.prompt_version
     totals = select(version, func.count(), func.sum(interests.c.claims), func.sum(interests.c.supported))
     summaries = _outcomes(connection, interests.c.summary_source, interests.c.summary_outcome, first=0)
     shifts = _outcomes(connection, interests.c.shift_source, interests.c.shift_outcome, first=1)
     return [
-        Version(
+        VersionStats(
             prompt_version=name,
             interests=count,
             summaries=summaries.get(name, {}),
@@ -157,7 +157,7 @@ def _outcomes(
 _COUNTERS = ("calls", "cached", "prompt_tokens", "completion_tokens")
 
 
-def _llm(connection: Connection) -> Llm:
+def _llm(connection: Connection) -> LlmCost:
     *counts, seconds = connection.execute(
         select(*(func.coalesce(func.sum(usage.c[name]), 0) for name in (*_COUNTERS, "seconds")))
     ).one()
@@ -168,14 +168,14 @@ def _llm(connection: Connection) -> Llm:
         .where(interests.c.summary_outcome != Outcome.STATISTICS)
     )
     totals = dict(zip(_COUNTERS, map(int, counts), strict=True))
-    return Llm(
+    return LlmCost(
         **totals,
         seconds=round(float(seconds), 3),
         calls_per_1000_behaviors=round(1000 * totals["calls"] / int(read), 2) if read else None,
     )
 
 
-def _banks(connection: Connection) -> list[Bank]:
+def _banks(connection: Connection) -> list[BankStats]:
     held = select(bank_vectors.c.bank, func.count()).where(bank_vectors.c.vector.is_not(None))
     sizes = {name: int(count) for name, count in connection.execute(held.group_by(bank_vectors.c.bank))}
     out = []
@@ -183,7 +183,7 @@ def _banks(connection: Connection) -> list[Bank]:
         recipe = msgspec.json.decode(row["recipe"])
         size = sizes.get(row["id"], 0)
         out.append(
-            Bank(
+            BankStats(
                 id=row["id"],
                 llm=recipe["llm"],
                 cut=recipe["cut"],

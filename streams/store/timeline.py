@@ -25,7 +25,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     at: str
 
 
-class Text(msgspec.Struct, frozen=True, kw_only=True):
+class WrittenText(msgspec.Struct, frozen=True, kw_only=True):
     """A summary or a shift, and who wrote it."""
 
     text: str
@@ -41,8 +41,8 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: str
     reason: str
     behaviors: int
-    summary: Text | None
-    shift: Text | None
+    summary: WrittenText | None
+    shift: WrittenText | None
     evidence: list[Evidence]
     claims: int
     supported: int
@@ -95,12 +95,14 @@ def read_timeline(connection: Connection, user_id: str, prompt_version: str | No
 
 
 def _period(connection: Connection, partition: Partition, row: RowMapping | None) -> Period:
-    shift = Text(text=row["shift"], source=row["shift_source"], outcome=row["shift_outcome"]) if row else None
-    summary = Text(text=row["summary"], source=row["summary_source"], outcome=row["summary_outcome"]) if row else None
+    shift = WrittenText(text=row["shift"], source=row["shift_source"], outcome=row["shift_outcome"]) if row else None
+    summary = (
+        WrittenText(text=row["summary"], source=row["summary_source"], outcome=row["summary_outcome"]) if row else None
+    )
     return Period(
         index=partition.index,
-        opened_at=moment(partition.opened_at),
-        closed_at=moment(partition.closed_at),
+        opened_at=format_time(partition.opened_at),
+        closed_at=format_time(partition.closed_at),
         reason=partition.reason.value,
         behaviors=partition.size,
         summary=summary,
@@ -123,7 +125,7 @@ def _evidence(connection: Connection, partition: Partition, seqs: list[int]) -> 
             title=items.get(behavior.item_id, Item(item_id=behavior.item_id)).title or behavior.item_id,
             action=behavior.action,
             value=behavior.value,
-            at=moment(behavior.at),
+            at=format_time(behavior.at),
         )
         for seq, behavior in chosen
     ]
@@ -135,12 +137,12 @@ def _open_cache(connection: Connection, user_id: str, last_seq: int) -> Cache:
     count, since, until = connection.execute(query).one()
     return Cache(
         behaviors=count,
-        since=None if since is None else moment(since),
-        until=None if until is None else moment(until),
+        since=None if since is None else format_time(since),
+        until=None if until is None else format_time(until),
     )
 
 
-def moment(at: float) -> str:
+def format_time(at: float) -> str:
     """An event time to read: "1998-03-31 14:05:09", UTC; seconds since the epoch where the calendar ends."""
     try:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

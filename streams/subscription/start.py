@@ -20,16 +20,16 @@ Start: TypeAlias = Literal["beginning", "now"] | datetime | float | Mapping[int,
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class OffsetRange:
     """By Kafka partition: where to begin, and the offset after the last message of that moment."""
 
     starts: Positions
     ends: Positions
 
 
-def find_places(
+def resolve_start(
     settings: KafkaSettings, topic: str, start: Start, users: Iterable[str] | None, group: str | None
-) -> Places:
+) -> OffsetRange:
     """Resolve `start` for every partition, or for those of `users` where no group shares them out.
 
     A group goes on from what it has committed; where it has nothing, `start` is committed for it, so that every member
@@ -65,7 +65,7 @@ def find_places(
                 f"{topic}[{place.partition}] ends at offset {ends[place]:,}, and this subscription stood at "
                 f"{offset:,}: the topic was made again. Begin anew, with another group if it has one"
             )
-    return Places(*({place.partition: offset for place, offset in one.items()} for one in (starts, ends)))
+    return OffsetRange(*({place.partition: offset for place, offset in one.items()} for one in (starts, ends)))
 
 
 def _starts(

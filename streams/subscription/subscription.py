@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import msgspec
 
 from interest.errors import InterestreamError
-from streams.kafka.clients import CHECK_CRCS, KafkaError, make_consumer, python_options, reach
+from streams.kafka.clients import CHECK_CRCS, KafkaError, check_reachable, make_consumer, python_options
 from streams.kafka.codecs import check_codecs
 from streams.kafka.errors import describe, is_retriable
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
 from streams.kafka.read import newest_offsets
 from streams.settings.schema import KafkaSettings
-from streams.subscription.start import Places, Positions, Start, find_places
+from streams.subscription.start import OffsetRange, Positions, Start, resolve_start
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -66,7 +66,7 @@ class Subscription(Generic[Update]):
         self._newest: dict[tuple[int, bytes], int] = {}  # by partition and key: the offset that alone counts
         self._keys = None if users is None else {user.encode() for user in users}
         self._decoder: msgspec.json.Decoder[Update] = msgspec.json.Decoder(kind)
-        self._places: Places | None = None
+        self._places: OffsetRange | None = None
         self._positions: Positions = {}
         self._done: Positions = {}  # to be committed for the group
         self._committed_at = self._heard_at = 0.0
@@ -80,7 +80,7 @@ class Subscription(Generic[Update]):
         while self._places is None:
             start = self._positions or self._start
             try:
-                places = find_places(self._settings, self._topic, start, self._users, self._group)
+                places = resolve_start(self._settings, self._topic, start, self._users, self._group)
                 self._newest = self._find_newest(places) if self._is_newest else {}
                 self._places = places
             except Exception as error:
@@ -92,7 +92,7 @@ class Subscription(Generic[Update]):
             self._positions = dict(self._places.starts)
         return self
 
-    def _find_newest(self, places: Places) -> dict[tuple[int, bytes], int]:
+    def _find_newest(self, places: OffsetRange) -> dict[tuple[int, bytes], int]:
         """Read once what is there already, so that of each user's messages only the newest is handed out."""
         ranges = {number: (start, places.ends[number]) for number, start in places.starts.items()}
         count = sum(max(0, end - start) for start, end in ranges.values())
@@ -343,7 +343,7 @@ class Subscription(Generic[Update]):
     def _look(self) -> None:
         """The clients wait for a broker in silence; say when there is none, and when it is back."""
         try:
-            reach(self._settings)
+            check_reachable(self._settings)
         except KafkaError as error:
             if not self._away:
                 self._warn(f"{error}; waiting for it")

@@ -111,7 +111,7 @@ class Ingest:
         self._limit = memory // 2  # of each of two generations
         with writing(engine) as connection:
             _check_policy(connection, policy)
-            counters.hold(connection, counters.FORGETS)  # so that the row is there
+            counters.read_locked(connection, counters.FORGETS)  # so that the row is there
         self.load()
 
     def load(self) -> None:
@@ -204,7 +204,7 @@ class Ingest:
         with writing(self.engine) as connection:
             for move in sorted(moves, key=lambda one: (one.source, one.partition)):  # in one order: no deadlock
                 _advance(connection, move)  # 1
-            if counters.hold(connection, counters.FORGETS) != self._forgets:  # 2
+            if counters.read_locked(connection, counters.FORGETS) != self._forgets:  # 2
                 raise ForgottenError(
                     "a user was forgotten while behaviours were being read; nothing of this batch was written. "
                     "Run the same command again, it goes on from the last commit"
@@ -213,7 +213,7 @@ class Ingest:
             rows = folded[0].rows if len(folded) == 1 else list(chain.from_iterable(one.rows for one in folded))
             append_behaviors(connection, rows)  # 4
             insert_partitions(connection, [*chain.from_iterable(one.closed for one in folded), *swept])  # 5
-            outbox.put(connection, announcements)  # 6
+            outbox.add(connection, announcements)  # 6
             if also is not None:
                 also(connection)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import msgspec
 
 from interest.types import Behavior, Item
-from streams.settings.durations import DAY_S, duration
+from streams.settings.durations import DAY_S, format_duration
 
 
 class Span(enum.StrEnum):
@@ -49,7 +49,7 @@ def as_options(policy: Policy) -> str:
     """The policy as the options of `interestream replay` that name it."""
     rules = {
         "--partition": policy.count or 0,
-        "--gap": policy.gap_s and duration(policy.gap_s),
+        "--gap": policy.gap_s and format_duration(policy.gap_s),
         "--span": policy.span,
         "--tokens": policy.tokens,
     }
@@ -60,7 +60,7 @@ def as_settings(policy: Policy) -> str:
     """The policy as the agent's settings; every rule is named, for one that is set by mistake must be unset."""
     rules = {
         "COUNT": policy.count,
-        "GAP": policy.gap_s and duration(policy.gap_s),
+        "GAP": policy.gap_s and format_duration(policy.gap_s),
         "SPAN": policy.span,
         "TOKENS": policy.tokens,
     }

@@ -15,7 +15,7 @@ import torch
 from sqlalchemy import Engine
 
 from fusion.bank.index import texts_of
-from fusion.encoders.split_llm import Low, _mean_of_text, open_low, pool, recipe_of
+from fusion.encoders.split_llm import LowerLayers, _mean_of_text, open_lower_layers, pool, recipe_of
 from fusion.features.collate import BatchIndices
 from fusion.features.log import Log
 from fusion.features.samples import Samples
@@ -47,20 +47,20 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def low(llm: Path) -> Low:
-    return open_low(llm, recipe_of(llm, 2))
+def low(llm: Path) -> LowerLayers:
+    return open_lower_layers(llm, recipe_of(llm, 2))
 
 
 def samples_from(log: Log) -> Samples:
     return samples_of(spec_of(LOG), log, np.arange(log.size))
 
 
-def lines_of(samples: Samples, low: Low, user: int) -> list[str]:
+def lines_of(samples: Samples, low: LowerLayers, user: int) -> list[str]:
     found, starts = texts_of(samples, low.recipe.template), samples.named.log.starts
     return [found.texts[text] for text in found.event[starts[user] : starts[user + 1]]]
 
 
-def exact(samples: Samples, low: Low) -> TokenStates:
+def exact(samples: Samples, low: LowerLayers) -> TokenStates:
     """The states in float32, made at once."""
     read = [tokenise(low, lines_of(samples, low, user)) for user in range(USERS)]
     found = texts_of(samples, low.recipe.template)
@@ -70,7 +70,7 @@ def exact(samples: Samples, low: Low) -> TokenStates:
     )
 
 
-def states_of(low: Low, ids: list[int]) -> np.ndarray:
+def states_of(low: LowerLayers, ids: list[int]) -> np.ndarray:
     return np.asarray(low.states(torch.tensor(ids)[None])[0].numpy())
 
 
@@ -93,7 +93,7 @@ def every_user(samples: Samples) -> BatchIndices:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: Path, low: Low) -> None:
+def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: Path, low: LowerLayers) -> None:
     """By itself: the lines before the moment alone, tokenised, through the lower and the upper layers, and pooled."""
     samples = samples_from(LOG)
     model = model_of(llm, samples, exact(samples, low), pooling=pooling)
@@ -124,7 +124,7 @@ def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: 
     assert len(np.unique(shared.round(5))) == len(shared)
 
 
-def test_kept_states_are_those_computed_and_change_nothing(llm: Path, low: Low, tmp_path: Path) -> None:
+def test_kept_states_are_those_computed_and_change_nothing(llm: Path, low: LowerLayers, tmp_path: Path) -> None:
     samples, made = samples_from(dataclasses.replace(LOG, item=LOG.item // 10 * 10)), []  # items of the catalogue
     tokens = token_states(samples, low, tmp_path, EACH, made.append)
     again = token_states(samples, low, tmp_path, EACH, lambda _: pytest.fail("computed twice"))
@@ -139,7 +139,7 @@ def test_kept_states_are_those_computed_and_change_nothing(llm: Path, low: Low, 
     np.testing.assert_allclose(same[0], same[2], atol=1e-2)
 
 
-def test_what_comes_later_changes_no_score(llm: Path, low: Low) -> None:
+def test_what_comes_later_changes_no_score(llm: Path, low: LowerLayers) -> None:
     samples = samples_from(LOG)
     model, every = model_of(llm, samples, exact(samples, low)), every_user(samples)
     before, rng = logits(model, samples, every), np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_what_comes_later_changes_no_score(llm: Path, low: Low) -> None:
     assert np.abs(after[row + 1 : 2 * EACH] - before[row + 1 : 2 * EACH]).max() > 100 * CLOSE
 
 
-def test_it_trains_what_bahe_trains_and_whole_users_at_once(llm: Path, low: Low) -> None:
+def test_it_trains_what_bahe_trains_and_whole_users_at_once(llm: Path, low: LowerLayers) -> None:
     samples = samples_from(LOG)
     model = model_of(llm, samples, exact(samples, low))
     labels, rows = (LOG.value >= 4).astype(np.int8), np.arange(LOG.size)
@@ -169,7 +169,7 @@ def test_it_trains_what_bahe_trains_and_whole_users_at_once(llm: Path, low: Low)
     assert predict(model, samples, rows).shape == (LOG.size,)
 
 
-def test_a_token_over_the_end_of_a_line_is_refused(low: Low) -> None:
+def test_a_token_over_the_end_of_a_line_is_refused(low: LowerLayers) -> None:
     class Greedy:
         def _tokenizer(self, text: str, **_: object) -> dict[str, object]:
             return {"input_ids": [0, 1], "offset_mapping": [(0, 4), (4, len(text))]}
@@ -205,7 +205,7 @@ def test_nobody_trains_on_what_is_after_his_test_and_cold_items_are_counted_in_t
     assert np.array_equal(dataset.slices["warm"], ~dataset.slices["cold"])
 
 
-def test_the_estimate_counts_the_weights_of_a_real_layer(llm: Path, low: Low) -> None:
+def test_the_estimate_counts_the_weights_of_a_real_layer(llm: Path, low: LowerLayers) -> None:
     own = {"hidden_size": WIDTH, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
     shape = shape_of(own | {"num_hidden_layers": 4}, 2, 20.0, 15.0)
     held = sum(weight.numel() for weight in low._layers[0].parameters() if weight.dim() > 1)
@@ -233,7 +233,7 @@ def test_sinks_are_no_part_of_what_was_read_as_in_the_bank() -> None:
 
 
 def test_states_that_float16_cannot_hold_are_refused(
-    llm: Path, low: Low, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llm: Path, low: LowerLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = low.states
     monkeypatch.setattr(low, "states", lambda ids: plain(ids) * 1e6)

@@ -13,7 +13,7 @@ from fusion.features.dataset import DatasetConfig, read_dataset
 from fusion.models.din import DinConfig
 from fusion.training.experiment import run
 from fusion.training.train import TrainConfig
-from tests.support.ctr_world import RULE, fill, random_rows
+from tests.support.ctr_world import TASKS, fill, random_rows
 from tests.support.tiny_llm import save_llm
 
 
@@ -22,7 +22,7 @@ def artifact(store: Engine, tmp_path: Path) -> Path:
     """A DIN with interests, trained on a store of 30 users."""
     fill(store, random_rows(6), interests=True)
     with store.connect() as connection:
-        data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True))
+        data = read_dataset(connection, DatasetConfig(tasks=TASKS, history=10, interest=True))
     run(data, DinConfig(interest=True), TrainConfig(epochs=2, batch_size=128), split="global", folder=tmp_path / "din")
     return tmp_path / "din"
 

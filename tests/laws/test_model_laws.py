@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fusion.features.impressions import impressions_at
-from fusion.features.samples import Samples, encode
+from fusion.features.samples import Samples, make_samples
 from fusion.models.din import Din, DinConfig
 from fusion.training.train import predict
 from tests.support.ctr_world import catalogue, interest_vectors_of, log_of, profiles, random_rows, samples_of, spec_of
@@ -61,7 +61,7 @@ def test_the_order_of_candidates_only_permutes_their_scores(trained: tuple[Din, 
 
     def scores(offered: np.ndarray) -> np.ndarray:
         impressions, past = impressions_at(log, np.full(len(offered), 3), offered, float(log.at.max()) + 1)
-        own = encode(samples.spec, log, impressions, past, items=log.items, catalogue=book, profiles=people)
+        own = make_samples(samples.spec, log, impressions, past, items=log.items, catalogue=book, profiles=people)
         return predict(model, own, np.arange(len(offered)))
 
     offered = np.arange(40)

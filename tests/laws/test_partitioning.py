@@ -13,7 +13,7 @@ from sqlalchemy.pool import StaticPool
 
 from interest.store.tables import behaviors, metadata, partitions
 from interest.types import Behavior, Partition
-from streams.settings.durations import duration, seconds
+from streams.settings.durations import format_duration, parse_duration
 from streams.settings.load import read_settings
 from streams.stages.ingest.policy import policy_of
 from streams.store.engine import _begin
@@ -239,7 +239,7 @@ def test_a_policy_is_shown_as_what_is_typed_to_get_it(policy: Policy) -> None:
     typed = dict(zip(words[::2], words[1::2], strict=True))
     assert policy == Policy(
         count=int(typed["--partition"]) or None,
-        gap_s=seconds(typed["--gap"]) if "--gap" in typed else None,
+        gap_s=parse_duration(typed["--gap"]) if "--gap" in typed else None,
         span=Span(typed["--span"]) if "--span" in typed else None,
         tokens=int(typed["--tokens"]) if "--tokens" in typed else None,
     )
@@ -249,4 +249,4 @@ def test_a_policy_is_shown_as_what_is_typed_to_get_it(policy: Policy) -> None:
 
 @given(st.floats(0, 1e12, exclude_min=True) | st.integers(1, 10**9).map(float))
 def test_a_duration_is_written_as_it_is_read(length: float) -> None:
-    assert seconds(duration(length)) == length
+    assert parse_duration(format_duration(length)) == length

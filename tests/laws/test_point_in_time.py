@@ -8,7 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.ctr_world import DAY, interest_vectors_of, log_of, meaning, samples_of, spec_of
+from fusion.features.counts import count_features
+from fusion.features.impressions import impressions_of
+from fusion.features.spec import item_table
+from tests.support.ctr_world import DAY, RULE, catalogue, interest_vectors_of, log_of, meaning, samples_of, spec_of
 from tests.support.random_logs import ITEMS, ROWS, USERS, visible
 
 
@@ -69,7 +72,9 @@ def test_the_history_is_the_newest_visible_events_and_the_partitions_those_close
 def test_the_counts_are_those_of_a_slow_count(rows: list) -> None:
     log = log_of(rows, USERS, ITEMS)
     spec = spec_of(log)
-    dense = samples_of(spec, log, np.arange(log.size), standardise=False).dense
+    table = item_table(spec, log.items, catalogue(ITEMS))
+    impressions, past = impressions_of(log, np.arange(log.size))
+    dense = count_features(log, RULE.labels(log), spec.scale, table.categories[1:], impressions, past)
     column = {name: dense[:, i] for i, name in enumerate(spec.dense)}
     known = {
         u: np.maximum.accumulate(log.at[log.starts[u] : log.starts[u + 1]])

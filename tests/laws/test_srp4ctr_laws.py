@@ -12,7 +12,7 @@ from torch import nn
 from fusion.features.collate import BatchIndices
 from fusion.features.impressions import impressions_at
 from fusion.features.packed_windows import PackedBatch, PackedCollator
-from fusion.features.samples import Samples, encode
+from fusion.features.samples import Samples, make_samples
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import CrossLayer, Srp4Ctr, UserState, ablations
 from fusion.training.train import predict
@@ -98,7 +98,7 @@ def test_more_padding_changes_nothing(trained: tuple[Srp4Ctr, Samples]) -> None:
 
 def offers(samples: Samples, offered: np.ndarray, user: int = 3) -> Samples:
     impressions, past = impressions_at(LOG, np.full(len(offered), user), offered, float(LOG.at.max()) + 1)
-    return encode(
+    return make_samples(
         samples.spec, LOG, impressions, past,
         items=LOG.items, catalogue=catalogue(40), profiles=profiles(30), interest_vectors=interest_vectors_of(LOG),
     )  # fmt: skip

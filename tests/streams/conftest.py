@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import Engine
 
 from fusion.encoders.sentence import encoder_id, open_encoder
-from fusion.encoders.split_llm import Low, open_low, recipe_of
+from fusion.encoders.split_llm import LowerLayers, open_lower_layers, recipe_of
 from fusion.interests.backfill import fuse
-from fusion.interests.pooled_rows import View
+from fusion.interests.pooled_rows import VectorSource
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 from tests.support.fusion_world import EVERY, learn
@@ -36,8 +36,8 @@ def embedded(tmp_path: Path, encoder_folder: Path) -> Engine:
 
 
 @pytest.fixture
-def view(encoder_folder: Path) -> View:
-    return View(encoder_id(encoder_folder), "json-1")
+def view(encoder_folder: Path) -> VectorSource:
+    return VectorSource(encoder_id(encoder_folder), "json-1")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def low(llm: Path) -> Low:
-    return open_low(llm, recipe_of(llm, 2))
+def low(llm: Path) -> LowerLayers:
+    return open_lower_layers(llm, recipe_of(llm, 2))
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from torch import nn
 
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import architecture, open_low
+from fusion.encoders.split_llm import architecture, open_lower_layers
 from fusion.features.collate import BatchIndices
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.samples import Samples
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.bahe.standardise import Standardise
-from fusion.training.bahe import begin_with_llm, give_vectors
+from fusion.training.bahe import begin_with_llm, with_bank_vectors
 from fusion.training.train import TrainConfig
 from tests.support.ctr_world import log_of, random_rows
 from tests.support.small_models import DATA
@@ -43,7 +43,7 @@ class Made:
     """A bank in memory, filled with what is asked of it."""
 
     def __init__(self, llm: Path, recipe: Recipe) -> None:
-        self._low, self._recipe = open_low(llm, recipe), recipe
+        self._low, self._recipe = open_lower_layers(llm, recipe), recipe
 
     def __call__(self, texts: list[str]) -> BankFile:
         keys = np.array(self._recipe.keys(texts), KEY)
@@ -94,5 +94,4 @@ def quiet(_title: str, _total: int) -> Iterator[object]:
 def ready(store: Engine, recipe: Recipe, llm: Path, cache: Path, data: DatasetConfig = DATA) -> Dataset:
     with store.connect() as connection:
         dataset = read_dataset(connection, data)
-    give_vectors(dataset, store, recipe, llm, cache, quiet)  # type: ignore[arg-type]
-    return dataset
+    return with_bank_vectors(dataset, store, recipe, llm, cache, quiet)  # type: ignore[arg-type]

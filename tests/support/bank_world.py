@@ -12,11 +12,11 @@ from fusion.bank.texts import store_texts
 from fusion.bank.vectors import read_vectors
 from fusion.encoders.behavior_text import Template, item_text
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import Low
+from fusion.encoders.split_llm import LowerLayers
 from fusion.tables import bank_marks, bank_vectors, banks
 from interest.store.sql import add_up, insert_new, writing
 from interest.store.tables import behaviors
-from streams.resolve.bank_fill import Walk
+from streams.resolve.bank_fill import FillPass
 from streams.store.tables import offsets
 from tests.support.ctr_world import catalogue, fill, random_rows
 
@@ -24,12 +24,12 @@ USERS, EACH = 6, 12
 TEXTS = [f"rated {n % 5}: Film {n}" for n in range(30)]
 
 
-def begin(engine: Engine) -> None:
+def fill_store(engine: Engine) -> None:
     """USERS with EACH behaviours, the catalogue, and no partition closed."""
     fill(engine, random_rows(3, user_count=USERS, each=EACH), user_count=USERS)
 
 
-def come_in(engine: Engine, user_id: str, first: int, *values: float) -> None:
+def add_behaviors(engine: Engine, user_id: str, first: int, *values: float) -> None:
     """More behaviours of a user, in one transaction with the count of what was accepted."""
     rows = [
         {"user_id": user_id, "seq": first + n, "item_id": f"i{n}", "action": "rate", "at": 1e9 + n, "value": value}
@@ -56,7 +56,7 @@ def newest(engine: Engine) -> dict[str, int]:
         return dict(connection.execute(query).all())
 
 
-def marks(engine: Engine, recipe: Recipe) -> dict[str, int]:
+def watermarks(engine: Engine, recipe: Recipe) -> dict[str, int]:
     query = select(bank_marks.c.user_id, bank_marks.c.seq).where(bank_marks.c.bank == recipe.id)
     with engine.connect() as connection:
         return dict(connection.execute(query).all())
@@ -69,10 +69,10 @@ def vectors(engine: Engine, recipe: Recipe) -> dict[bytes, bytes | None]:
         return {bytes(key): vector and bytes(vector) for key, vector in connection.execute(query)}
 
 
-def full(engine: Engine, recipe: Recipe) -> bool:
+def is_full(engine: Engine, recipe: Recipe) -> bool:
     """Everything is there, and marked."""
     held = vectors(engine, recipe)
-    return marks(engine, recipe) == newest(engine) and held.keys() == set(recipe.keys(sorted(texts_of(engine))))
+    return watermarks(engine, recipe) == newest(engine) and held.keys() == set(recipe.keys(sorted(texts_of(engine))))
 
 
 def computed(engine: Engine) -> int:
@@ -82,20 +82,20 @@ def computed(engine: Engine) -> int:
 
 
 def content(engine: Engine, recipe: Recipe) -> tuple[Any, ...]:
-    return vectors(engine, recipe), marks(engine, recipe)
+    return vectors(engine, recipe), watermarks(engine, recipe)
 
 
-def held(engine: Engine, recipe: Recipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
+def read_held(engine: Engine, recipe: Recipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
     with engine.connect() as connection:
         found = read_vectors(connection, recipe.id, recipe.keys(texts))
     return {text: found[key] for text, key in zip(texts, recipe.keys(texts), strict=True) if key in found}
 
 
-class Counting:
+class CountingEncoder:
     """The low layers, with what they were asked for; `before` is called before each batch."""
 
-    def __init__(self, low: Low, before: Callable[[], None] = lambda: None) -> None:
-        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+    def __init__(self, low: LowerLayers, before: Callable[[], None] = lambda: None) -> None:
+        self.recipe, self.width, self.batch_texts = low.recipe, low.width, low.batch_texts
         self._low, self._before = low, before
         self.seen: list[str] = []
 
@@ -105,11 +105,11 @@ class Counting:
         return self._low(texts, advance)
 
 
-class Between:
+class InterruptedEncoder:
     """Low layers with something that happens before the texts of the first call are done."""
 
-    def __init__(self, low: Low, happens: Callable[[], object]) -> None:
-        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+    def __init__(self, low: LowerLayers, happens: Callable[[], object]) -> None:
+        self.recipe, self.width, self.batch_texts = low.recipe, low.width, low.batch_texts
         self._low, self._left = low, [happens]
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
@@ -118,8 +118,8 @@ class Between:
         return self._low(texts, advance)
 
 
-def walked(walk: Walk) -> list[int]:
+def run_pass(walk: FillPass) -> list[int]:
     steps = []
-    while not walk.over:
+    while not walk.is_done:
         steps.append(walk.step())
     return steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 from sqlalchemy import Engine
 
@@ -9,14 +10,16 @@ from fusion.features.impressions import impressions_of
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import LabelRule
 from fusion.features.log import Log
-from fusion.features.samples import Batch, Samples, encode
-from fusion.features.spec import FeatureSpec, fit_spec, with_dense
+from fusion.features.samples import Batch, Samples, fit_samples, make_samples
+from fusion.features.spec import FeatureSpec
+from fusion.features.tasks import NAME, Task
 from fusion.tables import vectors
 from interest.store.sql import insert_new, item_row, user_row
 from interest.store.tables import behaviors, items, partitions, users
 from interest.types import Item, User
 
 RULE = LabelRule.parse("value>=4")
+TASKS = (Task(NAME, RULE),)
 DAY = 86_400.0
 CATEGORIES = ("Action", "Comedy", "Drama", "Horror")
 Row = tuple[int, int, float, float | None]  # user, item, at, value; in the user's order of arrival
@@ -75,13 +78,10 @@ def random_rows(seed: int, user_count: int = 30, item_count: int = 40, each: int
 
 
 def spec_of(log: Log, history: int = 10, **changes: object) -> FeatureSpec:
-    labels = RULE.labels(log)
-    train = np.ones(log.size, bool)
+    every, train = np.arange(log.size), np.ones(log.size, bool)
     book, people = catalogue(len(log.items)), profiles(len(log.users))
-    spec = fit_spec(log, labels, train, book, people, rule=RULE, history=history, min_history=2)
-    raw = samples_of(spec, log, np.arange(log.size), standardise=False)
-    spec = with_dense(spec, raw.dense)
-    return type(spec)(**{**{name: getattr(spec, name) for name in spec.__struct_fields__}, **changes})
+    spec = fit_samples(log, every, train, book, people, tasks=TASKS, history=history, min_history=2).spec
+    return msgspec.structs.replace(spec, **changes)
 
 
 def samples_of(
@@ -89,14 +89,12 @@ def samples_of(
     log: Log,
     rows: np.ndarray,
     interest_vectors: InterestVectors | None = None,
-    *,
-    standardise: bool = True,
 ) -> Samples:
     impressions, past = impressions_of(log, rows)
     book, people = catalogue(len(log.items)), profiles(len(log.users))
-    return encode(
+    return make_samples(
         spec, log, impressions, past,
-        items=log.items, catalogue=book, profiles=people, interest_vectors=interest_vectors, standardise=standardise,
+        items=log.items, catalogue=book, profiles=people, interest_vectors=interest_vectors,
     )  # fmt: skip
 
 

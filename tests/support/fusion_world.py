@@ -16,7 +16,7 @@ import torch
 from sqlalchemy import Engine, select
 
 from fusion.features.counts import ItemStatistics
-from fusion.interests.pooled_rows import View
+from fusion.interests.pooled_rows import VectorSource
 from fusion.models.din import Din, DinConfig
 from fusion.tables import representations, vectors
 from fusion.training.artifact import ArtifactConfig, save_artifact, versions
@@ -194,7 +194,7 @@ def floats(updates: dict[str, RepresentationUpdate]) -> dict[str, tuple[int, str
     return {user: (one.index, one.artifact, one.floats()) for user, one in updates.items()}
 
 
-def make_artifact(folder: Path, view: View, *, seed: int = 0, interest: bool = True, width: int = 384) -> str:
+def make_artifact(folder: Path, view: VectorSource, *, seed: int = 0, interest: bool = True, width: int = 384) -> str:
     """An artifact with random weights, saved as a trained one; returns its id. What counts is that it is its own."""
     log = ctr_log(random_rows(seed, 5, 8, 10), 5, 8)
     read = {"partitions": 4, "text_width": 2 * width, "prompt_version": view.prompt_version, "encoder": view.encoder}

@@ -8,9 +8,9 @@ from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import Srp4CtrConfig
 from fusion.training.pretrain import PretrainConfig
 from fusion.training.train import TrainConfig
-from tests.support.ctr_world import RULE
+from tests.support.ctr_world import TASKS
 
-DATA = DatasetConfig(label=RULE, history=10)
+DATA = DatasetConfig(tasks=TASKS, history=10)
 QUICK = TrainConfig(epochs=3, batch_size=128, patience=9)
 DIN = DinConfig(width=8, attention=8, hidden=(16,))
 ENCODER = FgBertConfig(positions=14, width=16, dropout=0.0)

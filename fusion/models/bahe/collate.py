@@ -102,7 +102,7 @@ class BaheCollator(RowCollator):
         """
         bank_index = samples.bank_index
         if bank_index is None:
-            raise ValueError("these samples know no texts; hand them to fusion.bank.index.attach first")
+            raise ValueError("these samples know no texts; hand them to fusion.bank.index.with_bank first")
         own = samples.impressions.take(chosen.rows)
         window = np.repeat(np.arange(len(chosen.sizes)), chosen.sizes)  # (B,)
         new = np.ones(len(chosen), bool)  # 1
@@ -119,8 +119,8 @@ class BaheCollator(RowCollator):
         offered, target = np.unique(item, return_inverse=True)
         distinct = np.unique(np.concatenate([atom[there], offered]))
         distinct = distinct[distinct >= 0]
-        vectors = np.zeros((len(distinct) + FIRST, bank_index.file.vectors.shape[1]), np.float16)
-        vectors[FIRST:] = bank_index.file.vectors[distinct]
+        vectors = np.zeros((len(distinct) + FIRST, bank_index.vectors.shape[1]), np.float16)
+        vectors[FIRST:] = bank_index.vectors[distinct]
         kind = np.full(len(vectors), FIRST, np.int32)
         kind[:FIRST] = PADDING, UNKNOWN
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from fusion.encoders.lora import add_lora
 from fusion.encoders.recipe import Recipe, TextPooling
 from fusion.encoders.sentence import Precision
-from fusion.encoders.split_llm import Architecture, High, Mask, high_weights, put, same_llm
+from fusion.encoders.split_llm import Architecture, Mask, UpperLayers, check_same_llm, set_weights, upper_weights
 from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec
 from fusion.models.bahe.collate import BaheBatch, BaheCollator
 from fusion.models.bahe.head import Head
@@ -69,7 +69,7 @@ class Bahe(nn.Module):
         self.config = config
         # a state that has seen what comes later cannot serve an earlier moment
         self.collator = BaheCollator(config.sequences, config.history, config.pack if config.mask == "causal" else 1)
-        self.high = High(
+        self.high = UpperLayers(
             config.architecture, config.recipe.cut, mask=config.mask, pooling=config.pooling,
             checkpointing=config.checkpointing, precision=config.precision,
         )  # fmt: skip
@@ -96,7 +96,7 @@ class Bahe(nn.Module):
 
     def take_llm(self, weights: dict[str, Tensor]) -> None:
         """Begin with an LLM's layers (`fusion/encoders/split_llm.py`); with LoRA they also stay."""
-        put(self.high, weights)
+        set_weights(self.high, weights)
 
     def forward(self, batch: BaheBatch) -> Tensor:
         return self.logits(batch).mean(dim=1)
@@ -178,7 +178,7 @@ class Bahe(nn.Module):
     def _items(self, batch: BaheBatch, vectors: Tensor) -> Tensor:
         single = F.embedding(batch.offered, vectors)  # (O, d)
         known = batch.item_row[batch.offered] == FIRST
-        return self.items_of(self.high.singles(single), single, known, batch.target)
+        return self.items_of(self.high.encode_items(single), single, known, batch.target)
 
     def items_of(self, pooled: Tensor, texts: Tensor, known: Tensor, target: Tensor) -> Tensor:
         """(O, 2 d): the items' side, of what the layers made of them and of their texts, (O, d) each.
@@ -199,7 +199,7 @@ def find_llm(model: nn.Module, config: BaheConfig, folder: Path | None = None) -
     """
     place = Path(config.folder) if folder is None else folder
     if config.tune == "lora" or folder is not None:
-        same_llm(place, config.recipe)
+        check_same_llm(place, config.recipe)
     if config.tune == "lora" and isinstance(model, Bahe):
-        model.take_llm(high_weights(place, config.recipe.cut))
+        model.take_llm(upper_weights(place, config.recipe.cut))
     return msgspec.structs.replace(config, folder=str(place))

@@ -193,9 +193,9 @@ class Srp4Ctr(nn.Module):
         read = self._read(batch)
         if self.value is None:
             return self.tower.logits(*read), read.hidden.new_zeros(())
-        given = batch.candidates.given
-        told = given.masked_fill(given < FIRST, NO_CLASS)
-        loss = F.cross_entropy(self.value(read.hidden), told, ignore_index=NO_CLASS, reduction="sum")
+        bucket = batch.candidates.value_bucket
+        wanted = bucket.masked_fill(bucket < FIRST, NO_CLASS)
+        loss = F.cross_entropy(self.value(read.hidden), wanted, ignore_index=NO_CLASS, reduction="sum")
         return self.tower.logits(*read), self.config.value_task * loss
 
     def _read(self, batch: PackedBatch) -> Hidden:

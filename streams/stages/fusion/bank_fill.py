@@ -18,7 +18,7 @@ import structlog
 
 from streams.kafka.partitioner import partition_of
 from streams.resolve.bank import open_bank
-from streams.resolve.bank_fill import Accepted, Walk, accepted
+from streams.resolve.bank_fill import Accepted, FillPass, accepted_counts
 from streams.stages.retry import RetryPolicy
 from streams.stages.stage import Context
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fusion.bank.vectors import Computes
+    from fusion.bank.vectors import BankEncoder
 
 REST = 9.0  # times as long as looking for what is new took: a tenth of the time at most goes into that
 
@@ -105,19 +105,19 @@ class BankFiller:
     async def _fill(self, low: _InterruptibleLayers, mine: frozenset[int], stop: asyncio.Event) -> bool:
         """One walk over these partitions' users; whether nothing is left to another."""
         count, began = self._context.settings.kafka.partitions, time.monotonic()
-        walk = Walk(self._context.engine, low, lambda user: partition_of(user, count) in mine)
-        while not walk.over:
+        walk = FillPass(self._context.engine, low, lambda user: partition_of(user, count) in mine)
+        while not walk.is_done:
             if stop.is_set() or mine != frozenset(self._partitions()):
                 return False
             size = await self._retry.storing(partial(self._in_thread, walk.step), "cannot fill the bank")
             self._context.metrics.banked.inc(size)
-        self._looked_s = walk.looked_s
+        self._looked_s = walk.scan_s
         if walk.behaviors:
             log.info(
                 "bank filled", bank=low.recipe.id, behaviors=walk.behaviors, texts=walk.asked,
-                computed=walk.computed, whole=walk.whole, took_s=round(time.monotonic() - began, 1),
+                computed=walk.computed, whole=walk.is_complete, took_s=round(time.monotonic() - began, 1),
             )  # fmt: skip
-        return walk.whole
+        return walk.is_complete
 
     def _behind_s(self) -> float:
         """How long behaviours that the bank may lack have been known of."""
@@ -125,7 +125,7 @@ class BankFiller:
 
     def _accepted(self) -> Accepted:
         with self._context.engine.connect() as connection:
-            return accepted(connection)
+            return accepted_counts(connection)
 
     async def _in_thread(self, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
@@ -134,8 +134,8 @@ class BankFiller:
 class _InterruptibleLayers:
     """Low layers that can be stopped between two batches of texts."""
 
-    def __init__(self, low: Computes) -> None:
-        self.recipe, self.width, self.at_once, self._low = low.recipe, low.width, low.at_once, low
+    def __init__(self, low: BankEncoder) -> None:
+        self.recipe, self.width, self.batch_texts, self._low = low.recipe, low.width, low.batch_texts, low
         self._interrupted = False
 
     def interrupt(self) -> None:

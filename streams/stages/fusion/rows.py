@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Connection, select
 
-from fusion.interests.backfill import firsts_of
+from fusion.interests.backfill import first_changed
 from fusion.interests.pool import HALF_LIFE
-from fusion.interests.pooled_rows import View, lock_users, newest_of, pooled_id, unrepresented, write_pooled
-from fusion.interests.text_vectors import Encoded, Encoder, Key, write_vectors
+from fusion.interests.pooled_rows import VectorSource, lock_users, newest_of, pooled_id, unrepresented, write_pooled
+from fusion.interests.text_vectors import EncodedInterest, Encoder, InterestKey, write_vectors
 from fusion.tables import vectors
 from streams.kafka.messages import RepresentationUpdate
 from streams.store.outbox import Announcement
@@ -51,7 +51,10 @@ class MessagePosition:
 
 
 def write_batch(
-    connection: Connection, config: RepresentationConfig, keys: Collection[Key], encoded: Sequence[Encoded]
+    connection: Connection,
+    config: RepresentationConfig,
+    keys: Collection[InterestKey],
+    encoded: Sequence[EncodedInterest],
 ) -> int:
     """Write vectors and every representation that they change; return how many representations.
 
@@ -63,7 +66,7 @@ def write_batch(
     if len(write_vectors(connection, config.encoder.id, encoded)) < len(encoded):
         raise RewrittenError
     written = 0
-    for view, firsts in firsts_of(config.encoder.id, keys).items():
+    for view, firsts in first_changed(config.encoder.id, keys).items():
         written += write_pooled(connection, view, config.half_life, firsts)
         if config.artifact is not None and view == _view(config.artifact):
             from fusion.serving.user_vectors import write_fused
@@ -130,8 +133,8 @@ def announce_all(
     return [one for one in made if one is not None]
 
 
-def _view(artifact: Artifact) -> View:
-    return View(artifact.spec.encoder, artifact.spec.prompt_version)
+def _view(artifact: Artifact) -> VectorSource:
+    return VectorSource(artifact.spec.encoder, artifact.spec.prompt_version)
 
 
 def _newest_version(connection: Connection, encoder_id: str, user_id: str) -> str | None:

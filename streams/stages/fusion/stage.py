@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 
 from fusion.encoders.sentence import check_encoder, open_encoder
 from fusion.interests.pool import HALF_LIFE, window
-from fusion.interests.text_vectors import Encoded, Key, Texts, encode, find_texts
+from fusion.interests.text_vectors import EncodedInterest, InterestKey, InterestTexts, encode_interests, find_texts
 from interest.errors import ArtifactError, InputError
 from interest.store.sql import writing
 from streams.kafka.clients import group_of, make_producer
@@ -189,7 +189,7 @@ class FusionStage:
         await self._store(partial(self._announcer.remove, left), "cannot tidy the outbox")
 
     def _waiting(self, topic: str, partitions: Collection[int]) -> list[Announcement]:
-        return outbox.waiting(self._context.engine, topic, partitions)
+        return outbox.read_waiting(self._context.engine, topic, partitions)
 
     # New interests.
 
@@ -200,7 +200,7 @@ class FusionStage:
             if not latest:
                 return
             waiting, there = await self._store(partial(self._find, latest.keys()), "cannot read interests")  # 1
-            encoded, _ = await self._in_thread(partial(encode, self._config.encoder, waiting))  # 2
+            encoded, _ = await self._in_thread(partial(encode_interests, self._config.encoder, waiting))  # 2
             here = {key: latest[key] for key in there if not latest[key].lost}
             mine = [one for one in encoded if one.texts.key in here]
             try:
@@ -211,12 +211,12 @@ class FusionStage:
         self._context.metrics.skipped.labels(self.name).inc(len(latest) - len(there))
         await self._announce(made)  # 4
 
-    def _find(self, keys: Collection[Key]) -> tuple[list[Texts], list[Key]]:
+    def _find(self, keys: Collection[InterestKey]) -> tuple[list[InterestTexts], list[InterestKey]]:
         with self._context.engine.connect() as connection:
             return find_texts(connection, self._config.encoder.id, keys)
 
     def _write_batch(
-        self, here: dict[Key, Message[InterestUpdate]], encoded: list[Encoded], connection: Connection
+        self, here: dict[InterestKey, Message[InterestUpdate]], encoded: list[EncodedInterest], connection: Connection
     ) -> tuple[int, list[Announcement]]:
         count = write_batch(connection, self._config, list(here), encoded)
         # a user's last message stands for all of the batch
@@ -231,10 +231,10 @@ class FusionStage:
 
         def transaction() -> tuple[int, list[Announcement]]:
             with writing(self._context.engine) as connection:
-                counters.hold(connection, counters.FORGETS)  # who forgets a user waits, then finds these rows
+                counters.read_locked(connection, counters.FORGETS)  # who forgets a user waits, then finds these rows
                 outbox.remove(connection, sent)
                 count, made = make(connection)
-                outbox.put(connection, made)
+                outbox.add(connection, made)
             return count, made
 
         began = time.monotonic()
@@ -343,5 +343,5 @@ class FusionStage:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
-def _key(update: InterestUpdate) -> Key:
-    return Key(update.user_id, update.generation, update.index, update.prompt_version)
+def _key(update: InterestUpdate) -> InterestKey:
+    return InterestKey(update.user_id, update.generation, update.index, update.prompt_version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from interest.errors import InputError
-from streams.settings.durations import seconds
+from streams.settings.durations import parse_duration
 from streams.settings.schema import IngestSettings
 from streams.ubsp.policy import Policy, Span
 
@@ -13,7 +13,7 @@ def policy_of(settings: IngestSettings) -> Policy:
     try:
         return Policy(
             count=settings.count or None,  # 0 is how the environment says none
-            gap_s=seconds(settings.gap) if settings.gap else None,
+            gap_s=parse_duration(settings.gap) if settings.gap else None,
             span=Span(settings.span) if settings.span else None,
             tokens=settings.tokens,
         )

@@ -17,7 +17,7 @@ from interest.write.backlog import Plan, Work, load, read_categories
 from interest.write.writer import interest_of_row, interest_row
 from streams.kafka.messages import update_of
 from streams.store import counters, outbox, tables
-from streams.store.invalidate import drop_made_from
+from streams.store.invalidate import delete_derived
 from streams.store.outbox import Announcement
 
 Key = tuple[str, int, int]  # user_id, generation, index
@@ -109,7 +109,7 @@ def save(
     5. Write the model's answers and what they cost.
     """
     with writing(engine) as connection:
-        counters.hold(connection, counters.FORGETS)  # 1
+        counters.read_locked(connection, counters.FORGETS)  # 1
         outbox.remove_each(connection, sent)  # 2
         heads = read_heads(connection, [key_of(one.interest) for one in finished])
         fresh = [one.interest for one in finished if not one.known and key_of(one.interest) in heads]
@@ -136,7 +136,7 @@ def _write(connection: Connection, fresh: Sequence[Interest], *, llm: bool) -> d
     there = read_interests(connection, keys, version)
     replacing = [one for one in fresh if key_of(one) in there and is_open(there[key_of(one)], llm=llm)]
     if replacing:
-        drop_made_from(connection, replacing)
+        delete_derived(connection, replacing)
         upsert(connection, interests, [interest_row(one) for one in replacing])
     insert_new(connection, interests, [interest_row(one) for one in fresh if key_of(one) not in there])
     return read_interests(connection, keys, version)

@@ -13,50 +13,50 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from fusion.bank import vectors as bank
-from fusion.bank.mmap_file import ABANDONED_S, BankFile, open_file
+from fusion.bank.mmap_file import ABANDONED_S, BankFile, open_bank_file
 from fusion.bank.vectors import fill
-from fusion.encoders.split_llm import Low, open_low, recipe_of
+from fusion.encoders.split_llm import LowerLayers, open_lower_layers, recipe_of
 from fusion.tables import bank_vectors
 from interest.errors import ArtifactError
 from interest.store.sql import insert_new, writing
 from streams.store.engine import open_store
-from tests.support.bank_world import TEXTS, held
+from tests.support.bank_world import TEXTS, read_held
 
 
 @pytest.fixture(scope="module")
-def low(llm: Path) -> Low:
-    return open_low(llm, recipe_of(llm, 2))
+def low(llm: Path) -> LowerLayers:
+    return open_lower_layers(llm, recipe_of(llm, 2))
 
 
-def test_a_mapped_bank_is_the_bank(store: Engine, low: Low, tmp_path: Path) -> None:
+def test_a_mapped_bank_is_the_bank(store: Engine, low: LowerLayers, tmp_path: Path) -> None:
     fill(store, low, TEXTS)
     keys = low.recipe.keys(TEXTS)
     with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
+        file = open_bank_file(connection, low.recipe.id, keys, tmp_path)
         assert isinstance(file.vectors, np.memmap)
         assert file.vectors.dtype == np.float16
-        found = held(store, low.recipe, TEXTS)
+        found = read_held(store, low.recipe, TEXTS)
         np.testing.assert_array_equal(file.vectors[file.find(keys)], np.stack([found[text] for text in TEXTS]))
         assert file.find(low.recipe.keys(["never", "seen"])).tolist() == [-1, -1]
         written: list[int] = []
-        again = open_file(connection, low.recipe.id, keys[:5], tmp_path, written.append)
+        again = open_bank_file(connection, low.recipe.id, keys[:5], tmp_path, written.append)
         assert len(again.keys) == len(TEXTS)
         assert not written  # vectors never change
     fill(store, low, [*TEXTS, "new"])
     more = [*keys, *low.recipe.keys(["new"])]
     with store.connect() as connection:
-        wider = open_file(connection, low.recipe.id, more, tmp_path)
+        wider = open_bank_file(connection, low.recipe.id, more, tmp_path)
         assert len(wider.keys) == 31
         assert (wider.find(more) >= 0).all()
         np.testing.assert_array_equal(file.vectors[file.find(keys)], wider.vectors[wider.find(keys)])
         assert len(list((tmp_path / low.recipe.id).iterdir())) == 1
         with pytest.raises(ArtifactError, match="lacks 1 of 1 vectors"):
-            open_file(connection, low.recipe.id, low.recipe.keys(["never"]), tmp_path)
+            open_bank_file(connection, low.recipe.id, low.recipe.keys(["never"]), tmp_path)
         with pytest.raises(ArtifactError, match="is empty"):
-            open_file(connection, "another", keys, tmp_path)
+            open_bank_file(connection, "another", keys, tmp_path)
 
 
-def test_what_is_added_while_a_bank_is_mapped_pushes_nothing_out(url: str, low: Low, tmp_path: Path) -> None:
+def test_what_is_added_while_a_bank_is_mapped_pushes_nothing_out(url: str, low: LowerLayers, tmp_path: Path) -> None:
     """Another process writes after each of the export's queries, in the order of keys before all others."""
     engine, other = open_store(url), open_store(url)
     fill(engine, low, TEXTS)
@@ -72,19 +72,19 @@ def test_what_is_added_while_a_bank_is_mapped_pushes_nothing_out(url: str, low: 
     event.listen(engine, "after_cursor_execute", add)
     keys = low.recipe.keys(TEXTS)
     with engine.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
+        file = open_bank_file(connection, low.recipe.id, keys, tmp_path)
     assert added
-    found = held(other, low.recipe, TEXTS)
+    found = read_held(other, low.recipe, TEXTS)
     np.testing.assert_array_equal(file.vectors[file.find(keys)], np.stack([found[text] for text in TEXTS]))
     engine.dispose()
     other.dispose()
 
 
-def test_what_a_killed_export_left_is_neither_read_nor_kept(store: Engine, low: Low, tmp_path: Path) -> None:
+def test_what_a_killed_export_left_is_neither_read_nor_kept(store: Engine, low: LowerLayers, tmp_path: Path) -> None:
     fill(store, low, TEXTS)
     keys, folder = low.recipe.keys(TEXTS), tmp_path / low.recipe.id
     with store.connect() as connection:
-        open_file(connection, low.recipe.id, keys, tmp_path)
+        open_bank_file(connection, low.recipe.id, keys, tmp_path)
     (place,) = folder.iterdir()
     np.save(place / "vectors.npy", np.zeros((len(TEXTS), low.width), "<f2"))
     shutil.copytree(place, folder / ".dead")
@@ -92,12 +92,12 @@ def test_what_a_killed_export_left_is_neither_read_nor_kept(store: Engine, low: 
         os.utime(path, (time.time() - 2 * ABANDONED_S,) * 2)
     place.rename(folder / ".at_work")
     with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, keys, tmp_path)
+        file = open_bank_file(connection, low.recipe.id, keys, tmp_path)
     assert (np.abs(file.vectors).max(axis=1) > 0).all()
     assert sorted(path.name for path in folder.iterdir()) == [".at_work", place.name]
 
 
-def test_keys_are_told_apart_to_the_last_byte(store: Engine, low: Low, tmp_path: Path) -> None:
+def test_keys_are_told_apart_to_the_last_byte(store: Engine, low: LowerLayers, tmp_path: Path) -> None:
     """Keys may end in zeros, which numpy's byte strings do not show."""
     bank.register(store, low.recipe, low.width)
     ends = [bytes(15) + bytes([last]) for last in range(3)] + [bytes(14) + b"\1\0", bytes(14) + b"\1\1"]
@@ -108,18 +108,18 @@ def test_keys_are_told_apart_to_the_last_byte(store: Engine, low: Low, tmp_path:
     with store.begin() as connection:
         insert_new(connection, bank_vectors, rows)
     with store.connect() as connection:
-        file = open_file(connection, low.recipe.id, ends, tmp_path)
+        file = open_bank_file(connection, low.recipe.id, ends, tmp_path)
     assert [float(file.vectors[row][0]) for row in file.find(ends)] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
-def mapped(store: Engine, low: Low, texts: list[str], folder: Path) -> BankFile:
+def mapped(store: Engine, low: LowerLayers, texts: list[str], folder: Path) -> BankFile:
     with store.connect() as connection:
-        return open_file(connection, low.recipe.id, low.recipe.keys(texts), folder)
+        return open_bank_file(connection, low.recipe.id, low.recipe.keys(texts), folder)
 
 
-def check(file: BankFile, store: Engine, low: Low, texts: list[str]) -> None:
+def check(file: BankFile, store: Engine, low: LowerLayers, texts: list[str]) -> None:
     """Right to the last bit, also where the files have been removed since."""
-    found = held(store, low.recipe, texts)
+    found = read_held(store, low.recipe, texts)
     np.testing.assert_array_equal(
         file.vectors[file.find(low.recipe.keys(texts))], np.stack([found[text] for text in texts])
     )
@@ -128,7 +128,7 @@ def check(file: BankFile, store: Engine, low: Low, texts: list[str]) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("more", [[], ["new"]])
 def test_an_export_that_ends_while_another_is_moved_to_its_place_harms_neither(
-    store: Engine, low: Low, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, more: list[str]
+    store: Engine, low: LowerLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, more: list[str]
 ) -> None:
     fill(store, low, TEXTS)
     rename, inner = Path.rename, list[BankFile]()
@@ -155,7 +155,7 @@ def test_an_export_that_ends_while_another_is_moved_to_its_place_harms_neither(
     assert len(list((tmp_path / low.recipe.id).iterdir())) == 1
 
 
-def test_many_exports_at_once_while_the_bank_grows(url: str, low: Low, tmp_path: Path) -> None:
+def test_many_exports_at_once_while_the_bank_grows(url: str, low: LowerLayers, tmp_path: Path) -> None:
     engine = open_store(url)
     fill(engine, low, TEXTS)
 
@@ -172,7 +172,7 @@ def test_many_exports_at_once_while_the_bank_grows(url: str, low: Low, tmp_path:
 
 
 @pytest.mark.parametrize("lost", ["keys.npy", "vectors.npy"])
-def test_a_folder_that_lacks_a_file_is_written_anew(store: Engine, low: Low, tmp_path: Path, lost: str) -> None:
+def test_a_folder_that_lacks_a_file_is_written_anew(store: Engine, low: LowerLayers, tmp_path: Path, lost: str) -> None:
     fill(store, low, TEXTS)
     mapped(store, low, TEXTS, tmp_path)
     (place,) = (tmp_path / low.recipe.id).iterdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.encoders.behavior_text import Template, behavior_text, item_text, shown
+from fusion.encoders.behavior_text import Template, behavior_text, format_value, item_text
 from interest.errors import InputError
 from interest.types import Item
 
@@ -37,7 +37,7 @@ def test_item_texts_and_values() -> None:
     assert item_text(PLAIN, None) == item_text(PLAIN, Item(item_id="1")) == ""
     assert item_text(PLAIN, Item(item_id="1", title="  ", categories=("", " "))) == ""
     assert item_text(PLAIN, Item(item_id="1", title="Ame\u0301lie")) == "Amélie"
-    assert [shown(value) for value in (3.7, float(np.float32(3.7)), 0.0, -0.0, 1234.5, float("nan"), None)] == [
+    assert [format_value(value) for value in (3.7, float(np.float32(3.7)), 0.0, -0.0, 1234.5, float("nan"), None)] == [
         "3.7", "3.7", "0", "0", "1200", "", "",
     ]  # fmt: skip
 

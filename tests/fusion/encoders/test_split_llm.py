@@ -15,15 +15,15 @@ from fusion.encoders.behavior_text import Template
 from fusion.encoders.lora import LoraLinear, add_lora
 from fusion.encoders.recipe import NO_SINK, Recipe
 from fusion.encoders.split_llm import (
-    ABREAST,
-    High,
+    PACKED_ITEMS,
+    UpperLayers,
     architecture,
-    high_weights,
-    open_low,
-    put,
+    check_same_llm,
+    open_lower_layers,
     recipe_of,
-    same_llm,
-    sink_of,
+    set_weights,
+    sink_token,
+    upper_weights,
 )
 from interest.errors import ArtifactError, InputError
 from interest.llm.transformers import load_whole
@@ -39,9 +39,9 @@ def led(ids: torch.Tensor, sink: int) -> torch.Tensor:
     return torch.nn.functional.pad(ids, (1, 0), value=sink)
 
 
-def high_of(folder: Path, cut: int, **options: object) -> High:
-    high = High(architecture(folder), cut, **options)  # type: ignore[arg-type]
-    put(high, high_weights(folder, cut))
+def high_of(folder: Path, cut: int, **options: object) -> UpperLayers:
+    high = UpperLayers(architecture(folder), cut, **options)  # type: ignore[arg-type]
+    set_weights(high, upper_weights(folder, cut))
     return high.eval()
 
 
@@ -50,7 +50,7 @@ def test_low_then_high_is_the_uncut_llm(kind: str, tmp_path: Path) -> None:
     folder = save_llm(tmp_path / kind, kind=kind)
     whole = load_whole(AutoModelForCausalLM, folder).model.eval()
     for cut in range(LAYERS + 1):
-        low = open_low(folder, recipe_of(folder, cut))
+        low = open_lower_layers(folder, recipe_of(folder, cut))
         for text in TEXTS:
             ids = torch.tensor(low.tokens([text]))
             with torch.no_grad():
@@ -61,7 +61,7 @@ def test_low_then_high_is_the_uncut_llm(kind: str, tmp_path: Path) -> None:
 @pytest.mark.model
 @pytest.mark.parametrize("cut", [10, 15])
 def test_low_then_high_is_the_uncut_smollm(llm_folder: Path, cut: int) -> None:
-    low = open_low(llm_folder, recipe_of(llm_folder, cut))
+    low = open_lower_layers(llm_folder, recipe_of(llm_folder, cut))
     ids = torch.tensor(low.tokens(TEXTS[:1]))
     whole = load_whole(AutoModelForCausalLM, llm_folder, dtype=torch.float32).model.eval()
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_a_further_sink_in_a_text_is_left_out_of_its_mean(tmp_path: Path) -> Non
     with torch.no_grad():
         model.model.embed_tokens.weight[massive] *= 100.0
     model.save_pretrained(folder)
-    low = open_low(folder, recipe_of(folder, 2))
+    low = open_lower_layers(folder, recipe_of(folder, 2))
     states = low.states(torch.tensor(low.tokens(["Moon"])))[0].numpy()
     np.testing.assert_allclose(low(["Moon"])[0], states[1:].mean(axis=0), atol=CLOSE)
     np.testing.assert_allclose(low(["MMMM"])[0], low.states(torch.tensor([[massive] * 4]))[0].mean(dim=0), rtol=1e-5)
@@ -87,15 +87,15 @@ def test_a_further_sink_in_a_text_is_left_out_of_its_mean(tmp_path: Path) -> Non
 @pytest.mark.model
 def test_smollms_sink_takes_what_no_vector_should_hold(llm_folder: Path) -> None:
     """Above the layers where the sink comes about: its largest dimension is beyond a thousand, no text's is."""
-    low = open_low(llm_folder, recipe_of(llm_folder, 20))
+    low = open_lower_layers(llm_folder, recipe_of(llm_folder, 20))
     assert low.recipe.sink == architecture(llm_folder)["bos_token_id"]
-    assert high_weights(llm_folder, 20)["sink"].abs().max() > 10_000
+    assert upper_weights(llm_folder, 20)["sink"].abs().max() > 10_000
     assert np.abs(low([*TEXTS, SECOND])).max() < 1_000
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_texts_vector_is_its_pooled_states_and_does_not_depend_on_its_company(llm: Path, pooling: str) -> None:
-    low = open_low(llm, recipe_of(llm, 2, pooling=pooling))  # type: ignore[arg-type]
+    low = open_lower_layers(llm, recipe_of(llm, 2, pooling=pooling))  # type: ignore[arg-type]
     model, tokenizer = load_whole(AutoModel, llm).eval(), AutoTokenizer.from_pretrained(llm)
     together = low(TEXTS * 5)
     for text, vector in zip(TEXTS * 5, together, strict=True):
@@ -112,10 +112,10 @@ def test_batches_on_a_gpu_are_of_as_many_tokens_whatever_their_length(
     llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen on a CPU: a vector does not depend on its company there either, and is near what a CPU's batches give."""
-    usual, gpu = (open_low(llm, recipe_of(llm, 2)) for _ in range(2))
+    usual, gpu = (open_lower_layers(llm, recipe_of(llm, 2)) for _ in range(2))
     monkeypatch.setattr(gpu, "_gpu", True)
-    assert (usual.rows(8), usual.rows(64), usual.at_once) == (8, 8, 64)
-    assert (gpu.rows(16), gpu.rows(64), gpu.at_once) == (1024, 256, 8192)
+    assert (usual.rows(8), usual.rows(64), usual.batch_texts) == (8, 8, 64)
+    assert (gpu.rows(16), gpu.rows(64), gpu.batch_texts) == (1024, 256, 8192)
     monkeypatch.setattr("fusion.encoders.split_llm.TOKENS_CUDA", 192)
     states, shapes = gpu.states, list[tuple[int, ...]]()
     monkeypatch.setattr(gpu, "states", lambda ids: (shapes.append(tuple(ids.shape)), states(ids))[1])
@@ -128,13 +128,13 @@ def test_batches_on_a_gpu_are_of_as_many_tokens_whatever_their_length(
 
 
 def test_bfloat16_is_near_float32(llm: Path) -> None:
-    exact = open_low(llm, recipe_of(llm, 2))(TEXTS)
-    rough = open_low(llm, recipe_of(llm, 2, precision="bfloat16"))(TEXTS)
+    exact = open_lower_layers(llm, recipe_of(llm, 2))(TEXTS)
+    rough = open_lower_layers(llm, recipe_of(llm, 2, precision="bfloat16"))(TEXTS)
     assert 0 < np.abs(rough - exact).max() < 0.02 * np.abs(exact).max()  # bfloat16 has 8 bits
 
 
 def test_long_texts_are_cut_and_too_large_states_are_told(llm: Path, tmp_path: Path) -> None:
-    low = open_low(llm, recipe_of(llm, 2))
+    low = open_lower_layers(llm, recipe_of(llm, 2))
     assert np.array_equal(low(["a" * 64])[0], low(["a" * 200])[0])
     folder = save_llm(tmp_path / "large")
     model = load_whole(AutoModelForCausalLM, folder)
@@ -142,7 +142,7 @@ def test_long_texts_are_cut_and_too_large_states_are_told(llm: Path, tmp_path: P
         model.model.embed_tokens.weight.fill_(1e6)
     model.save_pretrained(folder)
     with pytest.raises(ArtifactError, match="cut at an earlier layer"):
-        open_low(folder, recipe_of(folder, 1))(["a"])
+        open_lower_layers(folder, recipe_of(folder, 1))(["a"])
 
 
 def test_whatever_changes_a_vector_changes_the_key(llm: Path, tmp_path: Path) -> None:
@@ -169,14 +169,14 @@ def test_whatever_changes_a_vector_changes_the_key(llm: Path, tmp_path: Path) ->
     assert len(set(keys)) == len(keys)
     shutil.copytree(llm, tmp_path / "moved")
     assert recipe_of(tmp_path / "moved", 2).keys(TEXTS) == base.keys(TEXTS)
-    same_llm(tmp_path / "moved", base)
+    check_same_llm(tmp_path / "moved", base)
     for folder, what in ((tmp_path / "tiny", "weights"), (tmp_path / "swapped" / "tiny", "tokenizer")):
         with pytest.raises(ArtifactError, match=f"its {what} differ"):
-            same_llm(folder, base)
+            check_same_llm(folder, base)
     with pytest.raises(ArtifactError, match=r"vectors of version 0; here they are of version \d+; train anew"):
-        same_llm(llm, msgspec.structs.replace(base, version=0))
+        check_same_llm(llm, msgspec.structs.replace(base, version=0))
     with pytest.raises(ArtifactError, match="train anew"):
-        open_low(llm, msgspec.structs.replace(base, sink=NO_SINK, version=0))
+        open_lower_layers(llm, msgspec.structs.replace(base, sink=NO_SINK, version=0))
 
 
 def test_what_cannot_be_cut_is_told(llm: Path, tmp_path: Path) -> None:
@@ -197,16 +197,16 @@ def test_what_cannot_be_cut_is_told(llm: Path, tmp_path: Path) -> None:
 
 def test_the_sink_is_what_the_llm_begins_texts_with() -> None:
     own = {"vocab_size": 10, "bos_token_id": 3, "eos_token_id": [4, 5]}
-    assert sink_of(own) == 3
-    assert sink_of(own | {"bos_token_id": None}) == 4
-    assert sink_of(own | {"bos_token_id": 10, "eos_token_id": None}) == 0  # there is no such token
-    assert sink_of({"vocab_size": 10}) == 0
+    assert sink_token(own) == 3
+    assert sink_token(own | {"bos_token_id": None}) == 4
+    assert sink_token(own | {"bos_token_id": 10, "eos_token_id": None}) == 0  # there is no such token
+    assert sink_token({"vocab_size": 10}) == 0
 
 
 def test_every_sequence_begins_with_the_sinks_own_state(llm: Path, tmp_path: Path) -> None:
     """The state that the token has after layer k in front of whatever follows; the next layers see it, no pool does."""
     folder = save_llm(tmp_path / "bos", bos_token_id=65)
-    model, low = load_whole(AutoModel, folder).eval(), open_low(folder, recipe_of(folder, 2))
+    model, low = load_whole(AutoModel, folder).eval(), open_lower_layers(folder, recipe_of(folder, 2))
     assert low.recipe.sink == 65
     high = high_of(folder, 2)
     with torch.no_grad():
@@ -216,8 +216,8 @@ def test_every_sequence_begins_with_the_sinks_own_state(llm: Path, tmp_path: Pat
         before = high(x, there)
         high.sink.mul_(-3.0)
         assert (high(x, there)[:2] - before[:2]).abs().max() > 1e-3
-        whole = High(architecture(folder), 4)  # no layer is left: the pool of the norm alone
-        put(whole, high_weights(folder, 4))
+        whole = UpperLayers(architecture(folder), 4)  # no layer is left: the pool of the norm alone
+        set_weights(whole, upper_weights(folder, 4))
         made, read = whole(x, there)[0].split(WIDTH)
         torch.testing.assert_close(made, whole.norm(x[0]).mean(dim=0))
         torch.testing.assert_close(read, x[0].mean(dim=0))
@@ -275,16 +275,16 @@ def test_the_mask_is_what_it_says(llm: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", ["causal", "bidirectional"])
-@pytest.mark.parametrize("count", [1, 5, ABREAST, ABREAST + 3])
+@pytest.mark.parametrize("count", [1, 5, PACKED_ITEMS, PACKED_ITEMS + 3])
 @torch.no_grad()
 def test_sequences_of_one_that_go_abreast_do_not_see_each_other(llm: Path, mask: str, count: int) -> None:
     torch.manual_seed(0)
     x, high = torch.randn(count, WIDTH), high_of(llm, 1, mask=mask)
     expected = high(x[:, None], torch.ones(count, 1, dtype=torch.bool))[:, :WIDTH]
-    torch.testing.assert_close(high.singles(x), expected, atol=CLOSE, rtol=0)
+    torch.testing.assert_close(high.encode_items(x), expected, atol=CLOSE, rtol=0)
 
 
-def gradients(high: High, x: torch.Tensor, there: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(high: UpperLayers, x: torch.Tensor, there: torch.Tensor) -> dict[str, torch.Tensor]:
     high.train()
     high.zero_grad()
     high(x, there).square().sum().backward()
@@ -311,9 +311,9 @@ def test_bfloat16_training_is_near_and_its_weights_stay_float32(llm: Path) -> No
 
 def test_lora_begins_as_the_llm_and_trains_and_saves_only_differences(llm: Path) -> None:
     x, there = sequences()
-    plain, high = high_of(llm, 2), High(architecture(llm), 2)
+    plain, high = high_of(llm, 2), UpperLayers(architecture(llm), 2)
     add_lora(high, rank=4, alpha=8.0)
-    put(high, high_weights(llm, 2))
+    set_weights(high, upper_weights(llm, 2))
     with torch.no_grad():
         torch.testing.assert_close(high(x, there), plain(x, there))
     assert all(name.endswith((".up", ".down")) for name, _ in high.named_parameters())

@@ -18,12 +18,12 @@ from fusion.features.spec import FeatureSpec, fit_spec
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig
 from interest.store.tables import behaviors
-from tests.support.ctr_world import DAY, RULE, catalogue, fill, log_of, profiles, random_rows
+from tests.support.ctr_world import DAY, RULE, TASKS, catalogue, fill, log_of, profiles, random_rows
 
 
 def spec_of(log: Log, train: np.ndarray) -> FeatureSpec:
     book, people = catalogue(len(log.items)), profiles(len(log.users))
-    return fit_spec(log, RULE.labels(log), train, book, people, rule=RULE, history=5, min_history=0)
+    return fit_spec(log, RULE.labels(log), train, book, people, tasks=TASKS, history=5, min_history=0)
 
 
 def events_of(log: Log, spec: FeatureSpec) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_scenes_of_the_store_reach_the_model(store: Engine) -> None:
         assert [None if n < 0 else log.scenes[n] for n in log.scene[:3]] == ["home", "search", None]
         asked = read_log(connection, ["u7", "u2"])
         assert asked.scene.tolist()[:3] == log.scene.tolist()[:3]
-        data = read_dataset(connection, DatasetConfig(label=RULE, history=10))
+        data = read_dataset(connection, DatasetConfig(tasks=TASKS, history=10))
     config = Srp4CtrConfig(encoder=FgBertConfig(positions=10, width=16), pack=1)
     model = Srp4Ctr(data.spec, config).eval()
     batch = model.collator.collate(data.samples, BatchIndices(np.arange(5), np.ones(5, np.int64)))

@@ -11,13 +11,15 @@ import pytest
 from fusion.features.log import Log
 from fusion.features.spec import FIRST, PADDING, UNKNOWN, Column, FeatureSpec, fit_spec, item_table, profile_table
 from interest.types import Item, User
-from tests.support.ctr_world import RULE, catalogue, log_of, profiles, random_rows
+from tests.support.ctr_world import RULE, TASKS, catalogue, log_of, profiles, random_rows
 
 
 def fitted(
     log: Log, train: np.ndarray, book: dict[str, Item], people: dict[str, User], edges: tuple[float, ...] | None = None
 ) -> FeatureSpec:
-    return fit_spec(log, RULE.labels(log), train, book, people, rule=RULE, history=5, min_history=0, value_edges=edges)
+    return fit_spec(
+        log, RULE.labels(log), train, book, people, tasks=TASKS, history=5, min_history=0, value_edges=edges
+    )
 
 
 @pytest.fixture(scope="module")

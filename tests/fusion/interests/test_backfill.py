@@ -13,9 +13,9 @@ from sqlalchemy import Engine, delete, select
 
 from fusion.encoders.sentence import open_encoder
 from fusion.interests import backfill as fusing
-from fusion.interests.backfill import catch_up, fuse, waiting
+from fusion.interests.backfill import catch_up, count_waiting, fuse
 from fusion.interests.pool import partition_vector, pool
-from fusion.interests.pooled_rows import View, pooled_id, users_behind
+from fusion.interests.pooled_rows import VectorSource, pooled_id, users_behind
 from fusion.tables import representations, vectors
 from interest.store.sql import insert_new, writing
 from interest.store.tables import interests
@@ -66,11 +66,11 @@ def test_every_interest_gets_vectors_and_every_partition_a_representation(store)
     write(store, *EVERY)
     encoder = HashedEncoder()
     done: list[int] = []
-    assert waiting(store, encoder.id) == 10
+    assert count_waiting(store, encoder.id) == 10
     fused = fuse(store, encoder, advance=done.append)
     assert (fused.encoded, fused.pooled, sum(done)) == (10, 10, 10)
     assert fused.artifacts == ("pooled:hashed:v1",)
-    assert waiting(store, encoder.id) == 0
+    assert count_waiting(store, encoder.id) == 0
     with store.connect() as connection:
         found = connection.execute(select(vectors).where(vectors.c.user_id == "ann").order_by(vectors.c.index)).all()
         query = select(representations.c.vector).where(representations.c.user_id == "ann")
@@ -111,7 +111,7 @@ def test_one_by_one_in_any_order_ends_as_all_at_once(store, order, monkeypatch):
 def test_whoever_lacks_a_pool_is_found_without_reading_the_vectors(store):
     write(store, *EVERY, interest("cat", 0, "v2"))
     fuse(store, HashedEncoder())
-    whole, view = dump(store), View("hashed", "v1")
+    whole, view = dump(store), VectorSource("hashed", "v1")
     with writing(store) as connection:
         assert users_behind(connection, view, pooled_id("hashed", "v1")) == []
         assert users_behind(connection, view, pooled_id("hashed", "v1", 2.0)) == ["ann", "bob"]
@@ -202,7 +202,7 @@ def test_killed_for_good_and_run_again(store):
     url, here = store.url.render_as_string(), str(Path(__file__).parents[3])
     child = subprocess.run([sys.executable, "-c", CHILD, url, here], check=False)
     assert child.returncode == -signal.SIGKILL
-    assert waiting(store, "hashed") == 6
+    assert count_waiting(store, "hashed") == 6
     second = HashedEncoder()
     fused = fuse(store, second)
     assert (fused.encoded, fused.pooled) == (6, 6)  # vectors and pools of a chunk are one transaction
@@ -223,7 +223,7 @@ def test_a_partition_without_an_interest_counts_as_time_only(store):
 
 def test_versions_of_the_prompt_stay_apart(store):
     write(store, *EVERY, interest("ann", 0, "v2"))
-    assert waiting(store, "hashed", "v2") == 1
+    assert count_waiting(store, "hashed", "v2") == 1
     assert fuse(store, HashedEncoder(), "v2").artifacts == ("pooled:hashed:v2",)
     fused = fuse(store, HashedEncoder(), half_life=2)
     assert fused.artifacts == ("pooled:hashed:v1:half-life=2", "pooled:hashed:v2:half-life=2")

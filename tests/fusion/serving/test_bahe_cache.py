@@ -17,7 +17,7 @@ from fusion.training.artifact import Artifact, load_artifact
 from fusion.training.bahe import begin_with_llm, newest
 from fusion.training.experiment import run
 from tests.support.bahe_world import QUICK, THREE, config_of, ready
-from tests.support.ctr_world import DAY, RULE, fill, random_rows
+from tests.support.ctr_world import DAY, TASKS, fill, random_rows
 
 CLOSE = 1e-5  # float32 sums in another order
 
@@ -32,7 +32,7 @@ def loaded(
     request: pytest.FixtureRequest, world: Log, store: Engine, llm: Path, recipe: Recipe, tmp_path: Path
 ) -> Artifact:
     more = {} if request.param == "recent" else {"sequences": THREE, "interest": True}
-    data = ready(store, recipe, llm, tmp_path / "banks", DatasetConfig(label=RULE, history=10, interest=bool(more)))
+    data = ready(store, recipe, llm, tmp_path / "banks", DatasetConfig(tasks=TASKS, history=10, interest=bool(more)))
     own = config_of(llm, recipe, until=newest(data), **more)
     run(data, own, QUICK, split="global", folder=tmp_path / "bahe", prepare=lambda model: begin_with_llm(model, own))
     return load_artifact(tmp_path / "bahe")

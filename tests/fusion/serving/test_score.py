@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from fusion.features.impressions import impressions_of
 from fusion.features.interest_vectors import read_interest_vectors
 from fusion.features.log import read_log
-from fusion.features.samples import encode
+from fusion.features.samples import make_samples
 from fusion.serving.score import current_samples, score
 from fusion.training.artifact import load_artifact
 from fusion.training.train import predict
@@ -36,7 +36,7 @@ def test_scoring_reads_what_training_reads_at_the_same_moment(store: Engine, art
         log = read_log(connection)
         impressions, past = impressions_of(log, np.flatnonzero(log.at == now))
         interest_vectors = read_interest_vectors(connection, log.users, generation=0, prompt_version="p1", encoder="e1")
-        trained = encode(
+        trained = make_samples(
             spec, log, impressions, past,
             items=log.items, catalogue=read_items(connection), profiles=read_users(connection),
             interest_vectors=interest_vectors,

@@ -25,7 +25,7 @@ from interest.store.sql import insert_new, user_row
 from interest.store.tables import behaviors, items, users
 from interest.types import User
 from streams.store.engine import open_store
-from tests.support.ctr_world import DAY, RULE, fill, interest_vectors_of, log_of, random_rows, samples_of, spec_of
+from tests.support.ctr_world import DAY, TASKS, fill, interest_vectors_of, log_of, random_rows, samples_of, spec_of
 
 CONFIG = Srp4CtrConfig(
     encoder=FgBertConfig(positions=14, width=16), pack=5, queries=2, hidden=(16,), lifelong=True, interest=True
@@ -126,7 +126,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, list[Pa
     with store.begin() as connection:
         insert_new(connection, users, [user_row(user) for user in men])
     with store.connect() as connection:
-        data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True, split="user"))
+        data = read_dataset(connection, DatasetConfig(tasks=TASKS, history=10, interest=True, split="user"))
     folders = [folder / "first", folder / "second"]
     for seed, out in enumerate(folders):
         run(data, CONFIG, TrainConfig(epochs=1, batch_size=128, seed=seed), split="user", folder=out)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from torch import nn
 
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import open_low
+from fusion.encoders.split_llm import open_lower_layers
 from fusion.features.dataset import Dataset, DatasetConfig
 from fusion.features.log import Log
 from fusion.features.refresh import OLD, new_parts, read_new
@@ -21,7 +21,7 @@ from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.serving.bahe_cache import StoredTexts
 from fusion.serving.score import Scorer
 from fusion.training.artifact import artifact_id, load_artifact
-from fusion.training.bahe import begin_with, begin_with_llm, continued, give_vectors, newest
+from fusion.training.bahe import begin_with, begin_with_llm, continued, newest, with_bank_vectors
 from fusion.training.checkpoint import NAME as CHECKPOINT
 from fusion.training.experiment import run
 from interest.errors import ArtifactError, InputError
@@ -29,7 +29,7 @@ from interest.store.sql import insert_new, item_row
 from interest.store.tables import behaviors, items
 from interest.types import Item
 from tests.support.bahe_world import FORMS, LOG, QUICK, THREE, config_of, quiet, ready
-from tests.support.ctr_world import DAY, RULE, fill, random_rows
+from tests.support.ctr_world import DAY, TASKS, fill, random_rows
 from tests.support.tiny_llm import save_llm
 
 CLOSE = 1e-5  # float32 sums in another order
@@ -71,7 +71,7 @@ def world(store: Engine) -> Log:
 
 
 def saved(store: Engine, llm: Path, recipe: Recipe, folder: Path, **changes: object) -> Dataset:
-    data = DatasetConfig(label=RULE, history=10, interest=bool(changes.get("interest")))
+    data = DatasetConfig(tasks=TASKS, history=10, interest=bool(changes.get("interest")))
     dataset = ready(store, recipe, llm, folder.parent / "banks", data)
     config = config_of(llm, recipe, until=newest(dataset), **changes)
     run(dataset, config, QUICK, split="global", folder=folder, prepare=lambda model: begin_with_llm(model, config))
@@ -217,7 +217,7 @@ def test_a_refresh_goes_on_with_new_behaviours_alone(
     assert new.spec.items[: len(last.spec.items)] == last.spec.items
     assert new.spec.trained_items == last.spec.trained_items
     assert len(new.statistics.total) == len(new.spec.items) > len(last.spec.items)
-    give_vectors(new, store, recipe, llm, tmp_path / "banks", quiet)  # type: ignore[arg-type]
+    new = with_bank_vectors(new, store, recipe, llm, tmp_path / "banks", quiet)  # type: ignore[arg-type]
     config = continued(last, new)
     begun: list[dict[str, torch.Tensor]] = []
 
@@ -267,7 +267,7 @@ def test_texts_that_the_bank_lacks_are_kept_up_to_the_limit(
 ) -> None:
     monkeypatch.setattr("fusion.serving.bahe_cache.LIMIT", 3)
     names = [f"film {n}" for n in range(8)]
-    direct = open_low(llm, recipe)(names).astype(np.float16)
+    direct = open_lower_layers(llm, recipe)(names).astype(np.float16)
     stored = StoredTexts(recipe, llm, direct.shape[1])
     with store.connect() as connection:
         for chosen in ([0, 1], [1, 2, 3, 4, 5, 6], [0, 7]):  # the second asks for more than is kept

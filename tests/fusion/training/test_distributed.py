@@ -143,10 +143,10 @@ def size_that_leaves(left: int, store: Engine) -> int:
 
 
 def test_the_commands(url: str, tmp_path: Path) -> None:
-    sizes = ("--store", url, "--history", 10, "--together", 5, "--epochs", 1)
+    sizes = ("--store", url, "--history", 10, "--pack", 5, "--epochs", 1)
     told = torchrun(2, "-m", "streams", "pretrain", "fgbert", "--width", 16, *sizes, "--out", tmp_path / "fgbert")
     assert told.count("pre-trained encoder") == 1
-    own = ("--pretrained", tmp_path / "fgbert", "--interest", *sizes, "--out", tmp_path / "srp")
+    own = ("--pretrained", tmp_path / "fgbert", "--interest", "yes", *sizes, "--out", tmp_path / "srp")
     told = torchrun(2, "-m", "streams", "train", "srp4ctr", *own)
     assert told.count("representations under") == 1
     assert load_artifact(tmp_path / "srp").config.model.interest

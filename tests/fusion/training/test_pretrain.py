@@ -18,11 +18,11 @@ from sqlalchemy import Engine
 from torch.nn import functional as F
 
 from fusion.features.dataset import Labelled, read_labelled
-from fusion.features.labels import LabelRule
 from fusion.features.spec import FIRST
 from fusion.features.splits import TRAIN, VALID
+from fusion.features.tasks import Task
 from fusion.models.srp4ctr.fgbert import FgBertConfig, hide
-from fusion.models.srp4ctr.masking import Masked, Sequences, draw
+from fusion.models.srp4ctr.masking import LEAST, Masked, Sequences, draw
 from fusion.training import pretrain as pretraining
 from fusion.training.artifact import load_artifact
 from fusion.training.checkpoint import NAME as CHECKPOINT
@@ -185,7 +185,7 @@ def test_two_behaviours_a_user_and_a_constant_action_are_enough(store: Engine, t
     rows = [(user, item, at, None) for user, item, at, _ in random_rows(3, each=2)]
     fill(store, rows)
     with store.connect() as connection:
-        read = read_labelled(connection, DATA, samples=False)
+        read = read_labelled(connection, DATA, least=LEAST)
     narrow = FgBertConfig(positions=2, width=16, dropout=0.0)
     config = PretrainConfig(epochs=60, batch_size=8, lr=1e-2, behavior_masks=0.5)
     epochs = run(read, narrow, config, split="global", folder=tmp_path)
@@ -209,26 +209,26 @@ def test_an_epoch_whose_cuts_leave_no_window_is_cut_again(store: Engine) -> None
     """One user with two behaviours and windows of two: half of all cuts fall between them."""
     fill(store, [(0, 0, 1.0, 5.0), (0, 1, 2.0, 1.0), *((user, 2, 9.0 + user, 3.0) for user in range(1, 29))])
     with store.connect() as connection:
-        read = read_labelled(connection, DATA, samples=False)
+        read = read_labelled(connection, DATA, least=LEAST)
     model = Pretraining(read.spec, FgBertConfig(positions=2, width=16))
     assert len(pretrain(model, data_of(read), msgspec.structs.replace(PRETRAINING, epochs=8))) == 8
 
 
 def test_a_log_without_two_behaviours_of_one_user_teaches_nothing(store: Engine) -> None:
     with store.connect() as connection, pytest.raises(InputError, match="interestream replay"):
-        read_labelled(connection, DATA, samples=False)
+        read_labelled(connection, DATA, least=LEAST)
     fill(store, random_rows(3, each=1))
     with store.connect() as connection, pytest.raises(InputError, match="no user has 2 behaviours in the training"):
-        read_labelled(connection, DATA, samples=False)
+        read_labelled(connection, DATA, least=LEAST)
     fill(store, random_rows(3, each=2))
     with store.connect() as connection:
-        read = read_labelled(connection, DATA, samples=False)
+        read = read_labelled(connection, DATA, least=LEAST)
         with pytest.raises(InputError, match="try the other --split"):
-            read_labelled(connection, dataclasses.replace(DATA, split="user"), samples=False)
+            read_labelled(connection, dataclasses.replace(DATA, split="user"), least=LEAST)
         with pytest.raises(InputError, match="choose a threshold inside"):  # it would be of no use in training
-            read_labelled(connection, dataclasses.replace(DATA, label=LabelRule.parse("value>9")), samples=False)
+            read_labelled(connection, dataclasses.replace(DATA, tasks=(Task.parse("value>9"),)), least=LEAST)
         with pytest.raises(InputError, match="the only action is rate; use the value"):
-            read_labelled(connection, dataclasses.replace(DATA, label=LabelRule.parse("action=rate")), samples=False)
+            read_labelled(connection, dataclasses.replace(DATA, tasks=(Task.parse("action=rate"),)), least=LEAST)
     with pytest.raises(InputError, match="no window has 2 behaviours"):
         pretrain(Pretraining(read.spec, FgBertConfig(positions=1, width=16)), data_of(read), PRETRAINING)
 

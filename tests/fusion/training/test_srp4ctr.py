@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ from fusion.training.pretrained import run as run_pretraining
 from fusion.training.train import TrainConfig, predict, train
 from interest.store.sql import insert_new
 from interest.store.tables import behaviors, items
-from tests.support.ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
+from tests.support.ctr_world import RULE, TASKS, fill, log_of, random_rows, samples_of, spec_of
 from tests.support.small_models import DATA, ENCODER, QUICK, SRP4CTR
 
 
@@ -72,7 +73,7 @@ def test_the_second_task_is_taught_the_users_own_value_and_never_reads_it(store:
     fill(store, random_rows(4))
     with store.connect() as connection:
         data = read_dataset(connection, DATA)
-    samples, given = data.samples, data.samples.given
+    samples, given = data.samples, data.samples.value_bucket
     assert given is not None
     assert np.array_equal(
         given - FIRST, np.searchsorted(data.spec.value_edges, data.log.value[data.rows], side="right")
@@ -82,8 +83,8 @@ def test_the_second_task_is_taught_the_users_own_value_and_never_reads_it(store:
     chosen = BatchIndices(np.arange(40), np.ones(40, np.int64))
 
     def learnt(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        samples.given = values
-        learnt: tuple[torch.Tensor, torch.Tensor] = model.learn(model.collator.collate(samples, chosen))
+        taught = dataclasses.replace(samples, value_bucket=values)
+        learnt: tuple[torch.Tensor, torch.Tensor] = model.learn(model.collator.collate(taught, chosen))
         return learnt
 
     logits, loss = learnt(given)
@@ -94,8 +95,8 @@ def test_the_second_task_is_taught_the_users_own_value_and_never_reads_it(store:
     assert learnt(given * 0)[1].item() == 0  # nobody knows: nothing to learn
     (teaches,) = torch.autograd.grad(loss, [model.encoder.item.weight])
     assert teaches.abs().sum() > 0
-    samples.given = np.where(np.arange(len(given)) == 3, given, 0)
-    batch = model.collator.collate(samples, chosen)
+    one = dataclasses.replace(samples, value_bucket=np.where(np.arange(len(given)) == 3, given, 0))
+    batch = model.collator.collate(one, chosen)
     per_row = torch.log_softmax(model.value(model._read(batch).hidden), dim=1)
     assert torch.allclose(model.learn(batch)[1], -0.5 * per_row[3, given[3]])
 
@@ -168,7 +169,7 @@ def test_an_artifact_comes_back_and_keeps_user_states_until_the_user_acts(
     store: Engine, pretrained: Path, tmp_path: Path
 ) -> None:
     with store.connect() as connection:
-        data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True))
+        data = read_dataset(connection, DatasetConfig(tasks=TASKS, history=10, interest=True))
     held = load_pretrained(pretrained)
     config = msgspec.structs.replace(SRP4CTR, interest=True, pretrained=held.id)
     run(data, config, QUICK, split="global", folder=tmp_path / "srp", prepare=lambda m: take_over(m, data.spec, held))

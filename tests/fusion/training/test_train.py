@@ -23,7 +23,7 @@ from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_
 from fusion.training.experiment import fingerprint, run
 from fusion.training.train import TrainConfig, _memory, predict, summed_loss, train
 from interest.errors import ArtifactError, InputError
-from tests.support.ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
+from tests.support.ctr_world import RULE, TASKS, fill, log_of, random_rows, samples_of, spec_of
 from tests.support.small_models import DATA, DIN, QUICK
 
 
@@ -208,13 +208,13 @@ def test_a_checkpoint_comes_back_where_the_model_is(tmp_path: Path) -> None:
 def test_runs_on_other_values_catalogues_or_interests_are_told_apart(store: Engine) -> None:
     fill(store, random_rows(5), interests=True)
     with store.connect() as connection:
-        data = read_dataset(connection, DatasetConfig(label=RULE, history=10, interest=True))
+        data = read_dataset(connection, DatasetConfig(tasks=TASKS, history=10, interest=True))
     seen = {fingerprint(data)}
     data.log.value[3] += 0.25
     seen.add(fingerprint(data))
     data.samples.items.categories[2] += 1
     seen.add(fingerprint(data))
-    data.samples._interest_vectors.vectors[0, 0] += 1
+    data.samples.interest_vectors.vectors[0, 0] += 1
     seen.add(fingerprint(data))
     assert len(seen) == 4
 
@@ -227,7 +227,7 @@ def test_too_small_a_log_and_missing_interests_are_told(store: Engine) -> None:
         with pytest.raises(InputError, match="too few behaviours"):
             read_dataset(connection, DATA)
         with pytest.raises(InputError, match="interestream learn"):
-            read_dataset(connection, DatasetConfig(label=RULE, interest=True))
+            read_dataset(connection, DatasetConfig(tasks=TASKS, interest=True))
 
 
 def test_the_loss_is_the_mean_over_heads_and_zero_for_a_share_without_rows() -> None:

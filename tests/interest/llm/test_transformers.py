@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
-from fusion.encoders.causal_lm import load
+from fusion.encoders.causal_lm import load_llm
 from interest.errors import ArtifactError, InputError
 from interest.llm.local import LocalModel
 from interest.llm.transformers import load_whole
@@ -38,4 +38,4 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"short does not load: it lacks the weights model\.layers\.1\.mlp"):
         LocalModel(folder)
     with pytest.raises(ArtifactError, match=r"short cannot be loaded.*it lacks the weights layers\.1\.mlp"):
-        load(folder, torch.float32)
+        load_llm(folder, torch.float32)

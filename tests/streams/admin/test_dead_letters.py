@@ -21,7 +21,7 @@ from streams.admin import dead_letters
 from streams.admin.dead_letters import OpenLetter, close, discard, open_letters, read_whole, replay
 from streams.cli import app
 from streams.commands.dead import printable
-from streams.kafka.clients import MAX_DEAD, Topics, dead_of, python_options, reading
+from streams.kafka.clients import MAX_DEAD, Topics, consumer_for_command, dead_of, python_options
 from streams.kafka.dead_letter import MAX_EXCERPT, dead_letter, read_letter
 from streams.kafka.read import read_offset_ranges, read_records
 from streams.kafka.topics import create_topics
@@ -63,7 +63,7 @@ def bury(settings, producer):
 
 
 def everything(settings: KafkaSettings, topic: str) -> list:
-    with reading(settings) as client:
+    with consumer_for_command(settings) as client:
         return list(read_records(client, read_offset_ranges(settings, [topic])))
 
 

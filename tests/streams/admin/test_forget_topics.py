@@ -23,7 +23,7 @@ from streams.kafka.partitioner import Partitioner
 from streams.kafka.topics import create_topics
 from streams.store import forget as forgetting
 from streams.store.engine import open_store
-from streams.store.outbox import Announcement, put
+from streams.store.outbox import Announcement, add
 from tests.support.stage_rig import drained, in_loop, make_context, produce, read_all, running
 
 ANN, BOB = "ann-q7x9zk", "bob"
@@ -86,7 +86,7 @@ async def test_nothing_of_a_forgotten_user_comes_back(store, settings, topics, t
         await drained(store, settings, topics.behaviors, topics.users)
     with writing(store) as connection:  # as a crash between commit and announcement leaves it
         one = Announcement(topic=topics.partitions, partition=0, offset=0, user_id=ANN, message=b'{"user": "ann"}')
-        put(connection, [one])
+        add(connection, [one])
     assert {line.split(":")[0] for line in traces(store)} == {"behaviors", "partitions", "users", "outbox"}
 
     said = await asyncio.to_thread(forget, store, ANN, "--yes")

@@ -24,7 +24,7 @@ from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.offsets import known_topic_id
 from streams.stages.ingest.offsets import positions_of
 from streams.stages.ingest.stage import IngestStage
-from streams.store.outbox import Announcement, put
+from streams.store.outbox import Announcement, add
 from streams.store.tables import offsets, source_of
 from tests.support.stage_rig import drained, in_loop, make_context, produce, running
 
@@ -110,7 +110,7 @@ def test_each_stage_stands_where_it_says(store, settings, topics):
     commit(settings, "interest", topics.partitions, {0: 1})
     one = Announcement(topic=topics.partitions, partition=0, offset=3, user_id="u", message=b"{}")
     with writing(store) as connection:
-        put(connection, [one, msgspec.structs.replace(one, n=1)])
+        add(connection, [one, msgspec.structs.replace(one, n=1)])
     report = read_lag(store, settings)
     stages = {stage.stage: stage for stage in report.stages}
     assert [stage.lag for stage in report.stages] == [20 - 9, 9 - 1, 0]

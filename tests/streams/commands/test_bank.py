@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, delete, func, select
 from typer.testing import Result
 
-from fusion.encoders.split_llm import Low, open_low
+from fusion.encoders.split_llm import LowerLayers, open_lower_layers
 from fusion.training import bahe as bahe_training
 from fusion.training.artifact import load_artifact
 from interest.errors import ArtifactError, InputError, StoreError
@@ -86,7 +86,9 @@ def train(url: str, llm: Path, out: Path, *more: object) -> Result:
 
 def test_from_the_log_to_scores_and_the_next_day(store: Engine, url: str, llm: Path, tmp_path: Path) -> None:
     out = tmp_path / "bahe"
-    result = train(url, llm, out, "--cut", 2, "--interest", "--sequences", "recent,liked,disliked", "--tune", "lora")
+    result = train(
+        url, llm, out, "--cut", 2, "--interest", "yes", "--sequences", "recent,liked,disliked", "--tune", "lora"
+    )
     assert result.exit_code == 0, result.output or result.exception
     assert "tail auc" in result.output
     assert "90 representations" in result.output
@@ -131,7 +133,9 @@ def test_what_does_not_fit_is_told_in_a_sentence(url: str, llm: Path, tmp_path: 
     result = run("score", tmp_path / "bahe", "--store", url, "--user", "u1", "--items", "i1", "--llm", other)
     assert isinstance(result.exception, ArtifactError)
     assert "another language model than tiny@" in str(result.exception)
-    assert run("train", "din", "--store", url, "--out", tmp_path / "din", "--epochs", 1, "--no-interest").exit_code == 0
+    assert (
+        run("train", "din", "--store", url, "--out", tmp_path / "din", "--epochs", 1, "--interest", "no").exit_code == 0
+    )
     result = train(url, llm, tmp_path / "x", "--continue-from", tmp_path / "din")
     assert "is a din model" in str(result.exception)
     result = run("score", tmp_path / "din", "--store", url, "--user", "u1", "--items", "i1", "--llm", llm)
@@ -145,11 +149,11 @@ def test_training_fills_the_bank_where_it_is_told_to(
 ) -> None:
     places = []
 
-    def opened(*own: Any, device: str | None = None) -> Low:
+    def opened(*own: Any, device: str | None = None) -> LowerLayers:
         places.append(device)
-        return open_low(*own, device=device)
+        return open_lower_layers(*own, device=device)
 
-    monkeypatch.setattr(bahe_training, "open_low", opened)
+    monkeypatch.setattr(bahe_training, "open_lower_layers", opened)
     result = train(url, llm, tmp_path / "bahe", "--device", "cpu")
     assert result.exit_code == 0, result.output or result.exception
     assert places == ["cpu"]

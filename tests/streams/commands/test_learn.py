@@ -18,7 +18,7 @@ from interest.write.backfill import learn
 from interest.write.backlog import Plan
 from streams.cli import main
 from streams.commands.learn import nouns
-from streams.store.invalidate import drop_made_from
+from streams.store.invalidate import delete_derived
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_vectors_of_a_replaced_text_go_with_it(filled: Engine) -> None:
         )
         insert_new(connection, representations, [key | {"artifact": "pooled:e", "vector": b""}])
     written = Scripted("This user enjoyed dramas and comedies.")
-    learn(filled, written, model="m", plan=Plan(), replaced=drop_made_from)
+    learn(filled, written, model="m", plan=Plan(), replaced=delete_derived)
     with filled.connect() as connection:
         for table in (vectors, representations):
             assert connection.execute(select(func.count()).select_from(table)).scalar() == 0

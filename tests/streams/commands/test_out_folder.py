@@ -24,7 +24,7 @@ from tests.support.command_line import run
 from tests.support.ctr_world import fill, random_rows
 
 JOBS = {
-    "din": ("train", "din", "--no-interest"),
+    "din": ("train", "din"),
     "srp4ctr": ("train", "srp4ctr"),
     "bahe": ("train", "bahe"),
     "fgbert": ("pretrain", "fgbert"),
@@ -39,7 +39,11 @@ def unread(monkeypatch: pytest.MonkeyPatch, store: Engine) -> str:
     def read(*_: object, **__: object) -> Any:
         raise AssertionError("the log was read")
 
-    for name in ("fusion.features.dataset.read_log", "fusion.features.refresh.read_log", "streams.resolve.bank.choose"):
+    for name in (
+        "fusion.features.dataset.read_log",
+        "fusion.features.refresh.read_log",
+        "streams.resolve.bank.choose_recipe",
+    ):
         monkeypatch.setattr(name, read)
     return store.url.render_as_string(hide_password=False)
 
@@ -118,7 +122,7 @@ def test_the_same_kind_is_replaced(store: Engine, tmp_path: Path) -> None:
     """And the encoder that was pre-trained is whole after it was asked to give way."""
     fill(store, random_rows(11))
     url = store.url.render_as_string(hide_password=False)
-    own = ("--store", url, "--history", 10, "--together", 5, "--epochs", 1)
+    own = ("--store", url, "--history", 10, "--pack", 5, "--epochs", 1)
     for _ in range(2):
         assert run("pretrain", "fgbert", *own, "--width", 8, "--out", tmp_path / "fgbert").exit_code == 0
     kept = {path.name: path.read_bytes() for path in (tmp_path / "fgbert").iterdir()}

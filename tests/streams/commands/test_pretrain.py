@@ -27,7 +27,7 @@ def url(store: Engine) -> str:
     return store.url.render_as_string(hide_password=False)
 
 
-SIZES = ("--history", 10, "--together", 5, "--epochs", 1)
+SIZES = ("--history", 10, "--pack", 5, "--epochs", 1)
 
 
 def pretrain(url: str, out: Path, *more: object) -> Result:
@@ -42,7 +42,9 @@ def test_from_pretraining_to_scores(url: str, tmp_path: Path) -> None:
     assert "validation loss" in result.stderr
     assert "HR@10" in result.stderr
     own = ("--store", url, *SIZES)
-    result = run("train", "srp4ctr", "--pretrained", tmp_path / "fgbert", "--interest", "--out", tmp_path / "srp", *own)
+    result = run(
+        "train", "srp4ctr", "--pretrained", tmp_path / "fgbert", "--interest", "yes", "--out", tmp_path / "srp", *own
+    )
     assert result.exit_code == 0, result.output
     assert "tail auc" in result.output
     assert "150 representations" in result.output
@@ -96,7 +98,7 @@ def test_an_ablation_without_pretraining(url: str, tmp_path: Path) -> None:
 def test_longer_histories_than_in_pre_training_may_be_read(url: str, tmp_path: Path) -> None:
     assert pretrain(url, tmp_path / "fgbert").exit_code == 0
     own = ("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", "--pretrained", tmp_path / "fgbert")
-    result = run(*own, "--history", 20, "--together", 5, "--epochs", 1)
+    result = run(*own, "--history", 20, "--pack", 5, "--epochs", 1)
     assert result.exit_code == 0, result.output
     model = load_artifact(tmp_path / "srp").config.model
     assert (model.encoder.positions, model.lifelong, model.value_task) == (24, True, 0.5)
@@ -136,7 +138,7 @@ def test_short_histories_are_enough(store: Engine, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.exception
     result = run("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", *SIZES)
     assert "smaller --min-history" in str(result.exception)
-    result = run("pretrain", "fgbert", "--store", url, "--out", tmp_path / "x", "--history", 1, "--together", 1)
+    result = run("pretrain", "fgbert", "--store", url, "--out", tmp_path / "x", "--history", 1, "--pack", 1)
     assert "leaves nothing to see" in str(result.exception)
 
 
@@ -144,7 +146,7 @@ def test_what_does_not_fit_is_told_in_a_sentence(url: str, tmp_path: Path) -> No
     assert isinstance(pretrain(url, tmp_path / "x", "--heads", 3).exception, InputError)
     assert pretrain(url, tmp_path / "fgbert").exit_code == 0
     own = ("train", "srp4ctr", "--store", url, "--out", tmp_path / "srp", "--pretrained")
-    result = run(*own, tmp_path / "fgbert", "--history", 10, "--together", 5, "--split", "user")
+    result = run(*own, tmp_path / "fgbert", "--history", 10, "--pack", 5, "--split", "user")
     assert "--split global, not user" in str(result.exception)
     assert isinstance(run(*own, tmp_path / "nowhere").exception, ArtifactError)
     result = run(*own, tmp_path / "srp", *SIZES)

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select
 from typer.testing import Result
 
-from fusion.tables import representations
+from fusion.tables import representations, vectors
+from fusion.training.artifact import load_artifact
 from interest.errors import ArtifactError, InputError, StoreError
 from tests.support.command_line import run
 from tests.support.ctr_world import fill, random_rows
@@ -37,7 +38,7 @@ def test_training_prints_its_metrics_and_stores_user_vectors(store: Engine, url:
 
 
 def test_scores_come_as_lines_or_as_json_best_item_first(store: Engine, url: str, tmp_path: Path) -> None:
-    assert train(store, tmp_path / "din", "--no-interest", "--split", "user").exit_code == 0
+    assert train(store, tmp_path / "din", "--interest", "no", "--split", "user").exit_code == 0
     result = run("score", tmp_path / "din", "--store", url, "--user", "u1", "--items", "i1,i2,stranger", "--json")
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert {line["item_id"] for line in lines} == {"i1", "i2", "stranger"}
@@ -52,13 +53,13 @@ def test_scores_come_as_lines_or_as_json_best_item_first(store: Engine, url: str
 
 
 def test_what_cannot_be_trained_is_told_in_a_sentence(store: Engine, tmp_path: Path) -> None:
-    result = train(store, tmp_path / "din", "--no-interest")
+    result = train(store, tmp_path / "din", "--interest", "no")
     assert isinstance(result.exception, InputError)
     assert "interestream replay" in str(result.exception)
     fill(store, random_rows(12))
-    result = train(store, tmp_path / "din")
+    result = train(store, tmp_path / "din", "--interest", "yes")
     assert "interestream fuse" in str(result.exception)
-    result = train(store, tmp_path / "din", "--no-interest", "--label", "value>9")
+    result = train(store, tmp_path / "din", "--interest", "no", "--label", "value>9")
     assert "choose a threshold inside" in str(result.exception)
     missing = f"sqlite:///{tmp_path / 'none.db'}"
     assert isinstance(run("train", "din", "--store", missing, "--out", tmp_path / "x").exception, StoreError)
@@ -90,3 +91,18 @@ def test_what_cannot_be_scored_is_told_in_a_sentence(url: str, tmp_path: Path) -
     pairs.write_text("user_id,item_id\nu1,i1\nu1,\n")
     result = run("score", tmp_path / "nowhere", "--store", url, "--pairs", pairs)
     assert "line 3: user_id or item_id is empty" in str(result.exception)
+
+
+def test_interests_are_used_where_there_are_vectors_and_that_is_said(store: Engine, url: str, tmp_path: Path) -> None:
+    """`--interest auto`, the default of every model: what it decides is what `yes` or `no` would have made."""
+    result = train(store, tmp_path / "auto")
+    assert "interests: read, by the prompts p1 and the text encoder e1" in result.stdout
+    assert load_artifact(tmp_path / "auto").config.model.interest
+    assert "interests: not read (--interest no)" in train(store, tmp_path / "no", "--interest", "no").stdout
+    assert not load_artifact(tmp_path / "no").config.model.interest
+    with store.begin() as connection:
+        connection.execute(delete(vectors))
+    result = train(store, tmp_path / "without")
+    assert "interests: not read, for the store has no vectors" in result.stdout
+    assert "representations" not in result.stdout
+    assert not load_artifact(tmp_path / "without").config.model.interest

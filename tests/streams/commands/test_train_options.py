@@ -20,12 +20,19 @@ from fusion.training.pretrain import PretrainConfig
 from fusion.training.pretrained import Pretrained, PretrainedConfig
 from streams.cli import app
 from streams.store.engine import open_store
-from tests.support.ctr_world import RULE, fill, random_rows
+from tests.support.ctr_world import TASKS, fill, random_rows
 
 Changes = dict[str, Any]  # dotted place in the records -> its value where the option is given
 
 DATA = {
-    "label": ("value>=3", {"data.label.operand": "3"}),
+    "label": (
+        "value>=3",
+        {
+            "data.tasks": [
+                {"name": "ctr", "rule": {"field": "value", "comparison": ">=", "operand": "3"}, "weight": 1.0}
+            ]
+        },
+    ),
     "split": ("user", {"data.split": "user", "split": "user"}),
     "out": ("elsewhere", {"folder": "elsewhere"}),
     "store": ("another.db", {"store": "another.db"}),
@@ -43,9 +50,9 @@ TRAIN = {
     "generation": (2, {"data.generation": 2}),
 }
 SRP4CTR = {
-    "interest": (True, {"data.interest": True, "model.interest": True}),
+    "interest": ("yes", {"data.interest": True, "model.interest": True}),
     "history": (17, {"data.history": 17, "model.encoder.positions": 31}),
-    "together": (3, {"model.together": 3, "model.encoder.positions": 52}),
+    "pack": (3, {"model.together": 3, "model.encoder.positions": 52}),
     "value_task": (0.25, {"model.value_task": 0.25}),
     "lifelong": (False, {"model.lifelong": False}),
     "embedding_decay": (0.4, {"training.embedding_decay": 0.4}),
@@ -53,12 +60,12 @@ SRP4CTR = {
     "pretrained": ("fgbert", {"model.pretrained": "id of fgbert", "data.value_edges": (2.0, 4.5)}),
 }
 DIN = {
-    "interest": (False, {"data.interest": False, "model.interest": False}),
+    "interest": ("yes", {"data.interest": True, "model.interest": True}),
     "history": (17, {"data.history": 17}),
 }
 FGBERT = {
     "history": (17, {"data.history": 17, "encoder.positions": 31}),
-    "together": (3, {"encoder.positions": 52}),
+    "pack": (3, {"encoder.positions": 52}),
     "epochs": (9, {"training.epochs": 9}),
     "batch_size": (8, {"training.batch_size": 8}),
     "lr": (0.5, {"training.lr": 0.5}),
@@ -91,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Labelled]:
     store = open_store(f"sqlite:///{tmp_path_factory.mktemp('options') / 'store.db'}")
     fill(store, random_rows(11))
     with store.connect() as connection:
-        config = DatasetConfig(label=RULE)
+        config = DatasetConfig(tasks=TASKS)
         return read_dataset(connection, config), read_labelled(connection, config)
 
 
@@ -119,13 +126,14 @@ def told(
         return Pretrained(f"id of {folder.name}", folder, record, spec, {})
 
     def training(_: Dataset, model: object, config: object, **more: Any) -> None:
-        raise Told(model=model, training=config, split=more["split"], folder=more["folder"], place=more["place"])
+        raise Told(model=model, training=config, split=more["split"], folder=more["folder"], place=more["device"])
 
     def pretraining(_: Labelled, encoder: object, config: object, **more: Any) -> None:
-        raise Told(encoder=encoder, training=config, split=more["split"], folder=more["folder"], place=more["place"])
+        raise Told(encoder=encoder, training=config, split=more["split"], folder=more["folder"], place=more["device"])
 
     monkeypatch.setattr("fusion.features.dataset.read_dataset", reading(dataset))
     monkeypatch.setattr("fusion.features.dataset.read_labelled", reading(labelled))
+    monkeypatch.setattr("fusion.features.interest_vectors.choose_vectors", lambda *_, **__: ("p1", "e1"))
     monkeypatch.setattr("fusion.training.experiment.run", training)
     monkeypatch.setattr("fusion.training.pretrained.run", pretraining)
     monkeypatch.setattr("fusion.training.pretrained.load_pretrained", pretrained)
@@ -192,3 +200,18 @@ def test_the_rate_of_pre_trained_weights_is_told_apart(told: Callable[..., dict[
     usual, slow = (told(("train", "srp4ctr"), pretrained="fgbert", **more) for more in ({}, {"pretrained_rate": 0.25}))
     assert {place: slow[place] for place in usual if slow[place] != usual[place]} == {"training.pretrained_rate": 0.25}
     assert usual["training.pretrained_rate"] == 1.0
+
+
+@pytest.mark.parametrize("job", [("train", "srp4ctr"), ("train", "din"), ("pretrain", "fgbert")])
+def test_old_names_mean_what_they_did_and_are_not_in_the_help(
+    told: Callable[..., dict[str, Any]], job: tuple[str, str]
+) -> None:
+    """`--together N` is `--pack N`; `--interest` alone and `--no-interest` are `--interest yes` and `no`."""
+    shown = CliRunner().invoke(app, [*job, "--help"]).output
+    assert "--together" not in shown
+    assert "--no-interest" not in shown
+    if job[1] != "din":
+        assert told(job, together=3) == told(job, pack=3) != told(job)
+    if job[0] == "train":
+        assert told(job, interest=True) == told(job, interest="yes") != told(job)
+        assert told(job, interest=False) == told(job, interest="no")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from fusion.interests.pooled_rows import View
+from fusion.interests.pooled_rows import VectorSource
 from fusion.tables import vectors
 from interest.errors import ArtifactError, InputError
 from interest.store.sql import insert_new, writing
@@ -20,7 +20,7 @@ from streams.resolve.activation import POOLED, Activation, activate, activate_po
 from streams.store.engine import open_store
 from tests.support.fusion_world import make_artifact
 
-VIEW = View("small@1", "json-1")
+VIEW = VectorSource("small@1", "json-1")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def engine(url: str) -> Iterator[Engine]:
     opened.dispose()
 
 
-def hold(engine: Engine, view: View) -> None:
+def hold(engine: Engine, view: VectorSource) -> None:
     """Vectors of one user."""
     blob = np.zeros(4, "<f2").tobytes()
     key = {"user_id": "ann", "generation": 0, "index": 0, "prompt_version": view.prompt_version}
@@ -53,7 +53,7 @@ def test_what_cannot_be_activated_is_refused_and_nothing_changes(engine: Engine,
     make_artifact(tmp_path / "one", VIEW, width=4)
     with pytest.raises(ArtifactError, match="it has: no vectors at all"):
         activate(engine, tmp_path / "one")
-    hold(engine, View("small@1", "json-2"))
+    hold(engine, VectorSource("small@1", "json-2"))
     with pytest.raises(ArtifactError, match=r"prompt version json-1 encoded by small@1.*it has: json-2 by small@1"):
         activate(engine, tmp_path / "one")
     make_artifact(tmp_path / "plain", VIEW, interest=False)

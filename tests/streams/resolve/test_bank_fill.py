@@ -9,27 +9,27 @@ from sqlalchemy import Engine, update
 from typer.testing import CliRunner
 
 from fusion.bank.vectors import Claims, register
-from fusion.encoders.split_llm import Low
+from fusion.encoders.split_llm import LowerLayers
 from fusion.tables import bank_vectors
 from streams.cli import app
 from streams.resolve import bank_fill as filling
-from streams.resolve.bank_fill import Walk, accepted
+from streams.resolve.bank_fill import FillPass, accepted_counts
 from streams.store.engine import open_store
 from streams.store.forget import forget
 from tests.support.bank_world import (
     EACH,
     USERS,
-    Between,
-    begin,
-    come_in,
+    InterruptedEncoder,
+    add_behaviors,
     computed,
     content,
-    full,
-    marks,
+    fill_store,
+    is_full,
     newest,
+    run_pass,
     texts_of,
     vectors,
-    walked,
+    watermarks,
 )
 
 pytestmark = pytest.mark.model
@@ -37,66 +37,66 @@ pytestmark = pytest.mark.model
 
 @pytest.mark.parametrize(("users", "most"), [(5000, 1000), (4, 5), (1, 100), (6, 12)])
 def test_a_walk_fills_everything_once_whatever_its_pieces(
-    engine: Engine, low: Low, monkeypatch: pytest.MonkeyPatch, users: int, most: int
+    engine: Engine, low: LowerLayers, monkeypatch: pytest.MonkeyPatch, users: int, most: int
 ) -> None:
     monkeypatch.setattr(filling, "USERS", users)
     monkeypatch.setattr(filling, "BEHAVIORS", most)
-    begin(engine)
-    walk = Walk(engine, low)
-    assert sum(walked(walk)) == walk.behaviors == USERS * EACH
-    assert walk.whole
-    assert full(engine, low.recipe)
+    fill_store(engine)
+    walk = FillPass(engine, low)
+    assert sum(run_pass(walk)) == walk.behaviors == USERS * EACH
+    assert walk.is_complete
+    assert is_full(engine, low.recipe)
     assert walk.computed == computed(engine) == len(texts_of(engine))
-    again = Walk(engine, low)
-    assert set(walked(again)) == {0}
+    again = FillPass(engine, low)
+    assert set(run_pass(again)) == {0}
     assert again.asked == 0
-    come_in(engine, "u2", EACH, 2.2, 3.3)
-    come_in(engine, "new", 0, 4.4)
-    walk = Walk(engine, low)
-    assert sum(walked(walk)) == 3
+    add_behaviors(engine, "u2", EACH, 2.2, 3.3)
+    add_behaviors(engine, "new", 0, 4.4)
+    walk = FillPass(engine, low)
+    assert sum(run_pass(walk)) == 3
     assert walk.computed == 3  # the items' own texts are there
-    assert full(engine, low.recipe)
+    assert is_full(engine, low.recipe)
 
 
-def test_other_workers_users_are_left_to_them(store: Engine, low: Low) -> None:
-    begin(store)
+def test_other_workers_users_are_left_to_them(store: Engine, low: LowerLayers) -> None:
+    fill_store(store)
     mine = {"u1", "u4"}
-    walked(Walk(store, low, lambda user: user in mine))
-    assert marks(store, low.recipe).keys() == mine
-    walked(Walk(store, low, lambda user: user not in mine))
-    assert full(store, low.recipe)
+    run_pass(FillPass(store, low, lambda user: user in mine))
+    assert watermarks(store, low.recipe).keys() == mine
+    run_pass(FillPass(store, low, lambda user: user not in mine))
+    assert is_full(store, low.recipe)
     assert computed(store) == len(texts_of(store))
 
 
-def test_texts_that_another_has_claimed_are_not_marked_until_they_are_there(store: Engine, low: Low) -> None:
-    begin(store)
+def test_texts_that_another_has_claimed_are_not_marked_until_they_are_there(store: Engine, low: LowerLayers) -> None:
+    fill_store(store)
     register(store, low.recipe, low.width)
     claimed = low.recipe.keys(sorted(texts_of(store))[:5])
     Claims(store, low.recipe, low.width, "killed").take(claimed)
-    walk = Walk(store, low)
-    walked(walk)
-    assert not walk.whole
-    assert marks(store, low.recipe) == {}
+    walk = FillPass(store, low)
+    run_pass(walk)
+    assert not walk.is_complete
+    assert watermarks(store, low.recipe) == {}
     assert {key for key, vector in vectors(store, low.recipe).items() if vector is None} == set(claimed)
     with store.begin() as connection:  # a minute later
         connection.execute(update(bank_vectors).where(bank_vectors.c.vector.is_(None)).values(until=0.0))
-    walk = Walk(store, low)
-    walked(walk)
-    assert walk.whole
+    walk = FillPass(store, low)
+    run_pass(walk)
+    assert walk.is_complete
     assert walk.computed == 5
-    assert full(store, low.recipe)
+    assert is_full(store, low.recipe)
 
 
-def test_a_user_forgotten_meanwhile_leaves_no_mark(engine: Engine, low: Low) -> None:
-    begin(engine)
-    walk = Walk(engine, Between(low, lambda: forget(engine, "u1")))
-    walked(walk)
-    assert marks(engine, low.recipe) == newest(engine)
+def test_a_user_forgotten_meanwhile_leaves_no_mark(engine: Engine, low: LowerLayers) -> None:
+    fill_store(engine)
+    walk = FillPass(engine, InterruptedEncoder(low, lambda: forget(engine, "u1")))
+    run_pass(walk)
+    assert watermarks(engine, low.recipe) == newest(engine)
     assert "u1" not in newest(engine)
     assert forget(engine, "u2")["bank_marks"] == 1
-    come_in(engine, "u1", 0, 2.2)  # known again, by another behaviour
-    walked(Walk(engine, low))
-    assert marks(engine, low.recipe) == newest(engine)
+    add_behaviors(engine, "u1", 0, 2.2)  # known again, by another behaviour
+    run_pass(FillPass(engine, low))
+    assert watermarks(engine, low.recipe) == newest(engine)
     assert set(low.recipe.keys(sorted(texts_of(engine)))) <= vectors(engine, low.recipe).keys()
 
 
@@ -104,19 +104,19 @@ def test_what_came_in_is_told_by_the_counts_of_ingest(store: Engine) -> None:
     seen = []
     for step in range(3):
         with store.connect() as connection:
-            seen.append(accepted(connection))
+            seen.append(accepted_counts(connection))
         if step == 1:
-            come_in(store, "u1", 0, 1.0)
+            add_behaviors(store, "u1", 0, 1.0)
     assert seen[0] == seen[1] == ()
     assert seen[2] == (("topic:behaviors", 0, 1),)
 
 
 def test_fuse_fills_the_bank_where_an_llm_is_set(
-    llm: Path, low: Low, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder_folder: Path
+    llm: Path, low: LowerLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder_folder: Path
 ) -> None:
     url = f"sqlite:///{tmp_path / 'embedded.db'}"
     store = open_store(url)
-    begin(store)
+    fill_store(store)
 
     def fused() -> str:
         result = CliRunner().invoke(app, ["fuse", "--store", url, "--encoder", str(encoder_folder)])
@@ -128,8 +128,8 @@ def test_fuse_fills_the_bank_where_an_llm_is_set(
     monkeypatch.setenv("INTERESTREAM_BANK_CUT", "2")
     count = len(texts_of(store))
     assert fused() == f"72 new behaviours; {count} of their texts computed for bank {low.recipe.id}"
-    assert full(store, low.recipe)
+    assert is_full(store, low.recipe)
     before = content(store, low.recipe)
-    monkeypatch.setattr("fusion.encoders.split_llm.open_low", None)  # nothing is new: no LLM is loaded
+    monkeypatch.setattr("fusion.encoders.split_llm.open_lower_layers", None)  # nothing is new: no LLM is loaded
     assert fused() == f"0 new behaviours; 0 of their texts computed for bank {low.recipe.id}"
     assert content(store, low.recipe) == before

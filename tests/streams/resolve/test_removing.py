@@ -10,27 +10,38 @@ import pytest
 from sqlalchemy import Engine, delete, select
 
 from fusion.bank import texts as bank_texts
-from fusion.bank.texts import Texts, collect
+from fusion.bank.texts import StoreTexts, collect_garbage
 from fusion.bank.vectors import fill, read_recipes
-from fusion.encoders.split_llm import Low
+from fusion.encoders.split_llm import LowerLayers
 from fusion.tables import bank_marks, banks
 from interest.store.tables import behaviors
 from streams.resolve import bank_fill as filling
-from streams.resolve.bank_fill import Walk, accepted
+from streams.resolve.bank_fill import FillPass, accepted_counts
 from streams.store import counters
-from tests.support.bank_world import EACH, USERS, Between, begin, come_in, full, marks, texts_of, vectors, walked
+from tests.support.bank_world import (
+    EACH,
+    USERS,
+    InterruptedEncoder,
+    add_behaviors,
+    fill_store,
+    is_full,
+    run_pass,
+    texts_of,
+    vectors,
+    watermarks,
+)
 
 pytestmark = pytest.mark.model
 
 
 def gc(engine: Engine, *keep: str) -> None:
     """As `interestream bank gc` does it."""
-    collect(engine, keep or None, lambda connection: counters.increment(connection, counters.REMOVALS))
+    collect_garbage(engine, keep or None, lambda connection: counters.increment(connection, counters.REMOVALS))
 
 
-def whole(engine: Engine, low: Low) -> None:
+def whole(engine: Engine, low: LowerLayers) -> None:
     """Every vector is there and right, every mark, and the bank is known to `stats` and `gc`."""
-    assert full(engine, low.recipe)
+    assert is_full(engine, low.recipe)
     texts = sorted(texts_of(engine))
     held, made = vectors(engine, low.recipe), low(texts).astype("<f2")
     assert [held[key] for key in low.recipe.keys(texts)] == [row.tobytes() for row in made]
@@ -40,27 +51,27 @@ def whole(engine: Engine, low: Low) -> None:
 
 @pytest.mark.parametrize("step", range(7))
 def test_a_bank_removed_before_any_step_of_a_walk_is_filled_whole(
-    engine: Engine, low: Low, monkeypatch: pytest.MonkeyPatch, step: int
+    engine: Engine, low: LowerLayers, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     monkeypatch.setattr(filling, "USERS", 4)
     monkeypatch.setattr(filling, "BEHAVIORS", 17)  # users are cut in two
-    begin(engine)
-    walk = Walk(engine, low)
+    fill_store(engine)
+    walk = FillPass(engine, low)
     for _ in range(step):
         walk.step()
     gc(engine, "another")
-    walked(walk)
+    run_pass(walk)
     whole(engine, low)
 
 
 @pytest.mark.parametrize("known", [False, True])
 def test_a_bank_removed_in_a_step_is_filled_whole(
-    engine: Engine, low: Low, monkeypatch: pytest.MonkeyPatch, *, known: bool
+    engine: Engine, low: LowerLayers, monkeypatch: pytest.MonkeyPatch, *, known: bool
 ) -> None:
     """While texts are computed; and after all were found in the bank, before the marks are moved."""
-    begin(engine)
+    fill_store(engine)
     if not known:
-        walked(Walk(engine, Between(low, lambda: gc(engine, "another"))))
+        run_pass(FillPass(engine, InterruptedEncoder(low, lambda: gc(engine, "another"))))
         whole(engine, low)
         return
     fill(engine, low, sorted(texts_of(engine)))
@@ -72,15 +83,15 @@ def test_a_bank_removed_in_a_step_is_filled_whole(
         return out
 
     monkeypatch.setattr(filling, "fill", filled)
-    walked(Walk(engine, low))
+    run_pass(FillPass(engine, low))
     whole(engine, low)
 
 
-def test_filling_from_outside_the_stream_survives_a_removal_too(engine: Engine, low: Low) -> None:
-    begin(engine)
+def test_filling_from_outside_the_stream_survives_a_removal_too(engine: Engine, low: LowerLayers) -> None:
+    fill_store(engine)
     texts = sorted(texts_of(engine))
     for chunk in (5, 1000):
-        fill(engine, Between(low, lambda: gc(engine, "another")), texts, chunk=chunk)
+        fill(engine, InterruptedEncoder(low, lambda: gc(engine, "another")), texts, chunk=chunk)
         assert vectors(engine, low.recipe).keys() == set(low.recipe.keys(texts))
         assert None not in vectors(engine, low.recipe).values()
         gc(engine, "another")
@@ -89,47 +100,47 @@ def test_filling_from_outside_the_stream_survives_a_removal_too(engine: Engine, 
 
 
 def test_what_is_done_again_while_it_is_collected_keeps_no_mark_without_its_vector(
-    engine: Engine, low: Low, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, low: LowerLayers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(engine)
-    walked(Walk(engine, low))
+    fill_store(engine)
+    run_pass(FillPass(engine, low))
     with engine.begin() as connection:  # its user was forgotten, say; the vectors stay until they are collected
         rows = connection.execute(select(behaviors).where(behaviors.c.user_id == "u1")).mappings().all()
         connection.execute(delete(behaviors).where(behaviors.c.user_id == "u1"))
-    real: Callable[..., Texts] = bank_texts.store_texts
+    real: Callable[..., StoreTexts] = bank_texts.store_texts
 
-    def read(*arguments: object) -> Texts:
+    def read(*arguments: object) -> StoreTexts:
         out = real(*arguments)
         for n, row in enumerate(rows):
             with engine.begin() as connection:
                 connection.execute(behaviors.insert().values({**row, "user_id": "late", "seq": n}))
-        walked(Walk(engine, low))
+        run_pass(FillPass(engine, low))
         return out
 
     monkeypatch.setattr(bank_texts, "store_texts", read)
     before = len(vectors(engine, low.recipe))
     gc(engine)
     assert len(vectors(engine, low.recipe)) < before
-    assert marks(engine, low.recipe) == {f"u{n}": EACH - 1 for n in range(USERS)}  # all others stay
+    assert watermarks(engine, low.recipe) == {f"u{n}": EACH - 1 for n in range(USERS)}  # all others stay
     with engine.begin() as connection:
         connection.execute(delete(bank_marks).where(bank_marks.c.user_id == "u1"))  # as forgetting does
-    walked(Walk(engine, low))
+    run_pass(FillPass(engine, low))
     whole(engine, low)
 
 
-def test_a_removal_is_something_new_to_the_stage(store: Engine, low: Low) -> None:
-    begin(store)
-    come_in(store, "u1", EACH, 1.0)
-    walked(Walk(store, low))
+def test_a_removal_is_something_new_to_the_stage(store: Engine, low: LowerLayers) -> None:
+    fill_store(store)
+    add_behaviors(store, "u1", EACH, 1.0)
+    run_pass(FillPass(store, low))
     with store.connect() as connection:
-        before = accepted(connection)
+        before = accepted_counts(connection)
     gc(store, "another")
     with store.connect() as connection:
-        assert accepted(connection) != before
+        assert accepted_counts(connection) != before
 
 
-def test_removals_over_and_over_while_two_walk(engine: Engine, low: Low) -> None:
-    begin(engine)
+def test_removals_over_and_over_while_two_walk(engine: Engine, low: LowerLayers) -> None:
+    fill_store(engine)
     rng, ended = np.random.default_rng(0), threading.Event()
     errors: list[BaseException] = []
 
@@ -144,7 +155,7 @@ def test_removals_over_and_over_while_two_walk(engine: Engine, low: Low) -> None
 
     def fillers() -> None:
         while not ended.is_set():
-            walked(Walk(engine, low))
+            run_pass(FillPass(engine, low))
 
     def remover() -> None:
         for turn in range(12):
@@ -158,5 +169,5 @@ def test_removals_over_and_over_while_two_walk(engine: Engine, low: Low) -> None
     for thread in threads:
         thread.join(timeout=60)
     assert not errors
-    walked(Walk(engine, low, wait=True))
+    run_pass(FillPass(engine, low, wait=True))
     whole(engine, low)

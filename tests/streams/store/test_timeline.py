@@ -14,7 +14,7 @@ from interest.store.tables import interests, items
 from interest.types import Item
 from streams.cli import app
 from streams.commands.timeline import page
-from streams.store.timeline import moment, read_timeline
+from streams.store.timeline import format_time, read_timeline
 from tests.support.small_store import ANN, SECRET, fill, interest
 
 
@@ -117,5 +117,5 @@ def test_the_command_prints_one_json_object(small):
 
 
 def test_times_beyond_the_calendar(small):
-    assert moment(0.0) == "1970-01-01 00:00:00"
-    assert moment(1e18) == "1000000000000000000 s"
+    assert format_time(0.0) == "1970-01-01 00:00:00"
+    assert format_time(1e18) == "1000000000000000000 s"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sqlalchemy import Engine
 
-from fusion.bank.index import attach
+from fusion.bank.index import with_bank
 from fusion.encoders.recipe import Recipe
 from fusion.features.collate import BatchIndices, RowCollator
 from fusion.features.log import Log
@@ -43,7 +43,7 @@ def world(llm: Path, recipe: Recipe, made: Made, log: Log = LOG, **changes: obje
     model = fresh(spec, config_of(llm, recipe, pack=TOGETHER, **changes))
     shaken(model)
     samples = samples_of(spec, log, np.arange(log.size), interest_vectors_of(log))
-    attach(samples, recipe, made)
+    samples = with_bank(samples, recipe, made)
     return model.eval(), samples
 
 
@@ -132,7 +132,7 @@ def test_nothing_in_a_window_sees_its_own_behaviour_or_what_came_after(
                 interest_vectors_of(LOG),
             )
             other.dense[:] = samples.dense  # other users' later counts are another law's
-            attach(other, recipe, made)
+            other = with_bank(other, recipe, made)
             after = logits(model, other, chosen)
             np.testing.assert_allclose(after[places[0] : k + 1], before[places[0] : k + 1], atol=CLOSE)
             moved += int(np.abs(after[k + 1 : places[-1] + 1] - before[k + 1 : places[-1] + 1]).max(initial=0) > CLOSE)
@@ -179,7 +179,7 @@ def test_each_sequence_of_a_past_is_the_newest_of_its_kind_before_the_moment(
                     wanted = before[kind[before]]
                     wanted = wanted[max(int(kind[head].sum()) - M, 0) :]  # M before the window, then all
                     seen = batch.history[n, batch.window[past], : batch.seen[n, past]].long()
-                    expected = samples.bank_index.file.vectors[samples.bank_index.event[wanted]]
+                    expected = samples.bank_index.vectors[samples.bank_index.event[wanted]]
                     np.testing.assert_array_equal(batch.vectors[seen].numpy(), expected)
 
 

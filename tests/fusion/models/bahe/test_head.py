@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fusion.bank.index import attach
+from fusion.bank.index import with_bank
 from fusion.encoders.recipe import Recipe
 from fusion.features.samples import Samples
 from fusion.models.bahe.model import Bahe
@@ -21,7 +21,7 @@ HEADS = 3
 def world(llm: Path, recipe: Recipe) -> tuple[Bahe, Samples]:
     spec = spec_of(LOG)
     samples = samples_of(spec, LOG, np.arange(LOG.size))
-    attach(samples, recipe, Made(llm, recipe))
+    samples = with_bank(samples, recipe, Made(llm, recipe))
     return fresh(spec, config_of(llm, recipe, heads=HEADS)), samples
 
 

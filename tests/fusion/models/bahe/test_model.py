@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.bank.index import attach
+from fusion.bank.index import with_bank
 from fusion.bank.mmap_file import BankFile
 from fusion.encoders.recipe import Recipe
-from fusion.encoders.split_llm import high_weights
+from fusion.encoders.split_llm import upper_weights
 from fusion.features.impressions import impressions_at
-from fusion.features.samples import Samples, encode
+from fusion.features.samples import Samples, make_samples
 from fusion.models.bahe.collate import BaheBatch, named_sequences
 from fusion.models.bahe.model import Bahe
 from fusion.training import metrics
@@ -65,7 +65,7 @@ def trained(request: pytest.FixtureRequest, llm: Path, recipe: Recipe, made: Mad
     model = fresh(spec, config_of(llm, recipe, **FORMS[request.param]))
     shaken(model)
     samples = samples_of(spec, LOG, np.arange(LOG.size), interest_vectors_of(LOG))
-    attach(samples, recipe, made)
+    samples = with_bank(samples, recipe, made)
     return model.eval(), samples
 
 
@@ -97,12 +97,11 @@ def test_more_padding_changes_nothing(trained: tuple[Bahe, Samples]) -> None:
 
 def offers(samples: Samples, offered: np.ndarray, made: Made, recipe: Recipe, user: int = 3) -> Samples:
     impressions, past = impressions_at(LOG, np.full(len(offered), user), offered, float(LOG.at.max()) + 1)
-    own = encode(
+    own = make_samples(
         samples.spec, LOG, impressions, past,
         items=LOG.items, catalogue=catalogue(40), profiles=profiles(12), interest_vectors=interest_vectors_of(LOG),
     )  # fmt: skip
-    attach(own, recipe, made)
-    return own
+    return with_bank(own, recipe, made)
 
 
 def test_folded_is_unfolded_and_the_order_of_candidates_only_permutes(
@@ -131,7 +130,7 @@ def test_nothing_of_the_future_changes_a_score(trained: tuple[Bahe, Samples], ma
         )
         other = samples_of(samples.spec, changed, np.arange(LOG.size), interest_vectors_of(LOG))
         other.dense[:] = samples.dense  # other users' later counts are another law's
-        attach(other, recipe, made)
+        other = with_bank(other, recipe, made)
         one = alone(np.array([row]))
         np.testing.assert_allclose(logits(model, other, one), logits(model, samples, one), atol=CLOSE)
 
@@ -141,7 +140,7 @@ def test_sequences_do_not_see_each_other(llm: Path, recipe: Recipe, made: Made) 
     spec = spec_of(LOG)
     model = fresh(spec, config_of(llm, recipe, sequences=THREE)).eval()
     samples = samples_of(spec, LOG, np.arange(LOG.size))
-    attach(samples, recipe, made)
+    samples = with_bank(samples, recipe, made)
     batch = model.collator.collate(samples, alone(np.array([24, 49])))
     with torch.no_grad():
         users = model.encode_users(batch)
@@ -165,7 +164,7 @@ def test_sequences_do_not_see_each_other(llm: Path, recipe: Recipe, made: Made) 
 def test_sequences_are_the_newest_of_their_kind(llm: Path, recipe: Recipe, made: Made) -> None:
     spec = spec_of(LOG)
     samples = samples_of(spec, LOG, np.arange(LOG.size))
-    attach(samples, recipe, made)
+    samples = with_bank(samples, recipe, made)
     model = Bahe(spec, config_of(llm, recipe, sequences=(*THREE, "action:rate")))
     assert samples.bank_index is not None
     for row in (0, 3, 24, 60, 299):
@@ -174,7 +173,7 @@ def test_sequences_are_the_newest_of_their_kind(llm: Path, recipe: Recipe, made:
         liked = before[LOG.value[before] >= 4]
         for n, wanted in enumerate((before, liked, np.setdiff1d(before, liked), before)):
             seen = batch.history[n, 0][batch.history[n, 0] > 0].long()
-            expected = samples.bank_index.file.vectors[samples.bank_index.event[wanted[-M:]]]
+            expected = samples.bank_index.vectors[samples.bank_index.event[wanted[-M:]]]
             np.testing.assert_array_equal(batch.vectors[seen].numpy(), expected)
     assert named_sequences(spec, ["recent", "actions", "recent"]) == ("recent", "action:rate")
     for wrong in ("loved", "action:buy", "scenes"):
@@ -189,7 +188,7 @@ def test_scenes_are_sequences(llm: Path, recipe: Recipe, made: Made) -> None:
     names = named_sequences(spec, ["scenes"])
     assert names == ("scene:home", "scene:search")
     samples = samples_of(spec, log, np.arange(log.size))
-    attach(samples, recipe, made)
+    samples = with_bank(samples, recipe, made)
     model = Bahe(spec, config_of(llm, recipe, sequences=names))
     batch = model.collator.collate(samples, alone(np.array([24])))
     assert samples.bank_index is not None
@@ -197,7 +196,7 @@ def test_scenes_are_sequences(llm: Path, recipe: Recipe, made: Made) -> None:
         wanted = np.flatnonzero(scene[:24] == n)[-M:]
         seen = batch.history[n, 0][batch.history[n, 0] > 0].long()
         np.testing.assert_array_equal(
-            batch.vectors[seen].numpy(), samples.bank_index.file.vectors[samples.bank_index.event[wanted]]
+            batch.vectors[seen].numpy(), samples.bank_index.vectors[samples.bank_index.event[wanted]]
         )
 
 
@@ -205,7 +204,7 @@ def test_strangers_score_finite(trained: tuple[Bahe, Samples], made: Made, recip
     model, samples = trained
     strange = log_of([(0, 39, 1e9, None), (0, 60, 2e9, 9e9), (1, 61, -1e9, -9e9)], 50, 70)
     own = samples_of(samples.spec, strange, np.arange(3), interest_vectors_of(strange))
-    attach(own, recipe, made)
+    own = with_bank(own, recipe, made)
     scores = predict(model, own, np.arange(3))
     assert np.isfinite(scores).all()
     assert ((scores > 0) & (scores < 1)).all()
@@ -216,7 +215,7 @@ def test_two_hundred_rows_can_be_learnt_by_heart(form: str, llm: Path, recipe: R
     log = log_of(random_rows(2, each=7), 30, 40)
     spec = spec_of(log)
     samples, labels = samples_of(spec, log, np.arange(log.size)), RULE.labels(log)
-    attach(samples, recipe, made)
+    samples = with_bank(samples, recipe, made)
     model = fresh(spec, config_of(llm, recipe, width=16, hidden=(64,), **FORMS[form]))
     everything = np.arange(log.size)
     config = TrainConfig(epochs=35, batch_size=20, lr=5e-3, unknown=0.0, average=0.9, patience=35)
@@ -239,7 +238,7 @@ def test_the_history_is_read(common: float, llm: Path, recipe: Recipe, made: Mad
     spec, last = spec_of(log), np.flatnonzero(np.arange(log.size) % 9 == 8)
     samples, labels = samples_of(spec, log, np.arange(log.size)), RULE.labels(log)
     samples.dense[:] = 0.0
-    attach(samples, recipe, lambda texts: moved(made(texts), common))
+    samples = with_bank(samples, recipe, lambda texts: moved(made(texts), common))
     model = fresh(spec, config_of(llm, recipe, history=9))
     config = TrainConfig(epochs=30, batch_size=20, lr=3e-3, unknown=0.0, average=0.9, patience=30)
     train(model, samples, labels, (last, last), config)
@@ -254,9 +253,9 @@ def test_the_history_is_read(common: float, llm: Path, recipe: Recipe, made: Mad
 def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made: Made) -> None:
     spec = spec_of(LOG)
     samples, labels = samples_of(spec, LOG, np.arange(LOG.size)), RULE.labels(LOG)
-    attach(samples, recipe, made)
+    samples = with_bank(samples, recipe, made)
     assert samples.bank_index is not None
-    bank = samples.bank_index.file.vectors.copy()
+    bank = samples.bank_index.vectors.copy()
     model = fresh(spec, config_of(llm, recipe, **FORMS[form]))
     before = {name: value.clone() for name, value in model.high.state_dict().items()}
     held = {name: value.clone() for name, value in model.high.named_buffers()}
@@ -265,7 +264,7 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
     changed = [name for name, value in model.high.state_dict().items() if not torch.equal(value, before[name])]
     assert sorted([*changed, "sink"]) == sorted(before)
     assert all(torch.equal(value, held[name]) for name, value in model.high.named_buffers())
-    np.testing.assert_array_equal(samples.bank_index.file.vectors, bank)
+    np.testing.assert_array_equal(samples.bank_index.vectors, bank)
     assert not any("embed" in name for name, _ in model.named_parameters())  # low is no part of the model
     frozen = fresh(spec, config_of(llm, recipe))
     train(
@@ -275,14 +274,14 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
         (np.arange(200), np.arange(200, 300)),
         msgspec.structs.replace(config, pretrained_rate=0.0),
     )
-    for name, value in high_weights(llm, 2).items():
+    for name, value in upper_weights(llm, 2).items():
         assert torch.equal(frozen.high.state_dict()[name], value)
 
 
 def test_vectors_are_attached_before_anything_is_read(llm: Path, recipe: Recipe) -> None:
     spec = spec_of(LOG)
     model = Bahe(spec, config_of(llm, recipe))
-    with pytest.raises(ValueError, match=r"hand them to fusion\.bank\.index\.attach"):
+    with pytest.raises(ValueError, match=r"hand them to fusion\.bank\.index\.with_bank"):
         model.collator.collate(samples_of(spec, LOG, np.arange(3)), alone(np.arange(3)))
     assert model.unknown.shape == (WIDTH,)
     assert isinstance(model.collator.score_batches(samples_of(spec, LOG, np.arange(3)), np.arange(3)), Iterator)

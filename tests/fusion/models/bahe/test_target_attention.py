@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusion.bank.index import attach
+from fusion.bank.index import with_bank
 from fusion.bank.mmap_file import KEY, BankFile
 from fusion.encoders.behavior_text import Template
 from fusion.encoders.recipe import Recipe
@@ -78,7 +78,7 @@ def world(likes: object, recipe: Recipe) -> tuple[Log, Samples]:
     samples = samples_of(spec_of(log), log, np.arange(log.size))
     samples.dense[:] = 0.0
     samples.profiles[:] = 0  # the world of these tests gives a gender to every second user
-    attach(samples, recipe, lambda texts: kinds(recipe, texts))
+    samples = with_bank(samples, recipe, lambda texts: kinds(recipe, texts))
     return log, samples
 
 

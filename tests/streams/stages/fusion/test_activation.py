@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from fusion.encoders.sentence import open_encoder
 from fusion.interests.backfill import fuse
-from fusion.interests.pooled_rows import View, pooled_id
+from fusion.interests.pooled_rows import VectorSource, pooled_id
 from fusion.serving.user_vectors import represent
 from fusion.training.artifact import load_artifact
 from streams.kafka.clients import KafkaSettings
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.model
 
 
 def test_activation_switches_and_publishes_every_user_again(
-    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View, tmp_path: Path
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: VectorSource, tmp_path: Path
 ) -> None:
     context = context_of(kafka, engine, batch=4)
     first = make_artifact(tmp_path / "first", view, seed=1)
@@ -96,7 +96,12 @@ def view_folder(context: Any) -> Path:
 
 
 def test_publishing_again_goes_on_after_a_crash_and_is_not_begun_anew(
-    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    kafka: KafkaSettings,
+    embedded: Engine,
+    view: VectorSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Though `train` has written the rows already: what counts is what was announced."""
     context = context_of(kafka, engine, batch=2)
@@ -143,7 +148,7 @@ def test_publishing_again_goes_on_after_a_crash_and_is_not_begun_anew(
 
 
 def test_an_artifact_that_cannot_be_loaded_is_reported_and_the_old_one_stays(
-    engine: Engine, kafka: KafkaSettings, view: View, tmp_path: Path
+    engine: Engine, kafka: KafkaSettings, view: VectorSource, tmp_path: Path
 ) -> None:
     context = context_of(kafka, engine)
     old = make_artifact(tmp_path / "old", view, seed=1)
@@ -173,7 +178,7 @@ def test_an_artifact_that_cannot_be_loaded_is_reported_and_the_old_one_stays(
 
 
 def test_users_that_the_artifact_knows_nothing_of_are_represented_by_the_pool(
-    engine: Engine, kafka: KafkaSettings, view: View, tmp_path: Path
+    engine: Engine, kafka: KafkaSettings, view: VectorSource, tmp_path: Path
 ) -> None:
     context = context_of(kafka, engine)
     artifact = make_artifact(tmp_path / "one", view)

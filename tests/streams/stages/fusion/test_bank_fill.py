@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from fusion.encoders.split_llm import Low
+from fusion.encoders.split_llm import LowerLayers
 from streams.kafka.clients import KafkaSettings
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.resolve import bank_fill as filling
-from streams.resolve.bank_fill import Walk
+from streams.resolve.bank_fill import FillPass
 from streams.settings.schema import AgentSettings, BankSettings
 from streams.stages.fusion import bank_fill as module
 from streams.stages.fusion.stage import FusionStage
@@ -29,14 +29,14 @@ from streams.store.engine import open_store
 from tests.support.bank_world import (
     EACH,
     USERS,
-    begin,
-    come_in,
+    add_behaviors,
     computed,
     content,
-    full,
-    marks,
+    fill_store,
+    is_full,
     texts_of,
     vectors,
+    watermarks,
 )
 from tests.support.fusion_world import (
     CrashError,
@@ -67,8 +67,8 @@ def with_bank(context: Context, llm: Path, **agent: Any) -> Context:
 class Slow:
     """Low layers that take until they are told to go on."""
 
-    def __init__(self, low: Low) -> None:
-        self.recipe, self.width, self.at_once, self._low = low.recipe, low.width, low.at_once, low
+    def __init__(self, low: LowerLayers) -> None:
+        self.recipe, self.width, self.batch_texts, self._low = low.recipe, low.width, low.batch_texts, low
         self.begun, self.go = threading.Event(), threading.Event()
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
@@ -80,8 +80,8 @@ class Slow:
 class Dies:
     """Low layers whose process ends in a later call."""
 
-    def __init__(self, low: Low, calls: int) -> None:
-        self.recipe, self.width, self.at_once = low.recipe, low.width, low.at_once
+    def __init__(self, low: LowerLayers, calls: int) -> None:
+        self.recipe, self.width, self.batch_texts = low.recipe, low.width, low.batch_texts
         self._low, self._left = low, calls
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
@@ -92,55 +92,55 @@ class Dies:
 
 
 def test_behaviours_without_partitions_get_vectors_as_they_come_and_embedded_rows_agree(
-    engine: Engine, low: Low, context: Context, tmp_path: Path
+    engine: Engine, low: LowerLayers, context: Context, tmp_path: Path
 ) -> None:
-    begin(engine)
+    fill_store(engine)
 
     async def go() -> None:
         async with working(context):
-            await until(lambda: full(engine, low.recipe))
+            await until(lambda: is_full(engine, low.recipe))
             before = computed(engine)
             assert before == len(texts_of(engine))
-            come_in(engine, "u2", EACH, 2.2, 3.3)  # two new texts of items that are known
-            come_in(engine, "new", 0, 2.2)  # no new text
-            await until(lambda: full(engine, low.recipe))
+            add_behaviors(engine, "u2", EACH, 2.2, 3.3)  # two new texts of items that are known
+            add_behaviors(engine, "new", 0, 2.2)  # no new text
+            await until(lambda: is_full(engine, low.recipe))
             assert computed(engine) == before + 2
             await until(lambda: context.metrics.registry.get_sample_value("interestream_bank_behind_seconds") == 0)
-            held = sum(mark + 1 for mark in marks(engine, low.recipe).values())
+            held = sum(mark + 1 for mark in watermarks(engine, low.recipe).values())
             assert context.metrics.registry.get_sample_value("interestream_bank_behaviors_total") == held
 
     asyncio.run(go())
     embedded = open_store(f"sqlite:///{tmp_path / 'embedded.db'}")
-    begin(embedded)
-    come_in(embedded, "u2", EACH, 2.2, 3.3)
-    come_in(embedded, "new", 0, 2.2)
-    walk = Walk(embedded, low, wait=True)
-    while not walk.over:
+    fill_store(embedded)
+    add_behaviors(embedded, "u2", EACH, 2.2, 3.3)
+    add_behaviors(embedded, "new", 0, 2.2)
+    walk = FillPass(embedded, low, wait=True)
+    while not walk.is_done:
         walk.step()
     assert content(engine, low.recipe) == content(embedded, low.recipe)
 
 
-def test_two_workers_share_the_users(engine: Engine, low: Low, context: Context) -> None:
+def test_two_workers_share_the_users(engine: Engine, low: LowerLayers, context: Context) -> None:
     other = dataclasses.replace(context, metrics=Metrics(), health=Health())
 
     async def go() -> None:
         async with working(context) as one, working(other) as two:
             await until(lambda: all(stage._consumer and len(stage._consumer.partitions) == 1 for stage in (one, two)))
-            begin(engine)
-            come_in(engine, "u1", EACH, 2.2)
-            await until(lambda: full(engine, low.recipe))
+            fill_store(engine)
+            add_behaviors(engine, "u1", EACH, 2.2)
+            await until(lambda: is_full(engine, low.recipe))
 
     asyncio.run(go())
     assert computed(engine) == len(texts_of(engine))
 
 
 def test_a_slow_llm_keeps_no_message_waiting_and_no_worker_from_stopping(
-    engine: Engine, low: Low, context: Context, llm: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, low: LowerLayers, context: Context, llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, every = Slow(low), of_users(USERS, 2)
     monkeypatch.setattr(module, "open_bank", lambda _: slow)
     context = with_bank(context, llm, drain_s=4.0)
-    begin(engine)
+    fill_store(engine)
     learn(engine, every)
 
     async def go() -> None:
@@ -168,43 +168,43 @@ def test_a_slow_llm_keeps_no_message_waiting_and_no_worker_from_stopping(
 
 @pytest.mark.parametrize("calls", [0, 1, 3])
 def test_a_crash_while_filling_is_made_up_for(
-    engine: Engine, low: Low, context: Context, monkeypatch: pytest.MonkeyPatch, calls: int
+    engine: Engine, low: LowerLayers, context: Context, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     monkeypatch.setattr(filling, "BEHAVIORS", 20)
-    begin(engine)
+    fill_store(engine)
 
     async def go() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(module, "open_bank", lambda _: Dies(low, calls))
             with pytest.raises(CrashError):
                 await FusionStage(context).run(asyncio.Event())
-        assert not full(engine, low.recipe)
+        assert not is_full(engine, low.recipe)
         assert (computed(engine) > 0) == (calls > 0)
         async with working(context):
-            await until(lambda: full(engine, low.recipe))
+            await until(lambda: is_full(engine, low.recipe))
 
     asyncio.run(go())
     assert computed(engine) == len(texts_of(engine))
 
 
 def test_a_crash_between_vectors_and_marks_costs_no_forward_pass(
-    engine: Engine, low: Low, context: Context, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, low: LowerLayers, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(engine)
+    fill_store(engine)
 
     def ends(*_: object) -> None:
         raise CrashError
 
     async def go() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(filling, "write_marks", ends)
+            patch.setattr(filling, "write_watermarks", ends)
             with pytest.raises(CrashError):
                 await FusionStage(context).run(asyncio.Event())
-        assert marks(engine, low.recipe) == {}
+        assert watermarks(engine, low.recipe) == {}
         before = computed(engine)
         assert before > 0
         async with working(context):
-            await until(lambda: full(engine, low.recipe))
+            await until(lambda: is_full(engine, low.recipe))
         assert computed(engine) == len(texts_of(engine))
 
     asyncio.run(go())

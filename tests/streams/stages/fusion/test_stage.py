@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from fusion.encoders.sentence import open_encoder
-from fusion.interests.pooled_rows import View, pooled_id
+from fusion.interests.pooled_rows import VectorSource, pooled_id
 from fusion.tables import vectors
 from interest.errors import InputError
 from interest.store.sql import writing
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.model
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_rows_and_announcements_are_those_of_the_embedded_fuse_in_any_order(
-    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View, batch: int
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: VectorSource, batch: int
 ) -> None:
     context = context_of(kafka, engine, batch=batch)
     shuffled = random.Random(batch).sample(EVERY, len(EVERY))
@@ -69,7 +69,7 @@ def test_rows_and_announcements_are_those_of_the_embedded_fuse_in_any_order(
 
 
 def test_interests_that_come_late_have_the_newer_partitions_pooled_and_announced_again(
-    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: VectorSource
 ) -> None:
     context = context_of(kafka, engine)
     early = [one for one in EVERY if one.index != 1]
@@ -94,7 +94,7 @@ def test_interests_that_come_late_have_the_newer_partitions_pooled_and_announced
 
 
 def test_a_crash_between_commit_and_announcement_loses_nothing(
-    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: View, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, kafka: KafkaSettings, embedded: Engine, view: VectorSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = context_of(kafka, engine, batch=10)
     learn(engine, EVERY)
@@ -124,7 +124,7 @@ def test_a_crash_between_commit_and_announcement_loses_nothing(
 
 
 def test_what_a_worker_left_unsaid_is_said_though_no_message_comes_again(
-    engine: Engine, kafka: KafkaSettings, view: View
+    engine: Engine, kafka: KafkaSettings, view: VectorSource
 ) -> None:
     """The message was acknowledged, its announcement is in the outbox: left there by hand, as a crash would."""
     context = context_of(kafka, engine)
@@ -132,7 +132,7 @@ def test_what_a_worker_left_unsaid_is_said_though_no_message_comes_again(
         topic=context.topics.representations, partition=1, offset=3, user_id="gone", message=b"{}"
     )
     with writing(engine) as connection:
-        outbox.put(connection, [left])
+        outbox.add(connection, [left])
 
     async def go() -> list[tuple[int, bytes, bytes | None]]:
         async with working(context):
@@ -143,7 +143,7 @@ def test_what_a_worker_left_unsaid_is_said_though_no_message_comes_again(
 
 
 def test_announcements_of_a_worker_that_lost_its_partitions_are_said_first(
-    engine: Engine, kafka: KafkaSettings, view: View
+    engine: Engine, kafka: KafkaSettings, view: VectorSource
 ) -> None:
     context = context_of(kafka, engine)
     mine = update("u0", 0)
@@ -155,7 +155,7 @@ def test_announcements_of_a_worker_that_lost_its_partitions_are_said_first(
             topic, partition = context.topics.representations, partition_of("u0")
             with writing(engine) as connection:  # the place that the message is about to take
                 one = outbox.Announcement(topic=topic, partition=partition, offset=0, user_id="u0", message=b"{}")
-                outbox.put(connection, [one])
+                outbox.add(connection, [one])
             await publish(context, [mine])
             await until(lambda: done(context) == 1)
             assert stage.name == "fusion"
@@ -166,7 +166,7 @@ def test_announcements_of_a_worker_that_lost_its_partitions_are_said_first(
     assert msgspec.json.decode(second[2] or b"", type=RepresentationUpdate).index == 0
 
 
-def test_a_forgotten_user_is_passed_over_and_counted(engine: Engine, kafka: KafkaSettings, view: View) -> None:
+def test_a_forgotten_user_is_passed_over_and_counted(engine: Engine, kafka: KafkaSettings, view: VectorSource) -> None:
     context = context_of(kafka, engine)
     some = of_users(3, 2)
     learn(engine, some)
@@ -200,8 +200,8 @@ def test_a_text_that_changes_while_it_is_encoded_is_encoded_again(
             forget(engine, "ann")
         return made
 
-    encode = module.encode
-    monkeypatch.setattr(module, "encode", slow)
+    encode = module.encode_interests
+    monkeypatch.setattr(module, "encode_interests", slow)
 
     async def go() -> dict[str, RepresentationUpdate]:
         await publish(context, some)
@@ -216,7 +216,9 @@ def test_a_text_that_changes_while_it_is_encoded_is_encoded_again(
     assert (row.user_id, row.summary) == ("bob", vector.astype("<f2").tobytes())
 
 
-def test_a_message_that_is_no_update_becomes_a_dead_letter(engine: Engine, kafka: KafkaSettings, view: View) -> None:
+def test_a_message_that_is_no_update_becomes_a_dead_letter(
+    engine: Engine, kafka: KafkaSettings, view: VectorSource
+) -> None:
     context = context_of(kafka, engine)
     good = update("u0", 0)
     learn(engine, [good])

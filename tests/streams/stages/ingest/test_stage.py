@@ -379,7 +379,7 @@ async def test_what_a_crash_left_in_the_outbox_is_sent(kafka, engine):
     topics = make_topics(kafka)
     left = Announcement(topic=topics.partitions, partition=2, offset=5, user_id="ann", message=b"{}")
     with writing(engine) as connection:
-        outbox_of.put(connection, [left])
+        outbox_of.add(connection, [left])
     async with running(make_context(engine, kafka)):
         await until(lambda: count(engine, outbox) == 0)
     (sent,) = await read_all(kafka, topics.partitions)

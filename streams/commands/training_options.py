@@ -1,0 +1,90 @@
+"""The options of `train` and `pretrain`, in groups: what is learnt from, the interests, the optimiser, the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from streams.commands.options import Store
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        help="The folder to write: new, empty, or of the same kind of run; an interrupted run in it is continued."
+    ),
+]
+Label = Annotated[str, typer.Option(help="What counts as a positive, e.g. value>=4 or action=purchase.")]
+SplitBy = Annotated[
+    Literal["global", "user"],
+    typer.Option(help="How 80/10/10 % become training, validation and test: by time over all users, or in each user."),
+]
+History = Annotated[int, typer.Option(min=1, help="The user's newest behaviours that the model reads one by one.")]
+MinHistory = Annotated[int, typer.Option(min=0, help="Earlier behaviours of the user that a sample needs.")]
+Interest = Annotated[
+    Literal["auto", "yes", "no"],
+    typer.Option(help="Read the vectors of users' interests (UIF). auto: if the store has any; says what it does."),
+]
+PromptVersion = Annotated[
+    str | None, typer.Option(help="Which version of the prompts the interests are by, where the store holds several.")
+]
+Encoder = Annotated[
+    str | None, typer.Option(help="Which text encoder the vectors are by, where the store holds several.")
+]
+Generation = Annotated[int, typer.Option(min=0, help="Which partitioning of the log the interests are of.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training part, at most: the best one is kept.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples in a step.")]
+Rate = Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")]
+Seed = Annotated[int, typer.Option(help="Seed of fresh weights, the order of samples and dropout.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. Default: all.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")]
+Pack = Annotated[
+    int, typer.Option(min=1, help="Neighbouring samples of a user that share one encoded history in training.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What is learnt from: the store's behaviours, their labels, and the parts they are split into."""
+
+    store: Store = None
+    label: Label = "value>=4"
+    split: SplitBy = "global"
+    history: History = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(LogOptions):
+    """The same, where every sample has a history before it."""
+
+    min_history: MinHistory = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterestOptions:
+    """Whether the model reads interests, and which."""
+
+    interest: Interest = "auto"
+    prompt_version: PromptVersion = None
+    encoder: Encoder = None
+    generation: Generation = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserOptions:
+    """How long and how fast is learnt."""
+
+    epochs: Epochs = 4
+    batch_size: BatchSize = 1024
+    lr: Rate = 2e-3
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """What it is computed on."""
+
+    threads: Threads = None
+    device: Device = "auto"

@@ -1,0 +1,173 @@
+"""What the commands of `train` have in common: read the samples, train, print the metrics, represent the users."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from streams.commands.training_options import ComputeOptions, InterestOptions, OptimiserOptions, SampleOptions
+from streams.progress import progress
+
+if TYPE_CHECKING:
+    import torch
+    from sqlalchemy import Connection, Engine
+
+    from fusion.features.dataset import Dataset, DatasetConfig
+    from fusion.models.registry import ModelConfig
+    from fusion.training.artifact import Metrics
+    from fusion.training.checkpoint import Epoch
+    from fusion.training.train import TrainConfig
+
+
+def first_process() -> bool:
+    """Whether this process is the one that prints, where torchrun started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def shown(title: str, total: int | None, unit: str) -> AbstractContextManager[Callable[[int], None]]:
+    """A job's progress, by the first process where torchrun started several."""
+    return progress(title, total, unit=unit) if first_process() else nullcontext(lambda _: None)
+
+
+def reads_interests(engine: Engine, options: InterestOptions) -> bool:
+    """Whether the model is to read interests; says so.
+
+    `auto` reads them if the store has any of that generation. Raises InputError where `yes` finds none, and where
+    several prompt versions or encoders fit and none is named.
+    """
+    from fusion.features.interest_vectors import choose_vectors, has_vectors
+
+    if options.interest == "no":
+        _say("interests: not read (--interest no)")
+        return False
+    with engine.connect() as connection:
+        if options.interest == "auto" and not has_vectors(connection, options.generation):
+            _say(
+                "interests: not read, for the store has no vectors of them (`interestream learn`, `interestream fuse`)"
+            )
+            return False
+        version, encoder = choose_vectors(
+            connection,
+            generation=options.generation,
+            prompt_version=options.prompt_version,
+            encoder=options.encoder,
+        )
+    _say(f"interests: read, by the prompts {version} and the text encoder {encoder}")
+    return True
+
+
+def dataset_config(
+    log: SampleOptions, interests: InterestOptions, *, interest: bool, value_edges: tuple[float, ...] | None = None
+) -> DatasetConfig:
+    """The options as the record that the samples are read by. Raises InputError for a label that is not one."""
+    from fusion.features.dataset import DatasetConfig
+    from fusion.features.tasks import Task
+
+    return DatasetConfig(
+        tasks=(Task.parse(log.label),),
+        split=log.split,
+        history=log.history,
+        min_history=log.min_history,
+        interest=interest,
+        generation=interests.generation,
+        prompt_version=interests.prompt_version,
+        encoder=interests.encoder,
+        value_edges=value_edges,
+    )
+
+
+def train_config(options: OptimiserOptions, **more: Any) -> TrainConfig:
+    """The options as the record that the optimiser runs by; `more`: fields that not every model has options for."""
+    from fusion.training.train import TrainConfig
+
+    return TrainConfig(epochs=options.epochs, seed=options.seed, batch_size=options.batch_size, lr=options.lr, **more)
+
+
+def run_training(
+    engine: Engine,
+    out: Path,
+    data: DatasetConfig,
+    settings: TrainConfig,
+    model: Callable[[Dataset], tuple[Dataset, ModelConfig, Callable[[torch.nn.Module], None]]],
+    compute: ComputeOptions,
+    read: Callable[[Connection, Callable[[int], None]], Dataset] | None = None,
+    llm: Path | None = None,
+) -> None:
+    """Train into the folder `out`; print the metrics; with interests, write the users' representations.
+
+    model: the samples as the model reads them, its config, and what is done to its fresh weights. read: how the samples
+    are read, if not as `data` says. llm: where the model's LLM is.
+    """
+    import torch
+
+    from fusion.features.dataset import read_dataset
+    from fusion.features.splits import TRAIN
+    from fusion.serving.user_vectors import represent
+    from fusion.training import experiment
+    from fusion.training.artifact import load_artifact
+    from fusion.training.distributed import choose_device, processes
+
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    device = choose_device(compute.device)
+    with processes(device) as dist:
+        with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
+            dataset = read_dataset(connection, data, advance) if read is None else read(connection, advance)
+        dataset, config, prepare = model(dataset)
+        began, rows = time.monotonic(), len(dataset.of(TRAIN))
+        with shown("Training", settings.epochs * rows, "samples") as advance:
+            metrics = experiment.run(
+                dataset,
+                config,
+                settings,
+                split=data.split,
+                folder=out,
+                advance=advance,
+                report=_print_epoch if dist.first else _say_nothing,
+                prepare=prepare,
+                device=device,
+                dist=dist,
+            )
+        if not dist.first:
+            return
+    artifact = load_artifact(out, llm)
+    _print_metrics(metrics)
+    print(f"artifact {artifact.id} in {out} ({time.monotonic() - began:.0f} s)")
+    if data.interest:
+        with progress("Representing users", None, unit="partitions") as advance:
+            stored = represent(engine, artifact, advance)
+        print(f"{stored:,} representations under {artifact.id}")
+
+
+def _say(text: str) -> None:
+    if first_process():
+        print(text, flush=True)
+
+
+def _say_nothing(_: Epoch) -> None:
+    pass
+
+
+def _print_epoch(epoch: Epoch) -> None:
+    best = ", the best so far" if epoch.best else ""
+    typer.echo(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}, validation AUC {epoch.auc:.4f}{best}", err=True)
+
+
+def _print_metrics(metrics: Metrics) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
+    for part in metrics:
+        table.add_column(part, justify="right")
+    for name in next(iter(metrics.values())):
+        cells = [metrics[part][name] for part in metrics]
+        table.add_row(name.replace("_", " "), *(f"{v:,.0f}" if name.endswith("rows") else f"{v:.4f}" for v in cells))
+    Console(width=80).print(table)
