@@ -1,4 +1,4 @@
-"""Kafka as this project meets it: the topics' names, the groups' names, and every client made from one set of settings.
+"""Kafka's clients, each made from one set of settings, and the names of the consumer groups.
 
 aiokafka carries the data; kafka-python's admin client asks about topics, offsets and groups. Clients are imported when
 they are made: commands without Kafka start without them.
@@ -12,7 +12,6 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interest.errors import InputError, InterestreamError
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
-STAGES = ("ingest", "interest", "fusion")
-DEAD = ".dead"
 MAX_MESSAGE = 1_048_576  # bytes of one message on our topics, Kafka's own default
 MAX_DEAD = 16_777_216  # a dead letter holds the whole message that it is about, and a topic may allow large ones
 # aiokafka asks a broker one thing at a time: while it waits for topics where nothing comes, the others wait with it
@@ -38,56 +35,6 @@ class KafkaError(InterestreamError):
 
 class UnreachableError(KafkaError):
     """No broker answers; it may come back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """Full names, with the installation's prefix."""
-
-    prefix: str = ""
-
-    @property
-    def behaviors(self) -> str:
-        return f"{self.prefix}behaviors"
-
-    @property
-    def items(self) -> str:
-        return f"{self.prefix}items"
-
-    @property
-    def users(self) -> str:
-        return f"{self.prefix}users"
-
-    @property
-    def partitions(self) -> str:
-        return f"{self.prefix}partitions"
-
-    @property
-    def updates(self) -> str:
-        return f"{self.prefix}interest-updates"
-
-    @property
-    def latest(self) -> str:
-        return f"{self.prefix}interest-latest"
-
-    @property
-    def representations(self) -> str:
-        return f"{self.prefix}representations"
-
-    @property
-    def by_user(self) -> tuple[str, ...]:
-        """Topics keyed by user_id: all have one number of partitions, so that a user has one number in all of them."""
-        return (self.behaviors, self.users, self.partitions, self.updates, self.latest, self.representations)
-
-    @property
-    def consumed(self) -> tuple[str, ...]:
-        """Topics whose messages may turn out unusable; each has a topic of dead letters."""
-        return (self.behaviors, self.items, self.users, self.partitions, self.updates)
-
-
-def dead_of(topic: str) -> str:
-    """The topic of a topic's dead letters."""
-    return topic + DEAD
 
 
 def group_of(settings: KafkaSettings, stage: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal, overload
 
 from interest.errors import InputError
-from streams.kafka.clients import Topics
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
+from streams.kafka.topics import Topics, TopicSpec
 from streams.settings.load import load_settings
 from streams.settings.schema import KafkaSettings, Settings
 from streams.store.users import check_id
@@ -69,11 +69,12 @@ def subscribe(
     A broker that goes away is waited for; `warn` is told. Raises KafkaError where none is there at the beginning, for
     a topic that is missing, and where retention has passed the position.
     """
-    if topic not in ("updates", "latest", "representations"):
+    spec = getattr(Topics, topic, None)
+    if not isinstance(spec, TopicSpec) or not spec.subscribed:
         raise InputError(f"there is no topic {topic!r} to subscribe to; there are updates, latest and representations")
-    found = settings or load_settings()
-    kafka = found.kafka if isinstance(found, Settings) else found
-    kind = RepresentationUpdate if topic == "representations" else InterestUpdate
+    configured = settings or load_settings()
+    kafka = configured.kafka if isinstance(configured, Settings) else configured
+    kind: Any = spec.message
     named = {users} if isinstance(users, str) else None if users is None else set(users)
     if named is not None and not named:
         raise InputError("users names nobody; leave it out to follow everybody")
@@ -87,6 +88,6 @@ def subscribe(
         start=start,
         group=group,
         follow=follow,
-        newest=topic != "updates",
+        newest=spec.is_compacted,
         warn=warn,
     )

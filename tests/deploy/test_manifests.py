@@ -21,7 +21,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from deploy.vllm.server import FLAGS, VENV
 from interest.errors import InputError
-from streams.kafka.clients import STAGES, Topics, group_of
+from streams.kafka.clients import group_of
+from streams.kafka.topics import STAGES, Topics
 from streams.observability.metrics import Metrics
 from streams.settings.load import load_settings
 from streams.settings.schema import KafkaSettings
@@ -242,9 +243,9 @@ def test_every_metric_that_is_asked_for_is_one() -> None:
 def test_kafka_scaling_follows_the_groups_and_topics_that_there_are() -> None:
     settings, topics = KafkaSettings(), Topics()
     triggers = {name: spec["triggers"][0] for name, spec in scaled_objects().items()}
-    for stage, topic in {"interest": topics.partitions, "fusion": topics.updates}.items():
-        told = triggers[f"interestream-{stage}"]["metadata"]
-        assert (told["consumerGroup"], told["topic"]) == (group_of(settings, stage), topic)
+    for stage in set(STAGES) - {"ingest"}:
+        trigger = triggers[f"interestream-{stage}"]["metadata"]
+        assert (trigger["consumerGroup"], (trigger["topic"],)) == (group_of(settings, stage), topics.read_by(stage))
     # ingest's offsets are in the store: its group's lag in Kafka says nothing
     assert triggers["interestream-ingest"]["type"] == "prometheus"
     most = int(documents(DEPLOY / "kubernetes" / "settings.yaml")[0]["data"]["INTERESTREAM_KAFKA_PARTITIONS"])

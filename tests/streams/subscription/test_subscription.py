@@ -23,9 +23,10 @@ from deploy.kafka.node import Node
 from interest.errors import InputError
 from interest.types import Outcome, Reason, Source
 from streams import InterestUpdate, RepresentationUpdate, subscribe
-from streams.kafka.clients import KafkaError, Topics, admin, make_producer
+from streams.kafka.clients import KafkaError, admin, make_producer
 from streams.kafka.partitioner import Partitioner
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
+from streams.kafka.topics import Topics
 from streams.settings.schema import KafkaSettings
 from streams.subscription.subscription import Subscription
 
