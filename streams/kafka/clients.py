@@ -60,7 +60,7 @@ def make_consumer(settings: KafkaSettings, *topics: str, group: str | None = Non
 
 
 async def commit(consumer: AIOKafkaConsumer, offsets: Mapping[Any, Any]) -> None:
-    """Commit offsets to the consumer's group. Who is cancelled here need not hear how it ended: without this asyncio
+    """Commit offsets to the consumer's group. A cancelled caller does not learn how it ended: without this asyncio
     would log an exception that was never retrieved, from a task inside aiokafka."""
     running = asyncio.ensure_future(consumer.commit(dict(offsets)))
     running.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -97,7 +97,7 @@ def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
 
 @contextmanager
 def admin_for_command(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
-    """`admin` for a command: what a broker refuses is a KafkaError too, and ends it."""
+    """`admin` for a command: a broker's refusal is a KafkaError too, and ends the command."""
     with _translate_errors(settings), admin(settings) as client:
         yield client
 
@@ -134,7 +134,7 @@ def producer_for_command(settings: KafkaSettings) -> Iterator[KafkaProducer]:
 
 @contextmanager
 def _translate_errors(settings: KafkaSettings) -> Iterator[None]:
-    """What kafka-python raises becomes a KafkaError."""
+    """Translate kafka-python's errors into KafkaError."""
     from kafka.errors import KafkaError as ClientError
 
     try:
@@ -164,7 +164,7 @@ def unreachable(settings: KafkaSettings, error: BaseException) -> UnreachableErr
 
 
 def python_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What kafka-python's clients are made with."""
+    """The options of kafka-python's clients."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.brokers.replace(" ", "").split(","),
         "security_protocol": settings.security,

@@ -64,7 +64,7 @@ class TopicRow(msgspec.Struct, frozen=True, kw_only=True):
     """A line of `topics show`."""
 
     topic: str
-    partitions: int | None = None  # none: the topic is not there
+    partitions: int | None = None  # none: the topic does not exist
     replication: int | None = None
     messages: int | None = None  # end minus start offsets: a compacted topic holds fewer
     cleanup: str | None = None
@@ -100,7 +100,7 @@ def _retention(settings: KafkaSettings) -> int:
 
 
 def faults_of(plan: TopicPlan, found: TopicState) -> list[str]:
-    """Why a topic cannot be used: what is, what must be, and what to do."""
+    """The faults for which a topic cannot be used: what it is, what it must be, and what to do."""
     faults = []
     if plan.by_user and found.partitions != plan.partitions:
         more = found.partitions < plan.partitions
@@ -126,25 +126,25 @@ def faults_of(plan: TopicPlan, found: TopicState) -> list[str]:
 
 
 def differences_of(plan: TopicPlan, found: TopicState) -> list[str]:
-    """What is not as the settings say, and does no harm."""
-    said = []
+    """How a topic differs from the settings without harm."""
+    differences = []
     if plan.retention_ms is not None and found.retention_ms != plan.retention_ms:
-        said.append(f"retention is {_days(found.retention_ms)}, the settings say {_days(plan.retention_ms)}")
+        differences.append(f"retention is {_days(found.retention_ms)}, the settings say {_days(plan.retention_ms)}")
     if found.replication != plan.replication:
-        said.append(f"replication is {found.replication}, the settings say {plan.replication}")
-    return said
+        differences.append(f"replication is {found.replication}, the settings say {plan.replication}")
+    return differences
 
 
 def create_topics(settings: KafkaSettings, *, dry_run: bool = False) -> tuple[list[TopicPlan], list[TopicState]]:
-    """Create what is missing; return what was created (with `dry_run`, would be) and what was there.
+    """Create the missing topics; return those created (with `dry_run`, to be created) and those that existed.
 
-    Raises KafkaError, and creates nothing, if one that is there does not fit.
+    Raises KafkaError, and creates nothing, if an existing topic does not fit.
     """
     plans = planned(settings)
     with admin_for_command(settings) as client:
-        found = read_topics(client, [plan.name for plan in plans])
-        _refuse([fault for plan in plans if plan.name in found for fault in faults_of(plan, found[plan.name])])
-        missing = [plan for plan in plans if plan.name not in found]
+        existing = read_topics(client, [plan.name for plan in plans])
+        _refuse([fault for plan in plans if plan.name in existing for fault in faults_of(plan, existing[plan.name])])
+        missing = [plan for plan in plans if plan.name not in existing]
         if missing:
             _create(client, missing, _retention(settings), validate_only=True)
         if missing and not dry_run:
@@ -152,7 +152,7 @@ def create_topics(settings: KafkaSettings, *, dry_run: bool = False) -> tuple[li
             client.wait_for_topics([plan.name for plan in missing])
     if not dry_run:
         check_topics(settings)
-    return missing, list(found.values())
+    return missing, list(existing.values())
 
 
 def _create(client: KafkaAdminClient, plans: Sequence[TopicPlan], retention_ms: int, *, validate_only: bool) -> None:
@@ -169,10 +169,10 @@ def _create(client: KafkaAdminClient, plans: Sequence[TopicPlan], retention_ms: 
     answers = client.create_topics(new, validate_only=validate_only, raise_errors=False)["topics"]
     allowed = (0, TopicAlreadyExistsError.errno)  # another `topics create` was as quick; what it made is checked after
     reasons: dict[str, list[str]] = {}  # one reason, as too few brokers, mostly holds for all
-    for one in answers:
-        if one["error_code"] not in allowed:
-            reason = one["error_message"] or for_code(one["error_code"]).__name__
-            reasons.setdefault(reason, []).append(one["name"])
+    for answer in answers:
+        if answer["error_code"] not in allowed:
+            reason = answer["error_message"] or for_code(answer["error_code"]).__name__
+            reasons.setdefault(reason, []).append(answer["name"])
     _refuse([f"Kafka does not create {', '.join(names)}: {reason}" for reason, names in reasons.items()])
 
 
@@ -180,9 +180,9 @@ def check_topics(settings: KafkaSettings) -> None:
     """Raise KafkaError, which names every topic that is missing or does not fit and what to do, unless all do."""
     plans = planned(settings)
     with admin_for_command(settings) as client:
-        found = read_topics(client, [plan.name for plan in plans])
-    missing = [plan.name for plan in plans if plan.name not in found]
-    faults = [fault for plan in plans if plan.name in found for fault in faults_of(plan, found[plan.name])]
+        existing = read_topics(client, [plan.name for plan in plans])
+    missing = [plan.name for plan in plans if plan.name not in existing]
+    faults = [fault for plan in plans if plan.name in existing for fault in faults_of(plan, existing[plan.name])]
     if missing:
         faults.append(f"there is no topic {', '.join(missing)} at {settings.brokers}: run `interestream topics create`")
     _refuse(faults)
@@ -199,9 +199,9 @@ def show_topics(settings: KafkaSettings) -> list[TopicRow]:
     """Every topic of the installation as it is, and what is wrong with it."""
     plans = planned(settings)
     with admin_for_command(settings) as client:
-        found = read_topics(client, [plan.name for plan in plans])
-        ranges = offset_ranges(client, found.values())
-    return [_row(plan, found.get(plan.name), ranges) for plan in plans]
+        existing = read_topics(client, [plan.name for plan in plans])
+        ranges = offset_ranges(client, existing.values())
+    return [_row(plan, existing.get(plan.name), ranges) for plan in plans]
 
 
 def _row(plan: TopicPlan, found: TopicState | None, ranges: dict[tuple[str, int], tuple[int, int]]) -> TopicRow:
@@ -221,7 +221,7 @@ def _row(plan: TopicPlan, found: TopicState | None, ranges: dict[tuple[str, int]
 
 
 def read_topics(client: KafkaAdminClient, names: Sequence[str]) -> dict[str, TopicState]:
-    """Those of the topics that are there. Raises KafkaError for one that this user of Kafka may not see."""
+    """The state of the topics that exist. Raises KafkaError for one that this user of Kafka may not see."""
     from kafka.admin import ConfigResource, ConfigResourceType
     from kafka.errors import UnknownTopicOrPartitionError, for_code
 

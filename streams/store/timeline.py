@@ -143,7 +143,7 @@ def _open_cache(connection: Connection, user_id: str, last_seq: int) -> Cache:
 
 
 def format_time(at: float) -> str:
-    """An event time to read: "1998-03-31 14:05:09", UTC; seconds since the epoch where the calendar ends."""
+    """An event time as text: "1998-03-31 14:05:09", UTC; seconds since the epoch where the calendar ends."""
     try:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""`streams.subscribe`: what a program says to follow interests."""
+"""`streams.subscribe`: the call by which a Python program follows interests."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def subscribe(
     processes with the same group share the users out. `start` then only counts where the group has no position yet.
 
     `follow=False` ends where the topic ended when the subscription was opened. `settings` default to the environment's.
-    A broker that goes away is waited for; `warn` is told. Raises KafkaError where none is there at the beginning, for
-    a topic that is missing, and where retention has passed the position.
+    A broker that goes away is waited for, and `warn` hears of it. Raises KafkaError where no broker answers at the
+    beginning, for a missing topic, and where retention has passed the position.
     """
     spec = getattr(Topics, topic, None)
     if not isinstance(spec, TopicSpec) or not spec.subscribed:
@@ -75,16 +75,16 @@ def subscribe(
     configured = settings or load_settings()
     kafka = configured.kafka if isinstance(configured, Settings) else configured
     kind: Any = spec.message
-    named = {users} if isinstance(users, str) else None if users is None else set(users)
-    if named is not None and not named:
+    wanted = {users} if isinstance(users, str) else None if users is None else set(users)
+    if wanted is not None and not wanted:
         raise InputError("users names nobody; leave it out to follow everybody")
-    for user in named or ():
+    for user in wanted or ():
         check_id(user)
     return Subscription(
         kafka,
         getattr(Topics(kafka.prefix), topic),
         kind,
-        users=named,
+        users=wanted,
         start=start,
         group=group,
         follow=follow,

@@ -33,7 +33,7 @@ DOCKERFILES = sorted((DEPLOY / "docker").glob("*Dockerfile"))
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 VERSION = "1.30.0"  # the oldest Kubernetes that we write for
 OTHERS_KINDS = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}  # of KEDA and the Prometheus operator: no schema
-TOLD = {"POSTGRES_PASSWORD": "p", "LLM_KEY": "k", "GRAFANA_PASSWORD": "g", "HOME": "/home/me"}
+COMPOSE_VARIABLES = {"POSTGRES_PASSWORD": "p", "LLM_KEY": "k", "GRAFANA_PASSWORD": "g", "HOME": "/home/me"}
 
 
 def documents(file: Path) -> list[dict[str, Any]]:
@@ -45,8 +45,8 @@ def compose() -> dict[str, Any]:
 
     def fill(match: re.Match[str]) -> str:
         name, rest = match["name"], match["rest"] or ""
-        if name in TOLD:
-            return TOLD[name]
+        if name in COMPOSE_VARIABLES:
+            return COMPOSE_VARIABLES[name]
         assert rest.startswith(":-"), f"{name} has no default, and compose.env.example does not name it"
         return rest[2:]
 

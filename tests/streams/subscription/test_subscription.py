@@ -194,7 +194,7 @@ def test_what_is_no_update_is_skipped_and_counted(topics: KafkaSettings) -> None
     subscription = subscribe(start="beginning", settings=topics, follow=False, warn=warned.append)
     assert by_user(subscription) == [("u0", 0), ("u0", 1)]
     assert subscription.skipped == len(warned) == 3  # a tombstone is none: the user was forgotten
-    assert "offset 1 is no update" in warned[0]
+    assert "offset 1 is not an update" in warned[0]
 
 
 def test_other_topics(topics: KafkaSettings) -> None:
@@ -295,7 +295,7 @@ def test_a_broker_that_restarts_is_waited_for(own_node: Node, kind: str, group: 
     def restart() -> None:
         node.kill()
         while not warned:
-            subscription._look()
+            subscription._check_broker()
             time.sleep(0.1)
         node.start()
         publish(settings, everything([1]))
