@@ -56,9 +56,9 @@ def resolve_start(
     for partition, offset in starts.items():
         if offset < beginnings[partition]:
             raise KafkaError(
-                f"{topic}[{partition.partition}] begins at offset {beginnings[partition]:,} now: the messages from {offset:,} on, "
-                "where this subscription was, were removed by retention. Begin anew: from the beginning, from now, "
-                "or with another group"
+                f"{topic}[{partition.partition}] begins at offset {beginnings[partition]:,} now: the messages from "
+                f"{offset:,} on, where this subscription was, were removed by retention. "
+                "Begin anew: from the beginning, from now, or with another group"
             )
         if offset > ends[partition]:
             raise KafkaError(

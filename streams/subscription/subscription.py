@@ -356,7 +356,7 @@ class Subscription(Generic[Update]):
         return [place for place in assigned if self._positions.get(place.partition, 0) < ends[place.partition]]
 
     def _has_ended(self, consumer: KafkaConsumer) -> bool:
-        """Whether the topic was read to the end it had; by positions too, as compaction may have taken the last messages."""
+        """Whether all was read that the topic held; by positions too, as compaction may take the last messages."""
         assigned, ends = consumer.assignment(), self._offsets.ends if self._offsets is not None else {}
         at = {place: consumer.position(place, timeout_ms=COMMIT_TIMEOUT_MS) for place in self._unfinished(assigned)}
         return bool(assigned) and all((offset or 0) >= ends[place.partition] for place, offset in at.items())
