@@ -11,6 +11,7 @@ sink), sizes and liked shares, and the matching of lines, each the mean of its t
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -93,16 +94,18 @@ class TokenBatch:
     def __len__(self) -> int:
         return len(self.target)
 
+    def with_item_row(self, item_row: Tensor) -> TokenBatch:
+        return dataclasses.replace(self, item_row=item_row)
+
 
 class FullText(Bahe):
-    """Scores moments: `forward(batch) -> (B,)` logits. What it trains is what BAHE trains, its heads too.
+    """Scores impressions: `forward(batch) -> (B,)` logits. What it trains is what BAHE trains, its heads too.
 
     Users go one by one and items by length: on a processor that is as fast as a batch, and nothing is spent on padding.
     """
 
     def __init__(self, spec: FeatureSpec, config: BaheConfig, tokens: TokenStates) -> None:
-        super().__init__(spec, config)
-        self.collator = Texts(tokens, config.history)
+        super().__init__(spec, config, Texts(tokens, config.history))
 
     def logits(self, batch: TokenBatch) -> Tensor:  # type: ignore[override]
         pooled = torch.cat(

@@ -28,6 +28,7 @@ from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.din import Din, DinConfig
+from fusion.models.protocol import CtrModel
 from fusion.training import metrics
 from fusion.training.bahe import begin_with_llm, with_bank_vectors
 from fusion.training.checkpoint import remove_checkpoint
@@ -147,7 +148,7 @@ def model_config(setting: Setting) -> BaheConfig | DinConfig:
     )  # fmt: skip
 
 
-def _model(setting: Setting, world: World) -> tuple[torch.nn.Module, msgspec.Struct]:
+def _model(setting: Setting, world: World) -> tuple[CtrModel, msgspec.Struct]:
     bare = model_config(setting)
     if isinstance(bare, DinConfig):
         return Din(world.dataset.spec, bare), bare
@@ -159,9 +160,8 @@ def _model(setting: Setting, world: World) -> tuple[torch.nn.Module, msgspec.Str
         model: Bahe = FullText(world.dataset.spec, config, read_tokens(world, recipe))
     else:
         fill_bank(world, recipe)
-        model = Bahe(world.dataset.spec, config)
-        if setting.system == BAHE_USERS:
-            model.collator = WholeUsers(config.sequences, config.history)
+        users = WholeUsers(config.sequences, config.history) if setting.system == BAHE_USERS else None
+        model = Bahe(world.dataset.spec, config, users)
     begin_with_llm(model, config)
     return model, config
 

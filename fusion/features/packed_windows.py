@@ -8,6 +8,7 @@ windows are cut is drawn anew in every epoch, so each moment is met with 0 to `p
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -87,6 +88,9 @@ class PackedBatch:
     @property
     def item_row(self) -> Tensor:
         return self.items.row
+
+    def with_item_row(self, item_row: Tensor) -> PackedBatch:
+        return dataclasses.replace(self, items=dataclasses.replace(self.items, row=item_row))
 
 
 class PackedCollator:

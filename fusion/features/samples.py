@@ -6,6 +6,7 @@ impressions. Inside a batch every distinct item appears once, so a model embeds 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -52,6 +53,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def with_item_row(self, item_row: torch.Tensor) -> Batch:
+        return dataclasses.replace(self, item_row=item_row)
 
 
 @dataclass(frozen=True, slots=True)

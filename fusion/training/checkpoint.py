@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusion.features.log import Array
+from fusion.models.protocol import Network
 from interest.errors import ArtifactError
 
 NAME = "checkpoint.safetensors"
@@ -40,7 +41,7 @@ E = TypeVar("E", bound=msgspec.Struct)
 class Checkpoint(Generic[E]):
     """A run between two epochs, each of which came to an E."""
 
-    model: nn.Module
+    model: Network
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     best: dict[str, Tensor]

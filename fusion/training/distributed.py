@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from fusion.models.protocol import Network
 from interest.errors import InputError
 
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -36,7 +37,7 @@ class Processes:
         if self.count > 1:
             dist.all_reduce(tensor)
 
-    def sum_gradients(self, model: nn.Module) -> None:
+    def sum_gradients(self, model: Network) -> None:
         if self.count == 1:
             return
         own = [weight for weight in model.parameters() if weight.requires_grad]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fusion.models.registry import KINDS
 from fusion.training.artifact import FILES, PRETRAINING, kind_in
 from fusion.training.checkpoint import NAME, run_in
 from interest.errors import InputError
 
 ENCODER = tuple(name for name in FILES if name != "statistics.safetensors")
-KINDS = {"Pretraining": PRETRAINING, "Din": "din", "Srp4Ctr": "srp4ctr", "Bahe": "bahe"}  # by the model's class
+BY_CLASS = {"Pretraining": PRETRAINING} | {kind.model.__name__: kind.name for kind in KINDS.values()}
 NAMED = 3  # of foreign files, in the error
 OTHERWISE = "give another folder, or remove what is there first"
 
@@ -39,8 +40,8 @@ def check_out(folder: Path, kind: str) -> None:
             f"--out {folder} holds {', '.join(foreign[:NAMED])}{more}, no {_named(kind, '')}; "
             "give a new folder or an empty one"
         )
-    if (run := run_in(folder)) and KINDS.get(run, run) != kind:
-        named = _named(KINDS.get(run, run))
+    if (run := run_in(folder)) and BY_CLASS.get(run, run) != kind:
+        named = _named(BY_CLASS.get(run, run))
         raise InputError(f"--out {folder} holds an interrupted run of {named}, no {_named(kind, '')}; {OTHERWISE}")
 
 

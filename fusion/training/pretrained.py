@@ -190,9 +190,9 @@ def encoder_for(pretrained: Pretrained | None, dataset: Dataset, *, split: Split
     return msgspec.structs.replace(own, positions=max(own.positions, positions))
 
 
-def take_over(model: nn.Module, spec: FeatureSpec, pretrained: Pretrained | None) -> None:
+def take_over(model: Srp4Ctr, spec: FeatureSpec, pretrained: Pretrained | None) -> None:
     """Start a fresh SRP4CTR, candidate's side included, from pre-trained weights."""
-    if pretrained is not None and isinstance(model, Srp4Ctr):
+    if pretrained is not None:
         adopt(model.encoder, spec, pretrained)
         model.follow_encoder()
 

@@ -12,6 +12,7 @@ met with other company.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,9 @@ class BaheBatch:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def with_item_row(self, item_row: Tensor) -> BaheBatch:
+        return dataclasses.replace(self, item_row=item_row)
 
 
 class BaheCollator(RowCollator):

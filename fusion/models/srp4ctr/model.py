@@ -13,7 +13,9 @@ past joins as two sums (fusion/models/lifelong.py); training also asks which val
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -25,6 +27,7 @@ from fusion.features.events import GAP_ROWS
 from fusion.features.packed_windows import USER_COUNTS, Candidates, Items, PackedBatch, PackedCollator, Users
 from fusion.features.spec import FIRST, FeatureSpec
 from fusion.models.lifelong import Lifelong
+from fusion.models.protocol import Loss, ctr_only, summed_loss
 from fusion.models.srp4ctr.fgbert import (
     FeedForward,
     FgBert,
@@ -138,7 +141,7 @@ class Querying(nn.Module):
 
 
 class Srp4Ctr(nn.Module):
-    """Scores moments: `forward(batch) -> (B,)` logits, which are `score(encode_user(users), candidates)`."""
+    """Scores impressions: `forward(batch) -> (B,)` logits, which are `score(encode_user(users), candidates)`."""
 
     def __init__(self, spec: FeatureSpec, config: Srp4CtrConfig) -> None:
         super().__init__()
@@ -188,15 +191,22 @@ class Srp4Ctr(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         return self.tower.logits(*self._read(batch))
 
-    def learn(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """(B,) logits, and the summed cross-entropy of the second task times its weight."""
+    def loss(self, batch: PackedBatch, labels: Tensor) -> Loss:
+        """The second task asks which value the user gives."""
         read = self._read(batch)
+        logits = self.tower.logits(*read)
         if self.value is None:
-            return self.tower.logits(*read), read.hidden.new_zeros(())
+            return ctr_only(logits, labels)
         bucket = batch.candidates.value_bucket
         wanted = bucket.masked_fill(bucket < FIRST, NO_CLASS)
-        loss = F.cross_entropy(self.value(read.hidden), wanted, ignore_index=NO_CLASS, reduction="sum")
-        return self.tower.logits(*read), self.config.value_task * loss
+        extra = F.cross_entropy(self.value(read.hidden), wanted, ignore_index=NO_CLASS, reduction="sum")
+        return Loss(summed_loss(logits, labels), self.config.value_task * extra)
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        return self.encoder.parameters()
+
+    def load_outside(self, _llm: Path | None) -> Srp4CtrConfig:
+        return self.config
 
     def _read(self, batch: PackedBatch) -> Hidden:
         items = self.encoder.items(batch.items)  # (M, d)

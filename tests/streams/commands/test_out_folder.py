@@ -16,7 +16,7 @@ from fusion.models.registry import KINDS
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.training.checkpoint import NAME as CHECKPOINT
 from fusion.training.checkpoint import Checkpoint, Epoch, save_checkpoint
-from fusion.training.out_folder import KINDS as CLASSES
+from fusion.training.out_folder import BY_CLASS as CLASSES
 from fusion.training.out_folder import check_out
 from fusion.training.pretrain import Pretraining
 from interest.errors import InputError
