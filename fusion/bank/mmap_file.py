@@ -79,8 +79,8 @@ def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[
     left.
     """
     of_bank = (bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
-    whole = select(func.count()).select_from(bank_vectors).where(*of_bank).correlate(None).scalar_subquery()
-    query = select(bank_vectors.c.key, bank_vectors.c.vector, whole).where(*of_bank).order_by(bank_vectors.c.key)
+    size_query = select(func.count()).select_from(bank_vectors).where(*of_bank).correlate(None).scalar_subquery()
+    query = select(bank_vectors.c.key, bank_vectors.c.vector, size_query).where(*of_bank).order_by(bank_vectors.c.key)
     parts = connection.execution_options(yield_per=READ_AT_ONCE).execute(query).partitions()  # 1
     first = next(parts, None)
     if first is None:
@@ -114,10 +114,10 @@ def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[
 
 def _remove(folder: Path) -> None:
     """Remove an export: by a rename first, so that a reader finds it whole or not at all."""
-    gone = folder.with_name(f".{uuid.uuid4().hex}")
+    hidden = folder.with_name(f".{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):  # another process removes it
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _abandoned(scratch: Path) -> bool:

@@ -84,15 +84,15 @@ class Claims:
                 connection, self.recipe, self.width
             )  # one filler at a time: none wait for each other's rows
             insert_new(connection, bank_vectors, rows)
-            mine: set[bytes] = set()
+            claimed: set[bytes] = set()
             for page in _pages(keys, KEYS_AT_ONCE):
                 free = and_(_among(self.bank, page), bank_vectors.c.vector.is_(None))
                 lapsed = update(bank_vectors).where(free, bank_vectors.c.until < now)
                 connection.execute(lapsed.values(owner=self.owner, until=now + LEASE_S))
                 ours = select(bank_vectors.c.key).where(free, bank_vectors.c.owner == self.owner)
-                mine.update(bytes(key) for key in connection.scalars(ours))
+                claimed.update(bytes(key) for key in connection.scalars(ours))
         self.renewed = now
-        return [key for key in keys if key in mine]
+        return [key for key in keys if key in claimed]
 
     def renew(self) -> None:
         """Renew the claims while work on them goes on; nearly always there is nothing to do."""
@@ -164,20 +164,20 @@ def fill(
     recipe, chunk = encoder.recipe, chunk or encoder.batch_texts
     register(engine, recipe, encoder.width)
     claims = Claims(engine, recipe, encoder.width, uuid.uuid4().hex, clock)
-    asked = computed = 0
+    text_count = computed = 0
     wanted: dict[bytes, str] = {}
     claimed_elsewhere: dict[bytes, str] = {}
     try:
         for page in _pages(texts, max(KEYS_AT_ONCE, chunk)):
             wanted |= (known := dict(zip(recipe.keys(page), page, strict=True)))
             lacking = missing(engine, recipe.id, known)  # 1
-            asked += len(page)
+            text_count += len(page)
             advance(len(page) - len(lacking))
             for part in _pages(lacking, chunk):
-                mine = _compute(claims, encoder, {key: lacking[key] for key in part})  # 2, 3, 4
-                computed += len(mine)
-                advance(len(mine))
-                claimed_elsewhere |= {key: lacking[key] for key in part if key not in mine}
+                claimed = _compute(claims, encoder, {key: lacking[key] for key in part})  # 2, 3, 4
+                computed += len(claimed)
+                advance(len(claimed))
+                claimed_elsewhere |= {key: lacking[key] for key in part if key not in claimed}
         if wait:
             computed += _wait_for(claims, encoder, claimed_elsewhere, chunk, advance)  # 5
             while claimed_elsewhere := missing(engine, recipe.id, wanted):  # 6
@@ -187,8 +187,8 @@ def fill(
             claims.drop()
         raise
     with writing(engine) as connection:
-        _count_up(connection, recipe.id, "asked", asked)
-    return FillResult(asked, computed, len(missing(engine, recipe.id, claimed_elsewhere)))
+        _count_up(connection, recipe.id, "asked", text_count)
+    return FillResult(text_count, computed, len(missing(engine, recipe.id, claimed_elsewhere)))
 
 
 def _wait_for(
@@ -200,9 +200,9 @@ def _wait_for(
         before = len(texts)
         texts = missing(claims.engine, claims.bank, texts)
         for part in _pages(texts, chunk):
-            mine = _compute(claims, encoder, {key: texts[key] for key in part})
-            computed += len(mine)
-            texts = {key: text for key, text in texts.items() if key not in mine}
+            claimed = _compute(claims, encoder, {key: texts[key] for key in part})
+            computed += len(claimed)
+            texts = {key: text for key, text in texts.items() if key not in claimed}
         advance(before - len(texts))
         if len(texts) == before:
             time.sleep(WAIT_S)
@@ -210,10 +210,10 @@ def _wait_for(
 
 
 def _compute(claims: Claims, encoder: BankEncoder, texts: dict[bytes, str]) -> set[bytes]:
-    mine = claims.take(list(texts))
-    if mine:
-        claims.keep(mine, encoder([texts[key] for key in mine], lambda _: claims.renew()))
-    return set(mine)
+    claimed = claims.take(list(texts))
+    if claimed:
+        claims.keep(claimed, encoder([texts[key] for key in claimed], lambda _: claims.renew()))
+    return set(claimed)
 
 
 def register(engine: Engine, recipe: Recipe, width: int) -> None:
@@ -298,12 +298,12 @@ def count(connection: Connection, bank: str) -> int:
 
 def missing(engine: Engine, bank: str, texts: dict[bytes, str]) -> dict[bytes, str]:
     """Those of the texts, by key, that have no vector yet; reads no vector."""
-    found: set[bytes] = set()
+    present: set[bytes] = set()
     with engine.connect() as connection:
         for page in _pages(texts, KEYS_AT_ONCE):
             query = select(bank_vectors.c.key).where(_among(bank, page), bank_vectors.c.vector.is_not(None))
-            found.update(bytes(key) for key in connection.scalars(query))
-    return {key: text for key, text in texts.items() if key not in found}
+            present.update(bytes(key) for key in connection.scalars(query))
+    return {key: text for key, text in texts.items() if key not in present}
 
 
 def _among(bank: str, keys: Sequence[bytes]) -> Any:
@@ -333,8 +333,8 @@ def _lock_for_removal(connection: Connection, bank: str) -> None:
     connection.execute(select(banks.c.id).where(banks.c.id == bank).with_for_update())
 
 
-def _count_up(connection: Connection, bank: str, what: str, more: int) -> None:
-    connection.execute(update(banks).where(banks.c.id == bank).values({what: banks.c[what] + more}))
+def _count_up(connection: Connection, bank: str, column: str, more: int) -> None:
+    connection.execute(update(banks).where(banks.c.id == bank).values({column: banks.c[column] + more}))
 
 
 def _first(row: tuple[bytes, Any]) -> bytes:
@@ -342,6 +342,6 @@ def _first(row: tuple[bytes, Any]) -> bytes:
 
 
 def _pages(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    left = iter(values)
-    while page := list(islice(left, size)):
+    remaining = iter(values)
+    while page := list(islice(remaining, size)):
         yield page

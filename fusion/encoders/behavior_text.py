@@ -89,4 +89,4 @@ def _fill(template: str, fields: Mapping[str, str]) -> str:
             pieces.append(f"\0{len(values) - 1}\0")
     text = _MARKS.sub(r"\1", _GAPS.sub(r"\1", " ".join("".join(pieces).split())))
     text = text.strip(" ,:;")
-    return re.sub(r"\0(\d+)\0", lambda found: values[int(found[1])], text)
+    return re.sub(r"\0(\d+)\0", lambda match: values[int(match[1])], text)

@@ -32,9 +32,9 @@ class LoraLinear(nn.Module):
 def add_lora(module: nn.Module, rank: int, alpha: float) -> None:
     """Replace every linear layer of the module by a LoraLinear, and freeze everything else."""
     for child in list(module.modules()):
-        for own, linear in list(child.named_children()):
+        for name, linear in list(child.named_children()):
             if isinstance(linear, nn.Linear):
-                setattr(child, own, LoraLinear(linear, rank, alpha))
+                setattr(child, name, LoraLinear(linear, rank, alpha))
         if not isinstance(child, LoraLinear):
             freeze(child)
 

@@ -126,7 +126,7 @@ def _same(encoder_id: str) -> ColumnElement[bool]:
 
 def _by_key(connection: Connection, query: Select[Any], keys: Iterable[InterestKey]) -> list[Any]:
     rows: list[Any] = []
-    left = iter([msgspec.structs.astuple(key) for key in sorted(set(keys))])
-    while some := list(islice(left, KEYS_AT_ONCE)):
-        rows += connection.execute(query.where(tuple_(*KEY_COLUMNS).in_(some)).order_by(*KEY_COLUMNS))
+    remaining = iter([msgspec.structs.astuple(key) for key in sorted(set(keys))])
+    while page := list(islice(remaining, KEYS_AT_ONCE)):
+        rows += connection.execute(query.where(tuple_(*KEY_COLUMNS).in_(page)).order_by(*KEY_COLUMNS))
     return rows

@@ -107,8 +107,8 @@ def locked(folder: Path, say: Say) -> Iterator[None]:
         except Timeout:
             say(f"{folder.name}: another fetch is at work on it; waiting")
             lock.acquire()
-        for left in folder.parent.glob(f".{folder.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
     try:
         yield
     finally:

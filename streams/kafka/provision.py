@@ -99,39 +99,39 @@ def _retention(settings: KafkaSettings) -> int:
     return int(settings.retention_days * DAY_MS)
 
 
-def faults_of(plan: TopicPlan, found: TopicState) -> list[str]:
+def faults_of(plan: TopicPlan, state: TopicState) -> list[str]:
     """The faults for which a topic cannot be used: what it is, what it must be, and what to do."""
     faults = []
-    if plan.by_user and found.partitions != plan.partitions:
-        more = found.partitions < plan.partitions
+    if plan.by_user and state.partitions != plan.partitions:
+        more = state.partitions < plan.partitions
         faults.append(
-            f"{plan.name} has {found.partitions} partitions, the settings say {plan.partitions}: every topic keyed by "
-            f"user must have the same number. Set INTERESTREAM_KAFKA_PARTITIONS={found.partitions}"
+            f"{plan.name} has {state.partitions} partitions, the settings say {plan.partitions}: every topic keyed by "
+            f"user must have the same number. Set INTERESTREAM_KAFKA_PARTITIONS={state.partitions}"
             + (f", or let all of them grow to {plan.partitions} with kafka-topics.sh --alter" if more else "")
             + f", or delete {plan.name} and create it again"
         )
-    if found.cleanup != plan.cleanup:
+    if state.cleanup != plan.cleanup:
         faults.append(
-            f"{plan.name} has cleanup.policy {_policy(found.cleanup)}, it must be {_policy(plan.cleanup)}: "
+            f"{plan.name} has cleanup.policy {_policy(state.cleanup)}, it must be {_policy(plan.cleanup)}: "
             f"kafka-configs.sh --alter --entity-type topics --entity-name {plan.name} "
             f"--add-config cleanup.policy=[{_policy(plan.cleanup)}]"
         )
-    if found.max_bytes < plan.max_bytes:
+    if state.max_bytes < plan.max_bytes:
         faults.append(
-            f"{plan.name} has max.message.bytes {found.max_bytes}, it must be {plan.max_bytes} at least: "
+            f"{plan.name} has max.message.bytes {state.max_bytes}, it must be {plan.max_bytes} at least: "
             f"kafka-configs.sh --alter --entity-type topics --entity-name {plan.name} "
             f"--add-config max.message.bytes={plan.max_bytes}"
         )
     return faults
 
 
-def differences_of(plan: TopicPlan, found: TopicState) -> list[str]:
+def differences_of(plan: TopicPlan, state: TopicState) -> list[str]:
     """How a topic differs from the settings without harm."""
     differences = []
-    if plan.retention_ms is not None and found.retention_ms != plan.retention_ms:
-        differences.append(f"retention is {_days(found.retention_ms)}, the settings say {_days(plan.retention_ms)}")
-    if found.replication != plan.replication:
-        differences.append(f"replication is {found.replication}, the settings say {plan.replication}")
+    if plan.retention_ms is not None and state.retention_ms != plan.retention_ms:
+        differences.append(f"retention is {_days(state.retention_ms)}, the settings say {_days(plan.retention_ms)}")
+    if state.replication != plan.replication:
+        differences.append(f"replication is {state.replication}, the settings say {plan.replication}")
     return differences
 
 
@@ -204,19 +204,19 @@ def show_topics(settings: KafkaSettings) -> list[TopicRow]:
     return [_row(plan, existing.get(plan.name), ranges) for plan in plans]
 
 
-def _row(plan: TopicPlan, found: TopicState | None, ranges: dict[tuple[str, int], tuple[int, int]]) -> TopicRow:
-    if found is None:
+def _row(plan: TopicPlan, state: TopicState | None, ranges: dict[tuple[str, int], tuple[int, int]]) -> TopicRow:
+    if state is None:
         return TopicRow(topic=plan.name, wrong=("it is not there: run `interestream topics create`",))
-    held = [ranges[found.name, partition] for partition in range(found.partitions)]
+    ranges_of_topic = [ranges[state.name, partition] for partition in range(state.partitions)]
     return TopicRow(
-        topic=found.name,
-        partitions=found.partitions,
-        replication=found.replication,
-        messages=sum(end - start for start, end in held),
-        cleanup=_policy(found.cleanup),
-        retention_days=None if found.retention_ms is None else round(found.retention_ms / DAY_MS, 3),
-        wrong=tuple(faults_of(plan, found)),
-        differs=tuple(differences_of(plan, found)),
+        topic=state.name,
+        partitions=state.partitions,
+        replication=state.replication,
+        messages=sum(end - start for start, end in ranges_of_topic),
+        cleanup=_policy(state.cleanup),
+        retention_days=None if state.retention_ms is None else round(state.retention_ms / DAY_MS, 3),
+        wrong=tuple(faults_of(plan, state)),
+        differs=tuple(differences_of(plan, state)),
     )
 
 
@@ -231,8 +231,8 @@ def read_topics(client: KafkaAdminClient, names: Sequence[str]) -> dict[str, Top
             described.append(topic)
         elif topic["error_code"] != UnknownTopicOrPartitionError.errno:
             raise KafkaError(f"Kafka does not describe {topic['name']}: {for_code(topic['error_code']).__name__}")
-    asked = dict.fromkeys(("cleanup.policy", "retention.ms", "max.message.bytes"))
-    resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"], asked) for topic in described]
+    options = dict.fromkeys(("cleanup.policy", "retention.ms", "max.message.bytes"))
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"], options) for topic in described]
     configs = client.describe_configs(resources, config_filter="all")["topic"] if resources else {}
     return {
         topic["name"]: _topic_state(topic, configs[topic["name"]]) for topic in described if configs.get(topic["name"])
@@ -246,27 +246,29 @@ def _topic_state(topic: dict[str, Any], config: dict[str, Any]) -> TopicState:
         name=topic["name"],
         id=str(topic["topic_id"]),
         partitions=len(topic["partitions"]),
-        replication=min((len(one["replica_nodes"]) for one in topic["partitions"]), default=0),
+        replication=min((len(partition["replica_nodes"]) for partition in topic["partitions"]), default=0),
         cleanup=cleanup,
         retention_ms=None if "delete" not in cleanup or retention < 0 else retention,
         max_bytes=int(config["max.message.bytes"]["value"]),
     )
 
 
-def offset_ranges(client: KafkaAdminClient, found: Iterable[TopicState]) -> dict[tuple[str, int], tuple[int, int]]:
+def offset_ranges(client: KafkaAdminClient, states: Iterable[TopicState]) -> dict[tuple[str, int], tuple[int, int]]:
     """Start and end offset by topic and partition."""
     from kafka import TopicPartition
     from kafka.admin import OffsetSpec
 
-    places = [TopicPartition(topic.name, partition) for topic in found for partition in range(topic.partitions)]
+    places = [TopicPartition(topic.name, partition) for topic in states for partition in range(topic.partitions)]
     if not places:
         return {}
     starts, ends = (_offsets(client, places, spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
     return {(place.topic, place.partition): (starts[place], ends[place]) for place in places}
 
 
-def _offsets(client: KafkaAdminClient, places: list[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, int]:
-    return {place: at.offset for place, at in client.list_partition_offsets(dict.fromkeys(places, spec)).items()}
+def _offsets(client: KafkaAdminClient, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, int]:
+    return {
+        partition: at.offset for partition, at in client.list_partition_offsets(dict.fromkeys(partitions, spec)).items()
+    }
 
 
 def _policy(cleanup: Sequence[str]) -> str:

@@ -70,8 +70,8 @@ def open_llm(option: str | None = None, *, model: str | None = None, batch: int 
 
 def nouns(text: str) -> tuple[str, str]:
     """The singular and the plural noun of "film,films", or of "film"."""
-    one, _, many = (part.strip() for part in text.partition(","))
-    return one, many or one + "s"
+    singular, _, plural = (part.strip() for part in text.partition(","))
+    return singular, plural or singular + "s"
 
 
 @dataclass(frozen=True, slots=True)

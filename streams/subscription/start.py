@@ -53,19 +53,19 @@ def resolve_start(
         starts = _starts(client, start, partitions, beginnings, ends)
         if group is not None:
             starts = _committed(client, group, starts)
-    for partition, offset in starts.items():
-        if offset < beginnings[partition]:
+    for tp, offset in starts.items():
+        if offset < beginnings[tp]:
             raise KafkaError(
-                f"{topic}[{partition.partition}] begins at offset {beginnings[partition]:,} now: the messages from "
+                f"{topic}[{tp.partition}] begins at offset {beginnings[tp]:,} now: the messages from "
                 f"{offset:,} on, where this subscription was, were removed by retention. "
                 "Begin anew: from the beginning, from now, or with another group"
             )
-        if offset > ends[partition]:
+        if offset > ends[tp]:
             raise KafkaError(
-                f"{topic}[{partition.partition}] ends at offset {ends[partition]:,}, and this subscription was at "
+                f"{topic}[{tp.partition}] ends at offset {ends[tp]:,}, and this subscription was at "
                 f"{offset:,}: the topic was made again. Begin anew, with another group if it has one"
             )
-    return OffsetRange(*({partition.partition: offset for partition, offset in one.items()} for one in (starts, ends)))
+    return OffsetRange(*({tp.partition: offset for tp, offset in offsets.items()} for offsets in (starts, ends)))
 
 
 def _starts(
@@ -80,14 +80,14 @@ def _starts(
     if start == "now":
         return ends
     if isinstance(start, Mapping):
-        return {partition: start.get(partition.partition, beginnings[partition]) for partition in partitions}
+        return {tp: start.get(tp.partition, beginnings[tp]) for tp in partitions}
     if isinstance(start, datetime) and start.tzinfo is None:
         raise InputError(f"the start {start} has no time zone; give it one, e.g. datetime(2026, 1, 31, tzinfo=UTC)")
     seconds = start.timestamp() if isinstance(start, datetime) else float(start)
     if seconds < 0:
         raise InputError(f"the start {start} is before 1970")
     by_time = _offsets(client, dict.fromkeys(partitions, int(seconds * 1000)))
-    return {partition: offset if (offset := by_time[partition]) >= 0 else ends[partition] for partition in partitions}
+    return {tp: offset if (offset := by_time[tp]) >= 0 else ends[tp] for tp in partitions}
 
 
 def _committed(client: KafkaAdminClient, group: str, starts: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
@@ -95,10 +95,8 @@ def _committed(client: KafkaAdminClient, group: str, starts: dict[TopicPartition
     from kafka.errors import NoError
 
     committed = client.list_group_offsets({group: list(starts)})[group]
-    known = {partition: found.offset for partition, found in committed.items() if found.offset >= 0}
-    new = {
-        partition: OffsetAndMetadata(offset, "", -1) for partition, offset in starts.items() if partition not in known
-    }
+    known = {tp: answer.offset for tp, answer in committed.items() if answer.offset >= 0}
+    new = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in starts.items() if tp not in known}
     for error in client.alter_group_offsets(group, new).values() if new else ():
         if error is not NoError:
             raise error(f"the group {group} cannot be given a position")  # it has members: they do it, or have done it
@@ -106,4 +104,4 @@ def _committed(client: KafkaAdminClient, group: str, starts: dict[TopicPartition
 
 
 def _offsets(client: KafkaAdminClient, asked: Mapping[TopicPartition, Any]) -> dict[TopicPartition, int]:
-    return {partition: answer.offset for partition, answer in client.list_partition_offsets(dict(asked)).items()}
+    return {tp: answer.offset for tp, answer in client.list_partition_offsets(dict(asked)).items()}

@@ -78,9 +78,9 @@ class Subscription(Generic[Update]):
         while self._offsets is None:
             start = self._positions or self._start
             try:
-                places = resolve_start(self._settings, self._topic, start, self._users, self._group)
-                self._newest = self._find_newest(places) if self._is_newest else {}
-                self._offsets = places
+                offsets = resolve_start(self._settings, self._topic, start, self._users, self._group)
+                self._newest = self._find_newest(offsets) if self._is_newest else {}
+                self._offsets = offsets
             except Exception as error:
                 self._raise_unless_retriable(error)
                 if time.monotonic() > deadline:
@@ -90,9 +90,9 @@ class Subscription(Generic[Update]):
             self._positions = dict(self._offsets.starts)
         return self
 
-    def _find_newest(self, places: OffsetRange) -> dict[tuple[int, bytes], int]:
+    def _find_newest(self, offsets: OffsetRange) -> dict[tuple[int, bytes], int]:
         """Read the topic through once, so that of each user's messages only the newest is handed out."""
-        ranges = {number: (start, places.ends[number]) for number, start in places.starts.items()}
+        ranges = {number: (start, offsets.ends[number]) for number, start in offsets.starts.items()}
         count = sum(max(0, end - start) for start, end in ranges.values())
         if count >= MANY:
             self._warn(f"looking for each user's newest among {count:,} messages of {self._topic}")
@@ -148,14 +148,14 @@ class Subscription(Generic[Update]):
         try:
             while not self._stopped:
                 fetched = self._poll(consumer)
-                for place, messages in fetched.items():
+                for tp, messages in fetched.items():
                     for message in messages:
-                        if self._stopped or place not in consumer.assignment():
+                        if self._stopped or tp not in consumer.assignment():
                             break
-                        update = self._decode(place.partition, message.offset, message.key, message.value)
+                        update = self._decode(tp.partition, message.offset, message.key, message.value)
                         if update is not None:
                             yield update
-                        self._done[place.partition] = message.offset + 1
+                        self._done[tp.partition] = message.offset + 1
                         if self._is_due():
                             self._commit(consumer)
                 self._commit(consumer)
@@ -173,14 +173,14 @@ class Subscription(Generic[Update]):
         try:
             while not self._stopped:
                 fetched = await self._poll_async(consumer)
-                for place, messages in fetched.items():
+                for tp, messages in fetched.items():
                     for message in messages:
-                        if self._stopped or place not in consumer.assignment():
+                        if self._stopped or tp not in consumer.assignment():
                             break
-                        update = self._decode(place.partition, message.offset, message.key, message.value)
+                        update = self._decode(tp.partition, message.offset, message.key, message.value)
                         if update is not None:
                             yield update
-                        self._done[place.partition] = message.offset + 1
+                        self._done[tp.partition] = message.offset + 1
                         if self._is_due():
                             await self._commit_async(consumer)
                 await self._commit_async(consumer)
@@ -273,8 +273,8 @@ class Subscription(Generic[Update]):
             update = self._decoder.decode(value)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self.skipped += 1
-            place = f"{self._topic}[{partition}] offset {offset}"
-            self._warn(f"{place} is not an update, skipped ({self.skipped} so far): {error}")
+            position = f"{self._topic}[{partition}] offset {offset}"
+            self._warn(f"{position} is not an update, skipped ({self.skipped} so far): {error}")
             return None
         return update if self._users is None or update.user_id in self._users else None
 
@@ -286,38 +286,38 @@ class Subscription(Generic[Update]):
         if self._group is None:
             return {}
         self._committed_at = time.monotonic()
-        mine = {place: self._done[place.partition] for place in assigned if place.partition in self._done}
+        unsaved = {tp: self._done[tp.partition] for tp in assigned if tp.partition in self._done}
         self._done = {}
-        return mine
+        return unsaved
 
     def _commit(self, consumer: KafkaConsumer) -> None:
         from kafka import OffsetAndMetadata
 
-        mine = self._to_commit(consumer.assignment())
+        unsaved = self._to_commit(consumer.assignment())
         try:
-            if mine:
-                offsets = {place: OffsetAndMetadata(offset, "", -1) for place, offset in mine.items()}
+            if unsaved:
+                offsets = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in unsaved.items()}
                 consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
         except Exception as error:
-            self._not_committed(error, mine)
+            self._not_committed(error, unsaved)
 
     async def _commit_async(self, consumer: AIOKafkaConsumer) -> None:
-        mine = self._to_commit(consumer.assignment())
+        unsaved = self._to_commit(consumer.assignment())
         try:
-            if mine:
-                await asyncio.wait_for(consumer.commit(mine), COMMIT_TIMEOUT_MS / 1000)
+            if unsaved:
+                await asyncio.wait_for(consumer.commit(unsaved), COMMIT_TIMEOUT_MS / 1000)
         except Exception as error:
-            self._not_committed(error, mine)
+            self._not_committed(error, unsaved)
 
-    def _not_committed(self, error: Exception, mine: dict[Any, int]) -> None:
+    def _not_committed(self, error: Exception, unsaved: dict[Any, int]) -> None:
         if not is_retriable(error):
             raise error
-        self._done = {place.partition: offset for place, offset in mine.items()} | self._done
+        self._done = {tp.partition: offset for tp, offset in unsaved.items()} | self._done
         self._warn(f"{describe(error)}; what was done is not committed yet, and may come again")
 
-    def _is_silent(self, heard: bool) -> bool:
+    def _is_silent(self, has_messages: bool) -> bool:
         now = time.monotonic()
-        if heard:
+        if has_messages:
             self._last_message_at = now
         is_silent = now - self._last_message_at >= (QUIET_S if not self._is_away else 1.0)
         if is_silent:
@@ -353,15 +353,15 @@ class Subscription(Generic[Update]):
     def _unfinished(self, assigned: Collection[Any]) -> list[Any]:
         """The assigned partitions that have not reached the end the topic had at the beginning."""
         ends = self._offsets.ends if self._offsets is not None else {}
-        return [place for place in assigned if self._positions.get(place.partition, 0) < ends[place.partition]]
+        return [tp for tp in assigned if self._positions.get(tp.partition, 0) < ends[tp.partition]]
 
     def _has_ended(self, consumer: KafkaConsumer) -> bool:
         """Whether all was read that the topic held; by positions too, as compaction may take the last messages."""
         assigned, ends = consumer.assignment(), self._offsets.ends if self._offsets is not None else {}
-        at = {place: consumer.position(place, timeout_ms=COMMIT_TIMEOUT_MS) for place in self._unfinished(assigned)}
-        return bool(assigned) and all((offset or 0) >= ends[place.partition] for place, offset in at.items())
+        at = {tp: consumer.position(tp, timeout_ms=COMMIT_TIMEOUT_MS) for tp in self._unfinished(assigned)}
+        return bool(assigned) and all((offset or 0) >= ends[tp.partition] for tp, offset in at.items())
 
     async def _has_ended_async(self, consumer: AIOKafkaConsumer) -> bool:
         assigned, ends = consumer.assignment(), self._offsets.ends if self._offsets is not None else {}
-        at = {place: await consumer.position(place) for place in self._unfinished(assigned)}
-        return bool(assigned) and all(offset >= ends[place.partition] for place, offset in at.items())
+        at = {tp: await consumer.position(tp) for tp in self._unfinished(assigned)}
+        return bool(assigned) and all(offset >= ends[tp.partition] for tp, offset in at.items())
