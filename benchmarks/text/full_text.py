@@ -78,7 +78,7 @@ class TokenBatch:
     item_row: Tensor  # (O,) int32: 1 unknown, 2 known
     users: list[Tensor]  # G times (T, d) float16
     moments: list[int]  # (G,) samples of each
-    seen: Tensor  # (B,) int64: tokens of a moment's past
+    visible: Tensor  # (B,) int64: tokens of a moment's past
     read: Tensor  # (B, d) float32: their mean but for sinks; zero where there are none
     lines: Tensor  # (L, d) float32: every user's lines, the mean of each; the first stands for none
     newest: Tensor  # (B, M) int64 into the L: the lines of a moment's past, 0 for none
@@ -111,7 +111,7 @@ class FullText(Bahe):
         pooled = torch.cat(
             [
                 self.high.prefixes(states.float()[None], torch.zeros_like(seen), seen)
-                for states, seen in zip(batch.users, batch.seen.split(batch.moments), strict=True)
+                for states, seen in zip(batch.users, batch.visible.split(batch.moments), strict=True)
             ]
         )  # (B, 2 d), of which the second half has the sinks in it
         pooled = torch.cat([pooled[:, : batch.read.shape[1]], batch.read], dim=1)
@@ -178,7 +178,7 @@ class Texts(WholeUsers):
             item_row=torch.full((len(offered),), FIRST, dtype=torch.int32),
             users=[tensor(tokens.user[u][: max(n, 1)].copy()) for u, n in zip(own.user[begin], needed, strict=True)],
             moments=chosen.sizes.tolist(),
-            seen=tensor(seen),
+            visible=tensor(seen),
             read=tensor(np.stack([tokens.mean_of(u, n) for u, n in zip(own.user, lines, strict=True)])),
             lines=tensor(np.concatenate([tokens.lines_of(user) for user in [None, *users]])),
             newest=tensor(np.where(place >= 0, before[:, None] + place, 0)),

@@ -80,14 +80,14 @@ class Din(nn.Module):
         items = self.items(batch)  # (M, d)
         target = F.embedding(batch.target, items)  # (B, d)
         d, a = self.config.width, self.config.attention
-        there = (batch.history > 0).unsqueeze(-1)  # (B, L, 1)
-        seen = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
-        item, bare = torch.split(seen, [d, a + d], dim=2)
+        mask = (batch.history > 0).unsqueeze(-1)  # (B, L, 1)
+        events = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
+        item, bare = torch.split(events, [d, a + d], dim=2)
         match, value = torch.split(bare + self._feedback(batch), [a, d], dim=2)
         match = match + self.from_product(item * target[:, None]) + self.from_target(target)[:, None]
         weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
-        even = there / there.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
-        pooled = torch.cat([weights * there, even], dim=2).transpose(1, 2) @ F.silu(value)  # (B, heads + 1, d)
+        even = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
+        pooled = torch.cat([weights * mask, even], dim=2).transpose(1, 2) @ F.silu(value)  # (B, heads + 1, d)
         inputs = [target, pooled.flatten(1), batch.dense]
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         if self.fusion is not None:

@@ -91,7 +91,7 @@ class BaheStates:
                 batch,
                 history=batch.history[:, fresh],
                 feedback=batch.feedback[:, fresh],
-                seen=batch.seen[:, fresh],
+                visible=batch.visible[:, fresh],
                 window=torch.arange(len(fresh)),
                 partitions=batch.partitions[fresh],
             )

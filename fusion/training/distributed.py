@@ -40,14 +40,15 @@ class Processes:
     def sum_gradients(self, model: Network) -> None:
         if self.count == 1:
             return
-        own = [weight for weight in model.parameters() if weight.requires_grad]
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
         # what one share did not use, another may have: every process sends all, and which of it is there
-        there = torch.tensor([weight.grad is not None for weight in own], dtype=torch.float32, device=own[0].device)
-        parts = [(torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten() for weight in own]
-        flat = torch.cat([there, *parts])
+        flags = [weight.grad is not None for weight in trained]
+        present = torch.tensor(flags, dtype=torch.float32, device=trained[0].device)
+        parts = [(torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten() for weight in trained]
+        flat = torch.cat([present, *parts])
         dist.all_reduce(flat)
-        summed = torch.split(flat[len(own) :], [weight.numel() for weight in own])
-        for weight, gradient, uses in zip(own, summed, flat[: len(own)].tolist(), strict=True):
+        summed = torch.split(flat[len(trained) :], [weight.numel() for weight in trained])
+        for weight, gradient, uses in zip(trained, summed, flat[: len(trained)].tolist(), strict=True):
             weight.grad = gradient.view_as(weight).clone() if uses else None
 
     def wait(self) -> None:

@@ -70,10 +70,10 @@ def run(
 
 def measure(model: CtrModel, dataset: Dataset, part: int, dist: Processes = ALONE) -> dict[str, float]:
     """Every metric on one part of the samples."""
-    own = dataset.of(part)
-    scores = predict(model, dataset.samples, own, dist=dist)
-    slices = {name: chosen[own] for name, chosen in dataset.slices.items()}
-    return metrics.report(dataset.labels[own], scores, dataset.log.user[dataset.rows[own]], slices)
+    rows = dataset.of(part)
+    scores = predict(model, dataset.samples, rows, dist=dist)
+    slices = {name: chosen[rows] for name, chosen in dataset.slices.items()}
+    return metrics.report(dataset.labels[rows], scores, dataset.log.user[dataset.rows[rows]], slices)
 
 
 def fingerprint(dataset: Dataset, *configs: msgspec.Struct) -> str:

@@ -80,10 +80,10 @@ def train(
             rng = np.random.default_rng((config.seed, epoch))
             total = torch.zeros((), dtype=torch.float64)
             model.train()
-            seen = 0
+            rows_done = 0
             for shares in collator.epoch(samples, training, config.batch_size, rng, dist.count):
                 chosen, rows = shares[dist.rank], sum(len(share) for share in shares)
-                step, every = epoch * steps + seen / config.batch_size, config.epochs * steps
+                step, every = epoch * steps + rows_done / config.batch_size, config.epochs * steps
                 _set_rate(optimizer, config, step / every)
                 batch = _with_unknown(to_device(collator.collate(samples, chosen), device), config.unknown)
                 wanted = targets[torch.from_numpy(chosen.rows)].to(device)
@@ -95,7 +95,7 @@ def train(
                 optimizer.step()
                 _follow(state.average, model, _memory(config, step, every))
                 total += loss.detach().cpu().double() * rows
-                seen += rows
+                rows_done += rows
                 advance(rows)
             dist.sum_(total)
             with weights(model, state.average):
@@ -141,10 +141,10 @@ def device_of(model: Network) -> torch.device:
 @contextmanager
 def weights(model: Network, others: dict[str, Tensor]) -> Iterator[None]:
     """The model with other weights for a while."""
-    own = _copy(model)
+    kept = _copy(model)
     _load(model, others)
     yield
-    _load(model, own)
+    _load(model, kept)
 
 
 @contextmanager
@@ -229,5 +229,5 @@ def _load(model: Network, others: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def _follow(average: dict[str, Tensor], model: Network, memory: float) -> None:
-    own = model.state_dict()
-    torch._foreach_lerp_(list(average.values()), [own[name] for name in average], 1 - memory)
+    current = model.state_dict()
+    torch._foreach_lerp_(list(average.values()), [current[name] for name in average], 1 - memory)

@@ -149,8 +149,8 @@ class Bahe(nn.Module):
         interests = []
         if self.fusion is not None and interest is not None:
             interests.append(self.fusion.join(interest[batch.past], offered.chunk(2, dim=1)[0]))
-        own = [head(users, users.keys[..., n, :], offered, interests, batch) for n, head in enumerate(self.heads)]
-        return torch.stack(own, dim=1)
+        logits = [head(users, users.keys[..., n, :], offered, interests, batch) for n, head in enumerate(self.heads)]
+        return torch.stack(logits, dim=1)
 
     def _vectors(self, batch: BaheBatch) -> Tensor:
         return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
@@ -161,7 +161,7 @@ class Bahe(nn.Module):
         x = F.embedding(rows, vectors)
         if self.config.mask == "causal":
             row = batch.window + windows * torch.arange(many, device=rows.device)[:, None]  # (N, S)
-            pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten(), self.config.history)
+            pooled = self.high.prefixes(x, row.flatten(), batch.visible.flatten(), self.config.history)
         else:
             pooled = self.high(x, rows > 0)  # every past has a window of its own
         pooled = pooled.view(many, len(batch.window), -1).transpose(0, 1)  # (S, N, 2 d)
@@ -172,11 +172,11 @@ class Bahe(nn.Module):
         times = torch.bincount(batch.history.flatten(), minlength=len(vectors))
         keys = self.keys_of(vectors, batch.item_row == FIRST, times)
         device = batch.history.device
-        column = batch.seen[..., None] + torch.arange(-self.config.history, 0, device=device)  # (N, S, M)
+        column = batch.visible[..., None] + torch.arange(-self.config.history, 0, device=device)  # (N, S, M)
         sequence = torch.arange(len(column), device=device)[:, None, None]
         at = sequence, batch.window[:, None], column.clamp(min=0)
         newest, feedback = (
-            torch.where(column < 0, 0, own[at]).transpose(0, 1) for own in (batch.history, batch.feedback)
+            torch.where(column < 0, 0, field[at]).transpose(0, 1) for field in (batch.history, batch.feedback)
         )
         return F.embedding(newest, keys.flatten(1)).view(*newest.shape, *keys.shape[1:]), feedback
 
@@ -187,8 +187,8 @@ class Bahe(nn.Module):
 
     def users_of(self, pooled: Tensor, keys: Tensor, feedback: Tensor) -> UserSide:
         """From pooled sequences (S, N, 2 d), and their behaviours' keys (S, N, M, heads, k) and outcomes (S, N, M)."""
-        there = (feedback > 0).any(dim=-1)
-        standard = torch.where(there[..., None], self.users(pooled, there), self.nothing)
+        mask = (feedback > 0).any(dim=-1)
+        standard = torch.where(mask[..., None], self.users(pooled, mask), self.nothing)
         return UserSide(standard, self.sizes(sizes_of(feedback)), keys, feedback)
 
     def _items(self, batch: BaheBatch, vectors: Tensor) -> Tensor:

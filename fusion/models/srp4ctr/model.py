@@ -77,7 +77,7 @@ def ablations(encoder: FgBertConfig, **more: Any) -> dict[str, Srp4CtrConfig]:
 class UserState:
     """Everything about G users' histories that scoring a candidate needs."""
 
-    there: Tensor  # (G, T) bool
+    mask: Tensor  # (G, T) bool
     keys: tuple[Tensor, ...]  # per layer (G, H, T, d / H)
     values: tuple[Tensor, ...]
     states: Tensor | None  # (G, T, d), for MP
@@ -107,8 +107,8 @@ class CrossLayer(nn.Module):
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, some: Tensor) -> Tensor:
         """(G, C, d). bias: (G, H, C, T). some: (G, C, 1), whether there is anything to see."""
         queries = split_heads(self.query(self.norm(x)), self.heads)
-        seen = join_heads(attend(queries, keys, values, bias)) * some
-        return cast(Tensor, self.feed(x + self.drop(self.out(seen))))
+        attended = join_heads(attend(queries, keys, values, bias)) * some
+        return cast(Tensor, self.feed(x + self.drop(self.out(attended))))
 
     def copy(self, layer: Layer) -> None:
         for name in ("norm", "query", "out", "feed"):
@@ -130,14 +130,14 @@ class Querying(nn.Module):
         start(self)
         nn.init.normal_(self.seek, std=0.5)  # apart from each other from the start
 
-    def forward(self, states: Tensor, there: Tensor, features: Tensor) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor, features: Tensor) -> Tensor:
         """(G, q d), from states (G, T, d) and the user's features (G, f)."""
         x = self.seek + self.move(features).view(len(features), *self.seek.shape)  # (G, q, d)
         queries = split_heads(self.query(self.norm(x)), self.heads)
         keys, values = split_heads(self.key(states), self.heads), split_heads(self.value(states), self.heads)
-        hidden = torch.zeros(there.shape, device=there.device).masked_fill(~there, -1e9)[:, None, None, :]
-        seen = join_heads(attend(queries, keys, values, hidden)) * there.any(dim=1)[:, None, None]
-        return cast(Tensor, self.feed(x + self.out(seen))).flatten(1)
+        hidden = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e9)[:, None, None, :]
+        attended = join_heads(attend(queries, keys, values, hidden)) * mask.any(dim=1)[:, None, None]
+        return cast(Tensor, self.feed(x + self.out(attended))).flatten(1)
 
 
 class Srp4Ctr(nn.Module):
@@ -145,23 +145,23 @@ class Srp4Ctr(nn.Module):
 
     def __init__(self, spec: FeatureSpec, config: Srp4CtrConfig) -> None:
         super().__init__()
-        own = config.encoder
-        d = own.width
+        encoder = config.encoder
+        d = encoder.width
         self.config, self.history = config, spec.history
         self.collator = PackedCollator(config.pack, whole_past=config.lifelong)
-        self.encoder = FgBert(spec, own)
+        self.encoder = FgBert(spec, encoder)
         self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
-        told = config.profile * len(spec.user_columns)
-        inputs = d + told + len(spec.dense)
+        profile_width = config.profile * len(spec.user_columns)
+        inputs = d + profile_width + len(spec.dense)
         if config.cross:
             self.position = nn.Parameter(torch.zeros(d))  # the candidate's
-            self.cross = nn.ModuleList(CrossLayer(own) for _ in range(own.layers))
-            self.ago = nn.Embedding(spec.history + 1, own.layers * own.heads)  # events ago
-            self.age = nn.Embedding(GAP_ROWS, own.layers * own.heads)  # days ago
+            self.cross = nn.ModuleList(CrossLayer(encoder) for _ in range(encoder.layers))
+            self.ago = nn.Embedding(spec.history + 1, encoder.layers * encoder.heads)  # events ago
+            self.age = nn.Embedding(GAP_ROWS, encoder.layers * encoder.heads)  # days ago
             self.norm = nn.LayerNorm(d)
             inputs += d
         if config.queries:
-            self.querying = Querying(own, config.queries, told + len(USER_COUNTS))
+            self.querying = Querying(encoder, config.queries, profile_width + len(USER_COUNTS))
             inputs += config.queries * d
         if config.pooled:
             inputs += d
@@ -221,19 +221,19 @@ class Srp4Ctr(nn.Module):
         return self.tower.logits(*self._hidden(state, candidates, self.encoder.items(items)))
 
     def _encode(self, users: Users, items: Tensor) -> UserState:
-        there = users.event > 0
-        columns = torch.arange(there.shape[1], device=there.device)
+        mask = users.event > 0
+        columns = torch.arange(mask.shape[1], device=mask.device)
         tokens = F.embedding(users.event, items) + self.encoder.behaviors(users.behavior)
         tokens = tokens + self.encoder.position(columns + (self.history - users.prefix))
         needed = bool(self.config.queries or self.config.pooled)
-        encoded = self.encoder(tokens, hide(there, users.prefix), states=needed)
+        encoded = self.encoder(tokens, hide(mask, users.prefix), states=needed)
         queried = None
         if self.config.queries and encoded.states is not None:
             # the prefix alone: what is shared by all moments of the window
             features = torch.cat([*self._profile(users.profile), users.context], dim=1)
-            queried = self.querying(encoded.states[:, : users.prefix], there[:, : users.prefix], features)
+            queried = self.querying(encoded.states[:, : users.prefix], mask[:, : users.prefix], features)
         return UserState(
-            there=there,
+            mask=mask,
             keys=encoded.keys,
             values=encoded.values,
             states=encoded.states if self.config.pooled else None,
@@ -244,9 +244,9 @@ class Srp4Ctr(nn.Module):
 
     def _hidden(self, state: UserState, candidates: Candidates, items: Tensor) -> Hidden:
         offered = F.embedding(candidates.target, items)  # (G, C, d)
-        columns = torch.arange(state.there.shape[1], device=offered.device, dtype=torch.int32)
-        ago = candidates.seen[:, :, None] - columns  # (G, C, T): 1 is the newest event
-        sees = (ago > 0) & (ago <= self.history) & state.there[:, None, :]
+        columns = torch.arange(state.mask.shape[1], device=offered.device, dtype=torch.int32)
+        ago = candidates.visible[:, :, None] - columns  # (G, C, T): 1 is the newest event
+        sees = (ago > 0) & (ago <= self.history) & state.mask[:, None, :]
         slot = candidates.slot
         window = slot // candidates.target.shape[1]
         mine = offered.flatten(0, 1)[slot]  # (B, d)

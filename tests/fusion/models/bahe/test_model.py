@@ -245,7 +245,7 @@ def test_the_history_is_read(common: float, llm: Path, recipe: Recipe, made: Mad
     assert metrics.auc(labels[last], predict(model, samples, last)) > 0.95
     batch = model.collator.collate(samples, alone(last))
     with torch.no_grad():
-        blind = model(dataclasses.replace(batch, history=batch.history * 0, seen=batch.seen * 0)).numpy()
+        blind = model(dataclasses.replace(batch, history=batch.history * 0, visible=batch.visible * 0)).numpy()
     assert metrics.auc(labels[last], blind) < 0.75  # without them only the items are left
 
 
