@@ -186,7 +186,7 @@ def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ArtifactError(
-            f"{folder} is no complete artifact, it lacks {', '.join(missing)}; run `interestream train` into it"
+            f"{folder} is not a complete artifact, it lacks {', '.join(missing)}; run `interestream train` into it"
         )
     spec = FeatureSpec.load(folder / "spec.json")
     with whole(folder / "config.json"):

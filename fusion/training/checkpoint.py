@@ -84,7 +84,7 @@ def load_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str, kind: 
     try:
         with safe_open(path, framework="pt") as file:
             note = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); remove it to train from the start") from None
     if note.get("fingerprint") != fingerprint:

@@ -86,7 +86,7 @@ class Pretraining(nn.Module):
     def losses(self, batch: Masked, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Summed cross-entropy of the masked items and of all fields of the masked behaviours; each item's rank."""
         states, items = self(batch, items)
-        asked = batch.item_masks & (batch.items.row[batch.event] >= FIRST)  # a stranger is no class
+        asked = batch.item_masks & (batch.items.row[batch.event] >= FIRST)  # what is out of vocabulary is not a class
         wanted = batch.event[asked].long()
         at_once = max(LOGITS_AT_ONCE // len(batch.classes), 1)
         parts = [

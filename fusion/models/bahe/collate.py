@@ -199,7 +199,7 @@ def named_sequences(spec: FeatureSpec, asked: Sequence[str]) -> tuple[str, ...]:
             out[name] = None
         else:
             raise InputError(
-                f"--sequences: {name!r} is no sequence of this log; there are recent, liked, disliked, "
+                f"--sequences: {name!r} is not a sequence of this log; there are recent, liked, disliked, "
                 "scene:NAME, action:NAME, and scenes or actions for one of each"
             )
     if not out:

@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, t
     )
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "killed" / CHECKPOINT).exists()
-    with pytest.raises(ArtifactError, match="no complete artifact"):
+    with pytest.raises(ArtifactError, match="not a complete artifact"):
         load_artifact(tmp_path / "killed")
     again = run(data, DIN, QUICK, split="global", folder=tmp_path / "killed")
     straight = run(data, DIN, QUICK, split="global", folder=tmp_path / "straight")
