@@ -1,4 +1,4 @@
-"""Scores candidates for users as of now, through the artifact's own FeatureSpec. Unknown ids are scored, not refused."""
+"""Scores candidates for users as of now, by the artifact's own FeatureSpec. Unknown ids are scored, not refused."""
 
 from __future__ import annotations
 
