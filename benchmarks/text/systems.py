@@ -167,9 +167,9 @@ def _model(setting: Setting, world: World) -> tuple[CtrModel, msgspec.Struct]:
 
 
 def read_tokens(world: World, recipe: Recipe) -> TokenStates:
-    low, folder = open_lower_layers(world.llm, recipe), world.work / "tokens" / recipe.id
+    lower, folder = open_lower_layers(world.llm, recipe), world.work / "tokens" / recipe.id
     with bar(f"Token states, cut {recipe.cut}") as advance:
-        made = token_states(world.dataset.samples, low, folder, HISTORY, advance)
+        made = token_states(world.dataset.samples, lower, folder, HISTORY, advance)
     cost = msgspec.json.decode((folder / "cost.json").read_bytes()).values()
     tokens, seconds = sum(own["tokens"] for own in cost), sum(own["seconds"] for own in cost)
     world.told(f"tokens-{recipe.id}", {"cut": recipe.cut, "tokens": tokens, "seconds": round(seconds, 1)})
@@ -180,11 +180,11 @@ def fill_bank(world: World, recipe: Recipe) -> None:
     """Let the samples know their vectors; tell what filling the bank took, if there was something to fill."""
     texts = texts_of(world.dataset.samples, recipe.template).texts
     if missing(world.engine, recipe.id, dict(zip(recipe.keys(texts), texts, strict=True))):
-        low, began = open_lower_layers(world.llm, recipe), time.process_time()
+        lower, began = open_lower_layers(world.llm, recipe), time.process_time()
         with bar(f"Bank, cut {recipe.cut}, {recipe.pooling}") as advance:
-            filled = fill(world.engine, low, texts, advance=advance)
+            filled = fill(world.engine, lower, texts, advance=advance)
         seconds = (time.process_time() - began) / filled.computed
-        tokens = sum(map(len, low.tokens(texts))) / len(texts)
+        tokens = sum(map(len, lower.tokens(texts))) / len(texts)
         world.told(
             f"bank-{recipe.id}",
             {"cut": recipe.cut, "pooling": recipe.pooling, "texts": len(texts), "seconds_a_text": round(seconds, 5),

@@ -36,9 +36,9 @@ def with_bank_vectors(
     def source(texts: list[str]) -> BankFile:
         keys = recipe.keys(texts)
         if missing(engine, recipe.id, dict(zip(keys, texts, strict=True))):
-            low = open_lower_layers(llm, recipe, device=device)
+            lower = open_lower_layers(llm, recipe, device=device)
             with show("Filling the bank", len(texts)) as advance:
-                fill(engine, low, texts, advance=advance)
+                fill(engine, lower, texts, advance=advance)
         with engine.connect() as connection, show("Mapping the bank", len(texts)) as advance:
             return open_bank_file(connection, recipe.id, keys, folder, advance)
 

@@ -70,17 +70,17 @@ class LazyBankEncoder:
 
     @property
     def width(self) -> int:
-        return self._low.width
+        return self._lower.width
 
     @property
     def batch_texts(self) -> int:
-        return self._low.batch_texts
+        return self._lower.batch_texts
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]:
-        return self._low(texts, advance)
+        return self._lower(texts, advance)
 
     @property
-    def _low(self) -> LowerLayers:
+    def _lower(self) -> LowerLayers:
         if self._opened is None:
             from fusion.encoders.split_llm import open_lower_layers
 
