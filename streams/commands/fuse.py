@@ -119,5 +119,6 @@ def _fill(engine: Engine) -> None:
         while not fill_pass.is_done:
             advance(fill_pass.step())
     print(
-        f"{fill_pass.behaviors:,} new behaviours; {fill_pass.computed:,} of their texts computed for bank {lower.recipe.id}"
+        f"{fill_pass.behaviors:,} new behaviours; {fill_pass.computed:,} of their texts computed "
+        f"for bank {lower.recipe.id}"
     )
