@@ -177,13 +177,13 @@ System = tuple[Bahe, Callable[[], None], dict[str, Any]]
 
 
 def bahe_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
-    model, samples, low = world(history, batch, chosen)
-    recipe = low.recipe
+    model, samples, lower = world(history, batch, chosen)
+    recipe = lower.recipe
     made: list[float] = []  # seconds a text
 
     def source(texts: list[str]) -> BankFile:
         began = time.perf_counter()
-        vectors = low(texts).astype(np.float16)
+        vectors = lower(texts).astype(np.float16)
         made.append((time.perf_counter() - began) / len(texts))
         keys = np.array(recipe.keys(texts), KEY)
         order = np.argsort(keys)
@@ -191,21 +191,21 @@ def bahe_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
 
     samples = with_bank(samples, recipe, source)
     rows = samples_rows(samples, batch)
-    tokens = sum(map(len, low.tokens(history_texts_of(samples, model, rows)[0])))
+    tokens = sum(map(len, lower.tokens(history_texts_of(samples, model, rows)[0])))
     step = stepper(model, lambda: model.logits(model.collator.collate(samples, rows)), batch)
     return model, step, {"tokens": tokens, "seconds_a_text": made[0], "texts_made": len(samples.bank_index.vectors)}
 
 
 def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
     """The same head and trained layers, over the tokens of the whole history."""
-    model, samples, low = world(history, batch, chosen)
-    samples = with_bank(samples, low.recipe, lambda texts: nothing(low, texts))
+    model, samples, lower = world(history, batch, chosen)
+    samples = with_bank(samples, lower.recipe, lambda texts: nothing(lower, texts))
     rows = samples_rows(samples, batch)
     read = model.collator.collate(samples, rows)
-    ids_of = lambda texts: low._tokenizer("\n".join(texts), add_special_tokens=False)["input_ids"]  # noqa: E731
+    ids_of = lambda texts: lower._tokenizer("\n".join(texts), add_special_tokens=False)["input_ids"]  # noqa: E731
     texts = [ids_of(texts) for texts in history_texts_of(samples, model, rows)]
-    users = kept_states(model, low, texts)
-    items = kept_states(model, low, low.tokens(item_texts(samples, model, rows)))
+    users = kept_states(model, lower, texts)
+    items = kept_states(model, lower, lower.tokens(item_texts(samples, model, rows)))
 
     def forward() -> Tensor:
         pooled = read_tokens(model, *users)[:, None]  # (G, 1, 2 d)
@@ -220,13 +220,13 @@ def full_text_step(history: int, batch: int, chosen: argparse.Namespace) -> Syst
 
 
 @torch.no_grad()
-def kept_states(model: Bahe, low: LowerLayers, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+def kept_states(model: Bahe, lower: LowerLayers, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     """States (B, T, d) float16 of token sequences after the frozen layers, padded on the right, and sizes (B,)."""
     sizes = torch.tensor([len(row) for row in rows])
-    out = torch.zeros((len(rows), int(sizes.max()), low.width), dtype=torch.float16)
+    out = torch.zeros((len(rows), int(sizes.max()), lower.width), dtype=torch.float16)
     for row, own in enumerate(rows):  # one by one: what this takes of memory is no part of a step's
         with torch.autocast("cpu", torch.bfloat16, enabled=model.config.precision == "bfloat16"):
-            out[row, : len(own)] = low.states(torch.tensor([own]))[0].half()
+            out[row, : len(own)] = lower.states(torch.tensor([own]))[0].half()
     return out, sizes
 
 
@@ -327,10 +327,10 @@ def item_texts(samples: Samples, model: Bahe, rows: BatchIndices) -> list[str]:
     return [found.texts[found.item[item + 1]] for item in samples.impressions.take(rows.rows).item.tolist()]
 
 
-def nothing(low: LowerLayers, texts: list[str]) -> BankFile:
+def nothing(lower: LowerLayers, texts: list[str]) -> BankFile:
     """A bank of zeros: full text reads none of it."""
-    keys = np.sort(np.array(low.recipe.keys(texts), KEY))
-    return BankFile(keys, np.zeros((len(keys), low.width), np.float16))
+    keys = np.sort(np.array(lower.recipe.keys(texts), KEY))
+    return BankFile(keys, np.zeros((len(keys), lower.width), np.float16))
 
 
 def reset_peak() -> float:

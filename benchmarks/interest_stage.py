@@ -42,7 +42,8 @@ from interest.store.tables import interests, partitions
 from interest.types import Partition
 from streams.files.catalogue import load_items, load_users
 from streams.files.rows import BehaviorLog
-from streams.kafka.clients import Topics, make_producer
+from streams.kafka.clients import make_producer
+from streams.kafka.topics import Topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.replay.embedded import replay

@@ -1,4 +1,4 @@
-"""The tables of this layer: vectors of partitions and of users."""
+"""The tables of this layer: text vectors, user representations, activations and behaviour banks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ activations = Table(
     sqlite_with_rowid=False,
 )
 
-# The behaviour banks (fusion/bank/vectors.py): one row per recipe, with what was asked of it.
+# The behaviour banks (fusion/bank/vectors.py): one row per recipe, with what fillers asked of it.
 banks = Table(
     "banks",
     metadata,

@@ -119,6 +119,20 @@ def test_settings_and_make_targets_that_a_document_names_exist(name: str) -> Non
     assert {target for targets_ in named for target in targets_.split()} - targets == set()
 
 
+def test_contributing_takes_five_steps_each_and_names_what_is_in_the_files() -> None:
+    sections = (ROOT / "CONTRIBUTING.md").read_text().split("## Adding a")[1:]
+    assert len(sections) == 5  # a model, a policy, an LLM backend, a topic, a log format
+    for section in sections:
+        steps = re.split(r"^\d\. ", section, flags=re.MULTILINE)[1:]
+        assert len(steps) == 5, section
+        for step in steps:
+            code = re.findall(r"`([^`]+)`", step)
+            named = [word for word in code if re.fullmatch(r"([A-Z][a-z]+)+", word)]  # a class
+            texts = [(ROOT / path).read_text() for path in code if (ROOT / path).is_file()]
+            assert [word for word in named if not any(word in text for text in texts)] == [], step
+        assert sum(any(exists(word, ROOT / "x") for word in re.findall(r"`([^`]+)`", step)) for step in steps) >= 4
+
+
 def remarks(name: str) -> Iterator[str]:
     """A Python file's comments and docstrings."""
     source = (ROOT / name).read_text()

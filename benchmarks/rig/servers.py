@@ -30,7 +30,7 @@ def kafka(folder: Path) -> Iterator[Node]:
 
 def installation(node: Node, prefix: str) -> KafkaSettings:
     """Settings under a prefix of their own, with all topics made."""
-    from streams.kafka.topics import create_topics
+    from streams.kafka.provision import create_topics
 
     settings = KafkaSettings(brokers=node.bootstrap, prefix=prefix, partitions=PARTITIONS)
     create_topics(settings)

@@ -11,6 +11,7 @@ sink), sizes and liked shares, and the matching of lines, each the mean of its t
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -77,7 +78,7 @@ class TokenBatch:
     item_row: Tensor  # (O,) int32: 1 unknown, 2 known
     users: list[Tensor]  # G times (T, d) float16
     moments: list[int]  # (G,) samples of each
-    seen: Tensor  # (B,) int64: tokens of a moment's past
+    visible: Tensor  # (B,) int64: tokens of a moment's past
     read: Tensor  # (B, d) float32: their mean but for sinks; zero where there are none
     lines: Tensor  # (L, d) float32: every user's lines, the mean of each; the first stands for none
     newest: Tensor  # (B, M) int64 into the L: the lines of a moment's past, 0 for none
@@ -93,22 +94,24 @@ class TokenBatch:
     def __len__(self) -> int:
         return len(self.target)
 
+    def with_item_row(self, item_row: Tensor) -> TokenBatch:
+        return dataclasses.replace(self, item_row=item_row)
+
 
 class FullText(Bahe):
-    """Scores moments: `forward(batch) -> (B,)` logits. What it trains is what BAHE trains, its heads too.
+    """Scores impressions: `forward(batch) -> (B,)` logits. What it trains is what BAHE trains, its heads too.
 
     Users go one by one and items by length: on a processor that is as fast as a batch, and nothing is spent on padding.
     """
 
     def __init__(self, spec: FeatureSpec, config: BaheConfig, tokens: TokenStates) -> None:
-        super().__init__(spec, config)
-        self.collator = Texts(tokens, config.history)
+        super().__init__(spec, config, Texts(tokens, config.history))
 
     def logits(self, batch: TokenBatch) -> Tensor:  # type: ignore[override]
         pooled = torch.cat(
             [
                 self.high.prefixes(states.float()[None], torch.zeros_like(seen), seen)
-                for states, seen in zip(batch.users, batch.seen.split(batch.moments), strict=True)
+                for states, seen in zip(batch.users, batch.visible.split(batch.moments), strict=True)
             ]
         )  # (B, 2 d), of which the second half has the sinks in it
         pooled = torch.cat([pooled[:, : batch.read.shape[1]], batch.read], dim=1)
@@ -175,7 +178,7 @@ class Texts(WholeUsers):
             item_row=torch.full((len(offered),), FIRST, dtype=torch.int32),
             users=[tensor(tokens.user[u][: max(n, 1)].copy()) for u, n in zip(own.user[begin], needed, strict=True)],
             moments=chosen.sizes.tolist(),
-            seen=tensor(seen),
+            visible=tensor(seen),
             read=tensor(np.stack([tokens.mean_of(u, n) for u, n in zip(own.user, lines, strict=True)])),
             lines=tensor(np.concatenate([tokens.lines_of(user) for user in [None, *users]])),
             newest=tensor(np.where(place >= 0, before[:, None] + place, 0)),
@@ -201,13 +204,13 @@ def joined(windows: list[Array]) -> BatchIndices:
     return BatchIndices(np.concatenate(windows), np.array([len(window) for window in windows], np.int64))
 
 
-def tokenise(low: LowerLayers, lines: Sequence[str]) -> tuple[list[int], Array]:
+def tokenise(lower: LowerLayers, lines: Sequence[str]) -> tuple[list[int], Array]:
     """Token ids of lines put together, and how many of them the first 0..n lines have: (n + 1,).
 
     Raises ValueError where a token reaches over the end of a line: a moment would see what came after it.
     """
     text = "".join(line + "\n" for line in lines)
-    made = low._tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    made = lower._tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
     ends = np.cumsum([0, *(len(line) + 1 for line in lines)])
     spans = np.array(made["offset_mapping"], np.int64).reshape(-1, 2)
     line = np.searchsorted(ends, spans[:, 1], side="left")  # which line a token ends in, from 1
@@ -217,35 +220,35 @@ def tokenise(low: LowerLayers, lines: Sequence[str]) -> tuple[list[int], Array]:
 
 
 def token_states(
-    samples: Samples, low: LowerLayers, folder: Path, history: int, advance: Callable[[int], None] = lambda _: None
+    samples: Samples, lower: LowerLayers, folder: Path, history: int, advance: Callable[[int], None] = lambda _: None
 ) -> TokenStates:
     """The states of every user's first `history` behaviours and of every item; what is not in `folder` is computed.
 
     Files are named by what they hold, so an interrupted run goes on and no setting is mistaken for another. The
     processor seconds that they took are in cost.json, by file. `advance` is called with the tokens of each one made.
     """
-    log, found = samples.named.log, texts_of(samples, low.recipe.template)
+    log, found = samples.named.log, texts_of(samples, lower.recipe.template)
     folder.mkdir(parents=True, exist_ok=True)
     users, ends = [], []
     for first, stop in pairwise(log.starts):
         lines = [found.texts[text] for text in found.event[first : min(stop, first + history)]]
-        ids, until = tokenise(low, lines)
-        users.append(_kept(low, [ids], folder, advance))
+        ids, until = tokenise(lower, lines)
+        users.append(_kept(lower, [ids], folder, advance))
         ends.append(until)
-    ids_of = low.tokens([found.texts[text] for text in found.item[1:]])
-    every = _kept(low, ids_of, folder, advance)
+    ids_of = lower.tokens([found.texts[text] for text in found.item[1:]])
+    every = _kept(lower, ids_of, folder, advance)
     sizes = np.cumsum([0, *map(len, ids_of)])
     items = [every[start:stop] for start, stop in pairwise(sizes)]
     return TokenStates(users, ends, items)
 
 
-def _kept(low: LowerLayers, rows: list[list[int]], folder: Path, advance: Callable[[int], None]) -> Array:
+def _kept(lower: LowerLayers, rows: list[list[int]], folder: Path, advance: Callable[[int], None]) -> Array:
     """(T, d) float16: the states of some texts, one after the other, as a memory map."""
-    key = hashlib.blake2b(low.recipe.id.encode() + json.dumps(rows).encode(), digest_size=16).hexdigest()
+    key = hashlib.blake2b(lower.recipe.id.encode() + json.dumps(rows).encode(), digest_size=16).hexdigest()
     path, costs = folder / f"{key}.npy", folder / "cost.json"
     if not path.exists():
         began = time.process_time()
-        states = _computed(low, rows)
+        states = _computed(lower, rows)
         partial = folder / "partial.npy"
         np.save(partial, states)
         cost = json.loads(costs.read_text()) if costs.exists() else {}
@@ -257,17 +260,17 @@ def _kept(low: LowerLayers, rows: list[list[int]], folder: Path, advance: Callab
     return held
 
 
-def _computed(low: LowerLayers, rows: list[list[int]]) -> Array:
+def _computed(lower: LowerLayers, rows: list[list[int]]) -> Array:
     sizes = np.array([len(row) for row in rows])
     starts = np.cumsum(sizes) - sizes
-    out = np.empty((int(sizes.sum()), low.width), np.float16)
+    out = np.empty((int(sizes.sum()), lower.width), np.float16)
     for length, chosen in batches(sizes.tolist(), 1 if len(rows) == 1 else 16, int(sizes.max())):
         ids = torch.zeros((len(chosen), max(length, 1)), dtype=torch.long)
         for k, row in enumerate(chosen):
             ids[k, : sizes[row]] = torch.tensor(rows[row])
-        states = low.states(ids).float().numpy()
+        states = lower.states(ids).float().numpy()
         if not np.abs(states).max() <= LARGEST:
-            raise ArtifactError(f"states after layer {low.recipe.cut} exceed what float16 holds")
+            raise ArtifactError(f"states after layer {lower.recipe.cut} exceed what float16 holds")
         for k, row in enumerate(chosen):
             out[starts[row] : starts[row] + sizes[row]] = states[k, : sizes[row]]
     return out

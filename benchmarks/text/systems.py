@@ -28,6 +28,7 @@ from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.din import Din, DinConfig
+from fusion.models.protocol import CtrModel
 from fusion.training import metrics
 from fusion.training.bahe import begin_with_llm, with_bank_vectors
 from fusion.training.checkpoint import remove_checkpoint
@@ -147,7 +148,7 @@ def model_config(setting: Setting) -> BaheConfig | DinConfig:
     )  # fmt: skip
 
 
-def _model(setting: Setting, world: World) -> tuple[torch.nn.Module, msgspec.Struct]:
+def _model(setting: Setting, world: World) -> tuple[CtrModel, msgspec.Struct]:
     bare = model_config(setting)
     if isinstance(bare, DinConfig):
         return Din(world.dataset.spec, bare), bare
@@ -159,17 +160,16 @@ def _model(setting: Setting, world: World) -> tuple[torch.nn.Module, msgspec.Str
         model: Bahe = FullText(world.dataset.spec, config, read_tokens(world, recipe))
     else:
         fill_bank(world, recipe)
-        model = Bahe(world.dataset.spec, config)
-        if setting.system == BAHE_USERS:
-            model.collator = WholeUsers(config.sequences, config.history)
+        users = WholeUsers(config.sequences, config.history) if setting.system == BAHE_USERS else None
+        model = Bahe(world.dataset.spec, config, users)
     begin_with_llm(model, config)
     return model, config
 
 
 def read_tokens(world: World, recipe: Recipe) -> TokenStates:
-    low, folder = open_lower_layers(world.llm, recipe), world.work / "tokens" / recipe.id
+    lower, folder = open_lower_layers(world.llm, recipe), world.work / "tokens" / recipe.id
     with bar(f"Token states, cut {recipe.cut}") as advance:
-        made = token_states(world.dataset.samples, low, folder, HISTORY, advance)
+        made = token_states(world.dataset.samples, lower, folder, HISTORY, advance)
     cost = msgspec.json.decode((folder / "cost.json").read_bytes()).values()
     tokens, seconds = sum(own["tokens"] for own in cost), sum(own["seconds"] for own in cost)
     world.told(f"tokens-{recipe.id}", {"cut": recipe.cut, "tokens": tokens, "seconds": round(seconds, 1)})
@@ -180,11 +180,11 @@ def fill_bank(world: World, recipe: Recipe) -> None:
     """Let the samples know their vectors; tell what filling the bank took, if there was something to fill."""
     texts = texts_of(world.dataset.samples, recipe.template).texts
     if missing(world.engine, recipe.id, dict(zip(recipe.keys(texts), texts, strict=True))):
-        low, began = open_lower_layers(world.llm, recipe), time.process_time()
+        lower, began = open_lower_layers(world.llm, recipe), time.process_time()
         with bar(f"Bank, cut {recipe.cut}, {recipe.pooling}") as advance:
-            filled = fill(world.engine, low, texts, advance=advance)
+            filled = fill(world.engine, lower, texts, advance=advance)
         seconds = (time.process_time() - began) / filled.computed
-        tokens = sum(map(len, low.tokens(texts))) / len(texts)
+        tokens = sum(map(len, lower.tokens(texts))) / len(texts)
         world.told(
             f"bank-{recipe.id}",
             {"cut": recipe.cut, "pooling": recipe.pooling, "texts": len(texts), "seconds_a_text": round(seconds, 5),

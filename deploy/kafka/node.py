@@ -136,22 +136,22 @@ def main() -> None:
     parser.add_argument("action", choices=["start", "stop", "fetch"])
     parser.add_argument("--folder", type=Path, default=Path(".kafka"))
     parser.add_argument("--port", type=int, default=9092)
-    told = parser.parse_args()
-    pid = told.folder / "pid"
-    if told.action == "fetch":
+    arguments = parser.parse_args()
+    pid = arguments.folder / "pid"
+    if arguments.action == "fetch":
         jars()
-    elif told.action == "start":
-        if answers(told.port):
-            print(f"Kafka answers at 127.0.0.1:{told.port} already")
+    elif arguments.action == "start":
+        if answers(arguments.port):
+            print(f"Kafka answers at 127.0.0.1:{arguments.port} already")
             return
-        Node(told.folder, told.port).start()
-        print(f"Kafka is up: export INTERESTREAM_KAFKA=127.0.0.1:{told.port}")
+        Node(arguments.folder, arguments.port).start()
+        print(f"Kafka is up: export INTERESTREAM_KAFKA=127.0.0.1:{arguments.port}")
     elif not pid.exists():
-        print(f"no Kafka was started in {told.folder}")
+        print(f"no Kafka was started in {arguments.folder}")
     else:
         stop(int(pid.read_text()))
         pid.unlink()
-        print(f"Kafka has stopped; its data stays in {told.folder}")
+        print(f"Kafka has stopped; its data stays in {arguments.folder}")
 
 
 def stop(process: int) -> None:

@@ -82,14 +82,19 @@ class Server:
             raise RuntimeError(f"there is no model in {self.model}; run `interestream fetch`")
         self.folder.mkdir(parents=True, exist_ok=True)
         # the key by environment: arguments are in everybody's list of processes
-        own = ENVIRONMENT | ({"VLLM_API_KEY": self.key} if self.key else {})
-        where = [f"--model={self.model}", f"--served-model-name={self.name}", "--host=127.0.0.1", f"--port={self.port}"]
-        environment = os.environ | own
+        variables = ENVIRONMENT | ({"VLLM_API_KEY": self.key} if self.key else {})
+        address = [
+            f"--model={self.model}",
+            f"--served-model-name={self.name}",
+            "--host=127.0.0.1",
+            f"--port={self.port}",
+        ]
+        environment = os.environ | variables
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # three processes read 3,000 modules: compile them once
         environment.pop("OMP_NUM_THREADS", None)  # set for tests that run beside each other; the server takes all cores
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(python), "-m", "vllm.entrypoints.openai.api_server", *where, *FLAGS],
+                [str(python), "-m", "vllm.entrypoints.openai.api_server", *address, *FLAGS],
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -184,22 +189,22 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--model", type=Path, default=model_folder(), help="a folder with a transformers checkpoint")
     parser.add_argument("--name", default=NAME, help="what clients call the model")
-    told = parser.parse_args()
-    pid = told.folder / "pid"
-    if told.action == "install":
+    arguments = parser.parse_args()
+    pid = arguments.folder / "pid"
+    if arguments.action == "install":
         install()
-    elif told.action == "start":
-        if answers(told.port):
-            print(f"a server answers at http://127.0.0.1:{told.port} already")
+    elif arguments.action == "start":
+        if answers(arguments.port):
+            print(f"a server answers at http://127.0.0.1:{arguments.port} already")
             return
         server = Server(
-            told.folder,
-            told.port,
-            model=told.model.absolute(),
-            name=told.name,
+            arguments.folder,
+            arguments.port,
+            model=arguments.model.absolute(),
+            name=arguments.name,
             key=os.environ.get("INTERESTREAM_LLM_KEY"),
         )
-        print(f"starting vLLM with {told.model.name}; its log is {server.log}", file=sys.stderr)
+        print(f"starting vLLM with {arguments.model.name}; its log is {server.log}", file=sys.stderr)
         try:
             server.start()
         except (RuntimeError, KeyboardInterrupt) as error:
@@ -207,7 +212,7 @@ def main() -> None:
             sys.exit(str(error) or "interrupted")
         print(f"vLLM is up: export INTERESTREAM_LLM_URL={server.url}/v1 INTERESTREAM_LLM_MODEL={server.name}")
     elif not pid.exists():
-        print(f"no vLLM was started in {told.folder}")
+        print(f"no vLLM was started in {arguments.folder}")
     else:
         end(int(pid.read_text()))
         pid.unlink()

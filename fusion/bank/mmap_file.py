@@ -38,7 +38,7 @@ class BankFile:
     vectors: NDArray[np.float16]  # (n, d)
 
     def find(self, keys: Sequence[bytes]) -> Array:
-        """(m,) int64: the row of every key, -1 where there is none."""
+        """Row of every key, (m,) int64; -1 for a key that the bank lacks."""
         wanted = np.array(keys, KEY)
         if not len(self.keys) or not len(wanted):
             return np.full(len(wanted), -1)
@@ -50,37 +50,37 @@ def open_bank_file(
     connection: Connection, bank: str, keys: Sequence[bytes], folder: Path,
     advance: Callable[[int], None] = lambda _: None,
 ) -> BankFile:  # fmt: skip
-    """The bank's file, written anew from the store where there is none that has all of `keys`.
+    """The bank's file, exported again from the store where no file has all of `keys`.
 
     Vectors never change, so an older file that has the keys is as good as a new one. `advance`: vectors written.
     Raises ArtifactError where the store lacks some of them.
     """
-    for there in sorted((folder / bank).glob("[!.]*")):
+    for export in sorted((folder / bank).glob("[!.]*")):
         try:
-            found = _open(there)
-        except FileNotFoundError:  # another export has just removed it; if not, it is of no use to anybody
-            _remove(there)
+            file = _open(export)
+        except FileNotFoundError:  # another export has just removed it; otherwise it is broken
+            _remove(export)
             continue
-        if (found.find(keys) >= 0).all():
-            return found
-    found = _export(connection, bank, folder / bank, advance)
-    lacking = int((found.find(keys) < 0).sum())
-    if lacking:
-        raise ArtifactError(f"bank {bank} lacks {lacking:,} of {len(keys):,} vectors; run `interestream bank fill`")
-    return found
+        if (file.find(keys) >= 0).all():
+            return file
+    file = _export(connection, bank, folder / bank, advance)
+    missing = int((file.find(keys) < 0).sum())
+    if missing:
+        raise ArtifactError(f"bank {bank} lacks {missing:,} of {len(keys):,} vectors; run `interestream bank fill`")
+    return file
 
 
 def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[int], None]) -> BankFile:
-    """Raises ArtifactError where the bank is empty.
+    """Export a bank to a file. Raises ArtifactError where the bank is empty.
 
     1. Read the bank and its size in one statement: what others add meanwhile is in both or in neither. 2. Write into a
     folder of its own, and map it there: another export may remove it as soon as it is in its place. 3. Move it to its
     place, unless another export was quicker. 4. Remove other exports, which others may read on, and what killed ones
     left.
     """
-    own = (bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
-    whole = select(func.count()).select_from(bank_vectors).where(*own).correlate(None).scalar_subquery()
-    query = select(bank_vectors.c.key, bank_vectors.c.vector, whole).where(*own).order_by(bank_vectors.c.key)
+    of_bank = (bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
+    size_query = select(func.count()).select_from(bank_vectors).where(*of_bank).correlate(None).scalar_subquery()
+    query = select(bank_vectors.c.key, bank_vectors.c.vector, size_query).where(*of_bank).order_by(bank_vectors.c.key)
     parts = connection.execution_options(yield_per=READ_AT_ONCE).execute(query).partitions()  # 1
     first = next(parts, None)
     if first is None:
@@ -100,24 +100,24 @@ def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[
             advance(len(part))
         keys.flush()
         vectors.flush()
-        found = _open(scratch)
-        place = folder / digest.hexdigest()[:16]
-        with contextlib.suppress(OSError):  # it is there
-            scratch.rename(place)  # 3
+        file = _open(scratch)
+        target = folder / digest.hexdigest()[:16]
+        with contextlib.suppress(OSError):  # another export was quicker
+            scratch.rename(target)  # 3
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for other in folder.iterdir():
-        if other != place and (not other.name.startswith(".") or _abandoned(other)):
+        if other != target and (not other.name.startswith(".") or _abandoned(other)):
             _remove(other)  # 4
-    return found
+    return file
 
 
 def _remove(folder: Path) -> None:
-    """Whoever looks meanwhile finds it whole or not at all."""
-    gone = folder.with_name(f".{uuid.uuid4().hex}")
-    with contextlib.suppress(OSError):  # another one removes it
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    """Remove an export: by a rename first, so that a reader finds it whole or not at all."""
+    hidden = folder.with_name(f".{uuid.uuid4().hex}")
+    with contextlib.suppress(OSError):  # another process removes it
+        folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _abandoned(scratch: Path) -> bool:
@@ -129,10 +129,10 @@ def _abandoned(scratch: Path) -> bool:
 
 
 def _open(folder: Path) -> BankFile:
-    """Raises FileNotFoundError where it is not there, or no longer."""
+    """Map an export. Raises FileNotFoundError where it does not exist, or no longer."""
     try:
         return BankFile(np.load(folder / "keys.npy", mmap_mode="r"), np.load(folder / "vectors.npy", mmap_mode="r"))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder} is no bank file ({error}); remove it") from None
+        raise ArtifactError(f"{folder} is not a bank file ({error}); remove it") from None

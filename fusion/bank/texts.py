@@ -14,10 +14,12 @@ from interest.store.sql import read_items
 from interest.store.tables import behaviors
 from interest.types import Item
 
-_WHAT = (behaviors.c.item_id, behaviors.c.action, behaviors.c.value)
+_TEXT_COLUMNS = (behaviors.c.item_id, behaviors.c.action, behaviors.c.value)
 
 
 class StoreTexts(NamedTuple):
+    """The texts that a store's behaviours and items make."""
+
     texts: list[str]  # distinct: of behaviours first, then of items
     behaviors: int  # in the store
     distinct: int  # texts that these make
@@ -26,17 +28,19 @@ class StoreTexts(NamedTuple):
 def store_texts(connection: Connection, template: Template) -> StoreTexts:
     """Every text that a user's history or a candidate can have. One pass over the behaviours: 2 s for a million."""
     catalogue = read_items(connection)
-    rows = connection.execute(select(*_WHAT, func.count()).group_by(*_WHAT).order_by(*_WHAT)).all()
-    own = _texts(template, catalogue, [row[:3] for row in rows])
-    every = dict.fromkeys([*own, *(item_text(template, item) for item in catalogue.values())])
-    every.pop("", None)
-    return StoreTexts(list(every), sum(row[3] for row in rows), len(own))
+    rows = connection.execute(
+        select(*_TEXT_COLUMNS, func.count()).group_by(*_TEXT_COLUMNS).order_by(*_TEXT_COLUMNS)
+    ).all()
+    texts = _texts(template, catalogue, [row[:3] for row in rows])
+    distinct = dict.fromkeys([*texts, *(item_text(template, item) for item in catalogue.values())])
+    distinct.pop("", None)
+    return StoreTexts(list(distinct), sum(row[3] for row in rows), len(texts))
 
 
 def span_texts(connection: Connection, template: Template, spans: Iterable[Span]) -> list[str]:
     """The distinct texts of some behaviours, and of their items."""
     within = behaviors.c.seq.between(bindparam("first"), bindparam("last"))
-    query = select(*_WHAT).where(behaviors.c.user_id == bindparam("user_id"), within).order_by(behaviors.c.seq)
+    query = select(*_TEXT_COLUMNS).where(behaviors.c.user_id == bindparam("user_id"), within).order_by(behaviors.c.seq)
     rows: dict[tuple[Any, ...], None] = {}
     for span in spans:  # each is one range of the key
         rows |= dict.fromkeys(tuple(row) for row in connection.execute(query, span._asdict()))
@@ -46,27 +50,29 @@ def span_texts(connection: Connection, template: Template, spans: Iterable[Span]
 
 
 def collect_garbage(
-    engine: Engine, keep: Sequence[str] | None = None, tell: OnRemoval = lambda _: None
+    engine: Engine, keep: Sequence[str] | None = None, on_removal: OnRemoval = lambda _: None
 ) -> dict[str, int]:
     """Garbage collection: remove the banks not in `keep` (None: all stay), and vectors of texts that the store no
-    longer makes; return how many vectors went, by bank. tell: see `fusion.bank.vectors.remove`.
+    longer makes; return how many vectors went, by bank. on_removal: see `fusion.bank.vectors.remove`.
 
-    Keys and marks are read before texts: a text that comes in meanwhile is in both, or not among the keys, or nothing
-    led to it before and its user's mark is newer, which then goes too.
+    Keys and watermarks are read before texts: a text that comes in meanwhile is in both, or not among the keys, or
+    nothing led to it before and its user's watermark is newer, which then goes too.
     """
     with engine.connect() as connection:
         recipes = read_recipes(connection)
-    gone = {bank: remove(engine, bank, tell) for bank in recipes if keep is not None and bank not in keep}
+    removed = {bank: remove(engine, bank, on_removal) for bank in recipes if keep is not None and bank not in keep}
     for bank, recipe in recipes.items():
-        if bank in gone:
+        if bank in removed:
             continue
         with engine.connect() as connection:
-            had, marks = read_keys(connection, bank), read_watermarks(connection, bank)
+            keys, watermarks = read_keys(connection, bank), read_watermarks(connection, bank)
         with engine.connect() as connection:
             now = store_texts(connection, recipe.template)
-        gone[bank] = remove_keys(engine, bank, sorted(had.difference(recipe.keys(now.texts))), marks, tell)
+        removed[bank] = remove_keys(
+            engine, bank, sorted(keys.difference(recipe.keys(now.texts))), watermarks, on_removal
+        )
         note_size(engine, bank, now.behaviors, now.distinct)
-    return gone
+    return removed
 
 
 def _texts(template: Template, catalogue: dict[str, Item], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The behaviour bank: the vector of every atomic behaviour and item, computed once by an LLM's low layers.
+"""The behaviour bank: the vector of every atomic behaviour and item, computed once by an LLM's lower layers.
 
 Rows are keyed by a hash of the recipe (LLM, tokenizer, cut, pooling, template...) and the text, so several cuts lie
 side by side and a changed recipe never finds an old vector. A filler claims texts before it computes them, in a short
@@ -47,14 +47,16 @@ class BankEncoder(Protocol):
 
     @property
     def batch_texts(self) -> int:
-        """Texts that it is well used with; a filler claims so many, and a killed one loses them."""
+        """Texts that keep it busy; a filler claims so many, and a killed one loses them."""
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]: ...
 
 
 class FillResult(NamedTuple):
+    """What one fill of a bank came to."""
+
     asked: int  # distinct texts
-    computed: int  # by this filler; the others were there, or came from another filler
+    computed: int  # by this filler; the bank had the others, or another filler computed them
     left: int = 0  # claimed by other fillers, who had not written them when this one was done
 
 
@@ -74,7 +76,7 @@ class Claims:
         return self.recipe.id
 
     def take(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Claim what nobody has computed and no living filler claims; return what is ours now."""
+        """Claim keys that nobody has computed and no living filler claims; return those claimed."""
         now = self.clock()
         rows = [{"bank": self.bank, "key": key, "owner": self.owner, "until": now + LEASE_S} for key in keys]
         with writing(self.engine) as connection:
@@ -82,18 +84,18 @@ class Claims:
                 connection, self.recipe, self.width
             )  # one filler at a time: none wait for each other's rows
             insert_new(connection, bank_vectors, rows)
-            mine: set[bytes] = set()
+            claimed: set[bytes] = set()
             for page in _pages(keys, KEYS_AT_ONCE):
                 free = and_(_among(self.bank, page), bank_vectors.c.vector.is_(None))
                 lapsed = update(bank_vectors).where(free, bank_vectors.c.until < now)
                 connection.execute(lapsed.values(owner=self.owner, until=now + LEASE_S))
-                own = select(bank_vectors.c.key).where(free, bank_vectors.c.owner == self.owner)
-                mine.update(bytes(key) for key in connection.scalars(own))
+                ours = select(bank_vectors.c.key).where(free, bank_vectors.c.owner == self.owner)
+                claimed.update(bytes(key) for key in connection.scalars(ours))
         self.renewed = now
-        return [key for key in keys if key in mine]
+        return [key for key in keys if key in claimed]
 
     def renew(self) -> None:
-        """Keep the claims while work on them goes on; nearly always nothing is to be done."""
+        """Renew the claims while work on them goes on; nearly always there is nothing to do."""
         now = self.clock()
         if now - self.renewed < LEASE_S / 3:
             return
@@ -106,7 +108,7 @@ class Claims:
             )
         self.renewed = now
 
-    def keep(self, keys: Sequence[bytes], made: NDArray[np.float32]) -> None:
+    def keep(self, keys: Sequence[bytes], computed: NDArray[np.float32]) -> None:
         """Write vectors, whose claims may have been removed with their bank.
 
         Where a claim lapsed meanwhile and another filler was quicker, its vector stays.
@@ -118,7 +120,7 @@ class Claims:
             )
             .values(vector=bindparam("v"), owner=None, until=None)
         )
-        packed = made.astype("<f2")
+        packed = computed.astype("<f2")
         rows = [{"k": key, "v": row.tobytes()} for key, row in sorted(zip(keys, packed, strict=True), key=_first)]
         with writing(self.engine) as connection:
             _lock_for_filling(connection, self.recipe, self.width)
@@ -141,7 +143,7 @@ class Claims:
 
 def fill(
     engine: Engine,
-    low: BankEncoder,
+    encoder: BankEncoder,
     texts: Iterable[str],
     *,
     advance: Callable[[int], None] = lambda _: None,
@@ -151,71 +153,71 @@ def fill(
 ) -> FillResult:
     """Compute the vectors of those texts that the bank lacks; when it returns, it has them all.
 
-    chunk: texts claimed and computed together, if not as many as `low` wants.
-    wait: False leaves to other fillers what they have claimed, and so 5.
+    chunk: texts claimed and computed together, if not as many as the encoder wants.
+    wait: False leaves to other fillers what they have claimed, and leaves out 5 and 6.
 
-    1. Page by page, leave out what is there. 2. Claim a chunk. 3. Compute it. 4. Write it.
+    1. Page by page, leave out what the bank has. 2. Claim a chunk. 3. Compute it. 4. Write it.
     5. Look again at what other fillers had claimed, until they have written it or their claims have lapsed.
-    6. Look again at everything, which may have been removed meanwhile, until it is there.
+    6. Look again at everything, which may have been removed meanwhile, until the bank has it.
     `advance` is called with texts that are done, whoever did them. An interrupted run leaves what it wrote.
     """
-    recipe, chunk = low.recipe, chunk or low.batch_texts
-    register(engine, recipe, low.width)
-    claims = Claims(engine, recipe, low.width, uuid.uuid4().hex, clock)
-    asked = computed = 0
-    every: dict[bytes, str] = {}
-    elsewhere: dict[bytes, str] = {}
+    recipe, chunk = encoder.recipe, chunk or encoder.batch_texts
+    register(engine, recipe, encoder.width)
+    claims = Claims(engine, recipe, encoder.width, uuid.uuid4().hex, clock)
+    text_count = computed = 0
+    wanted: dict[bytes, str] = {}
+    claimed_elsewhere: dict[bytes, str] = {}
     try:
         for page in _pages(texts, max(KEYS_AT_ONCE, chunk)):
-            every |= (known := dict(zip(recipe.keys(page), page, strict=True)))
+            wanted |= (known := dict(zip(recipe.keys(page), page, strict=True)))
             lacking = missing(engine, recipe.id, known)  # 1
-            asked += len(page)
+            text_count += len(page)
             advance(len(page) - len(lacking))
-            for own in _pages(lacking, chunk):
-                mine = _compute(claims, low, {key: lacking[key] for key in own})  # 2, 3, 4
-                computed += len(mine)
-                advance(len(mine))
-                elsewhere |= {key: lacking[key] for key in own if key not in mine}
+            for part in _pages(lacking, chunk):
+                claimed = _compute(claims, encoder, {key: lacking[key] for key in part})  # 2, 3, 4
+                computed += len(claimed)
+                advance(len(claimed))
+                claimed_elsewhere |= {key: lacking[key] for key in part if key not in claimed}
         if wait:
-            computed += _wait_for(claims, low, elsewhere, chunk, advance)  # 5
-            while elsewhere := missing(engine, recipe.id, every):  # 6
-                computed += _wait_for(claims, low, elsewhere, chunk, lambda _: None)
+            computed += _wait_for(claims, encoder, claimed_elsewhere, chunk, advance)  # 5
+            while claimed_elsewhere := missing(engine, recipe.id, wanted):  # 6
+                computed += _wait_for(claims, encoder, claimed_elsewhere, chunk, lambda _: None)
     except BaseException:
         with contextlib.suppress(SQLAlchemyError):  # the store may be what failed; then the claims lapse
             claims.drop()
         raise
     with writing(engine) as connection:
-        _count_up(connection, recipe.id, "asked", asked)
-    return FillResult(asked, computed, len(missing(engine, recipe.id, elsewhere)))
+        _count_up(connection, recipe.id, "asked", text_count)
+    return FillResult(text_count, computed, len(missing(engine, recipe.id, claimed_elsewhere)))
 
 
 def _wait_for(
-    claims: Claims, low: BankEncoder, texts: dict[bytes, str], chunk: int, advance: Callable[[int], None]
+    claims: Claims, encoder: BankEncoder, texts: dict[bytes, str], chunk: int, advance: Callable[[int], None]
 ) -> int:
-    """Until all of the texts are there; return how many were computed here."""
+    """Wait until the bank has all of the texts; return how many were computed here."""
     computed = 0
     while texts:
         before = len(texts)
         texts = missing(claims.engine, claims.bank, texts)
-        for own in _pages(texts, chunk):
-            mine = _compute(claims, low, {key: texts[key] for key in own})
-            computed += len(mine)
-            texts = {key: text for key, text in texts.items() if key not in mine}
+        for part in _pages(texts, chunk):
+            claimed = _compute(claims, encoder, {key: texts[key] for key in part})
+            computed += len(claimed)
+            texts = {key: text for key, text in texts.items() if key not in claimed}
         advance(before - len(texts))
         if len(texts) == before:
             time.sleep(WAIT_S)
     return computed
 
 
-def _compute(claims: Claims, low: BankEncoder, texts: dict[bytes, str]) -> set[bytes]:
-    mine = claims.take(list(texts))
-    if mine:
-        claims.keep(mine, low([texts[key] for key in mine], lambda _: claims.renew()))
-    return set(mine)
+def _compute(claims: Claims, encoder: BankEncoder, texts: dict[bytes, str]) -> set[bytes]:
+    claimed = claims.take(list(texts))
+    if claimed:
+        claims.keep(claimed, encoder([texts[key] for key in claimed], lambda _: claims.renew()))
+    return set(claimed)
 
 
 def register(engine: Engine, recipe: Recipe, width: int) -> None:
-    """Make the bank known, so that `stats` shows it and `gc` knows its template."""
+    """Register the bank, so that `stats` shows it and `gc` knows its template."""
     with writing(engine) as connection:
         _lock_for_filling(connection, recipe, width)
 
@@ -237,41 +239,45 @@ def read_recipes(connection: Connection) -> dict[str, Recipe]:
     return {row[0]: msgspec.json.decode(row[1], type=Recipe) for row in connection.execute(query)}
 
 
-def remove(engine: Engine, bank: str, tell: OnRemoval = lambda _: None) -> int:
-    """Remove a bank with its marks; return how many vectors went. Whoever is filling it makes it anew.
+def remove(engine: Engine, bank: str, on_removal: OnRemoval = lambda _: None) -> int:
+    """Remove a bank with its watermarks; return how many vectors went. Whoever is filling it makes it anew.
 
-    tell: called first in the transaction, for whoever remembers what the bank held.
+    on_removal: called first in the transaction, for whoever remembers what the bank held.
     """
     with writing(engine) as connection:
-        tell(connection)
+        on_removal(connection)
         _lock_for_removal(connection, bank)
-        gone = count(connection, bank)
+        removed = count(connection, bank)
         connection.execute(delete(bank_vectors).where(bank_vectors.c.bank == bank))
         connection.execute(delete(bank_marks).where(bank_marks.c.bank == bank))
         connection.execute(delete(banks).where(banks.c.id == bank))
-    return gone
+    return removed
 
 
 def remove_keys(
-    engine: Engine, bank: str, keys: Sequence[bytes], marks: Mapping[str, int], tell: OnRemoval = lambda _: None
+    engine: Engine,
+    bank: str,
+    keys: Sequence[bytes],
+    watermarks: Mapping[str, int],
+    on_removal: OnRemoval = lambda _: None,
 ) -> int:
-    """Remove vectors and lapsed claims that nothing led to when `marks` were the bank's; return how many went.
+    """Remove vectors and lapsed claims that nothing led to at the given watermarks; return how many went.
 
-    What came in since may lead to them again, and was marked as filled: marks that are newer go too.
+    What came in since may lead to them again, and counts as filled: watermarks that are newer go too.
     """
     if not keys:
         return 0
-    gone, lapsed = 0, or_(bank_vectors.c.vector.is_not(None), bank_vectors.c.until < time.time())
+    removed, lapsed = 0, or_(bank_vectors.c.vector.is_not(None), bank_vectors.c.until < time.time())
     with writing(engine) as connection:
-        tell(connection)
+        on_removal(connection)
         _lock_for_removal(connection, bank)
         for page in _pages(keys, KEYS_AT_ONCE):
-            gone += connection.execute(delete(bank_vectors).where(_among(bank, page), lapsed)).rowcount
-        newer = [{"u": user} for user, seq in read_watermarks(connection, bank).items() if marks.get(user) != seq]
+            removed += connection.execute(delete(bank_vectors).where(_among(bank, page), lapsed)).rowcount
+        newer = [{"u": user} for user, seq in read_watermarks(connection, bank).items() if watermarks.get(user) != seq]
         if newer:
             of_user = and_(bank_marks.c.bank == bank, bank_marks.c.user_id == bindparam("u"))
             connection.execute(delete(bank_marks).where(of_user), newer)
-    return gone
+    return removed
 
 
 def note_size(engine: Engine, bank: str, behaviors: int, texts: int) -> None:
@@ -292,12 +298,12 @@ def count(connection: Connection, bank: str) -> int:
 
 def missing(engine: Engine, bank: str, texts: dict[bytes, str]) -> dict[bytes, str]:
     """Those of the texts, by key, that have no vector yet; reads no vector."""
-    found: set[bytes] = set()
+    present: set[bytes] = set()
     with engine.connect() as connection:
         for page in _pages(texts, KEYS_AT_ONCE):
             query = select(bank_vectors.c.key).where(_among(bank, page), bank_vectors.c.vector.is_not(None))
-            found.update(bytes(key) for key in connection.scalars(query))
-    return {key: text for key, text in texts.items() if key not in found}
+            present.update(bytes(key) for key in connection.scalars(query))
+    return {key: text for key, text in texts.items() if key not in present}
 
 
 def _among(bank: str, keys: Sequence[bytes]) -> Any:
@@ -305,17 +311,17 @@ def _among(bank: str, keys: Sequence[bytes]) -> Any:
 
 
 def _lock_for_filling(connection: Connection, recipe: Recipe, width: int) -> None:
-    """Nobody else writes to the bank before the caller's transaction ends. Makes it known where it is not, or gone."""
+    """Lock the bank against other writers until the caller's transaction ends; register it where it is new or gone."""
     zero = {"asked": 0, "computed": 0, "behaviors": 0, "texts": 0}
     row = {"id": recipe.id, "recipe": msgspec.json.encode(recipe).decode(), "width": width} | zero
-    held = 0
-    while not held:  # until no removal comes between the two
+    locked = 0
+    while not locked:  # until no removal comes between the two
         insert_new(connection, banks, [row])
-        held = connection.execute(update(banks).where(banks.c.id == recipe.id).values(width=width)).rowcount
+        locked = connection.execute(update(banks).where(banks.c.id == recipe.id).values(width=width)).rowcount
 
 
 def _lock_shared(connection: Connection, bank: str) -> None:
-    """Nothing is removed from the bank before the caller's transaction ends.
+    """Lock the bank against removals until the caller's transaction ends.
 
     PostgreSQL locks its row for other writers to share; SQLite has one writer at a time anyway.
     """
@@ -323,12 +329,12 @@ def _lock_shared(connection: Connection, bank: str) -> None:
 
 
 def _lock_for_removal(connection: Connection, bank: str) -> None:
-    """Before anything is removed: wait for those who hold the bank, and let them wait."""
+    """Lock the bank for a removal: wait for its writers, and let later ones wait."""
     connection.execute(select(banks.c.id).where(banks.c.id == bank).with_for_update())
 
 
-def _count_up(connection: Connection, bank: str, what: str, more: int) -> None:
-    connection.execute(update(banks).where(banks.c.id == bank).values({what: banks.c[what] + more}))
+def _count_up(connection: Connection, bank: str, column: str, more: int) -> None:
+    connection.execute(update(banks).where(banks.c.id == bank).values({column: banks.c[column] + more}))
 
 
 def _first(row: tuple[bytes, Any]) -> bytes:
@@ -336,6 +342,6 @@ def _first(row: tuple[bytes, Any]) -> bytes:
 
 
 def _pages(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    left = iter(values)
-    while page := list(islice(left, size)):
+    remaining = iter(values)
+    while page := list(islice(remaining, size)):
         yield page

@@ -1,8 +1,8 @@
-"""Which behaviours a bank has not been filled with: those beyond a mark that each user has in the store.
+"""Watermarks: how far each user's behaviours are in a bank, by sequence number, kept in the store.
 
-A mark is moved after the vectors are written, so that a crash between costs a second look and no forward pass. Marks
-are per user because behaviours are: nothing in the store orders those of several users by arrival. What the catalogue
-says of an item after its behaviours were filled is not looked at again; `interestream bank fill` goes over everything.
+A watermark is moved after the vectors are written, so that a crash in between costs a second look and no forward pass.
+Watermarks are per user because sequence numbers are: nothing in the store orders several users' behaviours by arrival.
+A change of an item's catalogue entry after its behaviours were filled goes unseen; `interestream bank fill` reads all.
 """
 
 from __future__ import annotations
@@ -44,36 +44,38 @@ class Span(NamedTuple):
 
 
 class Page(NamedTuple):
-    spans: list[Span]  # beyond the marks, of users in order
-    after: str | None  # where the next page begins; none: there is none
+    """What some users have beyond their watermarks."""
+
+    spans: list[Span]  # beyond the watermarks, in the order of user ids
+    after: str | None  # where the next page begins; None: this is the last
 
 
 def read_page(connection: Connection, bank: str, after: str, most: int) -> Page:
-    """What of the next `most` users, those with ids above `after`, is beyond their marks in a bank."""
+    """The behaviours beyond their watermarks of the next `most` users, those with ids above `after`."""
     rows = connection.execute(_USERS, {"bank": bank, "after": after, "most": most}).all()
     spans = [Span(user, 0 if mark is None else mark + 1, last) for user, mark, last in rows]
-    return Page([one for one in spans if one.size > 0], rows[-1][0] if len(rows) == most else None)
+    return Page([span for span in spans if span.size > 0], rows[-1][0] if len(rows) == most else None)
 
 
 def write_watermarks(connection: Connection, bank: str, spans: Sequence[Span]) -> None:
-    """The bank has the texts of these behaviours, and of all before them."""
-    upsert(connection, bank_marks, [{"user_id": one.user_id, "bank": bank, "seq": one.last} for one in spans])
+    """Note that the bank has the texts of these behaviours, and of all before them."""
+    upsert(connection, bank_marks, [{"user_id": span.user_id, "bank": bank, "seq": span.last} for span in spans])
 
 
 def read_watermarks(connection: Connection, bank: str) -> dict[str, int]:
-    """Every user's mark in a bank."""
+    """Every user's watermark in a bank."""
     query = select(bank_marks.c.user_id, bank_marks.c.seq).where(bank_marks.c.bank == bank)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def split_spans(spans: Sequence[Span], most: int) -> tuple[list[Span], list[Span]]:
-    """The first spans with `most` behaviours, and the rest; a span that is longer is cut."""
+    """Split spans after `most` behaviours; a span in the middle is split too."""
     taken: list[Span] = []
-    for place, one in enumerate(spans):
-        if one.size > most:
-            cut = one.first + most
-            parts = [one._replace(last=cut - 1)] if most else []
-            return taken + parts, [one._replace(first=cut), *spans[place + 1 :]]
-        taken.append(one)
-        most -= one.size
+    for number, span in enumerate(spans):
+        if span.size > most:
+            middle = span.first + most
+            parts = [span._replace(last=middle - 1)] if most else []
+            return taken + parts, [span._replace(first=middle), *spans[number + 1 :]]
+        taken.append(span)
+        most -= span.size
     return taken, []

@@ -19,7 +19,7 @@ from interest.errors import InputError
 from interest.facts.past_tense import normalise, past_tense
 from interest.types import Item
 
-VERSION = 1  # of everything below that can change a text but is no field of Template
+VERSION = 1  # of everything below that can change a text and is not a field of Template
 FIELDS = ("did", "value", "title", "categories")
 _GAPS = re.compile(r"\s+([,:;.])")  # a space that an empty field left before a mark
 _MARKS = re.compile(r"([,:;])(\s*[,:;])+")  # and marks with nothing between them
@@ -33,18 +33,20 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     version: int = VERSION
 
     def check(self) -> None:
-        """Raises InputError, naming the setting, for a field that there is not, or one with a format or conversion."""
+        """Raises InputError, naming the setting, for an unknown field and for one with a format or conversion."""
         for name, text, fields in (("behavior", self.behavior, FIELDS), ("item", self.item, FIELDS[2:])):
-            there = ", ".join(f"{{{field}}}" for field in fields)
-            said = f"the {name} template {text!r} ([bank] {name} in the settings)"
+            usable = ", ".join(f"{{{field}}}" for field in fields)
+            template = f"the {name} template {text!r} ([bank] {name} in the settings)"
             try:
                 used = [part[1:] for part in string.Formatter().parse(text) if part[1] is not None]
             except ValueError as error:
-                raise InputError(f"{said} cannot be read: {error}; there are {there}, and {{{{ is a brace") from None
+                raise InputError(
+                    f"{template} cannot be read: {error}; there are {usable}, and {{{{ is a brace"
+                ) from None
             if any(form or conversion for _, form, conversion in used):
-                raise InputError(f"{said} can use {there} as they stand, without a format after : or !")
+                raise InputError(f"{template} can use {usable} as they stand, without a format after : or !")
             if not used or any(field not in fields for field, _, _ in used):
-                raise InputError(f"{said} can use {there}, and must use one of them")
+                raise InputError(f"{template} can use {usable}, and must use one of them")
         if self.version != VERSION:
             raise InputError(f"texts of template version {self.version} are not made here; this is version {VERSION}")
 
@@ -61,7 +63,7 @@ def item_text(template: Template, item: Item | None) -> str:
 
 
 def format_value(value: float | None) -> str:
-    """A value with two significant digits: ratings as they are, seconds played coarse enough for texts to repeat.
+    """A value as text, with two significant digits: ratings stay exact, seconds played get coarse enough to repeat.
 
     A value is read from the store as a double and from the log as a float32; both give one text.
     """
@@ -77,14 +79,14 @@ def _item_fields(item: Item | None) -> Mapping[str, str]:
 
 
 def _fill(template: str, fields: Mapping[str, str]) -> str:
-    """Fields in their places; marks around an empty one go, those inside a title stay."""
-    held: list[str] = []
+    """The template with its fields filled in; punctuation around an empty field goes, that inside a title stays."""
+    values: list[str] = []
     pieces: list[str] = []
     for literal, field, _, _ in string.Formatter().parse(template):
         pieces.append(literal.replace("\0", " "))
-        if field is not None and (own := normalise(fields[field])):
-            held.append(own)
-            pieces.append(f"\0{len(held) - 1}\0")
+        if field is not None and (value := normalise(fields[field])):
+            values.append(value)
+            pieces.append(f"\0{len(values) - 1}\0")
     text = _MARKS.sub(r"\1", _GAPS.sub(r"\1", " ".join("".join(pieces).split())))
     text = text.strip(" ,:;")
-    return re.sub(r"\0(\d+)\0", lambda found: held[int(found[1])], text)
+    return re.sub(r"\0(\d+)\0", lambda match: values[int(match[1])], text)

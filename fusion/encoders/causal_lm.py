@@ -1,6 +1,6 @@
 """Opens a causal LLM's folder with transformers, or makes its layers without weights; transformers is imported then.
 
-What is broken in a folder is told with the file's name and what to do about it.
+An error about a broken folder names the file and what to do about it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FETCH_AGAIN = "fetch or copy the language model anew"
 
 
 def check_weights(folder: Path) -> None:
-    """From the files' beginnings and sizes alone: raises ArtifactError where weights are missing or cut off."""
+    """Raise ArtifactError where weights are missing or cut off, judged by the files' headers and sizes alone."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ArtifactError(f"{folder} has no weights, which are files that end in .safetensors; {FETCH_AGAIN}")
@@ -34,9 +34,9 @@ def check_weights(folder: Path) -> None:
         if absent:
             raise ArtifactError(f"{folder / absent[0]} is missing; {FETCH_AGAIN}")
     for file in files:
-        there, wanted = file.stat().st_size, _size(file)
-        if there != wanted:
-            raise ArtifactError(f"{file} is broken, it has {there:,} of {wanted:,} bytes; {FETCH_AGAIN}")
+        size, wanted = file.stat().st_size, _size(file)
+        if size != wanted:
+            raise ArtifactError(f"{file} is broken, it has {size:,} of {wanted:,} bytes; {FETCH_AGAIN}")
 
 
 class _Index(msgspec.Struct):
@@ -48,19 +48,19 @@ class _Weight(msgspec.Struct):
 
 
 def _size(file: Path) -> int:
-    """What the file's own beginning says that its size is: 8 bytes of length, the JSON of that length, the data."""
+    """A safetensors file's size by its header: 8 bytes of length, the JSON of that length, the data."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             head = msgspec.json.decode(stream.read(min(length, LONGEST)), type=dict[str, msgspec.Raw])
-        own = [msgspec.json.decode(raw, type=_Weight) for name, raw in head.items() if name != "__metadata__"]
+        weights = [msgspec.json.decode(raw, type=_Weight) for name, raw in head.items() if name != "__metadata__"]
     except (OSError, msgspec.MsgspecError) as error:
-        raise ArtifactError(f"{file} is no file of weights ({error}); {FETCH_AGAIN}") from None
-    return 8 + length + max((weight.data_offsets[1] for weight in own), default=0)
+        raise ArtifactError(f"{file} is not a file of weights ({error}); {FETCH_AGAIN}") from None
+    return 8 + length + max((weight.data_offsets[1] for weight in weights), default=0)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Raises ArtifactError where the folder has none that can be read."""
+    """The folder's tokenizer. Raises ArtifactError where it has none that can be read."""
     from transformers import AutoTokenizer
 
     try:
@@ -70,7 +70,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _tokenizer_file(folder: Path) -> Path:
-    """What a tokenizer is read from."""
+    """The file that a tokenizer is read from."""
     names = ("tokenizer.json", "tokenizer.model", "vocab.json")
     return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
@@ -103,16 +103,16 @@ def load_llm(folder: Path, dtype: torch.dtype) -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def init_layers(own: dict[str, Any], layers: int) -> Any:
-    """A model of so many layers with fresh weights and no vocabulary to speak of. own: an LLM's config.json."""
+def init_layers(architecture: dict[str, Any], layers: int) -> Any:
+    """A causal LM of `layers` layers, fresh weights and a vocabulary of one; `architecture` is an LLM's config.json."""
     from transformers import AutoConfig, AutoModel
 
     change = {"num_hidden_layers": max(layers, 1), "vocab_size": 1, "layer_types": None}
     change |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
-    kept = {name: value for name, value in own.items() if name not in ("dtype", "torch_dtype")}
+    kept = {name: value for name, value in architecture.items() if name not in ("dtype", "torch_dtype")}
     config = AutoConfig.for_model(**(kept | change))
-    of: Any = AutoModel.from_config
+    from_config: Any = AutoModel.from_config
     with LOADING:
-        model = of(config, attn_implementation="sdpa", dtype=torch.float32)
+        model = from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     model.layers = model.layers[:layers]
     return model

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class LoraLinear(nn.Module):
-    """x W^T + bias + (alpha / r) x A^T B^T. B starts at zero: at first it is the layer that it stands for."""
+    """A linear layer with LoRA: x W^T + bias + (alpha / r) x A^T B^T. B is zero at first: the layer itself."""
 
     def __init__(self, of: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
@@ -30,17 +30,17 @@ class LoraLinear(nn.Module):
 
 
 def add_lora(module: nn.Module, rank: int, alpha: float) -> None:
-    """Put a LoraLinear in the place of every linear layer inside, and hold everything else of the module fast."""
+    """Replace every linear layer of the module by a LoraLinear, and freeze everything else."""
     for child in list(module.modules()):
-        for own, linear in list(child.named_children()):
+        for name, linear in list(child.named_children()):
             if isinstance(linear, nn.Linear):
-                setattr(child, own, LoraLinear(linear, rank, alpha))
+                setattr(child, name, LoraLinear(linear, rank, alpha))
         if not isinstance(child, LoraLinear):
             freeze(child)
 
 
 def freeze(module: nn.Module) -> None:
-    """Make a module's own parameters buffers that are neither trained nor saved."""
+    """Freeze a module: its own parameters become buffers that are neither trained nor saved."""
     for name, value in list(module.named_parameters(recurse=False)):
         delattr(module, name)
         module.register_buffer(name, value.detach(), persistent=False)

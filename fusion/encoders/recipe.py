@@ -26,9 +26,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     llm: str  # its folder's name and its weights' digest; only the digest counts
     config: str  # digest of the LLM's config.json
     tokenizer: str  # digest of the tokenizer's files
-    cut: int  # k: layers that are low
+    cut: int  # k: the LLM is split after this layer
     pooling: TextPooling = "mean"
-    precision: Precision = "float32"  # that low computes in
+    precision: Precision = "float32"  # that the lower layers compute in
     sink: int = NO_SINK  # the token before every text
     max_tokens: int = 64  # of a text, after the sink; titles with categories have 10 to 30
     template: Template = PLAIN

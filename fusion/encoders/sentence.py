@@ -48,7 +48,7 @@ class TextEncoder:
         An empty text is a ValueError: a vector for it would look like one that means something. `advance` is called
         with the number of texts in each finished batch.
         """
-        empty = next((place for place, text in enumerate(texts) if not text.strip()), None)
+        empty = next((number for number, text in enumerate(texts) if not text.strip()), None)
         if empty is not None:
             raise ValueError(f"text {empty} of {len(texts)} is empty; leave it out")
         vectors = np.empty((len(texts), self.width), dtype=np.float32)
@@ -83,7 +83,7 @@ class TextEncoder:
 
 
 def batches(lengths: Sequence[int], rows: int, longest: int) -> Iterator[tuple[int, list[int]]]:
-    """Positions by length, rounded up to LENGTH_STEP but at most `longest`: (padded length, up to `rows` of them)."""
+    """Batch texts by length, rounded up to LENGTH_STEP, at most `longest`: (padded length, up to `rows` positions)."""
     padded = [min(-(-length // LENGTH_STEP) * LENGTH_STEP, longest) for length in lengths]
     for length, group in groupby(sorted(range(len(padded)), key=padded.__getitem__), key=padded.__getitem__):
         positions = list(group)
@@ -110,14 +110,14 @@ def open_encoder(folder: Path, *, precision: Precision = "float32", device: str 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{folder} cannot be loaded as a text encoder: {error}") from error
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device_name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return TextEncoder(
-        model.eval().requires_grad_(requires_grad=False).to(place),
+        model.eval().requires_grad_(requires_grad=False).to(device_name),
         tokenizer,
         encoder_id=encoder_id(folder, precision),
         max_tokens=_max_tokens(folder, model.config),
         pooling=_pooling(folder),
-        rows=ROWS_CPU if place == "cpu" else ROWS_CUDA,
+        rows=ROWS_CPU if device_name == "cpu" else ROWS_CUDA,
     )
 
 
@@ -150,14 +150,14 @@ def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _max_tokens(folder: Path, config: Any) -> int:
-    """The length it was trained for, where the folder says so (sentence-transformers' file), else what it can take."""
+    """The maximum sequence length it was trained with (sentence-transformers' file), else what the model can take."""
     file = folder / "sentence_bert_config.json"
     trained = msgspec.json.decode(file.read_bytes()).get("max_seq_length") if file.is_file() else None
     return min(trained or 512, getattr(config, "max_position_embeddings", 512))
 
 
 def _pooling(folder: Path) -> Pooling:
-    """What the folder says of pooling (sentence-transformers' file); mean where it says nothing."""
+    """The pooling that the folder names (sentence-transformers' file); mean where it names none."""
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():
         return "mean"

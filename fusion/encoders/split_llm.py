@@ -36,9 +36,9 @@ from fusion.encoders.sentence import ROWS_CPU, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
-VERSION = 1  # of everything below that can change a text's vector but is no field of Recipe, FURTHER_SINK included
+VERSION = 1  # of everything below that can change a text's vector and is not a field of Recipe, FURTHER_SINK included
 FURTHER_SINK = 4.0  # times the median length of a text's states; SmolLM2: other tokens' up to 2.2, sinks' 5.8 to 70
-PACKED_ITEMS = 16  # sequences of one that share a sink: it is then a sixteenth of their cost, and their mask is small
+PACKED_ITEMS = 16  # items packed into one sequence behind one sink: a sixteenth of its cost each, and a small mask
 TOKENS_CUDA = 16_384  # a batch, padding included: enough for matrix products to fill a large GPU
 TEXTS_CPU, TEXTS_CUDA = 64, 8_192  # with a small LLM about a second of work on one core; on a GPU a batch a length
 LARGEST = 65_504.0  # of float16, as which the bank keeps vectors
@@ -66,10 +66,10 @@ def recipe_of(
 ) -> Recipe:
     """The recipe of an LLM's folder, from its files alone; `cut` None is half of its layers.
 
-    Raises InputError where there is no LLM, one of another build, or no such layer.
+    Raises InputError where there is no LLM, where it is of another build, and where it has no such layer.
     """
-    own = architecture(folder)
-    layers = int(own["num_hidden_layers"])
+    config = architecture(folder)
+    layers = int(config["num_hidden_layers"])
     chosen = layers // 2 if cut is None else cut
     if not 0 <= chosen <= layers:
         raise InputError(f"{folder} has {layers} layers; --cut must be between 0 and {layers}, not {chosen}")
@@ -90,44 +90,48 @@ def recipe_of(
         cut=chosen,
         pooling=pooling,
         precision=precision,
-        sink=sink_token(own),
+        sink=sink_token(config),
         template=template,
         version=VERSION,
     )
 
 
-def sink_token(own: Architecture) -> int:
-    """The token that begins a text: what the LLM has for that, else what ends one, else its first."""
+def sink_token(config: Architecture) -> int:
+    """The attention sink: the LLM's token that begins a text, else the one that ends a text, else its first."""
     for name in ("bos_token_id", "eos_token_id"):
-        found = own.get(name)
-        chosen = found[0] if isinstance(found, list) and found else found
-        if isinstance(chosen, int) and 0 <= chosen < int(own["vocab_size"]):
+        token = config.get(name)
+        chosen = token[0] if isinstance(token, list) and token else token
+        if isinstance(chosen, int) and 0 <= chosen < int(config["vocab_size"]):
             return chosen
     return 0
 
 
 def architecture(folder: Path) -> Architecture:
-    """The LLM's config.json. Raises InputError where it is broken, or the LLM cannot be cut."""
+    """The LLM's config.json. Raises InputError where it is broken, or where the LLM cannot be split."""
     if not folder.is_dir():
         raise InputError(f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm")
     try:
-        own: Architecture = msgspec.json.decode((folder / "config.json").read_bytes())
-        own |= {name: int(own[name]) for name in ("num_hidden_layers", "hidden_size", "vocab_size")}
+        config: Architecture = msgspec.json.decode((folder / "config.json").read_bytes())
+        config |= {name: int(config[name]) for name in ("num_hidden_layers", "hidden_size", "vocab_size")}
     except (OSError, ValueError, TypeError, KeyError, msgspec.DecodeError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-        raise InputError(f"{folder} is no language model's folder: its config.json {reason}; {FETCH_AGAIN}") from None
-    kind, types = own.get("model_type"), set(own.get("layer_types") or ["full_attention"])
-    slides = own.get("sliding_window") and own.get("use_sliding_window", True)
+        raise InputError(
+            f"{folder} is not a language model's folder: its config.json {reason}; {FETCH_AGAIN}"
+        ) from None
+    kind, types = config.get("model_type"), set(config.get("layer_types") or ["full_attention"])
+    slides = config.get("sliding_window") and config.get("use_sliding_window", True)
     if kind not in FAMILY or types != {"full_attention"} or slides:
         raise InputError(
-            f"{folder} holds a {kind} model{' with a sliding window' * bool(slides)}; what can be cut are causal "
+            f"{folder} holds a {kind} model{' with a sliding window' * bool(slides)}; what can be split are causal "
             f"models with full attention of the kinds {', '.join(FAMILY)}"
         )
-    return {name: value for name, value in own.items() if not name.startswith("_") and name != "transformers_version"}
+    return {
+        name: value for name, value in config.items() if not name.startswith("_") and name != "transformers_version"
+    }
 
 
 class LowerLayers:
-    """The frozen layers in memory: `low(texts) -> (n, d)`.
+    """The frozen lower layers of the LLM in memory: `lower(texts) -> (n, d)`.
 
     As with text encoders, a vector is the same to the last bit whatever it is computed with: lengths are rounded up to
     8 tokens, and each length has a fixed number of rows, as many as the device is quick with.
@@ -140,11 +144,11 @@ class LowerLayers:
 
     @property
     def batch_texts(self) -> int:
-        """Texts that a filler claims and computes together."""
+        """Texts that a filler of the bank claims and computes together."""
         return TEXTS_CUDA if self._gpu else TEXTS_CPU
 
     def rows(self, length: int) -> int:
-        """Of a batch whose texts have up to so many tokens."""
+        """Rows of a batch whose texts have at most `length` tokens."""
         return max(TOKENS_CUDA // length, 1) if self._gpu else ROWS_CPU
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -155,7 +159,7 @@ class LowerLayers:
 
     @torch.no_grad()
     def states(self, ids: Tensor) -> Tensor:
-        """(B, T, d) states after layer k of token ids (B, T), which the sink goes before and has no state here.
+        """Hidden states (B, T, d) after layer k of token ids (B, T); the sink in front of them is left out.
 
         Padding goes on the right: the mask is causal.
         """
@@ -187,11 +191,11 @@ class LowerLayers:
     def _pool(self, texts: list[list[int]], length: int, rows: int) -> NDArray[np.float32]:
         ids = torch.zeros((rows, length), dtype=torch.long)  # (B, T)
         sizes = torch.ones(rows, dtype=torch.long)
-        for row, own in enumerate(texts):
-            ids[row, : len(own)] = torch.tensor(own)
-            sizes[row] = max(len(own), 1)
-        place = self._embed.weight.device
-        states, sizes = self.states(ids.to(place)).float(), sizes.to(place)
+        for row, ids_of_text in enumerate(texts):
+            ids[row, : len(ids_of_text)] = torch.tensor(ids_of_text)
+            sizes[row] = max(len(ids_of_text), 1)
+        device = self._embed.weight.device
+        states, sizes = self.states(ids.to(device)).float(), sizes.to(device)
         if self.recipe.pooling == "mean":
             vectors = _mean_of_text(states, sizes)
         else:
@@ -201,17 +205,17 @@ class LowerLayers:
 
 
 class UpperLayers(nn.Module):
-    """The layers above the cut, over vectors instead of tokens. Fresh weights; `put` gives it an LLM's.
+    """The LLM's upper layers, over vectors instead of tokens. Fresh weights; `set_weights` gives it an LLM's.
 
-    What goes before every sequence, the sink's state after layer k, is not trained. A sequence pooled has two halves:
-    what the layers made of it, pooled, and the mean of what they read, so that nothing that low knew is lost.
+    The sink's state after layer k, in front of every sequence, is not trained. A pooled sequence has two halves: the
+    pooled states of the last layer and the mean of the input vectors, so that nothing of the lower layers is lost.
     """
 
     sink: Tensor  # (d,)
 
     def __init__(
         self,
-        own: Architecture,
+        config: Architecture,
         cut: int,
         *,
         mask: Mask = "causal",
@@ -220,126 +224,135 @@ class UpperLayers(nn.Module):
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
-        bare = init_layers(own, int(own["num_hidden_layers"]) - cut)
-        self.layers, self.norm, self.rotary = bare.layers, bare.norm, bare.rotary_emb
-        self.width = int(bare.config.hidden_size)
+        model = init_layers(config, int(config["num_hidden_layers"]) - cut)
+        self.layers, self.norm, self.rotary = model.layers, model.norm, model.rotary_emb
+        self.width = int(model.config.hidden_size)
         self.register_buffer("sink", torch.zeros(self.width))
         self.mask, self.pooling, self.checkpointing, self.precision = mask, pooling, checkpointing, precision
 
-    def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        """(B, 2 d), from sequences (B, T, d) whose first elements are `there` (B, T) bool; zero where none is."""
-        sizes = there.sum(dim=1)
-        seen = None
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        """Pooled sequences (B, 2 d) of x (B, T, d), with `present` (B, T) bool true for each one's first elements.
+
+        Zero for an empty sequence.
+        """
+        sizes = present.sum(dim=1)
+        mask = None
         if self.mask == "bidirectional":
-            seen = nn.functional.pad(there, (1, 0), value=True)[:, None, None].repeat(1, 1, 1 + there.shape[1], 1)
-            seen[:, :, 0, 1:] = False  # the sink is what it was in pre-training, whatever follows
+            mask = nn.functional.pad(present, (1, 0), value=True)[:, None, None].repeat(1, 1, 1 + present.shape[1], 1)
+            mask[:, :, 0, 1:] = False  # the sink is what it was in pre-training, whatever follows
         size = sizes.clamp(min=1)
-        pooled = torch.cat([pool(self.states(x, seen), size, self.pooling), pool(x, size, "mean")], dim=1)
+        pooled = torch.cat([pool(self.states(x, mask), size, self.pooling), pool(x, size, "mean")], dim=1)
         return pooled * (sizes > 0)[:, None]
 
     def prefixes(self, x: Tensor, row: Tensor, sizes: Tensor, newest: int | None = None) -> Tensor:
-        """(S, 2 d), from the first `sizes` (S,) elements of the sequences `row` (S,) of x (B, T, d).
+        """Pooled prefixes (S, 2 d): the first `sizes` (S,) elements of the sequences `row` (S,) of x (B, T, d).
 
-        Zero where that is none. Pooled are the `newest` of them, or all; the states have seen the older ones too. A
-        state knows nothing of later elements, so one pass serves all beginnings of a sequence. Raises ValueError where
-        the mask is not causal.
+        Zero for an empty prefix. The `newest` elements of a prefix are pooled, or all; their states have attended to
+        the older ones too. A state knows nothing of later elements, so one pass serves all prefixes of a sequence.
+        Raises ValueError where the mask is not causal.
         """
         if self.mask != "causal":
-            raise ValueError(f"the beginnings of a sequence share a pass under a causal mask, not a {self.mask} one")
+            raise ValueError(f"the prefixes of a sequence share a pass under a causal mask, not a {self.mask} one")
         states, last = self.states(x), (sizes - 1).clamp(min=0)
         first = (sizes - (newest or x.shape[1])).clamp(min=0)
-        made = states[row, last] if self.pooling == "last" else _means(states, row, first, sizes)
-        pooled = torch.cat([made, _means(x, row, first, sizes)], dim=1)
+        pooled_states = states[row, last] if self.pooling == "last" else _means(states, row, first, sizes)
+        pooled = torch.cat([pooled_states, _means(x, row, first, sizes)], dim=1)
         return pooled * (sizes > 0)[:, None]
 
     def encode_items(self, x: Tensor) -> Tensor:
-        """(O, d) of O sequences of one, x (O, d).
+        """States (O, d) of O items x (O, d), each as a sequence of its own.
 
-        Some go abreast behind one sink, all at position 1, and none sees another: as if each had a sink of its own.
+        PACKED_ITEMS share one sink, all at position 1, and none attends to another: as if each had its own sink.
         """
-        each = min(PACKED_ITEMS, max(len(x), 1))
-        rows = nn.functional.pad(x, (0, 0, 0, -len(x) % each)).view(-1, each, self.width)
-        seen = torch.eye(1 + each, dtype=torch.bool, device=x.device)
-        seen[:, 0] = True
-        places = torch.ones(1 + each, dtype=torch.long, device=x.device)
-        places[0] = 0
-        return self.states(rows, seen[None, None], places).flatten(0, 1)[: len(x)]
+        packed = min(PACKED_ITEMS, max(len(x), 1))
+        rows = nn.functional.pad(x, (0, 0, 0, -len(x) % packed)).view(-1, packed, self.width)
+        mask = torch.eye(1 + packed, dtype=torch.bool, device=x.device)
+        mask[:, 0] = True
+        positions = torch.ones(1 + packed, dtype=torch.long, device=x.device)
+        positions[0] = 0
+        return self.states(rows, mask[None, None], positions).flatten(0, 1)[: len(x)]
 
-    def states(self, x: Tensor, seen: Tensor | None = None, places: Tensor | None = None) -> Tensor:
-        """(B, T, d) after the final norm, float32.
+    def states(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, d) after the final norm, float32.
 
-        seen: (B, 1, 1 + T, 1 + T) for a mask that is not causal; places: (1 + T,) positions, if not 0, 1, 2...
+        mask: (B, 1, 1 + T, 1 + T) where it is not causal; positions: (1 + T,) where they are not 0, 1, 2...
         """
         x = torch.cat([self.sink.expand(len(x), 1, -1), x], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            again = self.checkpointing and self.training and torch.is_grad_enabled()
-            x = self.norm(run_layers(self.layers, self.rotary, x, seen, places, again=again)[:, 1:])
+            recompute = self.checkpointing and self.training and torch.is_grad_enabled()
+            x = self.norm(run_layers(self.layers, self.rotary, x, mask, positions, recompute=recompute)[:, 1:])
         return x.float()
 
 
 def run_layers(
-    layers: Any, rotary: Any, x: Tensor, seen: Tensor | None = None, places: Tensor | None = None, *,
-    again: bool = False,
+    layers: Any, rotary: Any, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, *,
+    recompute: bool = False,
 ) -> Tensor:  # fmt: skip
-    """(B, T, d) through decoder layers, at positions 0..T - 1 or `places` (T,); without `seen` the mask is causal.
+    """Run decoder layers over x (B, T, d), at positions 0..T - 1 or `positions` (T,); without `mask` it is causal.
 
-    again: activations inside a layer are not kept but computed again when the gradient needs them.
+    recompute: activations inside a layer are not kept but computed again when the gradient needs them.
     """
-    at = torch.arange(x.shape[1], device=x.device) if places is None else places
-    rope = rotary(x, position_ids=at[None])
+    ids = torch.arange(x.shape[1], device=x.device) if positions is None else positions
+    rope = rotary(x, position_ids=ids[None])
     for layer in layers:
 
-        def step(own: Tensor, layer: Any = layer) -> Tensor:
-            return cast(Tensor, layer(own, attention_mask=seen, position_embeddings=rope))
+        def step(state: Tensor, layer: Any = layer) -> Tensor:
+            return cast(Tensor, layer(state, attention_mask=mask, position_embeddings=rope))
 
-        x = checkpoint(step, x, use_reentrant=False) if again else step(x)
+        x = checkpoint(step, x, use_reentrant=False) if recompute else step(x)
     return x
 
 
 def pool(states: Tensor, sizes: Tensor, how: TextPooling) -> Tensor:
-    """(B, d) of states (B, T, d), of which the first `sizes` (B,) >= 1 count."""
+    """Pool states (B, T, d), of which the first `sizes` (B,) >= 1 count, into (B, d)."""
     if how == "last":
         return states[torch.arange(len(states), device=states.device), sizes - 1]
-    there = torch.arange(states.shape[1], device=states.device) < sizes[:, None]
-    return (states * there[..., None]).sum(dim=1) / sizes[:, None]
+    present = torch.arange(states.shape[1], device=states.device) < sizes[:, None]
+    return (states * present[..., None]).sum(dim=1) / sizes[:, None]
 
 
 def _means(x: Tensor, row: Tensor, first: Tensor, stop: Tensor) -> Tensor:
-    """(S, d): the means of the elements `first` (S,) until before `stop` (S,) of the sequences `row` (S,) of x."""
+    """Means (S, d) of the elements `first` (S,) until before `stop` (S,) of the sequences `row` (S,) of x."""
     sums = nn.functional.pad(x.cumsum(dim=1), (0, 0, 1, 0))
     return (sums[row, stop] - sums[row, first]) / (stop - first).clamp(min=1)[:, None]
 
 
 def _mean_of_text(states: Tensor, sizes: Tensor) -> Tensor:
-    """(B, d) of texts' states after layer k (B, T, d), of which the first `sizes` (B,) >= 1 count; no further sinks."""
-    there = torch.arange(states.shape[1], device=states.device) < sizes[:, None]
+    """Mean (B, d) of texts' states after layer k (B, T, d), the first `sizes` (B,) >= 1 of each, without sinks."""
+    present = torch.arange(states.shape[1], device=states.device) < sizes[:, None]
     length = torch.linalg.vector_norm(states, dim=-1)
-    usual = length.masked_fill(~there, float("nan")).nanmedian(dim=1).values
-    read = there & (length <= FURTHER_SINK * usual[:, None])
-    mean: Tensor = (states * read[..., None]).sum(dim=1) / read.sum(dim=1, keepdim=True)
+    usual = length.masked_fill(~present, float("nan")).nanmedian(dim=1).values
+    counted = present & (length <= FURTHER_SINK * usual[:, None])
+    mean: Tensor = (states * counted[..., None]).sum(dim=1) / counted.sum(dim=1, keepdim=True)
     return mean
 
 
 def open_lower_layers(folder: Path, recipe: Recipe, *, device: str | None = None) -> LowerLayers:
-    """Load the layers below the cut. Raises ArtifactError where the folder holds another LLM than the recipe's."""
+    """Load the lower layers of an LLM. Raises ArtifactError where the folder holds another LLM than the recipe's."""
     check_same_llm(folder, recipe)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device_name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_llm(folder, getattr(torch, recipe.precision))
-    model.layers = model.layers[: recipe.cut]  # the others' memory is given back
-    return LowerLayers(model.to(place), load_tokenizer(folder), recipe, gpu=place != "cpu")
+    model.layers = model.layers[: recipe.cut]  # gives the memory of the others back
+    return LowerLayers(model.to(device_name), load_tokenizer(folder), recipe, gpu=device_name != "cpu")
 
 
 def check_same_llm(folder: Path, recipe: Recipe) -> None:
     """Raises ArtifactError, naming what differs, unless the folder holds the LLM of the recipe."""
-    own = recipe_of(folder, recipe.cut, pooling=recipe.pooling, precision=recipe.precision, template=recipe.template)
-    if own.id != msgspec.structs.replace(recipe, max_tokens=own.max_tokens).id:
-        theirs = {"weights": own.llm.rpartition("@")[2], "config.json": own.config, "tokenizer": own.tokenizer}
+    of_folder = recipe_of(
+        folder, recipe.cut, pooling=recipe.pooling, precision=recipe.precision, template=recipe.template
+    )
+    if of_folder.id != msgspec.structs.replace(recipe, max_tokens=of_folder.max_tokens).id:
+        theirs = {
+            "weights": of_folder.llm.rpartition("@")[2],
+            "config.json": of_folder.config,
+            "tokenizer": of_folder.tokenizer,
+        }
         ours = {"weights": recipe.llm.rpartition("@")[2], "config.json": recipe.config, "tokenizer": recipe.tokenizer}
         differ = " and ".join(name for name in ours if ours[name] != theirs[name])
         if not differ:
             raise ArtifactError(
                 f"{recipe.llm} is the right language model, but what was made with it has vectors of version "
-                f"{recipe.version}; here they are of version {own.version}; train anew"
+                f"{recipe.version}; here they are of version {of_folder.version}; train anew"
             )
         raise ArtifactError(
             f"{folder} is another language model than {recipe.llm}: its {differ} differ; name the right folder with "
@@ -348,7 +361,7 @@ def check_same_llm(folder: Path, recipe: Recipe) -> None:
 
 
 def upper_weights(folder: Path, cut: int) -> dict[str, Tensor]:
-    """The weights of an LLM's layers above the cut and its sink's state, by their names in `UpperLayers`, float32."""
+    """The weights of an LLM's upper layers and its sink's state, by their names in `UpperLayers`, float32."""
     model = load_llm(folder, torch.float32)
     first = model.embed_tokens(torch.tensor([[sink_token(architecture(folder))]]))
     out = {"sink": run_layers(model.layers[:cut], model.rotary_emb, first)[0, 0]}
@@ -363,8 +376,8 @@ def upper_weights(folder: Path, cut: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def set_weights(high: UpperLayers, weights: dict[str, Tensor]) -> None:
-    """Give the layers these weights, whether they are parameters or held fast (see fusion/encoders/lora.py)."""
-    own = dict(high.named_parameters()) | dict(high.named_buffers())
+def set_weights(upper: UpperLayers, weights: dict[str, Tensor]) -> None:
+    """Set the layers' weights, whether they are parameters or frozen (see fusion/encoders/lora.py)."""
+    tensors = dict(upper.named_parameters()) | dict(upper.named_buffers())
     for name, value in weights.items():
-        own[name].copy_(value)
+        tensors[name].copy_(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +28,14 @@ class BatchIndices:
 
 
 class ModelBatch(Protocol):
+    """What every model's batch has, whatever else is in it."""
+
     @property
     def item_row(self) -> Tensor:
         """(M,) embedding rows of a batch's distinct items."""
+
+    def with_item_row(self, item_row: Tensor) -> Self:
+        """The batch with other embedding rows for its items."""
 
 
 class Collator(Protocol):

@@ -165,13 +165,13 @@ class UserHistory:
 
     def _category_counts(self, impressions: Impressions, mean: Array, value: Array, size: Array) -> list[Array]:
         """How the user took to the offered item's categories, against the user's own mean: six (n,) arrays."""
-        own = self._categories[impressions.item]  # (n, C)
-        there = own > 0
+        offered = self._categories[impressions.item]  # (n, C)
+        mask = offered > 0
         run = self._run[np.where(size > 0, impressions.first, len(self._run) - 1)][:, None]  # -1: no past
-        asked = np.where(there & (run >= 0), run * self._width + own, -1)
-        first, stop = self._running.before(asked.ravel(), np.repeat(impressions.stop, own.shape[1]))
-        sums = self._running.sums(first, stop).reshape(*own.shape, -1)
-        slots = np.maximum(there.sum(axis=1), 1)
+        asked = np.where(mask & (run >= 0), run * self._width + offered, -1)
+        first, stop = self._running.before(asked.ravel(), np.repeat(impressions.stop, offered.shape[1]))
+        sums = self._running.sums(first, stop).reshape(*offered.shape, -1)
+        slots = np.maximum(mask.sum(axis=1), 1)
         labelled, valued = sums[:, :, LABELLED], sums[:, :, VALUED]
         lift = (sums[:, :, POSITIVES] - mean[:, None] * labelled) / (labelled + CATEGORY_SHRINK)
         value_lift = (sums[:, :, VALUE] - value[:, None] * valued) / (valued + CATEGORY_SHRINK)

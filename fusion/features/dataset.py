@@ -76,10 +76,10 @@ class Labelled:
     @cached_property
     def spec(self) -> FeatureSpec:
         """Fitted to the training part, for an encoder that reads behaviours and no counts."""
-        own = self.config
+        config = self.config
         return fit_spec(
             self.log, self.labels, self.part == TRAIN, self.catalogue, self.profiles,
-            tasks=own.tasks, history=own.history, min_history=own.min_history, value_edges=own.value_edges,
+            tasks=config.tasks, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
         )  # fmt: skip
 
 

@@ -58,8 +58,8 @@ class Events:
     def behavior(self, entry: Array) -> Array:
         """(..., F) int32: the rows of every field of `behavior_rows`, of entries of the past."""
         row = self.rows[entry]
-        own = [self.action[row], self.value[row], self.label[row], self.since[entry]]
-        return np.stack(own if self.scene is None else [*own, self.scene[row]], axis=-1)
+        fields = [self.action[row], self.value[row], self.label[row], self.since[entry]]
+        return np.stack(fields if self.scene is None else [*fields, self.scene[row]], axis=-1)
 
 
 def buckets(days: Array) -> Array:

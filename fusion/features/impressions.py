@@ -79,4 +79,4 @@ def known_since(log: Log) -> Array:
     """(N,) float64: the time by which each event had arrived, the running maximum of its user's event times."""
     if not np.any(np.diff(log.at)[np.diff(log.user) == 0] < 0):
         return log.at
-    return np.concatenate([np.maximum.accumulate(own) for own in np.split(log.at, log.starts[1:-1])])
+    return np.concatenate([np.maximum.accumulate(times) for times in np.split(log.at, log.starts[1:-1])])

@@ -42,9 +42,9 @@ class InterestVectors:
         owner = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
         stop = np.searchsorted(owner * span + self.last_seq, impressions.user.astype(np.int64) * span + impressions.seq)
         candidate = stop[:, None] - 1 - np.arange(slots)
-        there = candidate >= self.starts[impressions.user][:, None]
-        there &= self.closed_at[np.maximum(candidate, 0)] <= impressions.at[:, None]
-        out[there] = candidate[there]
+        mask = candidate >= self.starts[impressions.user][:, None]
+        mask &= self.closed_at[np.maximum(candidate, 0)] <= impressions.at[:, None]
+        out[mask] = candidate[mask]
         return out
 
 
@@ -78,15 +78,15 @@ def read_interest_vectors(
     else:
         rows = list(connection.execute(query.where(partitions.c.user_id.in_(users))))
     number = {user: i for i, user in enumerate(users)}
-    own = sorted(((number[row[0]], *row[1:]) for row in rows if row[0] in number), key=lambda row: (row[0], row[1]))
-    if not own:
+    ordered = sorted(((number[row[0]], *row[1:]) for row in rows if row[0] in number), key=lambda row: (row[0], row[1]))
+    if not ordered:
         return no_interest_vectors(len(users), generation=generation, prompt_version=prompt_version, encoder=encoder)
     return InterestVectors(
-        starts=np.searchsorted(np.array([row[0] for row in own]), np.arange(len(users) + 1)).astype(np.int64),
-        index=np.array([row[1] for row in own], np.int64),
-        last_seq=np.array([row[2] for row in own], np.int64),
-        closed_at=np.array([row[3] for row in own]),
-        vectors=np.stack([_both(summary, shift) for *_, summary, shift in own]),
+        starts=np.searchsorted(np.array([row[0] for row in ordered]), np.arange(len(users) + 1)).astype(np.int64),
+        index=np.array([row[1] for row in ordered], np.int64),
+        last_seq=np.array([row[2] for row in ordered], np.int64),
+        closed_at=np.array([row[3] for row in ordered]),
+        vectors=np.stack([_both(summary, shift) for *_, summary, shift in ordered]),
         generation=generation,
         prompt_version=prompt_version,
         encoder=encoder,
@@ -110,15 +110,15 @@ def choose_vectors(
 ) -> tuple[str, str]:
     """The (prompt version, encoder) whose vectors the store holds: the only one, or the one that was asked for."""
     query = select(vectors.c.prompt_version, vectors.c.encoder).where(vectors.c.generation == generation).distinct()
-    found = sorted((row[0], row[1]) for row in connection.execute(query))
-    fit = [pair for pair in found if prompt_version in (None, pair[0]) and encoder in (None, pair[1])]
-    if len(fit) == 1:
-        return fit[0]
-    if fit:
-        listed = "; ".join(f"--prompt-version {version} --encoder {name}" for version, name in fit)
+    stored = sorted((row[0], row[1]) for row in connection.execute(query))
+    fitting = [pair for pair in stored if prompt_version in (None, pair[0]) and encoder in (None, pair[1])]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        listed = "; ".join(f"--prompt-version {version} --encoder {name}" for version, name in fitting)
         raise InputError(f"the store holds vectors of several prompt versions or encoders; choose one: {listed}")
-    if found:
-        listed = "; ".join(f"{version}, {name}" for version, name in found)
+    if stored:
+        listed = "; ".join(f"{version}, {name}" for version, name in stored)
         raise InputError(f"no vectors of prompt version {prompt_version}, encoder {encoder}; the store holds: {listed}")
     raise InputError(
         "the store holds no interest vectors; run `interestream learn` and `interestream fuse` first, "

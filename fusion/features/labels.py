@@ -37,7 +37,7 @@ class LabelRule(msgspec.Struct, frozen=True):
         match = _RULE.fullmatch(text)
         example = "write for example --label 'value>=4' or --label 'action=purchase'"
         if match is None:
-            raise InputError(f"--label {text!r} is no label rule; {example}")
+            raise InputError(f"--label {text!r} is not a label rule; {example}")
         rule = cls(*match.groups())
         if rule.field == "value":
             try:

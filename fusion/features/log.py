@@ -80,8 +80,8 @@ def read_log(
     )
     if users is not None and len(user_):  # chunks of users arrive sorted by id, not in the order asked for
         order = np.lexsort((seq_, user_))
-        own = (user_, item_, action_, seq_, at_, value_, scene_)
-        user_, item_, action_, seq_, at_, value_, scene_ = (a[order] for a in own)
+        unordered = (user_, item_, action_, seq_, at_, value_, scene_)
+        user_, item_, action_, seq_, at_, value_, scene_ = (a[order] for a in unordered)
     return Log(
         users=list(index[0]),
         items=list(index[1]),

@@ -8,6 +8,7 @@ windows are cut is drawn anew in every epoch, so each moment is met with 0 to `p
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ class Candidates:
     """B offers, in up to C slots of each of G windows."""
 
     target: Tensor  # (G, C) int32, into the M items; 0 is an empty slot
-    seen: Tensor  # (G, C) int32: the offer sees the window's columns before this one
+    visible: Tensor  # (G, C) int32: the offer sees the window's columns before this one
     age: Tensor  # (G, C, T) int32: bucket of whole days between the event and the offer; 0 is padding
     slot: Tensor  # (B,) int64, g * C + c
     profile: Tensor  # (B, A') int32
@@ -88,6 +89,9 @@ class PackedBatch:
     def item_row(self) -> Tensor:
         return self.items.row
 
+    def with_item_row(self, item_row: Tensor) -> PackedBatch:
+        return dataclasses.replace(self, items=dataclasses.replace(self.items, row=item_row))
+
 
 class PackedCollator:
     """How a folding model reads samples (a `Collator`); scoring has one window for every distinct moment."""
@@ -99,10 +103,10 @@ class PackedCollator:
     def epoch(
         self, samples: Samples, rows: Array, size: int, rng: np.random.Generator, processes: int
     ) -> Iterator[list[BatchIndices]]:
-        own = samples.impressions.take(rows)
+        picked = samples.impressions.take(rows)
         shift = rng.integers(0, self._pack, len(samples.profiles))
-        block = (own.stop - own.first + shift[own.user]) // self._pack
-        windows = _runs(rows, block, own.first, own.user)
+        block = (picked.stop - picked.first + shift[picked.user]) // self._pack
+        windows = _runs(rows, block, picked.first, picked.user)
         each = max(size // self._pack, processes)
         # like with like, for little padding, but by chance: sorted inside random runs of a few batches
         impressions, first = samples.impressions, np.array([window[0] for window in windows], np.int64)
@@ -115,15 +119,15 @@ class PackedCollator:
             yield [_chosen([windows[w] for w in share]) for share in np.array_split(batches[number], processes)]
 
     def score_batches(self, samples: Samples, rows: Array) -> Iterator[BatchIndices]:
-        own = samples.impressions.take(rows)
+        picked = samples.impressions.take(rows)
         windows = [
             window[start : start + SCORES_AT_ONCE]
-            for window in _runs(np.arange(len(rows)), own.at, own.seq, own.stop, own.first, own.user)
+            for window in _runs(np.arange(len(rows)), picked.at, picked.seq, picked.stop, picked.first, picked.user)
             for start in range(0, len(window), SCORES_AT_ONCE)
         ]
-        size = own.stop - own.first
-        seen, whole = np.minimum(size, samples.spec.history), size * self._whole_past
-        windows.sort(key=lambda window: (len(window), seen[window[0]]))  # like with like: little padding
+        size = picked.stop - picked.first
+        encoded, whole = np.minimum(size, samples.spec.history), size * self._whole_past
+        windows.sort(key=lambda window: (len(window), encoded[window[0]]))  # like with like: little padding
         at_once = max(TOKENS_AT_ONCE // samples.spec.history, 1)
         part: list[Array] = []
         past = 0
@@ -144,28 +148,28 @@ class PackedCollator:
         2. Slots: the k-th sample of a window is in slot k.
         3. The rows of the log behind each window's first moment, one window's after the other's.
         """
-        events, own = samples.events, samples.impressions.take(chosen.rows)
+        events, picked = samples.events, samples.impressions.take(chosen.rows)
         windows = len(chosen.sizes)
         window = np.repeat(np.arange(windows), chosen.sizes)
         begin = np.cumsum(chosen.sizes) - chosen.sizes
-        size = own.stop - own.first  # what each moment has behind it
+        size = picked.stop - picked.first  # what each moment has behind it
         first, last = size[begin], size[begin + chosen.sizes - 1]
         prefix = int(np.clip(first.max(initial=0), 1, samples.spec.history))  # 1
         columns = prefix + int((last - first).max(initial=0))
-        place = first[:, None] - prefix + np.arange(columns)  # (G, T) of an event in its user's past
-        there = (place >= 0) & (place < last[:, None])
-        entry = np.where(there, own.first[begin][:, None] + place, events.nothing)
+        position = first[:, None] - prefix + np.arange(columns)  # (G, T) of an event in its user's past
+        mask = (position >= 0) & (position < last[:, None])
+        entry = np.where(mask, picked.first[begin][:, None] + position, events.nothing)
         row = events.rows[entry]
         event = events.item[row]
         slot = np.arange(len(chosen)) - begin[window]  # 2
         slots = int(chosen.sizes.max(initial=1))
-        target, seen = np.zeros((windows, slots), np.int64), np.zeros((windows, slots), np.int32)
+        target, visible = np.zeros((windows, slots), np.int64), np.zeros((windows, slots), np.int32)
         day = np.zeros((windows, slots), np.int32)
-        target[window, slot] = own.item + 1
-        seen[window, slot] = prefix + size - first[window]
-        day[window, slot] = own.at // DAY
+        target[window, slot] = picked.item + 1
+        visible[window, slot] = prefix + size - first[window]
+        day[window, slot] = picked.at // DAY
         age = buckets(day[:, :, None] - events.day[row][:, None, :])
-        begun, whole = own.first[begin], first * self._whole_past
+        begun, whole = picked.first[begin], first * self._whole_past
         past = events.rows[np.repeat(begun - (np.cumsum(whole) - whole), whole) + np.arange(whole.sum())]  # 3
         distinct, where = samples.distinct(event, target, events.item[past])
         heads = samples.impressions.take(chosen.rows[begin])
@@ -191,10 +195,10 @@ class PackedCollator:
             ),
             candidates=Candidates(
                 target=tensor(where[target]),
-                seen=tensor(seen),
-                age=tensor(np.where(there[:, None, :], age, 0)),
+                visible=tensor(visible),
+                age=tensor(np.where(mask[:, None, :], age, 0)),
                 slot=tensor(window * slots + slot),
-                profile=tensor(samples.profiles[own.user]),
+                profile=tensor(samples.profiles[picked.user]),
                 dense=tensor(samples.dense[chosen.rows]),
                 value_bucket=tensor(value_bucket.astype(np.int64)),
             ),

@@ -6,6 +6,7 @@ impressions. Inside a batch every distinct item appears once, so a model embeds 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,6 +54,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.target)
 
+    def with_item_row(self, item_row: torch.Tensor) -> Batch:
+        return dataclasses.replace(self, item_row=item_row)
+
 
 @dataclass(frozen=True, slots=True)
 class Named:
@@ -90,26 +94,26 @@ class Samples:
 
     def batch(self, chosen: Array) -> Batch:
         """Gather the impressions `chosen` (B,)."""
-        own = self.impressions.take(chosen)
-        longest = int(np.clip((own.stop - own.first).max(initial=1), 1, self.spec.history))
+        picked = self.impressions.take(chosen)
+        longest = int(np.clip((picked.stop - picked.first).max(initial=1), 1, self.spec.history))
         events = self.events
-        entry = own.stop[:, None] - 1 - np.arange(longest)
-        row = events.rows[np.where(entry >= own.first[:, None], entry, events.nothing)]
-        history, target = events.item[row], own.item + 1
-        distinct, place = self.distinct(history, target)
-        gap = buckets((own.at // DAY).astype(np.int32)[:, None] - events.day[row])
-        vectors, partitions = self.visible_interests(own)
+        entry = picked.stop[:, None] - 1 - np.arange(longest)
+        row = events.rows[np.where(entry >= picked.first[:, None], entry, events.nothing)]
+        history, target = events.item[row], picked.item + 1
+        distinct, position = self.distinct(history, target)
+        gap = buckets((picked.at // DAY).astype(np.int32)[:, None] - events.day[row])
+        vectors, partitions = self.visible_interests(picked)
         return Batch(
             item_row=tensor(self.items.row[distinct]),
             item_categories=tensor(self.items.categories[distinct]),
             item_attributes=tensor(self.items.attributes[distinct]),
-            target=tensor(place[target]),
-            history=tensor(place[history]),
+            target=tensor(position[target]),
+            history=tensor(position[history]),
             value=tensor(events.value[row]),
             label=tensor(events.label[row]),
             action=tensor(events.action[row]),
             gap=tensor(np.where(history > 0, gap, 0)),
-            profile=tensor(self.profiles[own.user]),
+            profile=tensor(self.profiles[picked.user]),
             dense=tensor(self.dense[chosen]),
             interest_vectors=tensor(vectors),
             partitions=tensor(partitions),
@@ -117,20 +121,20 @@ class Samples:
 
     def distinct(self, *items: Array) -> tuple[Array, Array]:
         """The item-table rows named in `items`, padding first, and every table row's place among them."""
-        seen = np.zeros(len(self.items.row), bool)
-        seen[0] = True
+        named = np.zeros(len(self.items.row), bool)
+        named[0] = True
         for rows in items:
-            seen[rows.ravel()] = True
-        distinct = np.flatnonzero(seen)
-        place = np.zeros(len(seen), np.int32)
-        place[distinct] = np.arange(len(distinct), dtype=np.int32)
-        return distinct, place
+            named[rows.ravel()] = True
+        distinct = np.flatnonzero(named)
+        position = np.zeros(len(named), np.int32)
+        position[distinct] = np.arange(len(distinct), dtype=np.int32)
+        return distinct, position
 
-    def visible_interests(self, own: Impressions) -> tuple[Array, Array]:
+    def visible_interests(self, impressions: Impressions) -> tuple[Array, Array]:
         """Vectors of the partitions that n moments see (Q, W), and which each sees: (n, P) into the Q, or -1."""
         if self.interest_vectors is None or not self.spec.partitions:
-            return np.zeros((0, self.spec.text_width), np.float32), np.zeros((len(own), 0), np.int32)
-        visible = self.interest_vectors.visible(own, self.spec.partitions)
+            return np.zeros((0, self.spec.text_width), np.float32), np.zeros((len(impressions), 0), np.int32)
+        visible = self.interest_vectors.visible(impressions, self.spec.partitions)
         distinct, inverse = np.unique(np.append(visible, -1), return_inverse=True)  # distinct[0] is always -1: none
         vectors = self.interest_vectors.vectors[distinct[1:]].astype(np.float32).reshape(-1, self.spec.text_width)
         return vectors, (inverse[:-1].reshape(visible.shape) - 1).astype(np.int32)

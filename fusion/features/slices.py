@@ -12,9 +12,9 @@ def tail_items(counts: Array, share: float = 0.2) -> tuple[Array, Array]:
 
     strict: the least frequent `share` of the items; bulk: the least frequent items that hold `share` of the events.
     """
-    seen = np.flatnonzero(counts > 0)
-    seen = seen[np.argsort(counts[seen], kind="stable")]
+    occurring = np.flatnonzero(counts > 0)
+    occurring = occurring[np.argsort(counts[occurring], kind="stable")]
     strict, bulk = np.zeros(len(counts), bool), np.zeros(len(counts), bool)
-    strict[seen[: int(share * len(seen))]] = True
-    bulk[seen[np.cumsum(counts[seen]) <= share * counts.sum()]] = True
+    strict[occurring[: int(share * len(occurring))]] = True
+    bulk[occurring[np.cumsum(counts[occurring]) <= share * counts.sum()]] = True
     return strict, bulk

@@ -239,15 +239,15 @@ def _columns(records: Iterable[Mapping[str, str]]) -> tuple[Column, ...]:
         for name, text in record.items():
             if text:
                 texts.setdefault(name, set()).add(text)
-    return tuple(Column(name, tuple(sorted(own))) for name, own in sorted(texts.items()) if 2 <= len(own) <= MANY)
+    return tuple(Column(name, tuple(sorted(known))) for name, known in sorted(texts.items()) if 2 <= len(known) <= MANY)
 
 
 def _scenes(log: Log, train: Array) -> tuple[str, ...]:
     if not log.scenes:
         return ()
-    own = np.unique(log.scene[train])
-    texts = tuple(sorted(log.scenes[number] for number in own if number >= 0))
-    return texts if len(own) > 1 else ()
+    used = np.unique(log.scene[train])
+    texts = tuple(sorted(log.scenes[number] for number in used if number >= 0))
+    return texts if len(used) > 1 else ()
 
 
 def _edges(values: Array) -> tuple[float, ...]:

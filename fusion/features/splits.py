@@ -24,10 +24,10 @@ def split(log: Log, how: Split) -> Array:
         order = np.argsort(log.at, kind="stable")
         part[order] = np.searchsorted([int(0.8 * size), int(0.9 * size)], np.arange(size), side="right")
         return part
-    own = np.diff(log.starts)[log.user]
+    per_user = np.diff(log.starts)[log.user]
     position = log.position()
-    later = (position >= (own * 0.8).astype(np.int64)).astype(np.int8)
-    return later + (position >= (own * 0.9).astype(np.int64)).astype(np.int8)
+    later = (position >= (per_user * 0.8).astype(np.int64)).astype(np.int8)
+    return later + (position >= (per_user * 0.9).astype(np.int64)).astype(np.int8)
 
 
 def eligible(log: Log, earlier: int) -> Array:

@@ -1,4 +1,4 @@
-"""Interest texts become vectors, vectors become users' representations: one row of each for every partition.
+"""Backfill of vectors and pooled representations for a store's interests: one row of each for every partition.
 
 Works off what the store lacks, a chunk at a time: vectors and the pooled representations that they change are written
 in one transaction, so a run that was killed goes on where it stopped, and the store ends the same in one run or in ten.
@@ -43,7 +43,7 @@ USERS = 200  # users a transaction, where vectors are there and only pools are m
 
 @dataclass(frozen=True, slots=True)
 class FuseResult:
-    """What one run added."""
+    """What one run of `fuse` added."""
 
     encoded: int  # interests
     texts: int  # distinct texts encoded for them, chunk by chunk
@@ -66,16 +66,16 @@ def fuse(
     """
     window(half_life)  # an impossible one fails before any work
     encoded = texts = pooled = 0
-    for found in _chunks(engine, encoder.id, prompt_version):
-        made, count = encode_interests(encoder, found)
+    for chunk in _chunks(engine, encoder.id, prompt_version):
+        encoded_chunk, count = encode_interests(encoder, chunk)
         with writing(engine) as connection:
-            lock_users(connection, (one.key.user_id for one in found))
-            written = write_vectors(connection, encoder.id, made)
+            lock_users(connection, (interest.key.user_id for interest in chunk))
+            written = write_vectors(connection, encoder.id, encoded_chunk)
             for view, firsts in first_changed(encoder.id, written).items():
                 pooled += write_pooled(connection, view, half_life, firsts)
         texts += count
-        encoded += len(found)
-        advance(len(found))
+        encoded += len(chunk)
+        advance(len(chunk))
     late, artifacts = catch_up(engine, encoder.id, prompt_version, half_life=half_life)
     return FuseResult(encoded, texts, pooled + late, artifacts)
 
@@ -83,7 +83,7 @@ def fuse(
 def catch_up(
     engine: Engine, encoder_id: str, prompt_version: str | None = None, *, half_life: float = HALF_LIFE
 ) -> tuple[int, tuple[str, ...]]:
-    """Pool what has vectors and no pool (another half-life than before, say): how many, and the pools' artifact ids."""
+    """Pool partitions that have vectors and no pool (a new half-life, say): how many, and the pools' artifact ids."""
     window(half_life)
     versions = [prompt_version] if prompt_version else _versions(engine)
     pooled = sum(_pool_missing(engine, VectorSource(encoder_id, version), half_life) for version in versions)
@@ -100,13 +100,13 @@ def count_waiting(engine: Engine, encoder_id: str, prompt_version: str | None = 
 
 
 def first_changed(encoder_id: str, keys: Iterable[InterestKey]) -> dict[VectorSource, dict[History, int]]:
-    """From which partition on the representations of these interests' users change, by what they are made of."""
-    found: dict[VectorSource, dict[History, int]] = {}
+    """By vector source and history, the first partition whose representation these interests change."""
+    changed: dict[VectorSource, dict[History, int]] = {}
     for key in keys:
-        firsts = found.setdefault(VectorSource(encoder_id, key.prompt_version), {})
+        firsts = changed.setdefault(VectorSource(encoder_id, key.prompt_version), {})
         history = History(key.user_id, key.generation)
         firsts[history] = min(firsts.get(history, key.index), key.index)
-    return found
+    return changed
 
 
 def _chunks(engine: Engine, encoder_id: str, prompt_version: str | None) -> Iterator[Sequence[InterestTexts]]:
@@ -117,12 +117,12 @@ def _chunks(engine: Engine, encoder_id: str, prompt_version: str | None) -> Iter
     after: tuple[object, ...] | None = None
     while True:
         with engine.connect() as connection:
-            chunk = query if after is None else query.where(tuple_(*KEY_COLUMNS) > tuple_(*after))
-            found = [texts_of_row(row) for row in connection.execute(chunk)]
-        if not found:
+            page_query = query if after is None else query.where(tuple_(*KEY_COLUMNS) > tuple_(*after))
+            page = [texts_of_row(row) for row in connection.execute(page_query)]
+        if not page:
             return
-        yield found
-        after = msgspec.structs.astuple(found[-1].key)
+        yield page
+        after = msgspec.structs.astuple(page[-1].key)
 
 
 def _versions(engine: Engine) -> list[str]:
@@ -136,8 +136,8 @@ def _pool_missing(engine: Engine, view: VectorSource, half_life: float) -> int:
         behind = users_behind(connection, view, artifact)
     added = 0
     for start in range(0, len(behind), USERS):
-        some = behind[start : start + USERS]
+        page = behind[start : start + USERS]
         with writing(engine) as connection:
-            lock_users(connection, some)
-            added += write_pooled(connection, view, half_life, unrepresented(connection, view, artifact, some))
+            lock_users(connection, page)
+            added += write_pooled(connection, view, half_life, unrepresented(connection, view, artifact, page))
     return added

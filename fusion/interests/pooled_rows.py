@@ -28,11 +28,11 @@ class History(NamedTuple):
     generation: int
 
 
-FirstPartitions = Mapping[History, int]  # from which partition on a user's representations are to be made
+FirstPartitions = Mapping[History, int]  # the first partition of a user whose representation is to be made
 
 
 class VectorSource(NamedTuple):
-    """Which vectors a representation is made of."""
+    """The vectors that a representation is made of: whose texts, by which encoder."""
 
     encoder: str
     prompt_version: str
@@ -48,7 +48,7 @@ def pooled_id(encoder_id: str, prompt_version: str, half_life: float = HALF_LIFE
 
 
 def lock_users(connection: Connection, users: Iterable[str]) -> None:
-    """Let no other transaction make these users' representations until this one ends.
+    """Lock these users' representations against other writers until the transaction ends.
 
     Two at once would each read the vectors without the other's, and the later one to write would leave a pool that
     lacks a partition. SQLite has one writer at a time anyway.
@@ -87,11 +87,11 @@ def read_vectors(
         .where(vectors.c.index >= first)
         .order_by(vectors.c.index)
     )
-    found = connection.execute(query).all()
+    rows = connection.execute(query).all()
     return (
-        np.array([index for index, _, _ in found], dtype=np.int64),
-        [_unpack(summary) for _, summary, _ in found],
-        [None if shift is None else _unpack(shift) for _, _, shift in found],
+        np.array([index for index, _, _ in rows], dtype=np.int64),
+        [_unpack(summary) for _, summary, _ in rows],
+        [None if shift is None else _unpack(shift) for _, _, shift in rows],
     )
 
 
@@ -103,7 +103,7 @@ def row_of(history: History, index: int, artifact: str, vector: NDArray[np.float
 def unrepresented(
     connection: Connection, view: VectorSource, artifact: str, users: Iterable[str]
 ) -> dict[History, int]:
-    """The oldest partition with vectors but no representation by `artifact`, of the histories that have such."""
+    """By history, the oldest partition that has vectors and no representation by `artifact`."""
     key = (vectors.c.user_id, vectors.c.generation)
     same = and_(
         *(representations.c[name] == vectors.c[name] for name in ("user_id", "generation", "index")),
@@ -116,11 +116,11 @@ def unrepresented(
         .group_by(*key)
         .order_by(*key)
     )
-    found: dict[History, int] = {}
-    for some in _pages(users):
-        for user_id, generation, first in connection.execute(query.where(vectors.c.user_id.in_(some))):
-            found[History(user_id, generation)] = first
-    return found
+    oldest: dict[History, int] = {}
+    for page in _pages(users):
+        for user_id, generation, first in connection.execute(query.where(vectors.c.user_id.in_(page))):
+            oldest[History(user_id, generation)] = first
+    return oldest
 
 
 # A walk over the users, a few index seeks each. To look at the newest partition is enough: vectors and the pools that
@@ -149,8 +149,8 @@ _BEHIND = sql("""
 
 def users_behind(connection: Connection, view: VectorSource, artifact: str) -> list[str]:
     """The users whose newest partition with vectors has no representation by `artifact`; reads no vector."""
-    told = {"encoder": view.encoder, "version": view.prompt_version, "artifact": artifact}
-    return list(connection.scalars(_BEHIND, told))
+    parameters = {"encoder": view.encoder, "version": view.prompt_version, "artifact": artifact}
+    return list(connection.scalars(_BEHIND, parameters))
 
 
 def newest_of(connection: Connection, artifact: str, user_id: str) -> tuple[History, int, bytes] | None:
@@ -166,9 +166,9 @@ def newest_of(connection: Connection, artifact: str, user_id: str) -> tuple[Hist
 
 
 def _pages(users: Iterable[str]) -> Iterator[Sequence[str]]:
-    every = sorted(set(users))
-    for start in range(0, len(every), USERS_AT_ONCE):
-        yield every[start : start + USERS_AT_ONCE]
+    distinct = sorted(set(users))
+    for start in range(0, len(distinct), USERS_AT_ONCE):
+        yield distinct[start : start + USERS_AT_ONCE]
 
 
 def _unpack(packed: bytes) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Interest texts become vectors: reading the texts of given interests, encoding them, writing what stands for them.
+"""Vectors of interest texts: reads the texts of interests, encodes them, and writes their vectors.
 
 Reading and writing happen in transactions, encoding outside any. What is written is checked against the store in the
 transaction that writes it: an interest that was forgotten or rewritten meanwhile gets no vectors of its old text.
@@ -29,7 +29,7 @@ class Encoder(Protocol):
 
 
 class InterestKey(msgspec.Struct, frozen=True, order=True):
-    """What an interest is known by."""
+    """The key of an interest."""
 
     user_id: str
     generation: int
@@ -38,7 +38,7 @@ class InterestKey(msgspec.Struct, frozen=True, order=True):
 
 
 class InterestTexts(NamedTuple):
-    """What one interest says."""
+    """The texts of one interest."""
 
     key: InterestKey
     summary: str
@@ -57,7 +57,7 @@ KEY_COLUMNS = [interests.c[name] for name in InterestKey.__struct_fields__]
 
 
 def without_vectors(encoder_id: str) -> Select[Any]:
-    """The interests that say something and have no vectors of this encoder: the key's columns, summary, shift."""
+    """A query of the interests with a text and no vectors of this encoder: the key's columns, summary, shift."""
     return _texts().outerjoin(vectors, _same(encoder_id)).where(vectors.c.user_id.is_(None), interests.c.summary != "")
 
 
@@ -76,16 +76,20 @@ def find_texts(
     return waiting, [InterestKey(*row[:4]) for row in rows]
 
 
-def encode_interests(encoder: Encoder, found: Sequence[InterestTexts]) -> tuple[list[EncodedInterest], int]:
+def encode_interests(encoder: Encoder, selected: Sequence[InterestTexts]) -> tuple[list[EncodedInterest], int]:
     """Encode summaries and shifts, equal texts once; how many texts that took. Empty texts are left out."""
-    words = list(dict.fromkeys(text for one in found for text in (one.summary, one.shift) if text.strip()))
-    if not words:
+    texts = list(
+        dict.fromkeys(text for interest in selected for text in (interest.summary, interest.shift) if text.strip())
+    )
+    if not texts:
         return [], 0
-    packed = {word: row.tobytes() for word, row in zip(words, encoder(words).astype("<f2"), strict=True)}
+    packed = {text: row.tobytes() for text, row in zip(texts, encoder(texts).astype("<f2"), strict=True)}
     encoded = [
-        EncodedInterest(one, packed[one.summary], packed.get(one.shift)) for one in found if one.summary in packed
+        EncodedInterest(interest, packed[interest.summary], packed.get(interest.shift))
+        for interest in selected
+        if interest.summary in packed
     ]
-    return encoded, len(words)
+    return encoded, len(texts)
 
 
 def write_vectors(connection: Connection, encoder_id: str, encoded: Sequence[EncodedInterest]) -> list[InterestKey]:
@@ -94,18 +98,19 @@ def write_vectors(connection: Connection, encoder_id: str, encoded: Sequence[Enc
     On PostgreSQL the interests are held until the transaction ends, so that who forgets or rewrites one meanwhile waits
     and then finds these rows; SQLite has one writer.
     """
-    held = _texts().with_for_update(read=True)
-    now = {texts_of_row(row) for row in _by_key(connection, held, [one.texts.key for one in encoded])}
-    still = [one for one in encoded if one.texts in now]
+    locked = _texts().with_for_update(read=True)
+    current = {texts_of_row(row) for row in _by_key(connection, locked, [interest.texts.key for interest in encoded])}
+    unchanged = [interest for interest in encoded if interest.texts in current]
     insert_new(
         connection,
         vectors,
         [
-            msgspec.structs.asdict(one.texts.key) | {"encoder": encoder_id, "summary": one.summary, "shift": one.shift}
-            for one in still
+            msgspec.structs.asdict(interest.texts.key)
+            | {"encoder": encoder_id, "summary": interest.summary, "shift": interest.shift}
+            for interest in unchanged
         ],
     )
-    return [one.texts.key for one in still]
+    return [interest.texts.key for interest in unchanged]
 
 
 def _texts() -> Select[Any]:
@@ -121,7 +126,7 @@ def _same(encoder_id: str) -> ColumnElement[bool]:
 
 def _by_key(connection: Connection, query: Select[Any], keys: Iterable[InterestKey]) -> list[Any]:
     rows: list[Any] = []
-    left = iter([msgspec.structs.astuple(key) for key in sorted(set(keys))])
-    while some := list(islice(left, KEYS_AT_ONCE)):
-        rows += connection.execute(query.where(tuple_(*KEY_COLUMNS).in_(some)).order_by(*KEY_COLUMNS))
+    remaining = iter([msgspec.structs.astuple(key) for key in sorted(set(keys))])
+    while page := list(islice(remaining, KEYS_AT_ONCE)):
+        rows += connection.execute(query.where(tuple_(*KEY_COLUMNS).in_(page)).order_by(*KEY_COLUMNS))
     return rows

@@ -8,14 +8,19 @@ heads; and the lifelong counts join the other inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.features.collate import RowCollator
 from fusion.features.events import GAP_ROWS, LABEL_ROWS
 from fusion.features.samples import Batch
 from fusion.features.spec import FeatureSpec
+from fusion.models.protocol import Loss, ctr_only
 from fusion.models.tower import Tower
 from fusion.models.uif import InterestFusion
 
@@ -31,12 +36,13 @@ class DinConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Din(nn.Module):
-    """Scores moments: `forward(batch) -> (B,)` logits."""
+    """Scores impressions: `forward(batch) -> (B,)` logits."""
 
     def __init__(self, spec: FeatureSpec, config: DinConfig) -> None:
         super().__init__()
         d, a, heads = config.width, config.attention, config.heads
         self.config, self.history = config, spec.history
+        self.collator = RowCollator()
         self.item = nn.Embedding(spec.item_rows, d, padding_idx=0)
         self.category = nn.Embedding(spec.categories.size, d, padding_idx=0)
         self.attributes = nn.ModuleList(nn.Embedding(column.size, d, padding_idx=0) for column in spec.item_columns)
@@ -74,20 +80,29 @@ class Din(nn.Module):
         items = self.items(batch)  # (M, d)
         target = F.embedding(batch.target, items)  # (B, d)
         d, a = self.config.width, self.config.attention
-        there = (batch.history > 0).unsqueeze(-1)  # (B, L, 1)
-        seen = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
-        item, bare = torch.split(seen, [d, a + d], dim=2)
+        mask = (batch.history > 0).unsqueeze(-1)  # (B, L, 1)
+        events = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
+        item, bare = torch.split(events, [d, a + d], dim=2)
         match, value = torch.split(bare + self._feedback(batch), [a, d], dim=2)
         match = match + self.from_product(item * target[:, None]) + self.from_target(target)[:, None]
         weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
-        even = there / there.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
-        pooled = torch.cat([weights * there, even], dim=2).transpose(1, 2) @ F.silu(value)  # (B, heads + 1, d)
+        even = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
+        pooled = torch.cat([weights * mask, even], dim=2).transpose(1, 2) @ F.silu(value)  # (B, heads + 1, d)
         inputs = [target, pooled.flatten(1), batch.dense]
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         if self.fusion is not None:
             inputs.append(self.fusion(batch, target))
         logit: Tensor = self.tower(inputs, batch.dense)
         return logit
+
+    def loss(self, batch: Batch, labels: Tensor) -> Loss:
+        return ctr_only(self(batch), labels)
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        return ()
+
+    def load_outside(self, _llm: Path | None) -> DinConfig:
+        return self.config
 
     def _feedback(self, batch: Batch) -> Tensor:
         """(B, L, a + d): what the user made of each past event and how long ago, one gather from all combinations."""

@@ -1,24 +1,43 @@
-"""The CTR models by name: what an artifact says it is, and how to build it."""
+"""The CTR models by name. To add one, write its folder and add its row."""
 
 from __future__ import annotations
 
-from torch import nn
+from dataclasses import dataclass
+from typing import Any
 
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.din import Din, DinConfig
+from fusion.models.protocol import CtrModel, ModelConfig
 from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig
 
-ModelConfig = DinConfig | Srp4CtrConfig | BaheConfig
-KINDS: dict[str, type[ModelConfig]] = {"din": DinConfig, "srp4ctr": Srp4CtrConfig, "bahe": BaheConfig}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelKind:
+    """One row of the registry."""
+
+    name: str  # what an artifact says it is
+    config: type[ModelConfig]  # as which the artifact's config is read
+    model: type[Any]  # a CtrModel, built as model(spec, config)
+    command: str  # of `interestream`, which trains it
+    reads_llm: bool = False  # whether it loads a language model, whose folder can be named
 
 
-def kind_of(config: ModelConfig) -> str:
-    return next(kind for kind, own in KINDS.items() if isinstance(config, own))
+KINDS = {
+    kind.name: kind
+    for kind in (
+        ModelKind(name="din", config=DinConfig, model=Din, command="train din"),
+        ModelKind(name="srp4ctr", config=Srp4CtrConfig, model=Srp4Ctr, command="train srp4ctr"),
+        ModelKind(name="bahe", config=BaheConfig, model=Bahe, command="train bahe", reads_llm=True),
+    )
+}
 
 
-def build(spec: FeatureSpec, config: ModelConfig) -> nn.Module:
+def kind_of(config: ModelConfig) -> ModelKind:
+    return next(kind for kind in KINDS.values() if isinstance(config, kind.config))
+
+
+def build(spec: FeatureSpec, config: ModelConfig) -> CtrModel:
     """The model with fresh weights."""
-    if isinstance(config, BaheConfig):
-        return Bahe(spec, config)
-    return Din(spec, config) if isinstance(config, DinConfig) else Srp4Ctr(spec, config)
+    model: CtrModel = kind_of(config).model(spec, config)
+    return model

@@ -57,16 +57,16 @@ class InterestFusion(nn.Module):
 
     def user_vector(self, interest_vectors: Tensor, partitions: Tensor) -> Tensor:
         """(B, 32), from distinct partitions' vectors (Q, W) and which of them each user has: (B, P), -1 for none."""
-        there = partitions >= 0  # (B, P)
+        mask = partitions >= 0  # (B, P)
         if not len(interest_vectors):
             return self.none.expand(len(partitions), WIDTH)
         compressed = self.knowledge(interest_vectors)  # (Q, 32): once for every distinct partition
-        x = F.embedding(partitions.clamp(min=0), compressed) + self.age[: there.shape[1]]  # (B, P, 32)
+        x = F.embedding(partitions.clamp(min=0), compressed) + self.age[: mask.shape[1]]  # (B, P, 32)
         scores = self.query(x) @ self.key(x).transpose(1, 2) / WIDTH**0.5  # (B, P, P)
-        x = x + _softmax(scores, there[:, None, :]) @ self.value(x)
-        weights = _softmax(x @ self.seek / WIDTH**0.5, there)  # (B, P)
+        x = x + _softmax(scores, mask[:, None, :]) @ self.value(x)
+        weights = _softmax(x @ self.seek / WIDTH**0.5, mask)  # (B, P)
         fused = self.norm((weights[:, None, :] @ x)[:, 0])  # (B, 32)
-        return torch.where(there.any(dim=1, keepdim=True), fused, self.none)
+        return torch.where(mask.any(dim=1, keepdim=True), fused, self.none)
 
     def forward(self, batch: Batch, item: Tensor) -> Tensor:
         """User vector, item vector and their product: (B, 96), from item (B, E)."""

@@ -37,7 +37,7 @@ class StoredTexts:
     def __init__(self, recipe: Recipe, folder: Path, width: int) -> None:
         """width: of a vector, which a bank without any has too."""
         self._recipe, self._folder, self._width = recipe, folder, width
-        self._low: LowerLayers | None = None
+        self._lower: LowerLayers | None = None
         self._made: dict[bytes, np.ndarray] = {}
 
     def __call__(self, connection: Connection, texts: Sequence[str]) -> BankFile:
@@ -46,8 +46,8 @@ class StoredTexts:
         found = read_vectors(connection, self._recipe.id, list(text_of))
         lacking = [key for key in text_of if key not in found and key not in self._made]
         if lacking:
-            self._low = self._low or open_lower_layers(self._folder, self._recipe)
-            made = self._low([text_of[key] for key in lacking]).astype(np.float16)
+            self._lower = self._lower or open_lower_layers(self._folder, self._recipe)
+            made = self._lower([text_of[key] for key in lacking]).astype(np.float16)
             self._made |= dict(zip(lacking, made, strict=True))
         keys = sorted(text_of)
         held = [found[key] if key in found else self._made[key] for key in keys]
@@ -91,7 +91,7 @@ class BaheStates:
                 batch,
                 history=batch.history[:, fresh],
                 feedback=batch.feedback[:, fresh],
-                seen=batch.seen[:, fresh],
+                visible=batch.visible[:, fresh],
                 window=torch.arange(len(fresh)),
                 partitions=batch.partitions[fresh],
             )

@@ -1,4 +1,4 @@
-"""Scores candidates for users as of now, through the artifact's own FeatureSpec. Strangers are scored, not refused."""
+"""Scores candidates for users as of now, by the artifact's own FeatureSpec. Unknown ids are scored, not refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.bahe_cache import BaheStates, StoredTexts
 from fusion.serving.srp4ctr_cache import UserStates
 from fusion.training.artifact import Artifact
-from fusion.training.train import collator_of, predict
+from fusion.training.train import predict
 from interest.store.sql import read_items, read_users
 
 Pair = tuple[str, str]  # user id, item id
@@ -54,7 +54,7 @@ class Scorer:
         if self.states is None:
             return predict(own.model, samples, every)
         names, out = list(dict.fromkeys(user for user, _ in pairs)), np.empty(len(pairs))
-        for part in collator_of(own.model).score_batches(samples, every):
+        for part in own.model.collator.score_batches(samples, every):
             out[part.rows] = torch.sigmoid(self.states.score(samples, part, names).double()).numpy()
         return out
 

@@ -77,12 +77,12 @@ def _stamps(batch: PackedBatch) -> list[bytes]:
     pasts = zip(torch.split(users.past, sizes), torch.split(users.past_positive, sizes), strict=True)
     out = []
     for window, (past, positive) in enumerate(pasts):
-        there = users.event[window] > 0
+        mask = users.event[window] > 0
         slots = (users.partitions[window] >= 0).nonzero()[:, 0]
         told = users.interest_vectors[users.partitions[window, slots]]
-        digest = hashlib.blake2b(f"{int(there.sum())} {len(past)} {slots.tolist()}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{int(mask.sum())} {len(past)} {slots.tolist()}".encode(), digest_size=16)
         for part in (
-            shown[users.event[window, there]], users.behavior[window, there], shown[past], positive,
+            shown[users.event[window, mask]], users.behavior[window, mask], shown[past], positive,
             users.context[window], users.profile[window], told,
         ):  # fmt: skip
             digest.update(part.numpy().tobytes())
@@ -93,11 +93,11 @@ def _stamps(batch: PackedBatch) -> list[bytes]:
 def _apart(state: UserState) -> list[UserState]:
     """Each window's state on its own, without the padding on its left."""
     out = []
-    for g in range(len(state.there)):
-        columns = max(int(state.there[g].sum()), 1)
+    for g in range(len(state.mask)):
+        columns = max(int(state.mask[g].sum()), 1)
         out.append(
             UserState(
-                there=state.there[g : g + 1, -columns:].clone(),
+                mask=state.mask[g : g + 1, -columns:].clone(),
                 keys=tuple(k[g : g + 1, :, -columns:].clone() for k in state.keys),
                 values=tuple(v[g : g + 1, :, -columns:].clone() for v in state.values),
                 states=None if state.states is None else state.states[g : g + 1, -columns:].clone(),
@@ -125,7 +125,7 @@ def _stack(states: list[UserState], columns: int) -> UserState:
     interest, lifelong = optional([s.interest for s in states]), optional([s.lifelong for s in states])
     layers = range(len(states[0].keys))
     return UserState(
-        there=left([s.there for s in states], 1),
+        mask=left([s.mask for s in states], 1),
         keys=tuple(left([s.keys[n] for s in states], 2) for n in layers),
         values=tuple(left([s.values[n] for s in states], 2) for n in layers),
         states=left(states_, 2) if states_ else None,

@@ -50,8 +50,8 @@ def represent(engine: Engine, artifact: Artifact, advance: Callable[[int], None]
 
 def fusion_of(artifact: Artifact) -> InterestFusion:
     """The network that makes user vectors. Raises ArtifactError where the model was trained without interests."""
-    fusion = getattr(artifact.model, "fusion", None)
-    if not isinstance(fusion, InterestFusion):
+    fusion = artifact.model.fusion
+    if fusion is None:
         raise ArtifactError(
             f"artifact {artifact.id} was trained without interests and has no user vectors; "
             "train one with --interest yes"

@@ -24,12 +24,12 @@ import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusion.features.counts import ItemStatistics
 from fusion.features.spec import FeatureSpec
-from fusion.models.bahe.model import BaheConfig, find_llm
-from fusion.models.registry import KINDS, ModelConfig, build
+from fusion.models.protocol import CtrModel, ModelConfig, Network
+from fusion.models.registry import KINDS, build
 from fusion.training.train import TrainConfig
 from interest.errors import ArtifactError
 
@@ -42,7 +42,7 @@ M = TypeVar("M", bound=ModelConfig)
 
 
 class ArtifactConfig(msgspec.Struct, Generic[M], frozen=True, kw_only=True, forbid_unknown_fields=True):
-    kind: str  # one of fusion/models/registry.py's
+    kind: str  # the name of one of fusion/models/registry.py's
     model: M
     training: TrainConfig
     split: str
@@ -55,7 +55,7 @@ class Artifact:
     """A loaded model, ready to score; `id` is the hash of what the directory holds."""
 
     id: str
-    model: nn.Module
+    model: CtrModel
     spec: FeatureSpec
     statistics: ItemStatistics
     config: ArtifactConfig[Any]
@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 
 def save_artifact(
     folder: Path,
-    model: nn.Module,
+    model: Network,
     spec: FeatureSpec,
     statistics: ItemStatistics,
     config: ArtifactConfig[M],
@@ -113,7 +113,7 @@ def complete(folder: Path, names: Sequence[str]) -> None:
     (folder / ".partial").rmdir()
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: Network, path: Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
 
 
@@ -157,11 +157,11 @@ def read_config(data: bytes) -> ArtifactConfig[Any]:
     if kind not in KINDS:
         raise msgspec.ValidationError(f"a model of the kind {kind!r} is not known here")
     generic: Any = ArtifactConfig
-    config: ArtifactConfig[Any] = msgspec.json.decode(data, type=generic[KINDS[kind]])
+    config: ArtifactConfig[Any] = msgspec.json.decode(data, type=generic[KINDS[kind].config])
     return config
 
 
-def _take(model: nn.Module, held: dict[str, Tensor], folder: Path, kind: str) -> None:
+def _take(model: Network, held: dict[str, Tensor], folder: Path, kind: str) -> None:
     """Give the model its weights. Raises ArtifactError where they are those of another version's model."""
     ours, theirs = ({name: value.shape for name, value in own.items()} for own in (model.state_dict(), held))
     apart = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
@@ -186,7 +186,7 @@ def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ArtifactError(
-            f"{folder} is no complete artifact, it lacks {', '.join(missing)}; run `interestream train` into it"
+            f"{folder} is not a complete artifact, it lacks {', '.join(missing)}; run `interestream train` into it"
         )
     spec = FeatureSpec.load(folder / "spec.json")
     with whole(folder / "config.json"):
@@ -202,7 +202,6 @@ def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
     if {len(statistics.total), len(statistics.recent), len(statistics.first_at)} != {len(spec.items)}:
         raise ArtifactError(f"{folder}: statistics.safetensors and spec.json do not belong together; train again")
     held = {part: {k: float("nan") if v is None else v for k, v in own.items()} for part, own in metrics.items()}
-    if isinstance(config.model, BaheConfig):
-        config = msgspec.structs.replace(config, model=find_llm(model, config.model, llm))
+    config = msgspec.structs.replace(config, model=model.load_outside(llm))
     model.eval()
     return Artifact(artifact_id(folder), model, spec, statistics, config, held)

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Engine
-from torch import nn
 
 from fusion.bank.index import with_bank
 from fusion.bank.mmap_file import BankFile, open_bank_file
@@ -37,9 +36,9 @@ def with_bank_vectors(
     def source(texts: list[str]) -> BankFile:
         keys = recipe.keys(texts)
         if missing(engine, recipe.id, dict(zip(keys, texts, strict=True))):
-            low = open_lower_layers(llm, recipe, device=device)
+            lower = open_lower_layers(llm, recipe, device=device)
             with show("Filling the bank", len(texts)) as advance:
-                fill(engine, low, texts, advance=advance)
+                fill(engine, lower, texts, advance=advance)
         with engine.connect() as connection, show("Mapping the bank", len(texts)) as advance:
             return open_bank_file(connection, recipe.id, keys, folder, advance)
 
@@ -57,13 +56,12 @@ def newest(dataset: Dataset, split: Split = "global") -> float:
     return float(known.max())
 
 
-def begin_with_llm(model: nn.Module, config: BaheConfig) -> None:
+def begin_with_llm(model: Bahe, config: BaheConfig) -> None:
     """The LLM's own layers."""
-    assert isinstance(model, Bahe)
     model.take_llm(upper_weights(Path(config.folder), config.recipe.cut))
 
 
-def begin_with(model: nn.Module, config: BaheConfig, last: Artifact) -> None:
+def begin_with(model: Bahe, config: BaheConfig, last: Artifact) -> None:
     """The last artifact's weights; with LoRA on the LLM's layers."""
     if config.tune == "lora":
         begin_with_llm(model, config)

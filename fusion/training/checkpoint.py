@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusion.features.log import Array
+from fusion.models.protocol import Network
 from interest.errors import ArtifactError
 
 NAME = "checkpoint.safetensors"
@@ -40,7 +41,7 @@ E = TypeVar("E", bound=msgspec.Struct)
 class Checkpoint(Generic[E]):
     """A run between two epochs, each of which came to an E."""
 
-    model: nn.Module
+    model: Network
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     best: dict[str, Tensor]
@@ -83,7 +84,7 @@ def load_checkpoint(folder: Path, state: Checkpoint[E], fingerprint: str, kind: 
     try:
         with safe_open(path, framework="pt") as file:
             note = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); remove it to train from the start") from None
     if note.get("fingerprint") != fingerprint:

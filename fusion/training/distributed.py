@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from fusion.models.protocol import Network
 from interest.errors import InputError
 
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -36,17 +37,18 @@ class Processes:
         if self.count > 1:
             dist.all_reduce(tensor)
 
-    def sum_gradients(self, model: nn.Module) -> None:
+    def sum_gradients(self, model: Network) -> None:
         if self.count == 1:
             return
-        own = [weight for weight in model.parameters() if weight.requires_grad]
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
         # what one share did not use, another may have: every process sends all, and which of it is there
-        there = torch.tensor([weight.grad is not None for weight in own], dtype=torch.float32, device=own[0].device)
-        parts = [(torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten() for weight in own]
-        flat = torch.cat([there, *parts])
+        flags = [weight.grad is not None for weight in trained]
+        present = torch.tensor(flags, dtype=torch.float32, device=trained[0].device)
+        parts = [(torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten() for weight in trained]
+        flat = torch.cat([present, *parts])
         dist.all_reduce(flat)
-        summed = torch.split(flat[len(own) :], [weight.numel() for weight in own])
-        for weight, gradient, uses in zip(own, summed, flat[: len(own)].tolist(), strict=True):
+        summed = torch.split(flat[len(trained) :], [weight.numel() for weight in trained])
+        for weight, gradient, uses in zip(trained, summed, flat[: len(trained)].tolist(), strict=True):
             weight.grad = gradient.view_as(weight).clone() if uses else None
 
     def wait(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 
 from fusion.features.dataset import Dataset
 from fusion.features.splits import TEST, TRAIN, VALID
-from fusion.models.registry import ModelConfig, build, kind_of
+from fusion.models.protocol import CtrModel, ModelConfig
+from fusion.models.registry import build, kind_of
 from fusion.training import metrics
 from fusion.training.artifact import ArtifactConfig, Metrics, save_artifact, versions
 from fusion.training.checkpoint import Epoch, fingerprint_of, remove_checkpoint
@@ -27,7 +29,7 @@ def run(
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[Epoch], None] = lambda _: None,
-    prepare: Callable[[torch.nn.Module], None] = lambda _: None,
+    prepare: Callable[[Any], None] = lambda _: None,
     device: torch.device | None = None,
     dist: Processes = ALONE,
 ) -> Metrics:
@@ -58,7 +60,7 @@ def run(
     }
     if dist.first:
         record = ArtifactConfig(
-            kind=kind_of(model_config), model=model_config, training=config, split=split, versions=versions()
+            kind=kind_of(model_config).name, model=model_config, training=config, split=split, versions=versions()
         )
         save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured)
         remove_checkpoint(folder)
@@ -66,12 +68,12 @@ def run(
     return measured
 
 
-def measure(model: torch.nn.Module, dataset: Dataset, part: int, dist: Processes = ALONE) -> dict[str, float]:
+def measure(model: CtrModel, dataset: Dataset, part: int, dist: Processes = ALONE) -> dict[str, float]:
     """Every metric on one part of the samples."""
-    own = dataset.of(part)
-    scores = predict(model, dataset.samples, own, dist=dist)
-    slices = {name: chosen[own] for name, chosen in dataset.slices.items()}
-    return metrics.report(dataset.labels[own], scores, dataset.log.user[dataset.rows[own]], slices)
+    rows = dataset.of(part)
+    scores = predict(model, dataset.samples, rows, dist=dist)
+    slices = {name: chosen[rows] for name, chosen in dataset.slices.items()}
+    return metrics.report(dataset.labels[rows], scores, dataset.log.user[dataset.rows[rows]], slices)
 
 
 def fingerprint(dataset: Dataset, *configs: msgspec.Struct) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fusion.models.registry import KINDS
 from fusion.training.artifact import FILES, PRETRAINING, kind_in
 from fusion.training.checkpoint import NAME, run_in
 from interest.errors import InputError
 
 ENCODER = tuple(name for name in FILES if name != "statistics.safetensors")
-KINDS = {"Pretraining": PRETRAINING, "Din": "din", "Srp4Ctr": "srp4ctr", "Bahe": "bahe"}  # by the model's class
+BY_CLASS = {"Pretraining": PRETRAINING} | {kind.model.__name__: kind.name for kind in KINDS.values()}
 NAMED = 3  # of foreign files, in the error
 OTHERWISE = "give another folder, or remove what is there first"
 
@@ -29,20 +30,20 @@ def check_out(folder: Path, kind: str) -> None:
         return
     if held := kind_in(folder):
         if held != kind:
-            raise InputError(f"--out {folder} holds {_named(held)}, no {_named(kind, '')}; {OTHERWISE}")
+            raise InputError(f"--out {folder} holds {_named(held)}, not {_named(kind)}; {OTHERWISE}")
         return
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     own = {*(ENCODER if kind == PRETRAINING else FILES), NAME, NAME + ".partial"} - {"config.json"}
     if foreign := [name for name in names if name not in own]:
         more = f" and {len(foreign) - NAMED} more" if len(foreign) > NAMED else ""
         raise InputError(
-            f"--out {folder} holds {', '.join(foreign[:NAMED])}{more}, no {_named(kind, '')}; "
+            f"--out {folder} holds {', '.join(foreign[:NAMED])}{more}, not {_named(kind)}; "
             "give a new folder or an empty one"
         )
-    if (run := run_in(folder)) and KINDS.get(run, run) != kind:
-        named = _named(KINDS.get(run, run))
-        raise InputError(f"--out {folder} holds an interrupted run of {named}, no {_named(kind, '')}; {OTHERWISE}")
+    if (run := run_in(folder)) and BY_CLASS.get(run, run) != kind:
+        named = _named(BY_CLASS.get(run, run))
+        raise InputError(f"--out {folder} holds an interrupted run of {named}, not {_named(kind)}; {OTHERWISE}")
 
 
-def _named(kind: str, article: str = "a ") -> str:
-    return article + ("pre-trained encoder" if kind == PRETRAINING else f"{kind} artifact")
+def _named(kind: str) -> str:
+    return "a " + ("pre-trained encoder" if kind == PRETRAINING else f"{kind} artifact")

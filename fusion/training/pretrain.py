@@ -66,14 +66,14 @@ class Pretraining(nn.Module):
 
     def forward(self, batch: Masked, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States (G, T, d) and item embeddings (M, d), which may be given."""
-        own = self.encoder
-        items = own.items(batch.items) if items is None else items
-        x, s = F.embedding(batch.event, items), own.behaviors(batch.behavior)
-        x = torch.where(batch.item_masks[..., None], own.hidden_item, x)
-        s = torch.where(batch.behavior_masks[..., None], own.hidden_behavior, s)
-        there = batch.event > 0
-        tokens = x + s + own.position.weight[: there.shape[1]]
-        states = own(tokens, hide(there, there.shape[1])).states
+        encoder = self.encoder
+        items = encoder.items(batch.items) if items is None else items
+        x, s = F.embedding(batch.event, items), encoder.behaviors(batch.behavior)
+        x = torch.where(batch.item_masks[..., None], encoder.hidden_item, x)
+        s = torch.where(batch.behavior_masks[..., None], encoder.hidden_behavior, s)
+        mask = batch.event > 0
+        tokens = x + s + encoder.position.weight[: mask.shape[1]]
+        states = encoder(tokens, hide(mask, mask.shape[1])).states
         assert states is not None
         return states, items
 
@@ -86,7 +86,7 @@ class Pretraining(nn.Module):
     def losses(self, batch: Masked, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Summed cross-entropy of the masked items and of all fields of the masked behaviours; each item's rank."""
         states, items = self(batch, items)
-        asked = batch.item_masks & (batch.items.row[batch.event] >= FIRST)  # a stranger is no class
+        asked = batch.item_masks & (batch.items.row[batch.event] >= FIRST)  # what is out of vocabulary is not a class
         wanted = batch.event[asked].long()
         at_once = max(LOGITS_AT_ONCE // len(batch.classes), 1)
         parts = [
@@ -94,10 +94,10 @@ class Pretraining(nn.Module):
             for part in zip(torch.split(states[asked], at_once), torch.split(wanted, at_once), strict=True)
         ]
         item_loss, ranks = torch.stack([loss for loss, _ in parts]).sum(), torch.cat([rank for _, rank in parts])
-        told, rows = states[batch.behavior_masks], batch.behavior[batch.behavior_masks].long()
+        masked, rows = states[batch.behavior_masks], batch.behavior[batch.behavior_masks].long()
         field_loss = states.new_zeros(())
         for field, head in enumerate(self.heads.fields):
-            field_loss = field_loss + F.cross_entropy(head(told), rows[:, field], reduction="sum")
+            field_loss = field_loss + F.cross_entropy(head(masked), rows[:, field], reduction="sum")
         return item_loss, field_loss, ranks
 
     def _item_loss(self, states: Tensor, wanted: Tensor, items: Tensor, batch: Masked) -> tuple[Tensor, Tensor]:
@@ -175,8 +175,9 @@ def pretrain(
                 entries = np.concatenate(chosen)
                 items = max(int((masks[0] & (sequences.row >= FIRST))[entries].sum()), 1)
                 behaviors = max(int(masks[1][entries].sum()), 1)
-                own = slice(dist.rank, None, dist.count)
-                batch = to_device(sequences.gather(chosen[own], masks, offsets[own], sampled, np.log(share)), device)
+                mine = slice(dist.rank, None, dist.count)
+                gathered = sequences.gather(chosen[mine], masks, offsets[mine], sampled, np.log(share))
+                batch = to_device(gathered, device)
                 item_loss, field_loss, _ = model.losses(batch)
                 loss = item_loss / items + field_loss / behaviors
                 _set_rate(optimizer, config, (epoch * steps + step) / (config.epochs * steps))
@@ -205,8 +206,8 @@ class _Validation:
         valid = data.valid[rows]
         self._masks = masks[0] & valid, masks[1] & valid
         # every user's newest event ends a window
-        own = np.bincount(data.log.user[rows], minlength=len(data.log.users))
-        windows = self._sequences.cut(-own % columns)
+        sizes = np.bincount(data.log.user[rows], minlength=len(data.log.users))
+        windows = self._sequences.cut(-sizes % columns)
         self._windows = [window for window in windows if (self._masks[0] | self._masks[1])[window].any()]
 
     @torch.no_grad()

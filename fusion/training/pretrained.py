@@ -54,7 +54,7 @@ class Pretrained:
     folder: Path
     config: PretrainedConfig
     spec: FeatureSpec
-    weights: dict[str, Tensor]  # of the encoder; a stranger's rows: `start_strangers`
+    weights: dict[str, Tensor]  # of the encoder; of what is out of vocabulary: `start_unknown_rows`
 
 
 def run(
@@ -80,7 +80,7 @@ def run(
         advance=advance, report=report, dist=dist,
     )  # fmt: skip
     if dist.first:
-        start_strangers(model.encoder, data)
+        start_unknown_rows(model.encoder, data)
         scratch = begin(folder)
         save_weights(model, scratch / "model.safetensors")
         read.spec.save(scratch / "spec.json")
@@ -102,7 +102,7 @@ def data_of(read: Labelled) -> PretrainData:
 
 
 @torch.no_grad()
-def start_strangers(encoder: FgBert, data: PretrainData) -> None:
+def start_unknown_rows(encoder: FgBert, data: PretrainData) -> None:
     """Give the unknown row of every table whose training events had none the mean of the rows that they had.
 
     Pre-training's vocabularies hold all that it reads, so that row is the random one it began as, and what came later
@@ -125,7 +125,7 @@ def _met(encoder: FgBert, data: PretrainData) -> Iterator[tuple[nn.Embedding, Ar
     past = PastIndex(rows, data.log.user[rows].astype(np.int64))
     fields = Events(data.spec, data.log, data.spec.label.labels(data.log), past).behavior(np.arange(len(rows)))
     for number, name in enumerate(behavior_rows(data.spec)):
-        if name != "since":  # whose row 1 is no day at all
+        if name != "since":  # whose row 1 is not a day
             yield cast(nn.Embedding, encoder.behavior[number]), np.unique(fields[:, number])
 
 
@@ -133,11 +133,11 @@ def load_pretrained(folder: Path) -> Pretrained:
     """Raises ArtifactError, naming the file, where something is missing, broken or of another version."""
     kind = kind_in(folder)
     if kind not in (None, PRETRAINING):
-        raise ArtifactError(f"{folder} is a trained artifact ({kind}), no pre-training; name what `pretrain` wrote")
+        raise ArtifactError(f"{folder} is a trained artifact ({kind}), not a pre-training; name what `pretrain` wrote")
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ArtifactError(
-            f"{folder} is no complete pre-training, it lacks {', '.join(missing)}; "
+            f"{folder} is not a complete pre-training, it lacks {', '.join(missing)}; "
             "run `interestream pretrain fgbert` into it"
         )
     spec = FeatureSpec.load(folder / "spec.json")
@@ -190,9 +190,9 @@ def encoder_for(pretrained: Pretrained | None, dataset: Dataset, *, split: Split
     return msgspec.structs.replace(own, positions=max(own.positions, positions))
 
 
-def take_over(model: nn.Module, spec: FeatureSpec, pretrained: Pretrained | None) -> None:
+def take_over(model: Srp4Ctr, spec: FeatureSpec, pretrained: Pretrained | None) -> None:
     """Start a fresh SRP4CTR, candidate's side included, from pre-trained weights."""
-    if pretrained is not None and isinstance(model, Srp4Ctr):
+    if pretrained is not None:
         adopt(model.encoder, spec, pretrained)
         model.follow_encoder()
 

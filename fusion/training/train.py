@@ -11,18 +11,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fusion.features.collate import BatchIndices, Collator, ModelBatch, RowCollator, to_device
+from fusion.features.collate import BatchIndices, ModelBatch, to_device
 from fusion.features.log import Array
 from fusion.features.samples import Samples
 from fusion.features.spec import UNKNOWN
+from fusion.models.protocol import CtrModel, Network
 from fusion.training import metrics
 from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
 from fusion.training.distributed import ALONE, Processes
@@ -37,7 +37,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     floor: float = 0.1  # the rate decays along a cosine to this share of `lr`
     embedding_decay: float = 5e-2  # AdamW's decoupled decay, of embeddings
     decay: float = 1e-4  # of everything else
-    unknown: float = 0.02  # share of items that a batch shows as unknown, so that row learns what a stranger is like
+    unknown: float = 0.02  # share of items that a batch shows as unknown: its row learns what is out of vocabulary
     average: float = 0.999  # weights of validation, test and artifact are an exponential average; its memory: _memory
     patience: int = 2  # epochs without a better validation AUC
     seed: int = 0
@@ -45,7 +45,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train(
-    model: nn.Module,
+    model: CtrModel,
     samples: Samples,
     labels: Array,
     parts: tuple[Array, Array],
@@ -71,7 +71,7 @@ def train(
         load_checkpoint(folder, state, fingerprint, Epoch)
         advance(len(state.epochs) * len(training))
     targets = torch.from_numpy(labels.astype(np.float32))
-    collator, device = collator_of(model), device_of(model)
+    collator, device = model.collator, device_of(model)
     steps = -(-len(training) // config.batch_size)
     with fast_cpu():
         while len(state.epochs) < config.epochs and not _stale(state.epochs, config.patience):
@@ -80,22 +80,22 @@ def train(
             rng = np.random.default_rng((config.seed, epoch))
             total = torch.zeros((), dtype=torch.float64)
             model.train()
-            seen = 0
+            rows_done = 0
             for shares in collator.epoch(samples, training, config.batch_size, rng, dist.count):
                 chosen, rows = shares[dist.rank], sum(len(share) for share in shares)
-                step, every = epoch * steps + seen / config.batch_size, config.epochs * steps
+                step, every = epoch * steps + rows_done / config.batch_size, config.epochs * steps
                 _set_rate(optimizer, config, step / every)
-                batch = _hide(to_device(collator.collate(samples, chosen), device), config.unknown)
+                batch = _with_unknown(to_device(collator.collate(samples, chosen), device), config.unknown)
                 wanted = targets[torch.from_numpy(chosen.rows)].to(device)
-                logits, second = _learn(model, batch)
-                loss = summed_loss(logits, wanted) / rows
+                summed = model.loss(batch, wanted)
+                loss = summed.ctr / rows
                 optimizer.zero_grad(set_to_none=True)
-                (loss + second / rows).backward()  # type: ignore[no-untyped-call]
+                (loss + summed.extra / rows).backward()  # type: ignore[no-untyped-call]
                 dist.sum_gradients(model)
                 optimizer.step()
                 _follow(state.average, model, _memory(config, step, every))
                 total += loss.detach().cpu().double() * rows
-                seen += rows
+                rows_done += rows
                 advance(rows)
             dist.sum_(total)
             with weights(model, state.average):
@@ -113,7 +113,7 @@ def train(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
+    model: CtrModel,
     samples: Samples,
     chosen: Array,
     advance: Callable[[int], None] = lambda _: None,
@@ -121,7 +121,7 @@ def predict(
 ) -> Array:
     """Probabilities of the chosen moments: (n,) float64. Processes share the work and all return the whole."""
     was, out = model.training, torch.zeros(len(chosen), dtype=torch.float64)
-    collator, device = collator_of(model), device_of(model)
+    collator, device = model.collator, device_of(model)
     model.eval()
     for number, part in enumerate(collator.score_batches(samples, chosen)):
         if number % dist.count != dist.rank:
@@ -134,38 +134,17 @@ def predict(
     return out.numpy()
 
 
-def summed_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Cross-entropy of logits (B,) or (B, heads) against (B,) 0/1, summed over rows, which may be none.
-
-    It is the mean over heads: each learns for itself, whatever scoring makes of them.
-    """
-    heads = logits if logits.dim() == 2 else logits[:, None]
-    targets = wanted[:, None].expand_as(heads)
-    return F.binary_cross_entropy_with_logits(heads, targets, reduction="sum") / heads.shape[1]
-
-
-def _learn(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
-    """Logits (B,) or (B, heads), and the summed loss of what else the model learns."""
-    own = getattr(model, "learn", None)
-    return own(batch) if own is not None else (model(batch), 0.0)
-
-
-def collator_of(model: nn.Module) -> Collator:
-    """How the model reads samples: its own way, or every sample on its own."""
-    return cast(Collator, getattr(model, "collator", RowCollator()))
-
-
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: Network) -> torch.device:
     return next(model.parameters()).device
 
 
 @contextmanager
-def weights(model: nn.Module, others: dict[str, Tensor]) -> Iterator[None]:
+def weights(model: Network, others: dict[str, Tensor]) -> Iterator[None]:
     """The model with other weights for a while."""
-    own = _copy(model)
+    kept = _copy(model)
     _load(model, others)
     yield
-    _load(model, own)
+    _load(model, kept)
 
 
 @contextmanager
@@ -187,13 +166,12 @@ def fast_cpu() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
+def _groups(model: CtrModel, config: TrainConfig) -> list[dict[str, object]]:
     """Embeddings and the rest decay differently; biases, norms and other vectors do not decay.
 
     A pre-trained encoder's parameters have the same three groups again, at their own rate.
     """
-    encoder = getattr(model, "encoder", None)
-    slow = {id(p) for p in encoder.parameters()} if encoder is not None and config.pretrained_rate != 1.0 else set()
+    slow = {id(p) for p in model.pretrained_parameters()} if config.pretrained_rate != 1.0 else set()
     for p in model.parameters():
         p.requires_grad_(config.pretrained_rate > 0 or id(p) not in slow)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -228,12 +206,12 @@ def _memory(config: TrainConfig, step: float, steps: int) -> float:
 B = TypeVar("B", bound=ModelBatch)
 
 
-def _hide(batch: B, share: float) -> B:
-    """Shows a random share of the batch's items as unknown."""
-    if share:
-        hidden = (torch.rand(batch.item_row.shape, device=batch.item_row.device) < share) & (batch.item_row > 0)
-        batch.item_row[hidden] = UNKNOWN
-    return batch
+def _with_unknown(batch: B, share: float) -> B:
+    """The batch with a random share of its items shown as unknown."""
+    if not share:
+        return batch
+    hidden = (torch.rand(batch.item_row.shape, device=batch.item_row.device) < share) & (batch.item_row > 0)
+    return batch.with_item_row(batch.item_row.masked_fill(hidden, UNKNOWN))
 
 
 def _stale(epochs: list[Epoch], patience: int) -> bool:
@@ -241,15 +219,15 @@ def _stale(epochs: list[Epoch], patience: int) -> bool:
     return len(epochs) - 1 - last >= patience
 
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
+def _copy(model: Network) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _load(model: nn.Module, others: dict[str, Tensor]) -> None:
+def _load(model: Network, others: dict[str, Tensor]) -> None:
     model.load_state_dict(others)
 
 
 @torch.no_grad()
-def _follow(average: dict[str, Tensor], model: nn.Module, memory: float) -> None:
-    own = model.state_dict()
-    torch._foreach_lerp_(list(average.values()), [own[name] for name in average], 1 - memory)
+def _follow(average: dict[str, Tensor], model: Network, memory: float) -> None:
+    current = model.state_dict()
+    torch._foreach_lerp_(list(average.values()), [current[name] for name in average], 1 - memory)

@@ -10,9 +10,10 @@ import msgspec
 from sqlalchemy import Engine
 
 from interest.errors import InputError
-from streams.kafka.clients import KafkaError, Topics, admin_for_command, group_of
+from streams.kafka.clients import KafkaError, admin_for_command, group_of
 from streams.kafka.groups import members_of
-from streams.kafka.topics import faults_of, planned, read_topics
+from streams.kafka.provision import faults_of, planned, read_topics
+from streams.kafka.topics import STAGES, Topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.accept import AcceptedOffset, accept_group_offsets, unusable_offsets
 from streams.stages.consumer.offsets import known_topic_id, read_group_offsets
@@ -47,8 +48,7 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
 def stage_of(settings: KafkaSettings, topic: str) -> tuple[str, str]:
     """The stage that reads a topic, and the topic's full name. Raises InputError for a topic that none reads."""
     topics = Topics(settings.prefix)
-    stages = {topics.partitions: "interest", topics.updates: "fusion"}
-    stages |= dict.fromkeys((topics.behaviors, topics.items, topics.users), "ingest")
+    stages = {name: stage for stage in STAGES for name in topics.read_by(stage)}
     for name in (topic, settings.prefix + topic):
         if name in stages:
             return stages[name], name

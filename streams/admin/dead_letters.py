@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from interest.errors import InputError
-from streams.kafka.clients import DEAD, Topics, consumer_for_command, dead_of, producer_for_command
+from streams.kafka.clients import consumer_for_command, producer_for_command
 from streams.kafka.dead_letter import DeadLetter, letter_key, read_letter
 from streams.kafka.read import read_offset_ranges, read_records
+from streams.kafka.topics import DEAD, Topics, dead_of
 from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:

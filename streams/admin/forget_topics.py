@@ -10,10 +10,11 @@ from collections.abc import Callable
 import msgspec
 
 from streams.admin.dead_letters import OpenLetter, discard, open_letters
-from streams.kafka.clients import KafkaError, Topics, admin_for_command, consumer_for_command, producer_for_command
+from streams.kafka.clients import KafkaError, admin_for_command, consumer_for_command, producer_for_command
 from streams.kafka.partitioner import Partitioner
+from streams.kafka.provision import DAY_MS, read_topics
 from streams.kafka.read import read_offset_ranges, read_records
-from streams.kafka.topics import DAY_MS, read_topics
+from streams.kafka.topics import Topics
 from streams.settings.schema import KafkaSettings
 
 ACK_S = 30.0
@@ -34,8 +35,8 @@ def forget_on_topics(settings: KafkaSettings, user_id: str) -> ForgottenOnTopics
     say, and was another partition before the topic grew. A tombstone for a key that is not there does nothing.
     """
     topics = Topics(settings.prefix)
-    compacted = _compacted(topics)
-    logs = (topics.behaviors, topics.partitions, topics.updates)
+    compacted = topics.of_users(compacted=True)
+    logs = topics.of_users(compacted=False)
     key = user_id.encode()
     with admin_for_command(settings) as client:
         found = read_topics(client, [*compacted, *logs])
@@ -69,7 +70,7 @@ def known_on_topics(settings: KafkaSettings, user_id: str, done: Callable[[int],
     key = user_id.encode()
     if _letters_of_user(settings, key):
         return True
-    places = read_offset_ranges(settings, _compacted(topics))
+    places = read_offset_ranges(settings, topics.of_users(compacted=True))
     counts = Counter(topic for topic, _ in places)
     likely = {(topic, Partitioner(count)[user_id]) for topic, count in counts.items()}
     with consumer_for_command(settings) as client:
@@ -83,16 +84,15 @@ def known_on_topics(settings: KafkaSettings, user_id: str, done: Callable[[int],
 
 def messages_on_topics(settings: KafkaSettings) -> int:
     """How many messages `known_on_topics` reads at most: a compacted topic holds fewer than its offsets say."""
-    return sum(end - start for start, end in read_offset_ranges(settings, _compacted(Topics(settings.prefix))).values())
-
-
-def _compacted(topics: Topics) -> tuple[str, ...]:
-    return (topics.users, topics.latest, topics.representations)
+    compacted = Topics(settings.prefix).of_users(compacted=True)
+    return sum(end - start for start, end in read_offset_ranges(settings, compacted).values())
 
 
 def _letters_of_user(settings: KafkaSettings, key: bytes) -> list[OpenLetter]:
-    """Open dead letters with the user's key; those about items have an item's."""
-    return [one for one in open_letters(settings) if one.key == key and one.topic != Topics(settings.prefix).items]
+    """Open dead letters with the user's key, about messages that are keyed by user."""
+    topics = Topics(settings.prefix)
+    by_user = {*topics.of_users(compacted=True), *topics.of_users(compacted=False)}
+    return [letter for letter in open_letters(settings) if letter.key == key and letter.topic in by_user]
 
 
 def topics_not_told(error: KafkaError) -> KafkaError:
@@ -103,5 +103,5 @@ def topics_not_told(error: KafkaError) -> KafkaError:
 
 
 def _days_held(retention_ms: int | None) -> float | None:
-    """Kafka deletes whole segments, of a day at most (streams/kafka/topics.py)."""
+    """Kafka deletes whole segments, of a day at most (streams/kafka/provision.py)."""
     return None if retention_ms is None else round(retention_ms / DAY_MS + min(1.0, retention_ms / DAY_MS), 2)

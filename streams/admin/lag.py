@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Engine, func, select
 
-from streams.kafka.clients import STAGES, KafkaError, Topics, admin_for_command, dead_of, group_of
+from streams.kafka.clients import KafkaError, admin_for_command, group_of
 from streams.kafka.groups import committed_of, members_of
-from streams.kafka.topics import TopicState, offset_ranges, read_topics
+from streams.kafka.provision import TopicState, offset_ranges, read_topics
+from streams.kafka.topics import STAGES, Topics, dead_of
 from streams.settings.schema import KafkaSettings
 from streams.stages.ingest.offsets import positions_of
 from streams.store.tables import outbox, source_of
@@ -55,11 +56,7 @@ Ranges = dict[tuple[str, int], tuple[int, int]]
 def read_lag(engine: Engine, settings: KafkaSettings) -> Report:
     """Ask Kafka and the store. Raises KafkaError where no broker answers or a topic is missing."""
     topics = Topics(settings.prefix)
-    read = {
-        "ingest": (topics.behaviors, topics.items, topics.users),
-        "interest": (topics.partitions,),
-        "fusion": (topics.updates,),
-    }
+    read = {stage: topics.read_by(stage) for stage in STAGES}
     dead = [dead_of(name) for name in topics.consumed]
     with admin_for_command(settings) as client:
         found = read_topics(client, [name for names in read.values() for name in names] + dead)

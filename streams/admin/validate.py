@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from streams.kafka.clients import Topics
 from streams.kafka.messages import Refusal, behavior_of_message, partition_of_message, update_of_message
+from streams.kafka.topics import Topics
 from streams.stages.consumer.message import decoded
 from streams.stages.ingest.catalogue import item_changes, user_changes
 

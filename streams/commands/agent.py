@@ -9,7 +9,7 @@ import typer
 
 from interest.errors import InputError
 from streams.commands.options import Store
-from streams.kafka.clients import STAGES
+from streams.kafka.topics import STAGES
 
 
 def agent(

@@ -64,9 +64,9 @@ def fill(
         found = store_texts(connection, recipe.template)
     if not found.texts:
         raise InputError("the store holds no behaviours; run `interestream replay LOG` first")
-    low = open_lower_layers(folder, recipe, device=str(place))
+    lower = open_lower_layers(folder, recipe, device=str(place))
     with progress("Filling the bank", len(found.texts), unit="texts") as advance:
-        filled = run(engine, low, found.texts, advance=advance)
+        filled = run(engine, lower, found.texts, advance=advance)
     note_size(engine, recipe.id, found.behaviors, found.distinct)
     with engine.connect() as connection:
         held = count(connection, recipe.id)

@@ -109,13 +109,16 @@ def _fill(engine: Engine) -> None:
     from streams.resolve.bank import open_bank_lazily
     from streams.settings.load import load_settings
 
-    low = open_bank_lazily(load_settings().bank)
-    if low is None:
+    lower = open_bank_lazily(load_settings().bank)
+    if lower is None:
         return
     from streams.resolve.bank_fill import FillPass
 
-    walk = FillPass(engine, low, wait=True)
+    fill_pass = FillPass(engine, lower, wait=True)
     with progress("Filling the bank", None, unit="behaviours") as advance:
-        while not walk.is_done:
-            advance(walk.step())
-    print(f"{walk.behaviors:,} new behaviours; {walk.computed:,} of their texts computed for bank {low.recipe.id}")
+        while not fill_pass.is_done:
+            advance(fill_pass.step())
+    print(
+        f"{fill_pass.behaviors:,} new behaviours; {fill_pass.computed:,} of their texts computed "
+        f"for bank {lower.recipe.id}"
+    )

@@ -48,6 +48,7 @@ def score(
     if at is not None and not 0 <= at < LATEST:
         raise InputError(f"--at {at:g} is not a time between 1970 and 2100 in epoch seconds")
     from fusion.features.log import newest_time
+    from fusion.models.registry import KINDS
     from fusion.serving.pair_files import read_pairs
     from fusion.serving.requests import rank_items, score_pairs
     from fusion.serving.score import Scorer
@@ -58,7 +59,7 @@ def score(
     wanted = read_pairs(pairs) if pairs is not None else []
     engine = open_store(store_url(store), create=False)
     model = load_artifact(artifact, llm_folder(llm) if llm else None)
-    if llm and model.config.kind != "bahe":
+    if llm and not KINDS[model.config.kind].reads_llm:
         raise InputError(
             f"--llm {llm}: {artifact} is a {model.config.kind} model, which needs no language model; leave --llm out"
         )

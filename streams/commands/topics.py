@@ -11,7 +11,7 @@ from streams.commands.options import Json, Store
 
 if TYPE_CHECKING:
     from streams.admin.accept_topic import Acceptance
-    from streams.kafka.topics import TopicRow
+    from streams.kafka.provision import TopicRow
 
 topics = typer.Typer(help="Kafka's topics: create them, show them, accept one that changed.", no_args_is_help=True)
 
@@ -25,7 +25,7 @@ def create(
     Partitions, replication and retention are INTERESTREAM_KAFKA_PARTITIONS, _REPLICATION and _RETENTION_DAYS. Existing
     topics are left as they are; if one of them does not fit, nothing is created and everything that is wrong is named.
     """
-    from streams.kafka.topics import create_topics
+    from streams.kafka.provision import create_topics
     from streams.settings.load import load_settings
 
     settings = load_settings().kafka
@@ -46,7 +46,7 @@ def show(json: Json = False) -> None:
     """
     import msgspec
 
-    from streams.kafka.topics import show_topics
+    from streams.kafka.provision import show_topics
     from streams.settings.load import load_settings
 
     rows = show_topics(load_settings().kafka)
@@ -70,7 +70,7 @@ def accept(
     """
     from streams.admin.accept_topic import accept as accept_topic
     from streams.admin.accept_topic import check_stopped, plan_acceptance
-    from streams.kafka.clients import Topics
+    from streams.kafka.topics import Topics
     from streams.settings.load import load_settings, store_url
     from streams.store.engine import open_store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,10 +24,8 @@ from streams.commands.training_run import dataset_config, reads_interests, run_t
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
-    import torch
-
     from fusion.features.dataset import Dataset
-    from fusion.models.registry import ModelConfig
+    from fusion.models.protocol import ModelConfig
 
 train = typer.Typer(help="Train a CTR model on the store; one sub-command per model.", no_args_is_help=True)
 
@@ -119,7 +117,7 @@ def srp4ctr(
         pretrained_rate=1.0 if pretrained_rate is None else pretrained_rate,
     )
 
-    def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[torch.nn.Module], None]]:
+    def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         encoder = encoder_for(held, dataset, split=log.split, positions=log.history + pack - 1)
         more = {"value_task": value_task, "lifelong": lifelong, "interest": interest}
         config = ablations(encoder, pack=pack, pretrained="" if held is None else held.id, **more)[form]
@@ -128,5 +126,5 @@ def srp4ctr(
     run_training(engine, out, data, settings, model, compute)
 
 
-def _as_built(_: torch.nn.Module) -> None:
+def _as_built(_: object) -> None:
     """Weights as the model's constructor made them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,10 +26,8 @@ from streams.progress import progress
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
-    import torch
-
     from fusion.features.dataset import Dataset
-    from fusion.models.registry import ModelConfig
+    from fusion.models.protocol import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +123,7 @@ def bahe(
         read = lambda connection, advance: read_new(connection, spec, until, advance)  # noqa: E731
     data = dataset_config(log, interests, interest=interest)
 
-    def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[torch.nn.Module], None]]:
+    def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         shown = lambda title, total: progress(title, total, unit="texts")  # noqa: E731
         placed = str(choose_device(compute.device))
         dataset = with_bank_vectors(dataset, engine, recipe, folder, bank_files_folder(), shown, placed)

@@ -15,11 +15,10 @@ from streams.commands.training_options import ComputeOptions, InterestOptions, O
 from streams.progress import progress
 
 if TYPE_CHECKING:
-    import torch
     from sqlalchemy import Connection, Engine
 
     from fusion.features.dataset import Dataset, DatasetConfig
-    from fusion.models.registry import ModelConfig
+    from fusion.models.protocol import ModelConfig
     from fusion.training.artifact import Metrics
     from fusion.training.checkpoint import Epoch
     from fusion.training.train import TrainConfig
@@ -94,7 +93,7 @@ def run_training(
     out: Path,
     data: DatasetConfig,
     settings: TrainConfig,
-    model: Callable[[Dataset], tuple[Dataset, ModelConfig, Callable[[torch.nn.Module], None]]],
+    model: Callable[[Dataset], tuple[Dataset, ModelConfig, Callable[[Any], None]]],
     compute: ComputeOptions,
     read: Callable[[Connection, Callable[[int], None]], Dataset] | None = None,
     llm: Path | None = None,

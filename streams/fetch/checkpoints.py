@@ -30,17 +30,17 @@ def convert_gguf(unpacked: Path, result: Path) -> None:
         ) from None
 
     (file,) = unpacked.rglob("*.gguf")
-    place = str(file.parent)
+    folder = str(file.parent)
     loader: Any = AutoModelForCausalLM
     with LOADING, redirect_stderr(StringIO()):  # its own progress bars
-        loaded = loader.from_pretrained(place, gguf_file=file.name, local_files_only=True, dtype=torch.bfloat16)
+        loaded = loader.from_pretrained(folder, gguf_file=file.name, local_files_only=True, dtype=torch.bfloat16)
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config  # the weights are plain bf16 by now; with it save_pretrained refuses
     with LOADING:
         model = loader.from_config(loaded.config, dtype=torch.bfloat16)
         model.load_state_dict(loaded.state_dict(), strict=True)
         model.tie_weights()
-    tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=file.name, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name, local_files_only=True)
     _repair_tokenizer(tokenizer, model.config)
     with redirect_stderr(StringIO()):
         model.save_pretrained(result)

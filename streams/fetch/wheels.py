@@ -49,10 +49,10 @@ def download(wheel: Wheel, kept: Path, work: Path, say: Say, advance: Advance) -
         file.unlink()
     say(f"downloading {wheel.requirement} ({wheel.size / 1e6:,.0f} MB)")
     downloaded = _pip_download(wheel, work, kept, advance)
-    found = sha256(downloaded)
-    if found != wheel.sha256:
+    digest = sha256(downloaded)
+    if digest != wheel.sha256:
         raise InputError(
-            f"{wheel.filename} from the package index has the sha256 {found}, not {wheel.sha256}: "
+            f"{wheel.filename} from the package index has the sha256 {digest}, not {wheel.sha256}: "
             "it is not the file this version was made for, and it was not used"
         )
     downloaded.rename(file)
@@ -89,10 +89,10 @@ def _pip_download(wheel: Wheel, work: Path, kept: Path, advance: Advance) -> Pat
         try:
             while pip.poll() is None:
                 time.sleep(0.1)
-                here = min(_bytes_under(scratch), wheel.size) // 1000
-                if here > done:
-                    advance(here - done)
-                    done = here
+                received = min(_bytes_under(scratch), wheel.size) // 1000
+                if received > done:
+                    advance(received - done)
+                    done = received
         finally:
             if pip.poll() is None:
                 pip.kill()

@@ -1,4 +1,4 @@
-"""Kafka as this project meets it: the topics' names, the groups' names, and every client made from one set of settings.
+"""Kafka's clients, each made from one set of settings, and the names of the consumer groups.
 
 aiokafka carries the data; kafka-python's admin client asks about topics, offsets and groups. Clients are imported when
 they are made: commands without Kafka start without them.
@@ -12,7 +12,6 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interest.errors import InputError, InterestreamError
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
-STAGES = ("ingest", "interest", "fusion")
-DEAD = ".dead"
 MAX_MESSAGE = 1_048_576  # bytes of one message on our topics, Kafka's own default
 MAX_DEAD = 16_777_216  # a dead letter holds the whole message that it is about, and a topic may allow large ones
 # aiokafka asks a broker one thing at a time: while it waits for topics where nothing comes, the others wait with it
@@ -38,56 +35,6 @@ class KafkaError(InterestreamError):
 
 class UnreachableError(KafkaError):
     """No broker answers; it may come back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """Full names, with the installation's prefix."""
-
-    prefix: str = ""
-
-    @property
-    def behaviors(self) -> str:
-        return f"{self.prefix}behaviors"
-
-    @property
-    def items(self) -> str:
-        return f"{self.prefix}items"
-
-    @property
-    def users(self) -> str:
-        return f"{self.prefix}users"
-
-    @property
-    def partitions(self) -> str:
-        return f"{self.prefix}partitions"
-
-    @property
-    def updates(self) -> str:
-        return f"{self.prefix}interest-updates"
-
-    @property
-    def latest(self) -> str:
-        return f"{self.prefix}interest-latest"
-
-    @property
-    def representations(self) -> str:
-        return f"{self.prefix}representations"
-
-    @property
-    def by_user(self) -> tuple[str, ...]:
-        """Topics keyed by user_id: all have one number of partitions, so that a user has one number in all of them."""
-        return (self.behaviors, self.users, self.partitions, self.updates, self.latest, self.representations)
-
-    @property
-    def consumed(self) -> tuple[str, ...]:
-        """Topics whose messages may turn out unusable; each has a topic of dead letters."""
-        return (self.behaviors, self.items, self.users, self.partitions, self.updates)
-
-
-def dead_of(topic: str) -> str:
-    """The topic of a topic's dead letters."""
-    return topic + DEAD
 
 
 def group_of(settings: KafkaSettings, stage: str) -> str:
@@ -114,7 +61,7 @@ def make_consumer(settings: KafkaSettings, *topics: str, group: str | None = Non
 
 
 async def commit(consumer: AIOKafkaConsumer, offsets: Mapping[Any, Any]) -> None:
-    """Commit offsets to the consumer's group. Who is cancelled here need not hear how it ended: without this asyncio
+    """Commit offsets to the consumer's group. A cancelled caller does not learn how it ended: without this asyncio
     would log an exception that was never retrieved, from a task inside aiokafka."""
     running = asyncio.ensure_future(consumer.commit(dict(offsets)))
     running.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -151,7 +98,7 @@ def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
 
 @contextmanager
 def admin_for_command(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
-    """`admin` for a command: what a broker refuses is a KafkaError too, and ends it."""
+    """`admin` for a command: a broker's refusal is a KafkaError too, and ends the command."""
     with _translate_errors(settings), admin(settings) as client:
         yield client
 
@@ -188,7 +135,7 @@ def producer_for_command(settings: KafkaSettings) -> Iterator[KafkaProducer]:
 
 @contextmanager
 def _translate_errors(settings: KafkaSettings) -> Iterator[None]:
-    """What kafka-python raises becomes a KafkaError."""
+    """Translate kafka-python's errors into KafkaError."""
     from kafka.errors import KafkaError as ClientError
 
     try:
@@ -218,7 +165,7 @@ def unreachable(settings: KafkaSettings, error: BaseException) -> UnreachableErr
 
 
 def python_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What kafka-python's clients are made with."""
+    """The options of kafka-python's clients."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.brokers.replace(" ", "").split(","),
         "security_protocol": settings.security,

@@ -68,7 +68,7 @@ def update_of(interest: Interest, partition: Partition) -> InterestUpdate:
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a message is no behaviour."""
+    """The reason why a message is not a behaviour."""
 
     reason: str
 
@@ -77,7 +77,7 @@ _BEHAVIOR = msgspec.json.Decoder(Behavior)
 
 
 def behavior_of_message(key: bytes | None, value: bytes | None, produced_at: float) -> Behavior | Refusal:
-    """The behaviour a message carries, or why it carries none. `produced_at` is the message's own time, in s."""
+    """Decode a behaviour, or the reason why the message is not one. `produced_at` is the message's own time, in s."""
     if value is None:
         return Refusal("the value is null; a behaviour is a JSON object")
     try:
@@ -92,7 +92,7 @@ def behavior_of_message(key: bytes | None, value: bytes | None, produced_at: flo
 
 
 def check_behavior(behavior: Behavior, produced_at: float) -> Behavior | Refusal:
-    """The behaviour, if its time can be one and its texts can be stored."""
+    """Check a behaviour's time and texts: the behaviour, or why it cannot be used."""
     at = behavior.at
     if at < 0:
         return Refusal(f"at is {at:g}, before 1970; event time is UTC seconds since then")
@@ -113,7 +113,7 @@ _UPDATE = msgspec.json.Decoder(InterestUpdate)
 
 
 def partition_of_message(key: bytes | None, value: bytes | None) -> Partition:
-    """The partition that a message announces. Raises ValueError or msgspec.DecodeError for one that announces none."""
+    """Decode the announcement of a partition. Raises ValueError or msgspec.DecodeError for anything else."""
     if value is None:
         raise ValueError("the value is null; a partition is a JSON object")
     partition = _PARTITION.decode(value)
@@ -123,7 +123,7 @@ def partition_of_message(key: bytes | None, value: bytes | None) -> Partition:
 
 
 def update_of_message(key: bytes | None, value: bytes | None) -> InterestUpdate:
-    """The update a message carries. Raises ValueError or msgspec.DecodeError where it carries none."""
+    """Decode an interest update. Raises ValueError or msgspec.DecodeError for anything else."""
     if value is None:
         raise ValueError("the value is null; an interest update is a JSON object")
     update = _UPDATE.decode(value)

@@ -8,6 +8,7 @@ REMEMBERED = 1_000_000  # keys: 100 MB; a hash in Python costs 3 µs, a look-up 
 
 
 def partition_of(key: str, count: int) -> int:
+    """The partition of a key among `count`."""
     return int((murmur2(key.encode()) & 0x7FFFFFFF) % count)
 
 

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from streams.kafka.clients import KafkaError, admin_for_command, consumer_for_command
-from streams.kafka.topics import offset_ranges, read_topics
+from streams.kafka.provision import offset_ranges, read_topics
 from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:

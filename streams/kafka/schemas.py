@@ -14,24 +14,11 @@ import msgspec
 
 from interest.types import Behavior, Item, Partition, User
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
+from streams.kafka.topics import SPECS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = Path(__file__).parents[2] / "deploy" / "schemas"
-TOPICS: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "behaviors": (Behavior, "Key: user_id in UTF-8. Produce to it; what cannot be used goes to behaviors.dead."),
-    "items": (Item, "Key: item_id in UTF-8. Compacted: the newest message of an item counts."),
-    "users": (User, "Key: user_id in UTF-8. Compacted: the newest message of a user counts, a null value removes it."),
-    "partitions": (Partition, "Key: user_id in UTF-8. Announced after the store holds the partition."),
-    "interest-updates": (
-        InterestUpdate,
-        "Key: user_id in UTF-8. The compacted topic interest-latest carries the same messages, each user's newest; "
-        "a null value there: the user was forgotten.",
-    ),
-    "representations": (
-        RepresentationUpdate,
-        "Key: user_id in UTF-8. Compacted: each user's newest vector; a null value: the user was forgotten.",
-    ),
-}
+TOPICS = {spec.name: spec for spec in SPECS if spec.schema}  # by name, those with a file of their own
 _SECONDS = "UTC seconds since 1970, with fractions"
 _USER, _INDEX = "the user", "the partition's number: 0, 1, 2... per user and generation"
 _GENERATION = "0, and one more each time the user's partitions are made anew"
@@ -101,17 +88,19 @@ _LIMITS: dict[tuple[type[msgspec.Struct], str], dict[str, Any]] = {
 
 def schema_of(topic: str) -> dict[str, Any]:
     """The schema of a topic's messages."""
-    kind, about = TOPICS[topic]
-    made = msgspec.json.schema(kind)
-    definitions: dict[str, Any] = made["$defs"]
-    for one in definitions.values():
-        one["description"] = inspect.cleandoc(one.get("description", ""))
-    own: dict[str, Any] = definitions.pop(kind.__name__)
-    for name, field in own["properties"].items():
+    spec = TOPICS[topic]
+    kind = spec.message
+    definitions: dict[str, Any] = msgspec.json.schema(kind)["$defs"]
+    for definition in definitions.values():
+        definition["description"] = inspect.cleandoc(definition.get("description", ""))
+    schema: dict[str, Any] = definitions.pop(kind.__name__)
+    for name, field in schema["properties"].items():
         field.update({"description": FIELDS[kind][name]} | _LIMITS.get((kind, name), {}))
-    about = f"{own.pop('description')}\n\n{about} Unknown fields are to be ignored: later versions may add some."
-    head = {"$schema": DIALECT, "title": own.pop("title"), "description": about}
-    return head | own | ({"$defs": definitions} if definitions else {})
+    about = (
+        f"{schema.pop('description')}\n\n{spec.about} Unknown fields are to be ignored: later versions may add some."
+    )
+    head = {"$schema": DIALECT, "title": schema.pop("title"), "description": about}
+    return head | schema | ({"$defs": definitions} if definitions else {})
 
 
 def text_of(topic: str) -> bytes:

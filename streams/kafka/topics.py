@@ -1,278 +1,138 @@
-"""The topics as they must be: created, compared with what is there, shown.
+"""Every topic of an installation, a row each: name, key, clean-up, messages, schema, and who reads it.
 
-Nothing is changed that is there already. What would lose order or messages (another number of partitions, another
-cleanup policy, smaller messages) is refused; what only differs from the settings (retention, replication) is shown.
+Creation, schemas, lag, dead letters, acceptance and forgetting read from these rows, so adding a topic is one row here.
+Knows no client of Kafka.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Literal, Self, overload
 
 import msgspec
 
-from streams.kafka.clients import MAX_DEAD, MAX_MESSAGE, KafkaError, Topics, admin_for_command, dead_of
-from streams.settings.schema import KafkaSettings
+from interest.types import Behavior, Item, Partition, User
+from streams.kafka.messages import InterestUpdate, RepresentationUpdate
 
-if TYPE_CHECKING:
-    from kafka import KafkaAdminClient, TopicPartition
-    from kafka.admin import OffsetSpec
-
-DAY_MS = 86_400_000
-LETTER_BYTES = MAX_DEAD + 65_536  # a whole dead letter: its value, and key, headers and framing beside it
 DELETE, COMPACT, BOTH = ("delete",), ("compact",), ("compact", "delete")
+DEAD = ".dead"
 
 
-class TopicPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic as it must be."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSpec:
+    """One topic. As an attribute of an instance of `Topics` it is the topic's full name, prefix included."""
 
-    name: str
-    partitions: int
-    by_user: bool  # then the number of partitions must be this one
-    replication: int
-    cleanup: tuple[str, ...]
-    retention_ms: int | None  # none: what is compacted stays
-    max_bytes: int  # of one message
+    name: str  # without the installation's prefix
+    key: Literal["user_id", "item_id"]  # all topics keyed by user_id have one number of partitions
+    cleanup: tuple[str, ...]  # Kafka's cleanup.policy: DELETE after the retention, or COMPACT to the newest of each key
+    message: type[msgspec.Struct]
+    about: str  # what its published schema says beside the message's fields
+    schema: bool = True  # whether deploy/schemas has a file for it; False: the file of the topic that `about` names
+    stage: str | None = None  # the stage that consumes it; its unusable messages go to `<topic>.dead`
+    subscribed: bool = False  # whether `streams.subscribe` reads it
 
-    def options(self, retention_ms: int) -> dict[str, str]:
-        """The topic's configuration on the broker."""
-        options = {"cleanup.policy": ",".join(self.cleanup), "max.message.bytes": str(self.max_bytes)}
-        # Kafka deletes whole segments only: one a day at most, or a quiet topic keeps messages twice as long
-        options["segment.ms"] = str(min(DAY_MS, retention_ms))
-        if self.retention_ms is not None:
-            options["retention.ms"] = str(self.retention_ms)
-        if "compact" in self.cleanup:
-            # a forgotten user's last words are off the disk a day later; readers have `retention` to see the tombstone
-            options["max.compaction.lag.ms"] = str(min(DAY_MS, retention_ms))
-            options["delete.retention.ms"] = str(retention_ms)
-        return options
+    @property
+    def is_compacted(self) -> bool:
+        return "compact" in self.cleanup
 
-
-class TopicState(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic as it is."""
-
-    name: str
-    id: str  # Kafka's; another one after the topic was deleted and made again
-    partitions: int
-    replication: int
-    cleanup: tuple[str, ...]
-    retention_ms: int | None
-    max_bytes: int
+    @overload
+    def __get__(self, topics: None, owner: type[Topics]) -> Self: ...
+    @overload
+    def __get__(self, topics: Topics, owner: type[Topics]) -> str: ...
+    def __get__(self, topics: Topics | None, owner: type[Topics]) -> Any:
+        return self if topics is None else topics.prefix + self.name
 
 
-class TopicRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of `topics show`."""
+@dataclass(frozen=True)
+class Topics:
+    """The topics of an installation: `Topics(prefix).behaviors` is a full name, `Topics.behaviors` the row."""
 
-    topic: str
-    partitions: int | None = None  # none: the topic is not there
-    replication: int | None = None
-    messages: int | None = None  # end minus start offsets: a compacted topic holds fewer
-    cleanup: str | None = None
-    retention_days: float | None = None
-    wrong: tuple[str, ...] = ()  # for which the agent refuses to start
-    differs: tuple[str, ...] = ()  # from the settings, without harm
+    prefix: str = ""
 
-
-def planned(settings: KafkaSettings) -> list[TopicPlan]:
-    """Every topic of an installation."""
-    topics = Topics(settings.prefix)
-    compacted = (topics.items, topics.users, topics.latest, topics.representations)
-    shared: dict[str, Any] = {"partitions": settings.partitions, "replication": settings.replication}
-    plans = [
-        TopicPlan(
-            name=name,
-            by_user=name in topics.by_user,
-            cleanup=COMPACT if name in compacted else DELETE,
-            retention_ms=None if name in compacted else _retention(settings),
-            max_bytes=MAX_MESSAGE,
-            **shared,
-        )
-        for name in (*topics.by_user, topics.items)
-    ]
-    letters: dict[str, Any] = {"by_user": False, "cleanup": BOTH, "max_bytes": LETTER_BYTES}
-    return plans + [
-        TopicPlan(name=dead_of(name), retention_ms=_retention(settings), **letters, **shared)
-        for name in topics.consumed
-    ]
-
-
-def _retention(settings: KafkaSettings) -> int:
-    return int(settings.retention_days * DAY_MS)
-
-
-def faults_of(plan: TopicPlan, found: TopicState) -> list[str]:
-    """Why a topic cannot be used: what is, what must be, and what to do."""
-    faults = []
-    if plan.by_user and found.partitions != plan.partitions:
-        more = found.partitions < plan.partitions
-        faults.append(
-            f"{plan.name} has {found.partitions} partitions, the settings say {plan.partitions}: every topic keyed by "
-            f"user must have the same number. Set INTERESTREAM_KAFKA_PARTITIONS={found.partitions}"
-            + (f", or let all of them grow to {plan.partitions} with kafka-topics.sh --alter" if more else "")
-            + f", or delete {plan.name} and create it again"
-        )
-    if found.cleanup != plan.cleanup:
-        faults.append(
-            f"{plan.name} has cleanup.policy {_policy(found.cleanup)}, it must be {_policy(plan.cleanup)}: "
-            f"kafka-configs.sh --alter --entity-type topics --entity-name {plan.name} "
-            f"--add-config cleanup.policy=[{_policy(plan.cleanup)}]"
-        )
-    if found.max_bytes < plan.max_bytes:
-        faults.append(
-            f"{plan.name} has max.message.bytes {found.max_bytes}, it must be {plan.max_bytes} at least: "
-            f"kafka-configs.sh --alter --entity-type topics --entity-name {plan.name} "
-            f"--add-config max.message.bytes={plan.max_bytes}"
-        )
-    return faults
-
-
-def differences_of(plan: TopicPlan, found: TopicState) -> list[str]:
-    """What is not as the settings say, and does no harm."""
-    said = []
-    if plan.retention_ms is not None and found.retention_ms != plan.retention_ms:
-        said.append(f"retention is {_days(found.retention_ms)}, the settings say {_days(plan.retention_ms)}")
-    if found.replication != plan.replication:
-        said.append(f"replication is {found.replication}, the settings say {plan.replication}")
-    return said
-
-
-def create_topics(settings: KafkaSettings, *, dry_run: bool = False) -> tuple[list[TopicPlan], list[TopicState]]:
-    """Create what is missing; return what was created (with `dry_run`, would be) and what was there.
-
-    Raises KafkaError, and creates nothing, if one that is there does not fit.
-    """
-    plans = planned(settings)
-    with admin_for_command(settings) as client:
-        found = read_topics(client, [plan.name for plan in plans])
-        _refuse([fault for plan in plans if plan.name in found for fault in faults_of(plan, found[plan.name])])
-        missing = [plan for plan in plans if plan.name not in found]
-        if missing:
-            _create(client, missing, _retention(settings), validate_only=True)
-        if missing and not dry_run:
-            _create(client, missing, _retention(settings), validate_only=False)
-            client.wait_for_topics([plan.name for plan in missing])
-    if not dry_run:
-        check_topics(settings)
-    return missing, list(found.values())
-
-
-def _create(client: KafkaAdminClient, plans: Sequence[TopicPlan], retention_ms: int, *, validate_only: bool) -> None:
-    from kafka.errors import TopicAlreadyExistsError, for_code
-
-    new = {
-        plan.name: {
-            "num_partitions": plan.partitions,
-            "replication_factor": plan.replication,
-            "configs": plan.options(retention_ms),
-        }
-        for plan in plans
-    }
-    answers = client.create_topics(new, validate_only=validate_only, raise_errors=False)["topics"]
-    allowed = (0, TopicAlreadyExistsError.errno)  # another `topics create` was as quick; what it made is checked after
-    reasons: dict[str, list[str]] = {}  # one reason, as too few brokers, mostly holds for all
-    for one in answers:
-        if one["error_code"] not in allowed:
-            reason = one["error_message"] or for_code(one["error_code"]).__name__
-            reasons.setdefault(reason, []).append(one["name"])
-    _refuse([f"Kafka does not create {', '.join(names)}: {reason}" for reason, names in reasons.items()])
-
-
-def check_topics(settings: KafkaSettings) -> None:
-    """Raise KafkaError, which names every topic that is missing or does not fit and what to do, unless all do."""
-    plans = planned(settings)
-    with admin_for_command(settings) as client:
-        found = read_topics(client, [plan.name for plan in plans])
-    missing = [plan.name for plan in plans if plan.name not in found]
-    faults = [fault for plan in plans if plan.name in found for fault in faults_of(plan, found[plan.name])]
-    if missing:
-        faults.append(f"there is no topic {', '.join(missing)} at {settings.brokers}: run `interestream topics create`")
-    _refuse(faults)
-
-
-def _refuse(faults: Sequence[str]) -> None:
-    if len(faults) == 1:
-        raise KafkaError(faults[0])
-    if faults:
-        raise KafkaError("the topics are not as they must be:\n" + "\n".join(f"  - {fault}" for fault in faults))
-
-
-def show_topics(settings: KafkaSettings) -> list[TopicRow]:
-    """Every topic of the installation as it is, and what is wrong with it."""
-    plans = planned(settings)
-    with admin_for_command(settings) as client:
-        found = read_topics(client, [plan.name for plan in plans])
-        ranges = offset_ranges(client, found.values())
-    return [_row(plan, found.get(plan.name), ranges) for plan in plans]
-
-
-def _row(plan: TopicPlan, found: TopicState | None, ranges: dict[tuple[str, int], tuple[int, int]]) -> TopicRow:
-    if found is None:
-        return TopicRow(topic=plan.name, wrong=("it is not there: run `interestream topics create`",))
-    held = [ranges[found.name, partition] for partition in range(found.partitions)]
-    return TopicRow(
-        topic=found.name,
-        partitions=found.partitions,
-        replication=found.replication,
-        messages=sum(end - start for start, end in held),
-        cleanup=_policy(found.cleanup),
-        retention_days=None if found.retention_ms is None else round(found.retention_ms / DAY_MS, 3),
-        wrong=tuple(faults_of(plan, found)),
-        differs=tuple(differences_of(plan, found)),
+    behaviors = TopicSpec(
+        name="behaviors",
+        key="user_id",
+        cleanup=DELETE,
+        message=Behavior,
+        about="Key: user_id in UTF-8. Produce to it; what cannot be used goes to behaviors.dead.",
+        stage="ingest",
+    )
+    items = TopicSpec(
+        name="items",
+        key="item_id",
+        cleanup=COMPACT,
+        message=Item,
+        about="Key: item_id in UTF-8. Compacted: the newest message of an item counts.",
+        stage="ingest",
+    )
+    users = TopicSpec(
+        name="users",
+        key="user_id",
+        cleanup=COMPACT,
+        message=User,
+        about="Key: user_id in UTF-8. Compacted: the newest message of a user counts, a null value removes it.",
+        stage="ingest",
+    )
+    partitions = TopicSpec(
+        name="partitions",
+        key="user_id",
+        cleanup=DELETE,
+        message=Partition,
+        about="Key: user_id in UTF-8. Announced after the store holds the partition.",
+        stage="interest",
+    )
+    updates = TopicSpec(
+        name="interest-updates",
+        key="user_id",
+        cleanup=DELETE,
+        message=InterestUpdate,
+        about="Key: user_id in UTF-8. The compacted topic interest-latest carries the same messages, each user's "
+        "newest; a null value there: the user was forgotten.",
+        stage="fusion",
+        subscribed=True,
+    )
+    latest = TopicSpec(
+        name="interest-latest",
+        key="user_id",
+        cleanup=COMPACT,
+        message=InterestUpdate,
+        about="See interest-updates.",
+        schema=False,
+        subscribed=True,
+    )
+    representations = TopicSpec(
+        name="representations",
+        key="user_id",
+        cleanup=COMPACT,
+        message=RepresentationUpdate,
+        about="Key: user_id in UTF-8. Compacted: each user's newest vector; a null value: the user was forgotten.",
+        subscribed=True,
     )
 
+    @property
+    def consumed(self) -> tuple[str, ...]:
+        """Topics that a stage reads, whose messages may turn out unusable; each has a topic of dead letters."""
+        return tuple(self.prefix + spec.name for spec in SPECS if spec.stage)
 
-def read_topics(client: KafkaAdminClient, names: Sequence[str]) -> dict[str, TopicState]:
-    """Those of the topics that are there. Raises KafkaError for one that this user of Kafka may not see."""
-    from kafka.admin import ConfigResource, ConfigResourceType
-    from kafka.errors import UnknownTopicOrPartitionError, for_code
+    def read_by(self, stage: str) -> tuple[str, ...]:
+        """The topics that a stage consumes."""
+        return tuple(self.prefix + spec.name for spec in SPECS if spec.stage == stage)
 
-    described = []
-    for topic in client.describe_topics(list(names)):
-        if not topic["error_code"]:
-            described.append(topic)
-        elif topic["error_code"] != UnknownTopicOrPartitionError.errno:
-            raise KafkaError(f"Kafka does not describe {topic['name']}: {for_code(topic['error_code']).__name__}")
-    asked = dict.fromkeys(("cleanup.policy", "retention.ms", "max.message.bytes"))
-    resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"], asked) for topic in described]
-    configs = client.describe_configs(resources, config_filter="all")["topic"] if resources else {}
-    return {
-        topic["name"]: _topic_state(topic, configs[topic["name"]]) for topic in described if configs.get(topic["name"])
-    }
+    def of_users(self, *, compacted: bool) -> tuple[str, ...]:
+        """The topics keyed by user_id that are compacted, or that are not."""
+        return tuple(
+            self.prefix + spec.name for spec in SPECS if spec.key == "user_id" and spec.is_compacted is compacted
+        )
 
-
-def _topic_state(topic: dict[str, Any], config: dict[str, Any]) -> TopicState:
-    cleanup = tuple(sorted(config["cleanup.policy"]["value"].replace(" ", "").split(",")))
-    retention = int(config["retention.ms"]["value"])
-    return TopicState(
-        name=topic["name"],
-        id=str(topic["topic_id"]),
-        partitions=len(topic["partitions"]),
-        replication=min((len(one["replica_nodes"]) for one in topic["partitions"]), default=0),
-        cleanup=cleanup,
-        retention_ms=None if "delete" not in cleanup or retention < 0 else retention,
-        max_bytes=int(config["max.message.bytes"]["value"]),
-    )
+    def spec_of(self, topic: str) -> TopicSpec | None:
+        """The row of a topic by its full name; None for a topic that is not the installation's."""
+        return next((spec for spec in SPECS if self.prefix + spec.name == topic), None)
 
 
-def offset_ranges(client: KafkaAdminClient, found: Iterable[TopicState]) -> dict[tuple[str, int], tuple[int, int]]:
-    """Start and end offset by topic and partition."""
-    from kafka import TopicPartition
-    from kafka.admin import OffsetSpec
-
-    places = [TopicPartition(topic.name, partition) for topic in found for partition in range(topic.partitions)]
-    if not places:
-        return {}
-    starts, ends = (_offsets(client, places, spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
-    return {(place.topic, place.partition): (starts[place], ends[place]) for place in places}
+SPECS = tuple(spec for spec in vars(Topics).values() if isinstance(spec, TopicSpec))
+STAGES = tuple(dict.fromkeys(spec.stage for spec in SPECS if spec.stage))  # in the order in which data flows
 
 
-def _offsets(client: KafkaAdminClient, places: list[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, int]:
-    return {place: at.offset for place, at in client.list_partition_offsets(dict.fromkeys(places, spec)).items()}
-
-
-def _policy(cleanup: Sequence[str]) -> str:
-    return ",".join(cleanup)
-
-
-def _days(milliseconds: int | None) -> str:
-    return "for ever" if milliseconds is None else f"{milliseconds / DAY_MS:g} days"
+def dead_of(topic: str) -> str:
+    """The topic of a topic's dead letters."""
+    return topic + DEAD

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from interest.types import Item, User
-from streams.kafka.clients import KafkaError, Topics, check_reachable, make_producer
+from streams.kafka.clients import KafkaError, check_reachable, make_producer
 from streams.kafka.partitioner import Partitioner
+from streams.kafka.topics import Topics
 from streams.settings.schema import KafkaSettings
 
 

@@ -21,9 +21,10 @@ import msgspec
 from interest.errors import InputError
 from streams.files.rows import BehaviorLog, Digest, Rows
 from streams.files.sort import in_time_order
-from streams.kafka.clients import KafkaError, Topics, make_producer
+from streams.kafka.clients import KafkaError, make_producer
 from streams.kafka.errors import describe, is_client_error, is_retriable
 from streams.kafka.partitioner import Partitioner
+from streams.kafka.topics import Topics
 from streams.replay.checkpoint import ReplayCheckpoint, ReplayProgress, Target
 from streams.replay.delivery import CHECKPOINT_S, STOP_S, Delivery, GivenUpError, pause
 from streams.replay.embedded import RejectWriter, source_name

@@ -1,8 +1,8 @@
-"""Which trained artifact the stream's representations come from: told to every worker through the store.
+"""The active artifact: which trained artifact the stream's representations come from, for every worker by the store.
 
-An activation is a row; the newest is in force. Workers look for it now and then (streams/stages/fusion/stage.py), so
-nothing is restarted. An activation with an empty artifact means the pooled vectors again. torch is imported by
-`activate`.
+An activation is a row; the newest is in force. Workers look for a newer one now and then
+(streams/stages/fusion/stage.py), so nothing is restarted. An activation with an empty artifact means the pooled
+vectors again. torch is imported by `activate`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def open_activated(activation: Activation, encoder_id: str) -> Artifact | None:
         artifact = load_artifact(folder)
     except ArtifactError as error:
         raise ArtifactError(
-            f"{error}. This worker was told to use artifact {activation.artifact} there: put it into that folder on "
+            f"{error}. The activation names artifact {activation.artifact} in that folder: put it into that folder on "
             "every machine with a fusion stage, or run `interestream activate` with another"
         ) from None
     if artifact.id != activation.artifact:
@@ -102,11 +102,11 @@ def _check_vectors(connection: Connection, artifact: Artifact) -> None:
     if connection.scalar(query) is not None:
         return
     kinds = (vectors.c.prompt_version, vectors.c.encoder, vectors.c.generation)
-    held = connection.execute(select(*kinds).distinct().order_by(*kinds).limit(LISTED)).all()
-    there = "; ".join(f"{version} by {encoder} (generation {number})" for version, encoder, number in held)
+    kinds_in_store = connection.execute(select(*kinds).distinct().order_by(*kinds).limit(LISTED)).all()
+    listed = "; ".join(f"{version} by {encoder} (generation {number})" for version, encoder, number in kinds_in_store)
     raise ArtifactError(
         f"artifact {artifact.id} reads the texts of prompt version {spec.prompt_version} encoded by {spec.encoder} "
-        f"(generation {spec.generation}), of which the store has none; it has: {there or 'no vectors at all'}. "
+        f"(generation {spec.generation}), of which the store has none; it has: {listed or 'no vectors at all'}. "
         "Train an artifact on this store, or run `interestream fuse` with that encoder first"
     )
 

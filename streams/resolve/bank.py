@@ -1,4 +1,4 @@
-"""Which bank the options and the settings mean: an LLM's folder and the recipe of its vectors."""
+"""Resolves the behaviour bank of options and settings: the LLM's folder and the recipe of its vectors."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ def llm_folder(named: str | None) -> Path:
 def choose_recipe(
     llm: str | None, cut: int | None, pooling: str | None = None, precision: str | None = None
 ) -> tuple[Path, Recipe]:
-    """What the options say, and [bank] of the settings where they say nothing.
+    """The LLM's folder and the recipe by the options, else by [bank] of the settings.
 
-    Raises InputError where there is no LLM, or none that can be cut there.
+    Raises InputError where there is no LLM, and where it cannot be split at that layer.
     """
-    own = load_settings().bank
-    named = llm or own.llm
+    settings = load_settings().bank
+    named = llm or settings.llm
     chosen = {
-        "cut": own.cut if cut is None and (llm is None or llm == own.llm) else cut,
-        "pooling": pooling or own.pooling,
-        "precision": precision or own.precision,
+        "cut": settings.cut if cut is None and (llm is None or llm == settings.llm) else cut,
+        "pooling": pooling or settings.pooling,
+        "precision": precision or settings.precision,
     }
-    return _recipe(named, own, **chosen)  # type: ignore[arg-type]
+    return _recipe(named, settings, **chosen)  # type: ignore[arg-type]
 
 
 def open_bank(settings: BankSettings) -> BankEncoder | None:
-    """What the stream fills its bank with; None where no LLM is set. Raises InputError or ArtifactError."""
-    found = _configured(settings)
-    if found is None:
+    """The encoder that the stream fills its bank with; None where no LLM is set. Raises InputError or ArtifactError."""
+    configured = _configured(settings)
+    if configured is None:
         return None
     from fusion.encoders.split_llm import open_lower_layers
 
-    return open_lower_layers(*found)
+    return open_lower_layers(*configured)
 
 
 def open_bank_lazily(settings: BankSettings) -> BankEncoder | None:
-    """The same, whose LLM is loaded for the first text. Raises InputError."""
-    found = _configured(settings)
-    return None if found is None else LazyBankEncoder(*found)
+    """The same, with an LLM that is loaded for the first text. Raises InputError."""
+    configured = _configured(settings)
+    return None if configured is None else LazyBankEncoder(*configured)
 
 
 class LazyBankEncoder:
@@ -70,17 +70,17 @@ class LazyBankEncoder:
 
     @property
     def width(self) -> int:
-        return self._low.width
+        return self._lower.width
 
     @property
     def batch_texts(self) -> int:
-        return self._low.batch_texts
+        return self._lower.batch_texts
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> NDArray[np.float32]:
-        return self._low(texts, advance)
+        return self._lower(texts, advance)
 
     @property
-    def _low(self) -> LowerLayers:
+    def _lower(self) -> LowerLayers:
         if self._opened is None:
             from fusion.encoders.split_llm import open_lower_layers
 
@@ -102,11 +102,13 @@ def bank_files_folder() -> Path:
     return cache_folder() / "banks"
 
 
-def _recipe(named: str | None, own: BankSettings, cut: int | None, pooling: str, precision: str) -> tuple[Path, Recipe]:
+def _recipe(
+    named: str | None, settings: BankSettings, cut: int | None, pooling: str, precision: str
+) -> tuple[Path, Recipe]:
     from fusion.encoders.behavior_text import Template
     from fusion.encoders.split_llm import recipe_of
 
     folder = llm_folder(named)
-    template = Template(behavior=own.behavior or Template().behavior, item=own.item or Template().item)
+    template = Template(behavior=settings.behavior or Template().behavior, item=settings.item or Template().item)
     recipe = recipe_of(folder, cut, pooling=pooling, precision=precision, template=template)  # type: ignore[arg-type]
     return folder, recipe

@@ -1,8 +1,8 @@
-"""Filling the behaviour bank with what the store has new, the same way embedded and in the stream.
+"""Fills the behaviour bank with the store's new behaviours, the same way embedded and in the stream.
 
-All behaviours count, whether their partition is closed or not and whether it ever gets an interest. How far each user
-is stands in the store (fusion/bank/watermarks.py); this file decides how much is done at once and what a crash, another
-worker or a forgotten user in between means.
+All behaviours count, whether their partition is closed or not and whether it ever gets an interest. Each user's
+watermark is in the store (fusion/bank/watermarks.py); this file decides how much is done at once and what a crash,
+another worker or a forgotten user in between means.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streams.store import counters
 from streams.store.tables import offsets
 
 USERS = 5_000  # looked at together
-BEHAVIORS = 1_000  # filled before the marks are moved: what a crash has looked at again
+BEHAVIORS = 1_000  # filled before the watermarks are moved: what is looked at again after a crash
 
 Accepted = tuple[tuple[str, int, int], ...]
 
@@ -28,22 +28,27 @@ Accepted = tuple[tuple[str, int, int], ...]
 class FillPass:
     """One pass over the users, a step at a time; every step may be repeated.
 
-    mine: users that are this worker's; other users are left out. wait: for texts that other fillers have claimed;
-    without, their users' marks stay and another walk finds them.
+    is_mine: whether a user is this worker's; others are left out. wait: for texts that other fillers have claimed;
+    without, their users' watermarks stay and another pass finds them.
     """
 
     def __init__(
-        self, engine: Engine, low: BankEncoder, mine: Callable[[str], bool] = lambda _: True, *, wait: bool = False
+        self,
+        engine: Engine,
+        encoder: BankEncoder,
+        is_mine: Callable[[str], bool] = lambda _: True,
+        *,
+        wait: bool = False,
     ) -> None:
-        self._engine, self._low, self._mine, self._wait = engine, low, mine, wait
-        self._begun = ""  # where the page in hand begins
+        self._engine, self._encoder, self._is_mine, self._wait = engine, encoder, is_mine, wait
+        self._page_start = ""  # where the current page begins
         self._next: str | None = ""
         self._spans: list[Span] = []
         self._forgets = 0  # users forgotten when it was read
-        self._removals = 0  # removals from banks when the walk began
+        self._removals = 0  # removals from banks when the pass began
         self.behaviors = self.asked = self.computed = 0
         self.scan_s = 0.0  # finding out what is new
-        self.is_complete = True  # no marks were left for another walk
+        self.is_complete = True  # no watermarks were left for another pass
 
     @property
     def is_done(self) -> bool:
@@ -52,46 +57,48 @@ class FillPass:
     def step(self) -> int:
         """Look at the next users, or fill some of what was found; return how many behaviours that were.
 
-        1. Read the behaviours' texts. 2. Write the vectors that are missing. 3. Move the marks: not where texts are
-        missing still, and not if a user was forgotten since the page was read, who may be among these, nor if anything
-        was removed from a bank since the walk began: then it begins again.
+        1. Read the behaviours' texts. 2. Write the vectors that are missing. 3. Move the watermarks: not where texts
+        are still missing, and not if a user was forgotten since the page was read, who may be among these, nor if
+        anything was removed from a bank since the pass began: then it starts again.
         """
         if not self._spans:
-            self._look()
+            self._read_next_page()
             return 0
-        some, rest = split_spans(self._spans, BEHAVIORS)
-        recipe = self._low.recipe
+        spans, rest = split_spans(self._spans, BEHAVIORS)
+        recipe = self._encoder.recipe
         with self._engine.connect() as connection:
-            texts = span_texts(connection, recipe.template, some)  # 1
-        filled = fill(self._engine, self._low, texts, wait=self._wait)  # 2
+            texts = span_texts(connection, recipe.template, spans)  # 1
+        filled = fill(self._engine, self._encoder, texts, wait=self._wait)  # 2
         self.asked, self.computed = self.asked + filled.asked, self.computed + filled.computed
         with writing(self._engine) as connection:
             forgotten = counters.read_locked(connection, counters.FORGETS) != self._forgets
             removed = counters.read_locked(connection, counters.REMOVALS) != self._removals
             if not forgotten and not removed and not filled.left:
-                write_watermarks(connection, recipe.id, some)  # 3
+                write_watermarks(connection, recipe.id, spans)  # 3
         if forgotten or removed:
-            self._spans, self._next = [], "" if removed else self._begun
+            self._spans, self._next = [], "" if removed else self._page_start
             return 0
-        size = sum(one.size for one in some)
+        size = sum(span.size for span in spans)
         self.behaviors += size
         self.is_complete = self.is_complete and not filled.left
         self._spans = rest
         return size
 
-    def _look(self) -> None:
+    def _read_next_page(self) -> None:
         begin = self._next
         if begin is None:
             return
         start = time.monotonic()
         with self._engine.connect() as connection:
-            forgets = counters.read(connection, counters.FORGETS)  # before: who is forgotten later is found out
+            forgets = counters.read(
+                connection, counters.FORGETS
+            )  # read first, so that a user forgotten later is noticed
             removals = counters.read(connection, counters.REMOVALS)
             if removals != self._removals:
                 begin, self._removals = "", removals
-            page = read_page(connection, self._low.recipe.id, begin, USERS)
-        self._begun, self._next, self._forgets = begin, page.after, forgets
-        self._spans = [one for one in page.spans if self._mine(one.user_id)]
+            page = read_page(connection, self._encoder.recipe.id, begin, USERS)
+        self._page_start, self._next, self._forgets = begin, page.after, forgets
+        self._spans = [span for span in page.spans if self._is_mine(span.user_id)]
         self.scan_s += time.monotonic() - start
 
 
@@ -101,6 +108,6 @@ def accepted_counts(connection: Connection) -> Accepted:
     While it stays the same, nothing is new to a bank that was filled.
     """
     query = select(offsets.c.source, offsets.c.partition, offsets.c.accepted)
-    came = sorted((source, partition, count) for source, partition, count in connection.execute(query))
+    counts = sorted((source, partition, count) for source, partition, count in connection.execute(query))
     removals = counters.read(connection, counters.REMOVALS)
-    return (*came, ("", 0, removals)) if removals else tuple(came)
+    return (*counts, ("", 0, removals)) if removals else tuple(counts)

@@ -1,4 +1,4 @@
-"""Which folder a text encoder's name means."""
+"""Resolves a text encoder's name to its folder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Opens the language model an option names: a folder, the URL of a server, or none. Light at import.
 
-Decides nothing about what is asked of it (`interest.prompts`). Used by `interestream learn`,
+Decides nothing about what is asked of it (`interest.write.prompts`). Used by `interestream learn`,
 `interestream replay` and the stream agent.
 """
 
@@ -69,9 +69,9 @@ def open_llm(option: str | None = None, *, model: str | None = None, batch: int 
 
 
 def nouns(text: str) -> tuple[str, str]:
-    """("film", "films") of "film,films" or of "film"."""
-    one, _, many = (part.strip() for part in text.partition(","))
-    return one, many or one + "s"
+    """The singular and the plural noun of "film,films", or of "film"."""
+    singular, _, plural = (part.strip() for part in text.partition(","))
+    return singular, plural or singular + "s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class AgentLlm:
 
 
 def agent_llm(settings: LlmSettings) -> AgentLlm:
-    """The LLM and the plan that the settings name. Raises InputError for a server without a model's name, and for a
-    prompt version that there is not.
+    """The LLM and the plan that the settings name. Raises InputError for a server without a model's name, and for an
+    unknown prompt version.
     """
     from interest.write.backlog import Plan
     from interest.write.prompts import Style
@@ -104,7 +104,7 @@ def agent_llm(settings: LlmSettings) -> AgentLlm:
         model=settings.model,
         key=settings.key.value if settings.key else None,
         concurrent=settings.concurrent,
-        attempts=1,  # the stage has its own patience, without an end
+        attempts=1,  # the stage retries for as long as it takes
         timeout_s=settings.timeout_s,
     )
     return AgentLlm(model, model.name, plan)

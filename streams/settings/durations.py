@@ -1,4 +1,4 @@
-"""Spans of time as people write them: 30s, 12h, 7d."""
+"""Durations as people write them: 30s, 12h, 7d."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def parse_duration(text: str) -> float:
     """A duration such as 30m, 12h, 7d or 2w, in seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
     if not match:
-        raise InputError(f"{text!r} is no duration; write for example 30m, 12h, 7d or 2w")
+        raise InputError(f"{text!r} is not a duration; write for example 30m, 12h, 7d or 2w")
     return float(match[1]) * _UNITS[match[2]]
 
 

@@ -37,7 +37,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 def load_settings(file: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of a file (else INTERESTREAM_CONFIG's, else none) under those of the environment.
 
-    Raises InputError for a key that there is not and for a value that cannot be; it names the variable, or the file
+    Raises InputError for an unknown key and for an impossible value; it names the variable, or the file
     with table and key.
     """
     return read_settings(file, environ)[0]
@@ -46,22 +46,22 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] = os.envi
 def read_settings(file: Path | None, environ: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
     """The settings, and where each that is not the default came from, by its name (`kafka.partitions`)."""
     named = file or (Path(environ["INTERESTREAM_CONFIG"]) if environ.get("INTERESTREAM_CONFIG") else None)
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     if named:
-        told = _without_none(_read(named))
-        _convert(told, str(named), strict=True)
-        origins = {name: str(named) for name in _names(told)}
+        values = _without_none(_read(named))
+        _convert(values, str(named), strict=True)
+        origins = {name: str(named) for name in _names(values)}
     for variable, text in sorted(environ.items()):
         if variable.startswith(PREFIX) and variable != "INTERESTREAM_CONFIG" and text:
             section, key = _place(variable)
             name = f"{section}.{key}" if section else key
             value = None if text.strip().lower() == "none" and _optional(section, key) else text
-            alone: dict[str, Any] = {section: {key: value}} if section else {key: value}
-            _convert(alone, variable, strict=False)
-            (told.setdefault(section, {}) if section else told)[key] = value
+            single: dict[str, Any] = {section: {key: value}} if section else {key: value}
+            _convert(single, variable, strict=False)
+            (values.setdefault(section, {}) if section else values)[key] = value
             origins[name] = variable
-    settings = _convert(told, "the settings", strict=False)
+    settings = _convert(values, "the settings", strict=False)
     for name, problem in problems(settings):
         raise InputError(f"{_where(name, origins)}: {problem}")
     return settings, origins
@@ -111,7 +111,7 @@ def _convert(values: dict[str, Any], origin: str, *, strict: bool) -> Settings:
         text = text[0].lower() + text[1:]
         if match := re.search(r"unknown field `(.+)`", text):
             known = ", ".join(_keys(section))
-            text = f"{match[1]} is no setting" + (f" of [{section}]" if section else "") + f"; there are: {known}"
+            text = f"{match[1]} is not a setting" + (f" of [{section}]" if section else "") + f"; there are: {known}"
         elif not origin.startswith(PREFIX):
             origin += f": [{section}] {key}" if key else f": {section}"
         raise InputError(f"{origin}: {text}") from None  # its cause has the values
@@ -125,13 +125,13 @@ def _secret(_type: Any, text: Any) -> Secret:
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     """A file's values; TOML has no null, so the text "none" stands for it where a setting may be unset."""
-    found: dict[str, Any] = {}
+    cleaned: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            found[name] = {key: _unset(name, key, one) for key, one in value.items()}
+            cleaned[name] = {key: _unset(name, key, item) for key, item in value.items()}
         else:
-            found[name] = _unset("", name, value)
-    return found
+            cleaned[name] = _unset("", name, value)
+    return cleaned
 
 
 def _unset(section: str, key: str, value: Any) -> Any:
@@ -204,7 +204,7 @@ def _place(variable: str) -> tuple[str, str]:
     if section not in tables or key not in _keys(section):
         near = ", ".join(_variable(f"{section}.{key}") for key in _keys(section)) if section in tables else ""
         raise InputError(
-            f"the environment has {variable}, which is no setting; there are: {near or '`interestream settings`'}"
+            f"the environment has {variable}, which is not a setting; there are: {near or '`interestream settings`'}"
         )
     return section, key
 

@@ -1,4 +1,4 @@
-"""What no type can say about the settings: the form of a text, and which settings need which. Pure."""
+"""Rules of the settings beyond their types: the form of a text, and which settings need which. Pure."""
 
 from __future__ import annotations
 

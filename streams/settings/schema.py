@@ -16,7 +16,7 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class Secret:
-    """A text that never shows itself; `value` has it."""
+    """A secret text: printed as ***, read as `value`."""
 
     __slots__ = ("value",)
 
@@ -54,7 +54,7 @@ class LlmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     chained: bool = False  # a summary also reads the one before
     noun: str = "title,titles"  # what one item and several are called: film,films
     concurrent: Count = 64  # calls in flight
-    window: Count = 256  # partitions in hand at once: enough that 64 calls are always in flight
+    window: Count = 256  # partitions in flight at once: enough that 64 calls are always in flight
     timeout_s: Seconds = 120.0  # of one call
 
 
@@ -79,7 +79,7 @@ class BankSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The behaviour bank's recipe; with an LLM set, the fusion stage and `fuse` fill the bank with what is new."""
 
     llm: str | None = None  # a folder, or a fetched model's name
-    cut: Annotated[int, Meta(ge=0)] | None = None  # layers that are low; none: half of them
+    cut: Annotated[int, Meta(ge=0)] | None = None  # the LLM is split after so many layers; none: half of them
     pooling: Literal["mean", "last"] = "mean"
     precision: Literal["float32", "bfloat16"] = "float32"
     behavior: str | None = None  # how a behaviour reads; none: "{did} {value}: {title}, {categories}"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from streams.kafka.clients import MAX_DEAD, dead_of
+from streams.kafka.clients import MAX_DEAD
 from streams.kafka.dead_letter import dead_letter
+from streams.kafka.topics import dead_of
 from streams.stages.ingest.decode import Message, Refused
 from streams.stages.retry import RetryPolicy
 from streams.stages.stage import Context

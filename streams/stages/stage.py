@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sqlalchemy import Engine
 
-from streams.kafka.clients import Topics
+from streams.kafka.topics import Topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.settings.schema import Settings

@@ -1,1 +1,1 @@
-"""The store: engine, tables, counters, outbox, and what is told or removed of its users."""
+"""The store: engine, tables, counters, outbox, and what is shown or deleted of its users."""

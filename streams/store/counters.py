@@ -1,4 +1,4 @@
-"""Named counters of the store as a whole, by which a writer learns that what it remembers is no longer so."""
+"""Named counters of the whole store, by which a writer learns that what it remembers is outdated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ITEMS = "items"  # changes of the catalogue: the costs of a token policy are rea
 
 
 def read_locked(connection: Connection, name: str) -> int:
-    """The counter's value, which cannot change before the caller's transaction ends.
+    """The counter's value, locked: it cannot change before the caller's transaction ends.
 
     PostgreSQL locks the row for other readers to share; SQLite has one writer at a time anyway.
     """

@@ -24,8 +24,10 @@ def open_store(url: str, *, create: bool = True) -> Engine:
     """The store's engine, its tables migrated. With `create=False` a SQLite file that is not there is an error."""
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # ValueError: a port that is no number
-        raise StoreError(f"{shown_url(url)!r} is no store URL; write for example sqlite:///interestream.db") from None
+    except (ArgumentError, ValueError):  # ValueError: a port that is not a number
+        raise StoreError(
+            f"{shown_url(url)!r} is not a store URL; write for example sqlite:///interestream.db"
+        ) from None
     if "@" in (parsed.host or ""):  # the end of the password, which the driver would print as a host's name
         raise StoreError(f"{shown_url(url)!r}: write an @ in the password as %40, a / as %2F and a : as %3A")
     if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
@@ -41,7 +43,7 @@ def open_store(url: str, *, create: bool = True) -> Engine:
         engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
     except (ArgumentError, ImportError):
         raise StoreError(
-            f"{shown_url(url)!r} names a database that is not spoken here; "
+            f"{shown_url(url)!r} names a database that is not supported; "
             "write sqlite:///FILE or postgresql+psycopg://HOST/DATABASE"
         ) from None
     if engine.dialect.name == "sqlite":
@@ -77,15 +79,15 @@ def _begin(connection: Connection) -> None:
 def migrate(engine: Engine) -> None:
     """Bring the tables to this version's layout; a store that is there already costs one query."""
     with engine.connect() as connection:
-        found = None
+        layout = None
         if inspect(connection).has_table("alembic_version"):
-            found = connection.exec_driver_sql("select version_num from alembic_version").scalar()
-    if found == REVISION:
+            layout = connection.exec_driver_sql("select version_num from alembic_version").scalar()
+    if layout == REVISION:
         return
-    if found is not None and found > REVISION:
+    if layout is not None and layout > REVISION:
         shown = shown_url(engine.url.render_as_string(hide_password=False))
         raise StoreError(
-            f"the store {shown} has layout {found}, this version knows {REVISION} at most; "
+            f"the store {shown} has layout {layout}, this version knows {REVISION} at most; "
             "install the newer interestream, or use another --store"
         )
     from alembic import command

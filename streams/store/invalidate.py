@@ -1,4 +1,4 @@
-"""What was made from an interest's texts, and goes when they are replaced."""
+"""Invalidates what was derived from an interest's texts once they are replaced: vectors and representations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fusion.tables import representations, vectors
 from interest.types import Interest
 
 
-def delete_derived(connection: Connection, found: Sequence[Interest]) -> None:
-    """Remove the vectors and representations made from texts that are about to be replaced."""
-    for start in range(0, len(found), 100):
-        some = found[start : start + 100]
-        for interest in some:
+def delete_derived(connection: Connection, replaced: Sequence[Interest]) -> None:
+    """Delete the vectors and representations derived from texts that are about to be replaced."""
+    for start in range(0, len(replaced), 100):
+        page = replaced[start : start + 100]
+        for interest in page:
             same = and_(vectors.c.user_id == interest.user_id, vectors.c.generation == interest.generation)
             connection.execute(
                 delete(vectors).where(
@@ -22,7 +22,7 @@ def delete_derived(connection: Connection, found: Sequence[Interest]) -> None:
                 )
             )
         firsts: dict[tuple[str, int], int] = {}
-        for interest in some:
+        for interest in page:
             key = (interest.user_id, interest.generation)
             firsts[key] = min(firsts.get(key, interest.index), interest.index)
         later = [

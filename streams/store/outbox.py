@@ -29,7 +29,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def add(connection: Connection, announcements: Sequence[Announcement]) -> None:
     """Write announcements inside the transaction of what they announce."""
     if announcements:
-        connection.execute(insert(outbox), [msgspec.structs.asdict(one) for one in announcements])
+        connection.execute(insert(outbox), [msgspec.structs.asdict(announcement) for announcement in announcements])
 
 
 def read_waiting(engine: Engine, topic: str, partitions: Iterable[int]) -> list[Announcement]:
@@ -49,13 +49,13 @@ def remove(connection: Connection, announced: Sequence[Announcement]) -> None:
     Deletes up to the greatest offset and n of each topic and partition, so the caller hands in a prefix of what waits.
     """
     last: dict[tuple[str, int], tuple[int, int]] = {}
-    for one in announced:
-        place = (one.topic, one.partition)
-        last[place] = max(last.get(place, (-1, -1)), (one.offset, one.n))
+    for announcement in announced:
+        partition_key = (announcement.topic, announcement.partition)
+        last[partition_key] = max(last.get(partition_key, (-1, -1)), (announcement.offset, announcement.n))
     for (topic, partition), (offset, n) in last.items():
-        there = and_(outbox.c.topic == topic, outbox.c.partition == partition)
-        connection.execute(delete(outbox).where(there, outbox.c.offset < offset))
-        connection.execute(delete(outbox).where(there, outbox.c.offset == offset, outbox.c.n <= n))
+        in_partition = and_(outbox.c.topic == topic, outbox.c.partition == partition)
+        connection.execute(delete(outbox).where(in_partition, outbox.c.offset < offset))
+        connection.execute(delete(outbox).where(in_partition, outbox.c.offset == offset, outbox.c.n <= n))
 
 
 def remove_each(connection: Connection, announced: Sequence[Announcement]) -> None:
@@ -64,5 +64,9 @@ def remove_each(connection: Connection, announced: Sequence[Announcement]) -> No
         columns = (outbox.c.topic, outbox.c.partition, outbox.c.offset, outbox.c.n)
         query = delete(outbox).where(*(column == bindparam(f"b_{column.name}") for column in columns))
         connection.execute(
-            query, [{f"b_{column.name}": getattr(one, column.name) for column in columns} for one in announced]
+            query,
+            [
+                {f"b_{column.name}": getattr(announcement, column.name) for column in columns}
+                for announcement in announced
+            ],
         )

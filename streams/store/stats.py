@@ -1,4 +1,4 @@
-"""What is in a store, counted: behaviours, partitions, interests and their cost, vectors, representations, bytes."""
+"""Statistics of a store: behaviours, partitions, interests and their cost, vectors, representations, bytes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_stats(connection: Connection) -> Stats:
-    """Count. One pass over the behaviours' key: 0.3 s for a million."""
+    """Count everything in the store. One pass over the behaviours' key: 0.3 s for a million."""
     generation = connection.scalar(select(func.max(policies.c.generation))) or 0
     count, users, open_caches = _per_user(connection, generation)
     closed = connection.execute(
@@ -148,10 +148,10 @@ def _outcomes(
     """How many texts of each source ended how, by prompt version; over partitions from index `first` on."""
     keys = (interests.c.prompt_version, source, outcome)
     query = select(*keys, func.count()).where(interests.c.index >= first).group_by(*keys).order_by(*keys)
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    counts: dict[str, dict[str, dict[str, int]]] = {}
     for version, written_by, ended, count in connection.execute(query):
-        found.setdefault(version, {}).setdefault(written_by, {})[ended] = count
-    return found
+        counts.setdefault(version, {}).setdefault(written_by, {})[ended] = count
+    return counts
 
 
 _COUNTERS = ("calls", "cached", "prompt_tokens", "completion_tokens")
@@ -176,13 +176,13 @@ def _llm(connection: Connection) -> LlmCost:
 
 
 def _banks(connection: Connection) -> list[BankStats]:
-    held = select(bank_vectors.c.bank, func.count()).where(bank_vectors.c.vector.is_not(None))
-    sizes = {name: int(count) for name, count in connection.execute(held.group_by(bank_vectors.c.bank))}
-    out = []
+    sizes_query = select(bank_vectors.c.bank, func.count()).where(bank_vectors.c.vector.is_not(None))
+    sizes = {name: int(count) for name, count in connection.execute(sizes_query.group_by(bank_vectors.c.bank))}
+    stats = []
     for row in connection.execute(select(banks).order_by(banks.c.id)).mappings():
         recipe = msgspec.json.decode(row["recipe"])
         size = sizes.get(row["id"], 0)
-        out.append(
+        stats.append(
             BankStats(
                 id=row["id"],
                 llm=recipe["llm"],
@@ -195,7 +195,7 @@ def _banks(connection: Connection) -> list[BankStats]:
                 repeat_rate=_saved(row["texts"], row["behaviors"]),
             )
         )
-    return out
+    return stats
 
 
 def _saved(paid: int, of: int) -> float | None:
@@ -204,7 +204,7 @@ def _saved(paid: int, of: int) -> float | None:
 
 def _by(connection: Connection, column: Column[str]) -> dict[str, int]:
     rows = connection.execute(select(column, func.count()).group_by(column)).all()
-    return {name: count for name, count in rows}  # noqa: C416  (a Row is no tuple to mypy)
+    return {name: count for name, count in rows}  # noqa: C416  (to mypy a Row is not a tuple)
 
 
 def _store_bytes(connection: Connection) -> int | None:

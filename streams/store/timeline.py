@@ -76,8 +76,8 @@ def read_timeline(connection: Connection, user_id: str, prompt_version: str | No
     check_user(connection, user_id)
     newest = select(func.max(partitions.c.generation)).where(partitions.c.user_id == user_id)
     generation = connection.scalar(newest) or 0
-    mine = (interests.c.user_id == user_id, interests.c.generation == generation)
-    rows = list(connection.execute(select(interests).where(*mine)).mappings())
+    of_user = (interests.c.user_id == user_id, interests.c.generation == generation)
+    rows = list(connection.execute(select(interests).where(*of_user)).mappings())
     counts = Counter(row["prompt_version"] for row in rows)
     version = prompt_version or max(counts, key=lambda name: (counts[name], name), default=None)
     texts = {row["index"]: row for row in rows if row["prompt_version"] == version}
@@ -143,7 +143,7 @@ def _open_cache(connection: Connection, user_id: str, last_seq: int) -> Cache:
 
 
 def format_time(at: float) -> str:
-    """An event time to read: "1998-03-31 14:05:09", UTC; seconds since the epoch where the calendar ends."""
+    """An event time as text: "1998-03-31 14:05:09", UTC; seconds since the epoch where the calendar ends."""
     try:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Finding a user in the store: every table that knows users, and a helpful error for one that is not there."""
+"""Finds a user in the store: the tables with user ids, and an error that names similar ids for one who is unknown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def user_tables() -> Iterator[Table]:
 
 
 def check_user(connection: Connection, user_id: str) -> None:
-    """Raise InputError, with ids that are there, unless some table of the store knows this user."""
+    """Raise InputError, with similar ids, unless some table of the store knows this user."""
     check_id(user_id)
     if any(_knows(connection, table, user_id) for table in user_tables()):
         return

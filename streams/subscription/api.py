@@ -1,4 +1,4 @@
-"""`streams.subscribe`: what a program says to follow interests."""
+"""`streams.subscribe`: the call by which a Python program follows interests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Literal, overload
 
 from interest.errors import InputError
 from interest.types import check_id
-from streams.kafka.clients import Topics
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
+from streams.kafka.topics import Topics, TopicSpec
 from streams.settings.load import load_settings
 from streams.settings.schema import KafkaSettings, Settings
 from streams.subscription.start import Start
@@ -66,27 +66,28 @@ def subscribe(
     processes with the same group share the users out. `start` then only counts where the group has no position yet.
 
     `follow=False` ends where the topic ended when the subscription was opened. `settings` default to the environment's.
-    A broker that goes away is waited for; `warn` is told. Raises KafkaError where none is there at the beginning, for
-    a topic that is missing, and where retention has passed the position.
+    A broker that goes away is waited for, and `warn` hears of it. Raises KafkaError where no broker answers at the
+    beginning, for a missing topic, and where retention has passed the position.
     """
-    if topic not in ("updates", "latest", "representations"):
+    spec = getattr(Topics, topic, None)
+    if not isinstance(spec, TopicSpec) or not spec.subscribed:
         raise InputError(f"there is no topic {topic!r} to subscribe to; there are updates, latest and representations")
-    found = settings or load_settings()
-    kafka = found.kafka if isinstance(found, Settings) else found
-    kind = RepresentationUpdate if topic == "representations" else InterestUpdate
-    named = {users} if isinstance(users, str) else None if users is None else set(users)
-    if named is not None and not named:
+    configured = settings or load_settings()
+    kafka = configured.kafka if isinstance(configured, Settings) else configured
+    kind: Any = spec.message
+    wanted = {users} if isinstance(users, str) else None if users is None else set(users)
+    if wanted is not None and not wanted:
         raise InputError("users names nobody; leave it out to follow everybody")
-    for user in named or ():
+    for user in wanted or ():
         check_id(user)
     return Subscription(
         kafka,
         getattr(Topics(kafka.prefix), topic),
         kind,
-        users=named,
+        users=wanted,
         start=start,
         group=group,
         follow=follow,
-        newest=topic != "updates",
+        newest=spec.is_compacted,
         warn=warn,
     )

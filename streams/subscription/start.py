@@ -1,4 +1,4 @@
-"""Where a subscription begins and what a topic holds: offsets, asked of Kafka once, before anything is read."""
+"""Resolves where a subscription starts: offsets by partition, asked of Kafka once, before anything is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Start: TypeAlias = Literal["beginning", "now"] | datetime | float | Mapping[int,
 
 @dataclass(frozen=True, slots=True)
 class OffsetRange:
-    """By Kafka partition: where to begin, and the offset after the last message of that moment."""
+    """By Kafka partition, where to start, and the offset after the last message at that moment."""
 
     starts: Positions
     ends: Positions
@@ -33,8 +33,8 @@ def resolve_start(
     """Resolve `start` for every partition, or for those of `users` where no group shares them out.
 
     A group goes on from what it has committed; where it has nothing, `start` is committed for it, so that every member
-    begins at one place. A moment means the first message that was produced then or later. Raises KafkaError for a
-    topic that is not there and for a position that retention has passed.
+    begins at the same offset. A moment means the first message that was produced then or later. Raises KafkaError for
+    a missing topic and for a position that retention has passed.
     """
     from kafka import TopicPartition
     from kafka.admin import OffsetSpec
@@ -47,56 +47,56 @@ def resolve_start(
         if users is not None and group is None:
             partitioner = Partitioner(count)
             wanted = sorted({partitioner[user] for user in users})
-        places = [TopicPartition(topic, number) for number in wanted]
-        firsts = _offsets(client, dict.fromkeys(places, OffsetSpec.EARLIEST))
-        ends = _offsets(client, dict.fromkeys(places, OffsetSpec.LATEST))
-        starts = _starts(client, start, places, firsts, ends)
+        partitions = [TopicPartition(topic, number) for number in wanted]
+        beginnings = _offsets(client, dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+        ends = _offsets(client, dict.fromkeys(partitions, OffsetSpec.LATEST))
+        starts = _starts(client, start, partitions, beginnings, ends)
         if group is not None:
             starts = _committed(client, group, starts)
-    for place, offset in starts.items():
-        if offset < firsts[place]:
+    for tp, offset in starts.items():
+        if offset < beginnings[tp]:
             raise KafkaError(
-                f"{topic}[{place.partition}] begins at offset {firsts[place]:,} now: the messages from {offset:,} on, "
-                "where this subscription stood, were removed by retention. Begin anew: from the beginning, from now, "
-                "or with another group"
+                f"{topic}[{tp.partition}] begins at offset {beginnings[tp]:,} now: the messages from "
+                f"{offset:,} on, where this subscription was, were removed by retention. "
+                "Begin anew: from the beginning, from now, or with another group"
             )
-        if offset > ends[place]:
+        if offset > ends[tp]:
             raise KafkaError(
-                f"{topic}[{place.partition}] ends at offset {ends[place]:,}, and this subscription stood at "
+                f"{topic}[{tp.partition}] ends at offset {ends[tp]:,}, and this subscription was at "
                 f"{offset:,}: the topic was made again. Begin anew, with another group if it has one"
             )
-    return OffsetRange(*({place.partition: offset for place, offset in one.items()} for one in (starts, ends)))
+    return OffsetRange(*({tp.partition: offset for tp, offset in offsets.items()} for offsets in (starts, ends)))
 
 
 def _starts(
     client: KafkaAdminClient,
     start: Start,
-    places: list[TopicPartition],
-    firsts: dict[TopicPartition, int],
+    partitions: list[TopicPartition],
+    beginnings: dict[TopicPartition, int],
     ends: dict[TopicPartition, int],
 ) -> dict[TopicPartition, int]:
     if start == "beginning":
-        return firsts
+        return beginnings
     if start == "now":
         return ends
     if isinstance(start, Mapping):
-        return {place: start.get(place.partition, firsts[place]) for place in places}
+        return {tp: start.get(tp.partition, beginnings[tp]) for tp in partitions}
     if isinstance(start, datetime) and start.tzinfo is None:
         raise InputError(f"the start {start} has no time zone; give it one, e.g. datetime(2026, 1, 31, tzinfo=UTC)")
     seconds = start.timestamp() if isinstance(start, datetime) else float(start)
     if seconds < 0:
         raise InputError(f"the start {start} is before 1970")
-    found = _offsets(client, dict.fromkeys(places, int(seconds * 1000)))
-    return {place: offset if (offset := found[place]) >= 0 else ends[place] for place in places}
+    by_time = _offsets(client, dict.fromkeys(partitions, int(seconds * 1000)))
+    return {tp: offset if (offset := by_time[tp]) >= 0 else ends[tp] for tp in partitions}
 
 
 def _committed(client: KafkaAdminClient, group: str, starts: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
     from kafka import OffsetAndMetadata
     from kafka.errors import NoError
 
-    kept = client.list_group_offsets({group: list(starts)})[group]
-    known = {place: found.offset for place, found in kept.items() if found.offset >= 0}
-    new = {place: OffsetAndMetadata(offset, "", -1) for place, offset in starts.items() if place not in known}
+    committed = client.list_group_offsets({group: list(starts)})[group]
+    known = {tp: answer.offset for tp, answer in committed.items() if answer.offset >= 0}
+    new = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in starts.items() if tp not in known}
     for error in client.alter_group_offsets(group, new).values() if new else ():
         if error is not NoError:
             raise error(f"the group {group} cannot be given a position")  # it has members: they do it, or have done it
@@ -104,4 +104,4 @@ def _committed(client: KafkaAdminClient, group: str, starts: dict[TopicPartition
 
 
 def _offsets(client: KafkaAdminClient, asked: Mapping[TopicPartition, Any]) -> dict[TopicPartition, int]:
-    return {place: found.offset for place, found in client.list_partition_offsets(dict(asked)).items()}
+    return {tp: answer.offset for tp, answer in client.list_partition_offsets(dict(asked)).items()}

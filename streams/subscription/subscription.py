@@ -58,7 +58,7 @@ class Subscription(Generic[Update]):
         newest: bool,
         warn: Callable[[str], object],
     ) -> None:
-        self.skipped = 0  # messages that were no updates
+        self.skipped = 0  # messages that were not updates
         self._settings, self._topic, self._group, self._follow, self._warn = settings, topic, group, follow, warn
         self._users, self._start = users, start
         # members of a group are given partitions as they come and go: each would have to look through all of them
@@ -66,35 +66,35 @@ class Subscription(Generic[Update]):
         self._newest: dict[tuple[int, bytes], int] = {}  # by partition and key: the offset that alone counts
         self._keys = None if users is None else {user.encode() for user in users}
         self._decoder: msgspec.json.Decoder[Update] = msgspec.json.Decoder(kind)
-        self._places: OffsetRange | None = None
+        self._offsets: OffsetRange | None = None
         self._positions: Positions = {}
         self._done: Positions = {}  # to be committed for the group
-        self._committed_at = self._heard_at = 0.0
-        self._stopped = self._away = False
+        self._committed_at = self._last_message_at = 0.0
+        self._stopped = self._is_away = False
         self._running: Generator[Update] | AsyncGenerator[Update] | None = None
 
     def open(self) -> Self:
-        """Find out where to begin; "now" is this moment. Iterating does it, if it was not done before."""
+        """Resolve where to begin; "now" is this moment. Iterating opens the subscription where nothing else has."""
         check_codecs()
         deadline = time.monotonic() + OPEN_S
-        while self._places is None:
+        while self._offsets is None:
             start = self._positions or self._start
             try:
-                places = resolve_start(self._settings, self._topic, start, self._users, self._group)
-                self._newest = self._find_newest(places) if self._is_newest else {}
-                self._places = places
+                offsets = resolve_start(self._settings, self._topic, start, self._users, self._group)
+                self._newest = self._find_newest(offsets) if self._is_newest else {}
+                self._offsets = offsets
             except Exception as error:
-                self._trouble(error)
+                self._raise_unless_retriable(error)
                 if time.monotonic() > deadline:
                     raise KafkaError(describe(error)) from error
                 time.sleep(POLL_MS / 1000)
                 continue
-            self._positions = dict(self._places.starts)
+            self._positions = dict(self._offsets.starts)
         return self
 
-    def _find_newest(self, places: OffsetRange) -> dict[tuple[int, bytes], int]:
-        """Read once what is there already, so that of each user's messages only the newest is handed out."""
-        ranges = {number: (start, places.ends[number]) for number, start in places.starts.items()}
+    def _find_newest(self, offsets: OffsetRange) -> dict[tuple[int, bytes], int]:
+        """Read the topic through once, so that of each user's messages only the newest is handed out."""
+        ranges = {number: (start, offsets.ends[number]) for number, start in offsets.starts.items()}
         count = sum(max(0, end - start) for start, end in ranges.values())
         if count >= MANY:
             self._warn(f"looking for each user's newest among {count:,} messages of {self._topic}")
@@ -153,19 +153,19 @@ class Subscription(Generic[Update]):
         try:
             while not self._stopped:
                 fetched = self._poll(consumer)
-                for place, messages in fetched.items():
+                for tp, messages in fetched.items():
                     for message in messages:
-                        if self._stopped or place not in consumer.assignment():
+                        if self._stopped or tp not in consumer.assignment():
                             break
-                        update = self._take(place.partition, message.offset, message.key, message.value)
+                        update = self._decode(tp.partition, message.offset, message.key, message.value)
                         if update is not None:
                             yield update
-                        self._done[place.partition] = message.offset + 1
+                        self._done[tp.partition] = message.offset + 1
                         if self._is_due():
                             self._commit(consumer)
                 self._commit(consumer)
                 if self._is_silent(bool(fetched)):
-                    self._look()
+                    self._check_broker()
                 if not self._follow and not fetched and self._has_ended(consumer):
                     return
         finally:
@@ -181,19 +181,19 @@ class Subscription(Generic[Update]):
         try:
             while not self._stopped:
                 fetched = await self._poll_async(consumer)
-                for place, messages in fetched.items():
+                for tp, messages in fetched.items():
                     for message in messages:
-                        if self._stopped or place not in consumer.assignment():
+                        if self._stopped or tp not in consumer.assignment():
                             break
-                        update = self._take(place.partition, message.offset, message.key, message.value)
+                        update = self._decode(tp.partition, message.offset, message.key, message.value)
                         if update is not None:
                             yield update
-                        self._done[place.partition] = message.offset + 1
+                        self._done[tp.partition] = message.offset + 1
                         if self._is_due():
                             await self._commit_async(consumer)
                 await self._commit_async(consumer)
                 if self._is_silent(bool(fetched)):
-                    await asyncio.to_thread(self._look)
+                    await asyncio.to_thread(self._check_broker)
                 if not self._follow and not fetched and await self._has_ended_async(consumer):
                     return
         finally:
@@ -257,7 +257,7 @@ class Subscription(Generic[Update]):
         try:
             return dict(consumer.poll(timeout_ms=POLL_MS))
         except Exception as error:
-            self._trouble(error)
+            self._raise_unless_retriable(error)
             time.sleep(POLL_MS / 1000)
             return {}
 
@@ -265,21 +265,21 @@ class Subscription(Generic[Update]):
         try:
             return dict(await consumer.getmany(timeout_ms=POLL_MS))
         except Exception as error:
-            self._trouble(error)
+            self._raise_unless_retriable(error)
             await asyncio.sleep(POLL_MS / 1000)
             return {}
 
     def _begin(self) -> None:
-        self._committed_at = self._heard_at = time.monotonic()
+        self._committed_at = self._last_message_at = time.monotonic()
 
     def _end(self) -> None:
-        """To go on later, offsets are asked for again: a group's from Kafka, else the positions reached."""
-        self._places, self._stopped = None, False
+        """Reset, so that iterating again resumes: at a group's committed offsets, else at the positions reached."""
+        self._offsets, self._stopped = None, False
         if self._group is not None:
             self._positions = {}
 
-    def _take(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> Update | None:
-        """The update that a message carries, if it is one that is wanted."""
+    def _decode(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> Update | None:
+        """Decode a message; None for a tombstone, for another user and for what is not an update."""
         self._positions[partition] = offset + 1
         if value is None or (self._keys is not None and key is not None and key not in self._keys):
             return None  # a null value is a tombstone: the user was forgotten
@@ -289,8 +289,8 @@ class Subscription(Generic[Update]):
             update = self._decoder.decode(value)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self.skipped += 1
-            place = f"{self._topic}[{partition}] offset {offset}"
-            self._warn(f"{place} is no update, skipped ({self.skipped} so far): {error}")
+            position = f"{self._topic}[{partition}] offset {offset}"
+            self._warn(f"{position} is not an update, skipped ({self.skipped} so far): {error}")
             return None
         return update if self._users is None or update.user_id in self._users else None
 
@@ -298,63 +298,63 @@ class Subscription(Generic[Update]):
         return self._group is not None and time.monotonic() - self._committed_at >= COMMIT_S
 
     def _to_commit(self, assigned: Collection[Any]) -> dict[Any, int]:
-        """What of the done work is this member's to commit, and not committed yet."""
+        """The offsets of finished updates that this member may commit and has not committed yet."""
         if self._group is None:
             return {}
         self._committed_at = time.monotonic()
-        mine = {place: self._done[place.partition] for place in assigned if place.partition in self._done}
+        unsaved = {tp: self._done[tp.partition] for tp in assigned if tp.partition in self._done}
         self._done = {}
-        return mine
+        return unsaved
 
     def _commit(self, consumer: KafkaConsumer) -> None:
         from kafka import OffsetAndMetadata
 
-        mine = self._to_commit(consumer.assignment())
+        unsaved = self._to_commit(consumer.assignment())
         try:
-            if mine:
-                offsets = {place: OffsetAndMetadata(offset, "", -1) for place, offset in mine.items()}
+            if unsaved:
+                offsets = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in unsaved.items()}
                 consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
         except Exception as error:
-            self._not_committed(error, mine)
+            self._not_committed(error, unsaved)
 
     async def _commit_async(self, consumer: AIOKafkaConsumer) -> None:
-        mine = self._to_commit(consumer.assignment())
+        unsaved = self._to_commit(consumer.assignment())
         try:
-            if mine:
-                await asyncio.wait_for(consumer.commit(mine), COMMIT_TIMEOUT_MS / 1000)
+            if unsaved:
+                await asyncio.wait_for(consumer.commit(unsaved), COMMIT_TIMEOUT_MS / 1000)
         except Exception as error:
-            self._not_committed(error, mine)
+            self._not_committed(error, unsaved)
 
-    def _not_committed(self, error: Exception, mine: dict[Any, int]) -> None:
+    def _not_committed(self, error: Exception, unsaved: dict[Any, int]) -> None:
         if not is_retriable(error):
             raise error
-        self._done = {place.partition: offset for place, offset in mine.items()} | self._done
+        self._done = {tp.partition: offset for tp, offset in unsaved.items()} | self._done
         self._warn(f"{describe(error)}; what was done is not committed yet, and may come again")
 
-    def _is_silent(self, heard: bool) -> bool:
+    def _is_silent(self, has_messages: bool) -> bool:
         now = time.monotonic()
-        if heard:
-            self._heard_at = now
-        is_silent = now - self._heard_at >= (QUIET_S if not self._away else 1.0)
+        if has_messages:
+            self._last_message_at = now
+        is_silent = now - self._last_message_at >= (QUIET_S if not self._is_away else 1.0)
         if is_silent:
-            self._heard_at = now
+            self._last_message_at = now
         return is_silent
 
-    def _look(self) -> None:
-        """The clients wait for a broker in silence; say when there is none, and when it is back."""
+    def _check_broker(self) -> None:
+        """Warn when no broker answers, and when one is back: the clients wait for it in silence."""
         try:
             check_reachable(self._settings)
         except KafkaError as error:
-            if not self._away:
+            if not self._is_away:
                 self._warn(f"{error}; waiting for it")
-            self._away = True
+            self._is_away = True
         else:
-            if self._away:
+            if self._is_away:
                 self._warn("Kafka answers again")
-            self._away = False
+            self._is_away = False
 
-    def _trouble(self, error: Exception) -> None:
-        """Raise for what waiting does not mend; a poll that failed otherwise is simply made again."""
+    def _raise_unless_retriable(self, error: Exception) -> None:
+        """Raise an error that waiting does not mend; after any other the caller polls again."""
         if isinstance(error, InterestreamError):
             raise error
         if is_retriable(error):
@@ -366,18 +366,18 @@ class Subscription(Generic[Update]):
             ) from error
         raise KafkaError(f"{self._topic} cannot be read: {describe(error)}") from error
 
-    def _left(self, assigned: Collection[Any]) -> list[Any]:
-        """The assigned partitions that may hold more of what the topic held at the beginning."""
-        ends = self._places.ends if self._places is not None else {}
-        return [place for place in assigned if self._positions.get(place.partition, 0) < ends[place.partition]]
+    def _unfinished(self, assigned: Collection[Any]) -> list[Any]:
+        """The assigned partitions that have not reached the end the topic had at the beginning."""
+        ends = self._offsets.ends if self._offsets is not None else {}
+        return [tp for tp in assigned if self._positions.get(tp.partition, 0) < ends[tp.partition]]
 
     def _has_ended(self, consumer: KafkaConsumer) -> bool:
-        """Asks for positions too, for the last messages may have been compacted away."""
-        assigned, ends = consumer.assignment(), self._places.ends if self._places is not None else {}
-        at = {place: consumer.position(place, timeout_ms=COMMIT_TIMEOUT_MS) for place in self._left(assigned)}
-        return bool(assigned) and all((offset or 0) >= ends[place.partition] for place, offset in at.items())
+        """Whether all was read that the topic held; by positions too, as compaction may take the last messages."""
+        assigned, ends = consumer.assignment(), self._offsets.ends if self._offsets is not None else {}
+        at = {tp: consumer.position(tp, timeout_ms=COMMIT_TIMEOUT_MS) for tp in self._unfinished(assigned)}
+        return bool(assigned) and all((offset or 0) >= ends[tp.partition] for tp, offset in at.items())
 
     async def _has_ended_async(self, consumer: AIOKafkaConsumer) -> bool:
-        assigned, ends = consumer.assignment(), self._places.ends if self._places is not None else {}
-        at = {place: await consumer.position(place) for place in self._left(assigned)}
-        return bool(assigned) and all(offset >= ends[place.partition] for place, offset in at.items())
+        assigned, ends = consumer.assignment(), self._offsets.ends if self._offsets is not None else {}
+        at = {tp: await consumer.position(tp) for tp in self._unfinished(assigned)}
+        return bool(assigned) and all(offset >= ends[tp.partition] for tp, offset in at.items())

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from interest.errors import InputError, InterestreamError
-from streams.kafka.clients import STAGES
+from streams.kafka.topics import STAGES
 from streams.observability.health import Health
 from streams.observability.journal import Journal
 from streams.observability.metrics import Metrics

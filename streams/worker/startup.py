@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from interest.errors import StoreError
 from streams.kafka.errors import is_retriable
-from streams.kafka.topics import check_topics
+from streams.kafka.provision import check_topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.retry import BACKOFF_MAX_S, BACKOFF_S
 from streams.store.engine import open_store

@@ -47,7 +47,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def low(llm: Path) -> LowerLayers:
+def lower(llm: Path) -> LowerLayers:
     return open_lower_layers(llm, recipe_of(llm, 2))
 
 
@@ -55,23 +55,23 @@ def samples_from(log: Log) -> Samples:
     return samples_of(spec_of(LOG), log, np.arange(log.size))
 
 
-def lines_of(samples: Samples, low: LowerLayers, user: int) -> list[str]:
-    found, starts = texts_of(samples, low.recipe.template), samples.named.log.starts
+def lines_of(samples: Samples, lower: LowerLayers, user: int) -> list[str]:
+    found, starts = texts_of(samples, lower.recipe.template), samples.named.log.starts
     return [found.texts[text] for text in found.event[starts[user] : starts[user + 1]]]
 
 
-def exact(samples: Samples, low: LowerLayers) -> TokenStates:
+def exact(samples: Samples, lower: LowerLayers) -> TokenStates:
     """The states in float32, made at once."""
-    read = [tokenise(low, lines_of(samples, low, user)) for user in range(USERS)]
-    found = texts_of(samples, low.recipe.template)
-    ids = low.tokens([found.texts[text] if text >= 0 else "?" for text in found.item[1:]])
+    read = [tokenise(lower, lines_of(samples, lower, user)) for user in range(USERS)]
+    found = texts_of(samples, lower.recipe.template)
+    ids = lower.tokens([found.texts[text] if text >= 0 else "?" for text in found.item[1:]])
     return TokenStates(
-        [states_of(low, ids) for ids, _ in read], [ends for _, ends in read], [states_of(low, one) for one in ids]
+        [states_of(lower, ids) for ids, _ in read], [ends for _, ends in read], [states_of(lower, one) for one in ids]
     )
 
 
-def states_of(low: LowerLayers, ids: list[int]) -> np.ndarray:
-    return np.asarray(low.states(torch.tensor(ids)[None])[0].numpy())
+def states_of(lower: LowerLayers, ids: list[int]) -> np.ndarray:
+    return np.asarray(lower.states(torch.tensor(ids)[None])[0].numpy())
 
 
 def model_of(llm: Path, samples: Samples, tokens: TokenStates, **changes: object) -> FullText:
@@ -93,24 +93,26 @@ def every_user(samples: Samples) -> BatchIndices:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: Path, low: LowerLayers) -> None:
+def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: Path, lower: LowerLayers) -> None:
     """By itself: the lines before the moment alone, tokenised, through the lower and the upper layers, and pooled."""
     samples = samples_from(LOG)
-    model = model_of(llm, samples, exact(samples, low), pooling=pooling)
+    model = model_of(llm, samples, exact(samples, lower), pooling=pooling)
     shared = logits(model, samples, every_user(samples))
     np.testing.assert_allclose(shared, logits(model, samples, alone(np.arange(LOG.size))), atol=CLOSE)
-    found = texts_of(samples, low.recipe.template)
+    found = texts_of(samples, lower.recipe.template)
     for row in (1, 2, EACH - 1, EACH + 5):
         position, user = row % EACH, row // EACH
-        ids, _ = tokenise(low, lines_of(samples, low, user)[:position])
+        ids, _ = tokenise(lower, lines_of(samples, lower, user)[:position])
         item = found.item[LOG.item[row] + 1]
-        offered = low.tokens([found.texts[item] if item >= 0 else "?"])[0]
+        offered = lower.tokens([found.texts[item] if item >= 0 else "?"])[0]
         batch = model.collator.collate(samples, alone(np.array([row])))
         with torch.no_grad():
-            read = [low.states(torch.tensor(own)[None]) for own in (ids, offered)]
+            read = [lower.states(torch.tensor(own)[None]) for own in (ids, offered)]
             made = [pool(model.high.states(own), torch.tensor([own.shape[1]]), pooling) for own in read]
             means = [own[0].mean(dim=0, keepdim=True) for own in read]  # the tiny LLM has no further sinks
-            ends = np.cumsum([0, *(len(tokenise(low, [line])[0]) for line in lines_of(samples, low, user)[:position])])
+            ends = np.cumsum(
+                [0, *(len(tokenise(lower, [line])[0]) for line in lines_of(samples, lower, user)[:position])]
+            )
             own = torch.stack([read[0][0, a:b].mean(dim=0) for a, b in pairwise(ends)])
             keys = model.keys_of(own, torch.ones(len(own)), torch.ones(len(own)))
             keys = torch.nn.functional.pad(keys, (0, 0, 0, 0, EACH - position, 0))[None, None]
@@ -124,11 +126,11 @@ def test_one_pass_over_a_user_is_every_moment_read_by_itself(pooling: str, llm: 
     assert len(np.unique(shared.round(5))) == len(shared)
 
 
-def test_kept_states_are_those_computed_and_change_nothing(llm: Path, low: LowerLayers, tmp_path: Path) -> None:
+def test_kept_states_are_those_computed_and_change_nothing(llm: Path, lower: LowerLayers, tmp_path: Path) -> None:
     samples, made = samples_from(dataclasses.replace(LOG, item=LOG.item // 10 * 10)), []  # items of the catalogue
-    tokens = token_states(samples, low, tmp_path, EACH, made.append)
-    again = token_states(samples, low, tmp_path, EACH, lambda _: pytest.fail("computed twice"))
-    whole = exact(samples, low)
+    tokens = token_states(samples, lower, tmp_path, EACH, made.append)
+    again = token_states(samples, lower, tmp_path, EACH, lambda _: pytest.fail("computed twice"))
+    whole = exact(samples, lower)
     for kept, second, computed in zip(tokens.user, again.user, whole.user, strict=True):
         np.testing.assert_array_equal(kept, second)
         np.testing.assert_allclose(kept, computed, rtol=1e-3, atol=1e-4)  # float16
@@ -139,9 +141,9 @@ def test_kept_states_are_those_computed_and_change_nothing(llm: Path, low: Lower
     np.testing.assert_allclose(same[0], same[2], atol=1e-2)
 
 
-def test_what_comes_later_changes_no_score(llm: Path, low: LowerLayers) -> None:
+def test_what_comes_later_changes_no_score(llm: Path, lower: LowerLayers) -> None:
     samples = samples_from(LOG)
-    model, every = model_of(llm, samples, exact(samples, low)), every_user(samples)
+    model, every = model_of(llm, samples, exact(samples, lower)), every_user(samples)
     before, rng = logits(model, samples, every), np.random.default_rng(0)
     row = EACH + 7
     later = (LOG.user == 1) & (LOG.seq >= LOG.seq[row])
@@ -149,14 +151,14 @@ def test_what_comes_later_changes_no_score(llm: Path, low: LowerLayers) -> None:
     item[row] = LOG.item[row]  # what is offered stays, how it was rated does not
     other = samples_from(dataclasses.replace(LOG, item=item, value=np.where(later, 6 - LOG.value, LOG.value)))
     other.dense[:] = samples.dense  # other users' later counts are another law's
-    after = logits(model_of(llm, other, exact(other, low)), other, every)
+    after = logits(model_of(llm, other, exact(other, lower)), other, every)
     np.testing.assert_allclose(after[: row + 1], before[: row + 1], atol=CLOSE)
     assert np.abs(after[row + 1 : 2 * EACH] - before[row + 1 : 2 * EACH]).max() > 100 * CLOSE
 
 
-def test_it_trains_what_bahe_trains_and_whole_users_at_once(llm: Path, low: LowerLayers) -> None:
+def test_it_trains_what_bahe_trains_and_whole_users_at_once(llm: Path, lower: LowerLayers) -> None:
     samples = samples_from(LOG)
-    model = model_of(llm, samples, exact(samples, low))
+    model = model_of(llm, samples, exact(samples, lower))
     labels, rows = (LOG.value >= 4).astype(np.int8), np.arange(LOG.size)
     plan = [shares[0] for shares in model.collator.epoch(samples, rows, 2 * EACH, np.random.default_rng(0), 1)]
     assert [chosen.sizes.tolist() for chosen in plan] == [[EACH, EACH]] * 3
@@ -169,12 +171,12 @@ def test_it_trains_what_bahe_trains_and_whole_users_at_once(llm: Path, low: Lowe
     assert predict(model, samples, rows).shape == (LOG.size,)
 
 
-def test_a_token_over_the_end_of_a_line_is_refused(low: LowerLayers) -> None:
+def test_a_token_over_the_end_of_a_line_is_refused(lower: LowerLayers) -> None:
     class Greedy:
         def _tokenizer(self, text: str, **_: object) -> dict[str, object]:
             return {"input_ids": [0, 1], "offset_mapping": [(0, 4), (4, len(text))]}
 
-    assert tokenise(low, ["ab", "é"])[1].tolist() == [0, 3, 6]  # bytes: é has two
+    assert tokenise(lower, ["ab", "é"])[1].tolist() == [0, 3, 6]  # bytes: é has two
     with pytest.raises(ValueError, match="end of a line"):
         tokenise(Greedy(), ["ab", "cd"])  # type: ignore[arg-type]
 
@@ -205,10 +207,10 @@ def test_nobody_trains_on_what_is_after_his_test_and_cold_items_are_counted_in_t
     assert np.array_equal(dataset.slices["warm"], ~dataset.slices["cold"])
 
 
-def test_the_estimate_counts_the_weights_of_a_real_layer(llm: Path, low: LowerLayers) -> None:
+def test_the_estimate_counts_the_weights_of_a_real_layer(llm: Path, lower: LowerLayers) -> None:
     own = {"hidden_size": WIDTH, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
     shape = shape_of(own | {"num_hidden_layers": 4}, 2, 20.0, 15.0)
-    held = sum(weight.numel() for weight in low._layers[0].parameters() if weight.dim() > 1)
+    held = sum(weight.numel() for weight in lower._layers[0].parameters() if weight.dim() > 1)
     assert shape.layer == held
     assert full_text(shape) > full_text(shape, 10) > full_text(shape, 10, kept=True) > bahe(shape) > bahe(shape, 16)
     assert days(8 * 312e12 * 0.5 * 86_400, 1, utilisation=0.5) == pytest.approx(1.0)
@@ -233,12 +235,12 @@ def test_sinks_are_no_part_of_what_was_read_as_in_the_bank() -> None:
 
 
 def test_states_that_float16_cannot_hold_are_refused(
-    llm: Path, low: LowerLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llm: Path, lower: LowerLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = low.states
-    monkeypatch.setattr(low, "states", lambda ids: plain(ids) * 1e6)
+    plain = lower.states
+    monkeypatch.setattr(lower, "states", lambda ids: plain(ids) * 1e6)
     with pytest.raises(ArtifactError, match="float16"):
-        token_states(samples_from(LOG), low, tmp_path, EACH)
+        token_states(samples_from(LOG), lower, tmp_path, EACH)
     assert not list(tmp_path.glob("*.npy"))
 
 

@@ -21,7 +21,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from deploy.vllm.server import FLAGS, VENV
 from interest.errors import InputError
-from streams.kafka.clients import STAGES, Topics, group_of
+from streams.kafka.clients import group_of
+from streams.kafka.topics import STAGES, Topics
 from streams.observability.metrics import Metrics
 from streams.settings.load import load_settings
 from streams.settings.schema import KafkaSettings
@@ -32,7 +33,7 @@ DOCKERFILES = sorted((DEPLOY / "docker").glob("*Dockerfile"))
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 VERSION = "1.30.0"  # the oldest Kubernetes that we write for
 OTHERS_KINDS = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}  # of KEDA and the Prometheus operator: no schema
-TOLD = {"POSTGRES_PASSWORD": "p", "LLM_KEY": "k", "GRAFANA_PASSWORD": "g", "HOME": "/home/me"}
+COMPOSE_VARIABLES = {"POSTGRES_PASSWORD": "p", "LLM_KEY": "k", "GRAFANA_PASSWORD": "g", "HOME": "/home/me"}
 
 
 def documents(file: Path) -> list[dict[str, Any]]:
@@ -44,8 +45,8 @@ def compose() -> dict[str, Any]:
 
     def fill(match: re.Match[str]) -> str:
         name, rest = match["name"], match["rest"] or ""
-        if name in TOLD:
-            return TOLD[name]
+        if name in COMPOSE_VARIABLES:
+            return COMPOSE_VARIABLES[name]
         assert rest.startswith(":-"), f"{name} has no default, and compose.env.example does not name it"
         return rest[2:]
 
@@ -242,9 +243,9 @@ def test_every_metric_that_is_asked_for_is_one() -> None:
 def test_kafka_scaling_follows_the_groups_and_topics_that_there_are() -> None:
     settings, topics = KafkaSettings(), Topics()
     triggers = {name: spec["triggers"][0] for name, spec in scaled_objects().items()}
-    for stage, topic in {"interest": topics.partitions, "fusion": topics.updates}.items():
-        told = triggers[f"interestream-{stage}"]["metadata"]
-        assert (told["consumerGroup"], told["topic"]) == (group_of(settings, stage), topic)
+    for stage in set(STAGES) - {"ingest"}:
+        trigger = triggers[f"interestream-{stage}"]["metadata"]
+        assert (trigger["consumerGroup"], (trigger["topic"],)) == (group_of(settings, stage), topics.read_by(stage))
     # ingest's offsets are in the store: its group's lag in Kafka says nothing
     assert triggers["interestream-ingest"]["type"] == "prometheus"
     most = int(documents(DEPLOY / "kubernetes" / "settings.yaml")[0]["data"]["INTERESTREAM_KAFKA_PARTITIONS"])

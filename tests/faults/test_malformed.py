@@ -6,7 +6,8 @@ import json
 import random
 from typing import Any
 
-from streams.kafka.clients import admin, dead_of
+from streams.kafka.clients import admin
+from streams.kafka.topics import dead_of
 from tests.support.fault_site import Message, Site, assert_as_undisturbed, log_of, messages_of, read_topic
 
 GOOD, BAD, LARGE = 20_000, 20_000, 3

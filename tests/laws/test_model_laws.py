@@ -1,4 +1,4 @@
-"""Laws of the models: padding, batching and the order of candidates change nothing; strangers are scored."""
+"""Laws of the models: padding, batching and the order of candidates change nothing; unknown ids are scored."""
 
 from __future__ import annotations
 

@@ -80,14 +80,14 @@ def test_more_padding_changes_nothing(trained: tuple[Srp4Ctr, Samples]) -> None:
     )
     candidates = dataclasses.replace(
         batch.candidates,
-        seen=batch.candidates.seen + 3,
+        visible=batch.candidates.visible + 3,
         age=pad(batch.candidates.age, (3, 0)),
         target=pad(batch.candidates.target, (0, 2)),
     )
     slots = candidates.target.shape[1]
     candidates = dataclasses.replace(
         candidates,
-        seen=pad(candidates.seen, (0, 2)),
+        visible=pad(candidates.visible, (0, 2)),
         age=pad(candidates.age, (0, 0, 0, 2)),
         slot=torch.arange(3) * slots,
     )

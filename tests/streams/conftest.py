@@ -47,7 +47,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def low(llm: Path) -> LowerLayers:
+def lower(llm: Path) -> LowerLayers:
     return open_lower_layers(llm, recipe_of(llm, 2))
 
 

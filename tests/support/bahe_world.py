@@ -43,12 +43,12 @@ class Made:
     """A bank in memory, filled with what is asked of it."""
 
     def __init__(self, llm: Path, recipe: Recipe) -> None:
-        self._low, self._recipe = open_lower_layers(llm, recipe), recipe
+        self._lower, self._recipe = open_lower_layers(llm, recipe), recipe
 
     def __call__(self, texts: list[str]) -> BankFile:
         keys = np.array(self._recipe.keys(texts), KEY)
         order = np.argsort(keys)
-        return BankFile(keys[order], self._low(texts).astype(np.float16)[order])
+        return BankFile(keys[order], self._lower(texts).astype(np.float16)[order])
 
 
 def config_of(llm: Path, recipe: Recipe, **changes: object) -> BaheConfig:

@@ -92,34 +92,34 @@ def read_held(engine: Engine, recipe: Recipe, texts: Sequence[str]) -> dict[str,
 
 
 class CountingEncoder:
-    """The low layers, with what they were asked for; `before` is called before each batch."""
+    """The lower layers, noting the texts they were given; `before` is called before each batch."""
 
-    def __init__(self, low: LowerLayers, before: Callable[[], None] = lambda: None) -> None:
-        self.recipe, self.width, self.batch_texts = low.recipe, low.width, low.batch_texts
-        self._low, self._before = low, before
+    def __init__(self, lower: LowerLayers, before: Callable[[], None] = lambda: None) -> None:
+        self.recipe, self.width, self.batch_texts = lower.recipe, lower.width, lower.batch_texts
+        self._lower, self._before = lower, before
         self.seen: list[str] = []
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None, /) -> np.ndarray:
         self._before()
         self.seen += texts
-        return self._low(texts, advance)
+        return self._lower(texts, advance)
 
 
 class InterruptedEncoder:
-    """Low layers with something that happens before the texts of the first call are done."""
+    """The lower layers, with something that happens before the texts of the first call are done."""
 
-    def __init__(self, low: LowerLayers, happens: Callable[[], object]) -> None:
-        self.recipe, self.width, self.batch_texts = low.recipe, low.width, low.batch_texts
-        self._low, self._left = low, [happens]
+    def __init__(self, lower: LowerLayers, happens: Callable[[], object]) -> None:
+        self.recipe, self.width, self.batch_texts = lower.recipe, lower.width, lower.batch_texts
+        self._lower, self._left = lower, [happens]
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
         while self._left:
             self._left.pop()()
-        return self._low(texts, advance)
+        return self._lower(texts, advance)
 
 
-def run_pass(walk: FillPass) -> list[int]:
+def run_pass(fill_pass: FillPass) -> list[int]:
     steps = []
-    while not walk.is_done:
-        steps.append(walk.step())
+    while not fill_pass.is_done:
+        steps.append(fill_pass.step())
     return steps

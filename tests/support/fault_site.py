@@ -31,7 +31,7 @@ from deploy.kafka.node import free_port
 from interest.store.tables import behaviors, metadata, partitions
 from interest.types import Behavior
 from streams.files.rows import BehaviorLog
-from streams.kafka.clients import Topics
+from streams.kafka.topics import Topics
 from streams.replay.embedded import replay
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store

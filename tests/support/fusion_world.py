@@ -27,7 +27,7 @@ from interest.types import Outcome, Reason, Source
 from streams.kafka.clients import make_consumer, make_producer
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
 from streams.kafka.partitioner import Partitioner
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.settings.schema import FusionSettings, KafkaSettings, Settings

@@ -30,10 +30,11 @@ from interest.write.backfill import learn
 from interest.write.backlog import Plan
 from streams.files.catalogue import load_items, load_users
 from streams.files.rows import BehaviorLog
-from streams.kafka.clients import Topics, dead_of, group_of, make_consumer, make_producer
+from streams.kafka.clients import group_of, make_consumer, make_producer
 from streams.kafka.dead_letter import DeadLetter, read_letter
 from streams.kafka.messages import InterestUpdate
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
+from streams.kafka.topics import Topics, dead_of
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.replay.embedded import replay

@@ -17,9 +17,10 @@ from interest.store.tables import behaviors, items, partitions, users
 from interest.types import Behavior, Partition
 from streams.files.rows import BehaviorLog
 from streams.files.sort import in_time_order
-from streams.kafka.clients import Topics, admin, dead_of, make_consumer, make_producer
+from streams.kafka.clients import admin, make_consumer, make_producer
 from streams.kafka.dead_letter import DeadLetter, read_letter
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
+from streams.kafka.topics import Topics, dead_of
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.settings.schema import IngestSettings, KafkaSettings, Settings

@@ -12,6 +12,7 @@ met with other company.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class BaheBatch:
     vectors: Tensor  # (V, d) float16
     history: Tensor  # (N, G, T) int32 into the V, oldest first, padding (0) on the right
     feedback: Tensor  # (N, G, T) int32: value row * LABEL_ROWS + label row of each behaviour, 0 where none is
-    seen: Tensor  # (N, S) int64: a past is so many columns of its window, from the left
+    visible: Tensor  # (N, S) int64: a past is so many columns of its window, from the left
     window: Tensor  # (S,) int64 into the G
     offered: Tensor  # (O,) int32 into the V
     target: Tensor  # (B,) int64 into the O
@@ -56,6 +57,9 @@ class BaheBatch:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def with_item_row(self, item_row: Tensor) -> BaheBatch:
+        return dataclasses.replace(self, item_row=item_row)
 
 
 class BaheCollator(RowCollator):
@@ -73,10 +77,10 @@ class BaheCollator(RowCollator):
         return super().epoch(samples, rows, size, rng, processes)
 
     def score_batches(self, samples: Samples, /, rows: Array) -> Iterator[BatchIndices]:
-        own = samples.impressions.take(rows)
-        order = np.lexsort((own.at, own.seq, own.stop, own.first, own.user))
+        picked = samples.impressions.take(rows)
+        order = np.lexsort((picked.at, picked.seq, picked.stop, picked.first, picked.user))
         new = np.zeros(len(rows), bool)
-        for key in (own.user, own.first, own.stop, own.seq, own.at):
+        for key in (picked.user, picked.first, picked.stop, picked.seq, picked.at):
             new[1:] |= np.diff(key[order]) != 0
         windows = [
             run[start : start + SCORES_AT_ONCE]
@@ -84,7 +88,7 @@ class BaheCollator(RowCollator):
             for start in range(0, len(run), SCORES_AT_ONCE)
         ]
         # windows with like histories go together: little padding
-        windows.sort(key=lambda window: int(own.stop[window[0]] - own.first[window[0]]))
+        windows.sort(key=lambda window: int(picked.stop[window[0]] - picked.first[window[0]]))
         at_once = max(VECTORS_AT_ONCE // (len(self._sequences) * self._history), 1)
         part: list[Array] = []
         for window in windows:
@@ -103,21 +107,21 @@ class BaheCollator(RowCollator):
         bank_index = samples.bank_index
         if bank_index is None:
             raise ValueError("these samples know no texts; hand them to fusion.bank.index.with_bank first")
-        own = samples.impressions.take(chosen.rows)
+        picked = samples.impressions.take(chosen.rows)
         window = np.repeat(np.arange(len(chosen.sizes)), chosen.sizes)  # (B,)
         new = np.ones(len(chosen), bool)  # 1
-        new[1:] = np.any([np.diff(key) != 0 for key in (window, own.stop, own.seq, own.at)], axis=0)
-        pasts, window = own.take(np.flatnonzero(new)), window[new]  # (S,)
+        new[1:] = np.any([np.diff(key) != 0 for key in (window, picked.stop, picked.seq, picked.at)], axis=0)
+        pasts, window = picked.take(np.flatnonzero(new)), window[new]  # (S,)
         read = [self._read(samples, name, pasts, window) for name in self._sequences]
         longest = max(1, *(row.shape[1] for row, _ in read))
-        row = np.stack([_wider(one, longest) for one, _ in read])  # (N, G, T)
-        seen = np.stack([one for _, one in read])  # (N, S)
-        atom, events = bank_index.event[row], samples.events
+        row = np.stack([_wider(rows, longest) for rows, _ in read])  # (N, G, T)
+        visible = np.stack([lengths for _, lengths in read])  # (N, S)
+        event, events = bank_index.event[row], samples.events
         last = np.append(np.flatnonzero(np.diff(window)), len(window) - 1)[: len(chosen.sizes)]  # 2
-        there = np.arange(longest) < seen[:, last, None]
-        item = bank_index.item[own.item + 1]
+        mask = np.arange(longest) < visible[:, last, None]
+        item = bank_index.item[picked.item + 1]
         offered, target = np.unique(item, return_inverse=True)
-        distinct = np.unique(np.concatenate([atom[there], offered]))
+        distinct = np.unique(np.concatenate([event[mask], offered]))
         distinct = distinct[distinct >= 0]
         vectors = np.zeros((len(distinct) + FIRST, bank_index.vectors.shape[1]), np.float16)
         vectors[FIRST:] = bank_index.vectors[distinct]
@@ -131,14 +135,14 @@ class BaheCollator(RowCollator):
         return BaheBatch(
             item_row=tensor(kind),
             vectors=tensor(vectors),
-            history=tensor(np.where(there, place(atom), PADDING)),
-            feedback=tensor(np.where(there, events.value[row] * LABEL_ROWS + events.label[row], 0).astype(np.int32)),
-            seen=tensor(seen),
+            history=tensor(np.where(mask, place(event), PADDING)),
+            feedback=tensor(np.where(mask, events.value[row] * LABEL_ROWS + events.label[row], 0).astype(np.int32)),
+            visible=tensor(visible),
             window=tensor(window),
             offered=tensor(place(offered)),
             target=tensor(target.ravel()),
             past=tensor(np.cumsum(new) - 1),
-            profile=tensor(samples.profiles[own.user]),
+            profile=tensor(samples.profiles[picked.user]),
             dense=tensor(samples.dense[chosen.rows]),
             interest_vectors=tensor(interest_vectors),
             partitions=tensor(partitions),
@@ -153,15 +157,15 @@ class BaheCollator(RowCollator):
         bank_index, events = samples.bank_index, samples.events
         assert bank_index is not None
         if name not in bank_index.sequences:
-            found = np.flatnonzero(chosen_by(samples, name))
-            bank_index.sequences[name] = np.append(found, events.nothing)  # ends with what answers for padding
+            members = np.flatnonzero(chosen_by(samples, name))
+            bank_index.sequences[name] = np.append(members, events.nothing)  # ends with what answers for padding
         entries = bank_index.sequences[name]
         stop = np.searchsorted(entries[:-1], pasts.stop)
         head = np.flatnonzero(np.diff(window, prepend=-1))  # (G,) each window's first past
         start = np.maximum(np.searchsorted(entries[:-1], pasts.first[head]), stop[head] - self._history)
-        seen = stop - start[window]
-        index = start[:, None] + np.arange(int(seen.max(initial=0)))
-        return events.rows[entries[np.minimum(index, len(entries) - 1)]], seen
+        visible = stop - start[window]
+        index = start[:, None] + np.arange(int(visible.max(initial=0)))
+        return events.rows[entries[np.minimum(index, len(entries) - 1)]], visible
 
 
 def chosen_by(samples: Samples, name: str) -> Array:
@@ -195,7 +199,7 @@ def named_sequences(spec: FeatureSpec, asked: Sequence[str]) -> tuple[str, ...]:
             out[name] = None
         else:
             raise InputError(
-                f"--sequences: {name!r} is no sequence of this log; there are recent, liked, disliked, "
+                f"--sequences: {name!r} is not a sequence of this log; there are recent, liked, disliked, "
                 "scene:NAME, action:NAME, and scenes or actions for one of each"
             )
     if not out:

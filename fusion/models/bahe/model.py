@@ -13,6 +13,7 @@ many heads, and all that they see beside users and item.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -25,11 +26,13 @@ from fusion.encoders.lora import add_lora
 from fusion.encoders.recipe import Recipe, TextPooling
 from fusion.encoders.sentence import Precision
 from fusion.encoders.split_llm import Architecture, Mask, UpperLayers, check_same_llm, set_weights, upper_weights
+from fusion.features.collate import Collator
 from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec
 from fusion.models.bahe.collate import BaheBatch, BaheCollator
 from fusion.models.bahe.head import Head
 from fusion.models.bahe.standardise import Standardise
 from fusion.models.bahe.target_attention import UserSide, sizes_of
+from fusion.models.protocol import Loss, ctr_only
 from fusion.models.uif import InterestFusion
 
 
@@ -62,13 +65,15 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bahe(nn.Module):
-    """Scores moments: `forward(batch) -> (B,)` logits, which are `score(users, items, batch)`."""
+    """Scores impressions: `forward(batch) -> (B,)` logits, which are `score(users, items, batch)`."""
 
-    def __init__(self, spec: FeatureSpec, config: BaheConfig) -> None:
+    def __init__(self, spec: FeatureSpec, config: BaheConfig, collator: Collator | None = None) -> None:
+        """collator: another way to make batches of samples, if not `BaheCollator` as the config says."""
         super().__init__()
         self.config = config
         # a state that has seen what comes later cannot serve an earlier moment
-        self.collator = BaheCollator(config.sequences, config.history, config.pack if config.mask == "causal" else 1)
+        pack = config.pack if config.mask == "causal" else 1
+        self.collator = collator or BaheCollator(config.sequences, config.history, pack)
         self.high = UpperLayers(
             config.architecture, config.recipe.cut, mask=config.mask, pooling=config.pooling,
             checkpointing=config.checkpointing, precision=config.precision,
@@ -89,10 +94,21 @@ class Bahe(nn.Module):
             for _ in range(config.heads)
         )  # fmt: skip
 
-    @property
-    def encoder(self) -> nn.Module:
-        """What was pre-trained: `TrainConfig.pretrained_rate` is its share of the learning rate."""
-        return self.high
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        return self.high.parameters()
+
+    def load_outside(self, llm: Path | None) -> BaheConfig:
+        """With LoRA, the layers that it stands on. The LLM is else only needed for texts that the bank lacks.
+
+        So it need not be there, but a folder that is named must be the right one. Raises ArtifactError for another
+        LLM, InputError where there is none.
+        """
+        folder = Path(self.config.folder) if llm is None else llm
+        if self.config.tune == "lora" or llm is not None:
+            check_same_llm(folder, self.config.recipe)
+        if self.config.tune == "lora":
+            self.take_llm(upper_weights(folder, self.config.recipe.cut))
+        return msgspec.structs.replace(self.config, folder=str(folder))
 
     def take_llm(self, weights: dict[str, Tensor]) -> None:
         """Begin with an LLM's layers (`fusion/encoders/split_llm.py`); with LoRA they also stay."""
@@ -101,9 +117,9 @@ class Bahe(nn.Module):
     def forward(self, batch: BaheBatch) -> Tensor:
         return self.logits(batch).mean(dim=1)
 
-    def learn(self, batch: BaheBatch) -> tuple[Tensor, float]:
-        """(B, heads) logits, which learn each for itself; there is no second task."""
-        return self.logits(batch), 0.0
+    def loss(self, batch: BaheBatch, labels: Tensor) -> Loss:
+        """The heads learn each for itself."""
+        return ctr_only(self.logits(batch), labels)
 
     def logits(self, batch: BaheBatch) -> Tensor:
         """(B, heads)."""
@@ -133,8 +149,8 @@ class Bahe(nn.Module):
         interests = []
         if self.fusion is not None and interest is not None:
             interests.append(self.fusion.join(interest[batch.past], offered.chunk(2, dim=1)[0]))
-        own = [head(users, users.keys[..., n, :], offered, interests, batch) for n, head in enumerate(self.heads)]
-        return torch.stack(own, dim=1)
+        logits = [head(users, users.keys[..., n, :], offered, interests, batch) for n, head in enumerate(self.heads)]
+        return torch.stack(logits, dim=1)
 
     def _vectors(self, batch: BaheBatch) -> Tensor:
         return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
@@ -145,7 +161,7 @@ class Bahe(nn.Module):
         x = F.embedding(rows, vectors)
         if self.config.mask == "causal":
             row = batch.window + windows * torch.arange(many, device=rows.device)[:, None]  # (N, S)
-            pooled = self.high.prefixes(x, row.flatten(), batch.seen.flatten(), self.config.history)
+            pooled = self.high.prefixes(x, row.flatten(), batch.visible.flatten(), self.config.history)
         else:
             pooled = self.high(x, rows > 0)  # every past has a window of its own
         pooled = pooled.view(many, len(batch.window), -1).transpose(0, 1)  # (S, N, 2 d)
@@ -156,11 +172,11 @@ class Bahe(nn.Module):
         times = torch.bincount(batch.history.flatten(), minlength=len(vectors))
         keys = self.keys_of(vectors, batch.item_row == FIRST, times)
         device = batch.history.device
-        column = batch.seen[..., None] + torch.arange(-self.config.history, 0, device=device)  # (N, S, M)
+        column = batch.visible[..., None] + torch.arange(-self.config.history, 0, device=device)  # (N, S, M)
         sequence = torch.arange(len(column), device=device)[:, None, None]
         at = sequence, batch.window[:, None], column.clamp(min=0)
         newest, feedback = (
-            torch.where(column < 0, 0, own[at]).transpose(0, 1) for own in (batch.history, batch.feedback)
+            torch.where(column < 0, 0, field[at]).transpose(0, 1) for field in (batch.history, batch.feedback)
         )
         return F.embedding(newest, keys.flatten(1)).view(*newest.shape, *keys.shape[1:]), feedback
 
@@ -171,8 +187,8 @@ class Bahe(nn.Module):
 
     def users_of(self, pooled: Tensor, keys: Tensor, feedback: Tensor) -> UserSide:
         """From pooled sequences (S, N, 2 d), and their behaviours' keys (S, N, M, heads, k) and outcomes (S, N, M)."""
-        there = (feedback > 0).any(dim=-1)
-        standard = torch.where(there[..., None], self.users(pooled, there), self.nothing)
+        mask = (feedback > 0).any(dim=-1)
+        standard = torch.where(mask[..., None], self.users(pooled, mask), self.nothing)
         return UserSide(standard, self.sizes(sizes_of(feedback)), keys, feedback)
 
     def _items(self, batch: BaheBatch, vectors: Tensor) -> Tensor:
@@ -189,17 +205,3 @@ class Bahe(nn.Module):
         times = torch.bincount(target, minlength=len(pooled))
         text = self.texts(texts, times * known) * known[:, None]
         return torch.cat([self.items(pooled, times), text], dim=1)
-
-
-def find_llm(model: nn.Module, config: BaheConfig, folder: Path | None = None) -> BaheConfig:
-    """Make a loaded model whole: with LoRA it needs the layers it stands on. Returns the config with that folder.
-
-    Without LoRA the LLM is only needed for texts that the bank lacks, so it need not be there, but a folder that is
-    named must be the right one. Raises ArtifactError for another LLM, InputError where there is none.
-    """
-    place = Path(config.folder) if folder is None else folder
-    if config.tune == "lora" or folder is not None:
-        check_same_llm(place, config.recipe)
-    if config.tune == "lora" and isinstance(model, Bahe):
-        model.take_llm(upper_weights(place, config.recipe.cut))
-    return msgspec.structs.replace(config, folder=str(place))

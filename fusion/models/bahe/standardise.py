@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 MEMORY = 0.98  # of the running statistics; at first all batches count the same
-BOUND = 10.0  # deviations: a stranger to the training data does not decide by one dimension
+BOUND = 10.0  # deviations: what is unlike all training data does not decide by one dimension
 LEAST = 1e-6  # variance, for a dimension that never moves
 
 

@@ -82,8 +82,8 @@ class TargetAttention(nn.Module):
         """
         feedback = feedback[past]  # (B, N, M)
         alike = torch.einsum("bnmk,bk->bnm", keys[past], F.normalize(self.key(items), dim=-1))
-        there = feedback > 0
-        weights = (alike * self.sharp.exp()).masked_fill(~there, -1e4).softmax(dim=-1) * there
+        mask = feedback > 0
+        weights = (alike * self.sharp.exp()).masked_fill(~mask, -1e4).softmax(dim=-1) * mask
         table = (self.value.weight[:, None] + self.label.weight).flatten(0, 1)
         return torch.einsum("bnm,bnmv->bnv", weights, F.embedding(feedback, table)).flatten(1)
 

@@ -109,8 +109,8 @@ class FgBert(nn.Module):
         Without `states` the last layer stops at its keys and values, half of the work of two layers.
         """
         x, keys, values = self.drop(tokens), [], []
-        for number, own in enumerate(self.layers):
-            layer = cast(Layer, own)
+        for number, child in enumerate(self.layers):
+            layer = cast(Layer, child)
             normed = layer.norm(x)
             own_keys, own_values = layer.keys_values(normed)
             keys.append(own_keys)
@@ -150,13 +150,13 @@ class FgBertHeads(nn.Module):
 
 def start(module: nn.Module) -> None:
     """BERT's start: normal with deviation 0.02, biases and padding 0."""
-    for own in module.modules():
-        if isinstance(own, nn.Embedding | nn.Linear):
-            nn.init.normal_(own.weight, std=0.02)
-        if isinstance(own, nn.Embedding) and own.padding_idx is not None:
-            nn.init.zeros_(own.weight[own.padding_idx])
-        if isinstance(own, nn.Linear) and own.bias is not None:
-            nn.init.zeros_(own.bias)
+    for child in module.modules():
+        if isinstance(child, nn.Embedding | nn.Linear):
+            nn.init.normal_(child.weight, std=0.02)
+        if isinstance(child, nn.Embedding) and child.padding_idx is not None:
+            nn.init.zeros_(child.weight[child.padding_idx])
+        if isinstance(child, nn.Linear) and child.bias is not None:
+            nn.init.zeros_(child.bias)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -174,13 +174,13 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tenso
     return torch.softmax(scores, dim=-1) @ values
 
 
-def hide(there: Tensor, prefix: int) -> Tensor:
+def hide(mask: Tensor, prefix: int) -> Tensor:
     """(G, 1, T, T): 0 or -1e9. Columns before `prefix` are seen by every row, later ones by themselves and later rows.
 
-    there: (G, T), False is padding, which nothing but itself looks at.
+    mask: (G, T), False is padding, which nothing but itself looks at.
     """
-    columns = torch.arange(there.shape[1], device=there.device)
+    columns = torch.arange(mask.shape[1], device=mask.device)
     open_to = (columns < prefix) | (columns <= columns[:, None])  # (T, T)
     itself = columns == columns[:, None]
-    seen = (open_to & there[:, None, :]) | itself
-    return torch.zeros(seen.shape, device=there.device).masked_fill_(~seen, -1e9)[:, None]
+    visible = (open_to & mask[:, None, :]) | itself
+    return torch.zeros(visible.shape, device=mask.device).masked_fill_(~visible, -1e9)[:, None]

@@ -13,7 +13,9 @@ past joins as two sums (fusion/models/lifelong.py); training also asks which val
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -25,6 +27,7 @@ from fusion.features.events import GAP_ROWS
 from fusion.features.packed_windows import USER_COUNTS, Candidates, Items, PackedBatch, PackedCollator, Users
 from fusion.features.spec import FIRST, FeatureSpec
 from fusion.models.lifelong import Lifelong
+from fusion.models.protocol import Loss, ctr_only, summed_loss
 from fusion.models.srp4ctr.fgbert import (
     FeedForward,
     FgBert,
@@ -74,7 +77,7 @@ def ablations(encoder: FgBertConfig, **more: Any) -> dict[str, Srp4CtrConfig]:
 class UserState:
     """Everything about G users' histories that scoring a candidate needs."""
 
-    there: Tensor  # (G, T) bool
+    mask: Tensor  # (G, T) bool
     keys: tuple[Tensor, ...]  # per layer (G, H, T, d / H)
     values: tuple[Tensor, ...]
     states: Tensor | None  # (G, T, d), for MP
@@ -104,8 +107,8 @@ class CrossLayer(nn.Module):
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, some: Tensor) -> Tensor:
         """(G, C, d). bias: (G, H, C, T). some: (G, C, 1), whether there is anything to see."""
         queries = split_heads(self.query(self.norm(x)), self.heads)
-        seen = join_heads(attend(queries, keys, values, bias)) * some
-        return cast(Tensor, self.feed(x + self.drop(self.out(seen))))
+        attended = join_heads(attend(queries, keys, values, bias)) * some
+        return cast(Tensor, self.feed(x + self.drop(self.out(attended))))
 
     def copy(self, layer: Layer) -> None:
         for name in ("norm", "query", "out", "feed"):
@@ -127,38 +130,38 @@ class Querying(nn.Module):
         start(self)
         nn.init.normal_(self.seek, std=0.5)  # apart from each other from the start
 
-    def forward(self, states: Tensor, there: Tensor, features: Tensor) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor, features: Tensor) -> Tensor:
         """(G, q d), from states (G, T, d) and the user's features (G, f)."""
         x = self.seek + self.move(features).view(len(features), *self.seek.shape)  # (G, q, d)
         queries = split_heads(self.query(self.norm(x)), self.heads)
         keys, values = split_heads(self.key(states), self.heads), split_heads(self.value(states), self.heads)
-        hidden = torch.zeros(there.shape, device=there.device).masked_fill(~there, -1e9)[:, None, None, :]
-        seen = join_heads(attend(queries, keys, values, hidden)) * there.any(dim=1)[:, None, None]
-        return cast(Tensor, self.feed(x + self.out(seen))).flatten(1)
+        hidden = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e9)[:, None, None, :]
+        attended = join_heads(attend(queries, keys, values, hidden)) * mask.any(dim=1)[:, None, None]
+        return cast(Tensor, self.feed(x + self.out(attended))).flatten(1)
 
 
 class Srp4Ctr(nn.Module):
-    """Scores moments: `forward(batch) -> (B,)` logits, which are `score(encode_user(users), candidates)`."""
+    """Scores impressions: `forward(batch) -> (B,)` logits, which are `score(encode_user(users), candidates)`."""
 
     def __init__(self, spec: FeatureSpec, config: Srp4CtrConfig) -> None:
         super().__init__()
-        own = config.encoder
-        d = own.width
+        encoder = config.encoder
+        d = encoder.width
         self.config, self.history = config, spec.history
         self.collator = PackedCollator(config.pack, whole_past=config.lifelong)
-        self.encoder = FgBert(spec, own)
+        self.encoder = FgBert(spec, encoder)
         self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
-        told = config.profile * len(spec.user_columns)
-        inputs = d + told + len(spec.dense)
+        profile_width = config.profile * len(spec.user_columns)
+        inputs = d + profile_width + len(spec.dense)
         if config.cross:
             self.position = nn.Parameter(torch.zeros(d))  # the candidate's
-            self.cross = nn.ModuleList(CrossLayer(own) for _ in range(own.layers))
-            self.ago = nn.Embedding(spec.history + 1, own.layers * own.heads)  # events ago
-            self.age = nn.Embedding(GAP_ROWS, own.layers * own.heads)  # days ago
+            self.cross = nn.ModuleList(CrossLayer(encoder) for _ in range(encoder.layers))
+            self.ago = nn.Embedding(spec.history + 1, encoder.layers * encoder.heads)  # events ago
+            self.age = nn.Embedding(GAP_ROWS, encoder.layers * encoder.heads)  # days ago
             self.norm = nn.LayerNorm(d)
             inputs += d
         if config.queries:
-            self.querying = Querying(own, config.queries, told + len(USER_COUNTS))
+            self.querying = Querying(encoder, config.queries, profile_width + len(USER_COUNTS))
             inputs += config.queries * d
         if config.pooled:
             inputs += d
@@ -188,15 +191,22 @@ class Srp4Ctr(nn.Module):
     def forward(self, batch: PackedBatch) -> Tensor:
         return self.tower.logits(*self._read(batch))
 
-    def learn(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """(B,) logits, and the summed cross-entropy of the second task times its weight."""
+    def loss(self, batch: PackedBatch, labels: Tensor) -> Loss:
+        """The second task asks which value the user gives."""
         read = self._read(batch)
+        logits = self.tower.logits(*read)
         if self.value is None:
-            return self.tower.logits(*read), read.hidden.new_zeros(())
+            return ctr_only(logits, labels)
         bucket = batch.candidates.value_bucket
         wanted = bucket.masked_fill(bucket < FIRST, NO_CLASS)
-        loss = F.cross_entropy(self.value(read.hidden), wanted, ignore_index=NO_CLASS, reduction="sum")
-        return self.tower.logits(*read), self.config.value_task * loss
+        extra = F.cross_entropy(self.value(read.hidden), wanted, ignore_index=NO_CLASS, reduction="sum")
+        return Loss(summed_loss(logits, labels), self.config.value_task * extra)
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        return self.encoder.parameters()
+
+    def load_outside(self, _llm: Path | None) -> Srp4CtrConfig:
+        return self.config
 
     def _read(self, batch: PackedBatch) -> Hidden:
         items = self.encoder.items(batch.items)  # (M, d)
@@ -211,19 +221,19 @@ class Srp4Ctr(nn.Module):
         return self.tower.logits(*self._hidden(state, candidates, self.encoder.items(items)))
 
     def _encode(self, users: Users, items: Tensor) -> UserState:
-        there = users.event > 0
-        columns = torch.arange(there.shape[1], device=there.device)
+        mask = users.event > 0
+        columns = torch.arange(mask.shape[1], device=mask.device)
         tokens = F.embedding(users.event, items) + self.encoder.behaviors(users.behavior)
         tokens = tokens + self.encoder.position(columns + (self.history - users.prefix))
         needed = bool(self.config.queries or self.config.pooled)
-        encoded = self.encoder(tokens, hide(there, users.prefix), states=needed)
+        encoded = self.encoder(tokens, hide(mask, users.prefix), states=needed)
         queried = None
         if self.config.queries and encoded.states is not None:
             # the prefix alone: what is shared by all moments of the window
             features = torch.cat([*self._profile(users.profile), users.context], dim=1)
-            queried = self.querying(encoded.states[:, : users.prefix], there[:, : users.prefix], features)
+            queried = self.querying(encoded.states[:, : users.prefix], mask[:, : users.prefix], features)
         return UserState(
-            there=there,
+            mask=mask,
             keys=encoded.keys,
             values=encoded.values,
             states=encoded.states if self.config.pooled else None,
@@ -234,9 +244,9 @@ class Srp4Ctr(nn.Module):
 
     def _hidden(self, state: UserState, candidates: Candidates, items: Tensor) -> Hidden:
         offered = F.embedding(candidates.target, items)  # (G, C, d)
-        columns = torch.arange(state.there.shape[1], device=offered.device, dtype=torch.int32)
-        ago = candidates.seen[:, :, None] - columns  # (G, C, T): 1 is the newest event
-        sees = (ago > 0) & (ago <= self.history) & state.there[:, None, :]
+        columns = torch.arange(state.mask.shape[1], device=offered.device, dtype=torch.int32)
+        ago = candidates.visible[:, :, None] - columns  # (G, C, T): 1 is the newest event
+        sees = (ago > 0) & (ago <= self.history) & state.mask[:, None, :]
         slot = candidates.slot
         window = slot // candidates.target.shape[1]
         mine = offered.flatten(0, 1)[slot]  # (B, d)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 
-from streams.kafka.clients import dead_of, group_of, make_consumer
+from streams.kafka.clients import group_of, make_consumer
 from streams.kafka.dead_letter import dead_letter
+from streams.kafka.topics import dead_of
 from streams.stages.consumer.commits import Commits
 from streams.stages.consumer.message import Message, decoded, listener, within
 from streams.stages.consumer.offset_tracker import OffsetTracker

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, delete, select
 
 from interest.store.sql import insert_new, writing
 from streams.kafka.clients import KafkaError, admin
-from streams.kafka.topics import offset_ranges, read_topics
+from streams.kafka.provision import offset_ranges, read_topics
 from streams.settings.schema import KafkaSettings
 from streams.store.tables import counters
 

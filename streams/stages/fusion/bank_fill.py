@@ -48,7 +48,7 @@ class BankFiller:
         self._context, self._partitions = context, partitions
         self._retry = RetryPolicy(context, stage)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bank")
-        self._low: _InterruptibleLayers | None = None
+        self._lower: _InterruptibleLayers | None = None
         self._work: asyncio.Task[None] | None = None
         self._looked_s = 0.0  # the last time
         self._behind_since: float | None = None  # monotonic
@@ -56,13 +56,13 @@ class BankFiller:
 
     async def open(self) -> None:
         """Load the LLM. Raises InputError or ArtifactError."""
-        low = await self._in_thread(partial(open_bank, self._context.settings.bank))
-        self._low = None if low is None else _InterruptibleLayers(low)
+        lower = await self._in_thread(partial(open_bank, self._context.settings.bank))
+        self._lower = None if lower is None else _InterruptibleLayers(lower)
 
     def start(self, stop: asyncio.Event) -> None:
         """Fill what is new, and look again every `poll_s` (less often where that takes long), until `stop`."""
-        if self._low is not None:
-            self._work = asyncio.create_task(self._run(self._low, stop), name="fusion-bank")
+        if self._lower is not None:
+            self._work = asyncio.create_task(self._run(self._lower, stop), name="fusion-bank")
 
     def check(self) -> None:
         """Raise what has ended the filling, if anything."""
@@ -79,10 +79,10 @@ class BankFiller:
                 log.warning("filling the bank ended", error=str(error))
         self._thread.shutdown(wait=False)
 
-    async def _run(self, low: _InterruptibleLayers, stop: asyncio.Event) -> None:
+    async def _run(self, lower: _InterruptibleLayers, stop: asyncio.Event) -> None:
         done: tuple[frozenset[int], Accepted] | None = None
         ending = asyncio.create_task(stop.wait())
-        ending.add_done_callback(lambda _: low.interrupt())
+        ending.add_done_callback(lambda _: lower.interrupt())
         try:
             while not stop.is_set():
                 mine = frozenset(self._partitions())
@@ -91,7 +91,7 @@ class BankFiller:
                     self._behind_since = None
                 elif now != done:
                     self._behind_since = self._behind_since or time.monotonic()
-                    if await self._fill(low, mine, stop):
+                    if await self._fill(lower, mine, stop):
                         done, self._behind_since = now, None
                 rest = max(self._context.settings.fusion.poll_s, REST * self._looked_s)
                 await asyncio.wait({ending}, timeout=rest)
@@ -99,25 +99,25 @@ class BankFiller:
             return
         finally:
             ending.cancel()
-            low.interrupt()
+            lower.interrupt()
             self._behind_since = None
 
-    async def _fill(self, low: _InterruptibleLayers, mine: frozenset[int], stop: asyncio.Event) -> bool:
+    async def _fill(self, lower: _InterruptibleLayers, mine: frozenset[int], stop: asyncio.Event) -> bool:
         """One walk over these partitions' users; whether nothing is left to another."""
         count, began = self._context.settings.kafka.partitions, time.monotonic()
-        walk = FillPass(self._context.engine, low, lambda user: partition_of(user, count) in mine)
-        while not walk.is_done:
+        fill_pass = FillPass(self._context.engine, lower, lambda user: partition_of(user, count) in mine)
+        while not fill_pass.is_done:
             if stop.is_set() or mine != frozenset(self._partitions()):
                 return False
-            size = await self._retry.storing(partial(self._in_thread, walk.step), "cannot fill the bank")
+            size = await self._retry.storing(partial(self._in_thread, fill_pass.step), "cannot fill the bank")
             self._context.metrics.banked.inc(size)
-        self._looked_s = walk.scan_s
-        if walk.behaviors:
+        self._looked_s = fill_pass.scan_s
+        if fill_pass.behaviors:
             log.info(
-                "bank filled", bank=low.recipe.id, behaviors=walk.behaviors, texts=walk.asked,
-                computed=walk.computed, whole=walk.is_complete, took_s=round(time.monotonic() - began, 1),
+                "bank filled", bank=lower.recipe.id, behaviors=fill_pass.behaviors, texts=fill_pass.asked,
+                computed=fill_pass.computed, whole=fill_pass.is_complete, took_s=round(time.monotonic() - began, 1),
             )  # fmt: skip
-        return walk.is_complete
+        return fill_pass.is_complete
 
     def _behind_s(self) -> float:
         """How long behaviours that the bank may lack have been known of."""
@@ -134,8 +134,8 @@ class BankFiller:
 class _InterruptibleLayers:
     """Low layers that can be stopped between two batches of texts."""
 
-    def __init__(self, low: BankEncoder) -> None:
-        self.recipe, self.width, self.batch_texts, self._low = low.recipe, low.width, low.batch_texts, low
+    def __init__(self, lower: BankEncoder) -> None:
+        self.recipe, self.width, self.batch_texts, self._lower = lower.recipe, lower.width, lower.batch_texts, lower
         self._interrupted = False
 
     def interrupt(self) -> None:
@@ -148,4 +148,4 @@ class _InterruptibleLayers:
             advance(count)
 
         go_on(0)
-        return self._low(texts, go_on)
+        return self._lower(texts, go_on)

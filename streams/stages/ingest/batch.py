@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from interest.types import Item, Partition, User
-from streams.kafka.clients import Topics
+from streams.kafka.topics import Topics
 from streams.observability.metrics import Metrics
 from streams.stages.ingest import catalogue
 from streams.stages.ingest.decode import Message, Refused, decode

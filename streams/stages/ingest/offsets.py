@@ -12,7 +12,7 @@ from sqlalchemy import Engine, delete
 
 from interest.store.sql import insert_new, upsert, writing
 from streams.kafka.clients import KafkaError, admin
-from streams.kafka.topics import offset_ranges, read_topics
+from streams.kafka.provision import offset_ranges, read_topics
 from streams.settings.schema import KafkaSettings
 from streams.store.tables import offsets, source_of
 from streams.ubsp.ingest import Position

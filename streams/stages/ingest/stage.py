@@ -58,7 +58,7 @@ class IngestStage:
 
     def __init__(self, context: Context) -> None:
         self._context, self._topics = context, context.topics
-        self._consumed = (self._topics.behaviors, self._topics.items, self._topics.users)
+        self._consumed = self._topics.read_by(self.name)
         self._policy = policy_of(context.settings.ingest)
         self._retry = RetryPolicy(context, self.name)
         self._consumer: AIOKafkaConsumer | None = None

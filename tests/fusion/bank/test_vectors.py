@@ -39,7 +39,7 @@ PLAIN = Template()
 
 
 @pytest.fixture(scope="module")
-def low(llm: Path) -> LowerLayers:
+def lower(llm: Path) -> LowerLayers:
     return open_lower_layers(llm, recipe_of(llm, 2))
 
 
@@ -48,21 +48,21 @@ def counted(engine: Engine) -> tuple[int, int]:
         return tuple(connection.execute(select(banks.c.asked, banks.c.computed)).one())  # type: ignore[return-value]
 
 
-def test_what_is_in_the_bank_is_what_would_be_computed_again(url: str, low: LowerLayers) -> None:
+def test_what_is_in_the_bank_is_what_would_be_computed_again(url: str, lower: LowerLayers) -> None:
     engine = open_store(url)
-    assert fill(engine, low, TEXTS, chunk=7) == FillResult(30, 30)
-    found = read_held(engine, low.recipe, TEXTS)
-    again = low(TEXTS[::-1])[::-1].astype(np.float16)  # in other batches
+    assert fill(engine, lower, TEXTS, chunk=7) == FillResult(30, 30)
+    found = read_held(engine, lower.recipe, TEXTS)
+    again = lower(TEXTS[::-1])[::-1].astype(np.float16)  # in other batches
     np.testing.assert_array_equal(np.stack([found[text] for text in TEXTS]), again)
-    np.testing.assert_allclose(again, low(TEXTS), atol=2e-3)  # float16 has 11 bits
-    counting = CountingEncoder(low)
+    np.testing.assert_allclose(again, lower(TEXTS), atol=2e-3)  # float16 has 11 bits
+    counting = CountingEncoder(lower)
     assert fill(engine, counting, [*TEXTS, "new"]) == FillResult(31, 1)
     assert counting.seen == ["new"]
     assert counted(engine) == (61, 31)
     engine.dispose()
 
 
-def test_a_filler_hands_over_as_many_texts_as_its_device_is_quick_with(store: Engine, low: LowerLayers) -> None:
+def test_a_filler_hands_over_as_many_texts_as_its_device_is_quick_with(store: Engine, lower: LowerLayers) -> None:
     texts = [f"viewed: Film {n}" for n in range(1300)]
     many: list[int] = []
 
@@ -76,9 +76,9 @@ def test_a_filler_hands_over_as_many_texts_as_its_device_is_quick_with(store: En
         (64, [*[64] * 7, 52] * 2 + [*[64] * 4, 44]),
         (1200, [1200, 100]),
     ):  # pages of 500
-        quick = Quick(low)
+        quick = Quick(lower)
         quick.batch_texts = batch_texts
-        bank.remove(store, low.recipe.id)
+        bank.remove(store, lower.recipe.id)
         many.clear()
         assert fill(store, quick, texts) == FillResult(1300, 1300)
         assert many == calls
@@ -86,7 +86,7 @@ def test_a_filler_hands_over_as_many_texts_as_its_device_is_quick_with(store: En
 
 @pytest.mark.parametrize(("precision", "near"), [("float32", 1e-3), ("bfloat16", 2e-2)])  # float16 has 11 bits
 def test_a_bank_of_either_precision_is_what_is_computed_again(
-    store: Engine, llm: Path, low: LowerLayers, precision: Precision, near: float
+    store: Engine, llm: Path, lower: LowerLayers, precision: Precision, near: float
 ) -> None:
     recipe = recipe_of(llm, 2, precision=precision)
     fill(store, open_lower_layers(llm, recipe), TEXTS, chunk=7)
@@ -95,15 +95,15 @@ def test_a_bank_of_either_precision_is_what_is_computed_again(
     np.testing.assert_array_equal(
         open_lower_layers(llm, recipe)(TEXTS[::-1])[::-1].astype(np.float16), kept
     )  # loaded again
-    exact = low(TEXTS)
+    exact = lower(TEXTS)
     assert 0 < np.abs(kept - exact).max() < near * np.abs(exact).max()
 
 
 def test_several_recipes_lie_side_by_side_and_a_changed_one_finds_nothing(
-    store: Engine, llm: Path, low: LowerLayers, tmp_path: Path
+    store: Engine, llm: Path, lower: LowerLayers, tmp_path: Path
 ) -> None:
-    fill(store, low, TEXTS)
-    before = read_held(store, low.recipe, TEXTS)
+    fill(store, lower, TEXTS)
+    before = read_held(store, lower.recipe, TEXTS)
     weights, rope = save_llm(tmp_path / "a" / "tiny", seed=1), save_llm(tmp_path / "b" / "tiny", rope_theta=500.0)
     shutil.copytree(llm, tmp_path / "c" / "tiny")
     save_tokenizer(tmp_path / "c" / "tiny", swap=True)
@@ -121,11 +121,11 @@ def test_several_recipes_lie_side_by_side_and_a_changed_one_finds_nothing(
         assert len(counting.seen) == len(TEXTS)
     with store.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(banks)) == 1 + len(others)
-    after = read_held(store, low.recipe, TEXTS)
+    after = read_held(store, lower.recipe, TEXTS)
     assert all(np.array_equal(after[text], before[text]) for text in TEXTS)
 
 
-def test_an_interrupted_filler_loses_nothing_that_it_wrote(store: Engine, low: LowerLayers) -> None:
+def test_an_interrupted_filler_loses_nothing_that_it_wrote(store: Engine, lower: LowerLayers) -> None:
     calls = 0
 
     def stop_at_the_third() -> None:
@@ -135,9 +135,9 @@ def test_an_interrupted_filler_loses_nothing_that_it_wrote(store: Engine, low: L
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fill(store, CountingEncoder(low, stop_at_the_third), TEXTS, chunk=5)
-    assert len(read_held(store, low.recipe, TEXTS)) == 10
-    rest = CountingEncoder(low)
+        fill(store, CountingEncoder(lower, stop_at_the_third), TEXTS, chunk=5)
+    assert len(read_held(store, lower.recipe, TEXTS)) == 10
+    rest = CountingEncoder(lower)
     assert fill(store, rest, TEXTS, chunk=5) == FillResult(30, 20)  # at once: its claims were given up
     assert rest.seen == TEXTS[10:]
 
@@ -161,41 +161,41 @@ fill(open_store(sys.argv[1]), CountingEncoder(lower, kill_at_the_third), TEXTS, 
 """
 
 
-def test_a_killed_filler_loses_only_the_batch_in_hand(store: Engine, llm: Path, low: LowerLayers) -> None:
+def test_a_killed_filler_loses_only_the_batch_in_hand(store: Engine, llm: Path, lower: LowerLayers) -> None:
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]),
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-c", KILLED, store.url.render_as_string(hide_password=False), str(llm)]
     assert subprocess.run(command, env=env, check=False, capture_output=True).returncode == -signal.SIGKILL
-    assert len(read_held(store, low.recipe, TEXTS)) == 10
-    other = CountingEncoder(low)
+    assert len(read_held(store, lower.recipe, TEXTS)) == 10
+    other = CountingEncoder(lower)
     fill(store, other, TEXTS, chunk=5, wait=False)  # what the dead one claimed is passed by
     assert other.seen == TEXTS[15:]
-    later = CountingEncoder(low)
+    later = CountingEncoder(lower)
     fill(store, later, TEXTS, chunk=5, clock=lambda: time.time() + LEASE_S + 1)
     assert later.seen == TEXTS[10:15]
-    assert len(read_held(store, low.recipe, TEXTS)) == len(TEXTS)
+    assert len(read_held(store, lower.recipe, TEXTS)) == len(TEXTS)
 
 
-def test_two_fillers_at_once_do_no_work_twice(url: str, low: LowerLayers) -> None:
+def test_two_fillers_at_once_do_no_work_twice(url: str, lower: LowerLayers) -> None:
     """Both hold a chunk at the same time, on SQLite and on PostgreSQL."""
     engine = open_store(url)
     met = threading.Barrier(2, timeout=60)
     fillers = []
     for _ in range(2):
         first = iter([met.wait])
-        fillers.append(CountingEncoder(low, lambda own=first: next(own, lambda: 0)() and None))  # type: ignore[misc]
+        fillers.append(CountingEncoder(lower, lambda own=first: next(own, lambda: 0)() and None))  # type: ignore[misc]
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda one: fill(engine, one, TEXTS, chunk=4), fillers))
     assert all(one.seen for one in fillers)
     assert sorted(fillers[0].seen + fillers[1].seen) == sorted(TEXTS)
     assert [one.computed for one in done] == [len(one.seen) for one in fillers]
-    assert len(read_held(engine, low.recipe, TEXTS)) == len(TEXTS)
+    assert len(read_held(engine, lower.recipe, TEXTS)) == len(TEXTS)
     engine.dispose()
 
 
-def test_a_claim_is_renewed_while_its_filler_works(store: Engine, low: LowerLayers) -> None:
+def test_a_claim_is_renewed_while_its_filler_works(store: Engine, lower: LowerLayers) -> None:
     """A batch that takes longer than a lease is not taken over: the clock runs on inside it."""
     now = [1000.0]
 
@@ -204,25 +204,25 @@ def test_a_claim_is_renewed_while_its_filler_works(store: Engine, low: LowerLaye
             for _ in range(5):
                 now[0] += LEASE_S / 2
                 advance(1)
-            other = CountingEncoder(low)
+            other = CountingEncoder(lower)
             fill(store, other, texts, clock=lambda: now[0], wait=False)
             assert other.seen == []
             return super().__call__(texts, advance)
 
-    assert fill(store, Slow(low), TEXTS[:4], clock=lambda: now[0]) == FillResult(4, 4)
+    assert fill(store, Slow(lower), TEXTS[:4], clock=lambda: now[0]) == FillResult(4, 4)
 
 
-def test_a_late_filler_does_not_overwrite(store: Engine, low: LowerLayers) -> None:
+def test_a_late_filler_does_not_overwrite(store: Engine, lower: LowerLayers) -> None:
     """A filler that was asleep past its lease writes after another has: the first vector stays."""
-    claims = bank.Claims(store, low.recipe, low.width, "sleeper")
-    bank.register(store, low.recipe, low.width)
-    keys = low.recipe.keys(TEXTS[:1])
+    claims = bank.Claims(store, lower.recipe, lower.width, "sleeper")
+    bank.register(store, lower.recipe, lower.width)
+    keys = lower.recipe.keys(TEXTS[:1])
     assert claims.take(keys) == keys
     with store.begin() as connection:
         connection.execute(update(bank_vectors).values(until=0.0))
-    fill(store, low, TEXTS[:1])
-    claims.keep(keys, np.zeros((1, low.width), np.float32))
-    assert np.abs(read_held(store, low.recipe, TEXTS[:1])[TEXTS[0]]).max() > 0
+    fill(store, lower, TEXTS[:1])
+    claims.keep(keys, np.zeros((1, lower.width), np.float32))
+    assert np.abs(read_held(store, lower.recipe, TEXTS[:1])[TEXTS[0]]).max() > 0
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_the_stores_texts(world: Engine) -> None:
     assert any(text.startswith("rated 5: Item ") for text in found.texts)
 
 
-def test_new_behaviours_cost_only_unseen_texts(world: Engine, low: LowerLayers) -> None:
+def test_new_behaviours_cost_only_unseen_texts(world: Engine, lower: LowerLayers) -> None:
     with world.connect() as connection:
         rows = connection.execute(
             select(behaviors.c.item_id, behaviors.c.action, behaviors.c.value).where(
@@ -254,7 +254,7 @@ def test_new_behaviours_cost_only_unseen_texts(world: Engine, low: LowerLayers) 
         short = span_texts(connection, titled, [Span("u1", 5, 9)])
     known = [row for row in rows if not row[0].endswith("9")]
     assert {behavior_text(titled, action, value, book[item]) for item, action, value in known} <= set(short)
-    counting = CountingEncoder(low)
+    counting = CountingEncoder(lower)
 
     def fill_new(*spans: Span) -> FillResult:
         with world.connect() as connection:
@@ -268,17 +268,17 @@ def test_new_behaviours_cost_only_unseen_texts(world: Engine, low: LowerLayers) 
     assert len(counting.seen) == len(set(counting.seen))
 
 
-def test_what_another_filler_has_claimed_is_counted_as_left(store: Engine, low: LowerLayers) -> None:
-    bank.register(store, low.recipe, low.width)
-    bank.Claims(store, low.recipe, low.width, "another").take(low.recipe.keys(TEXTS[:2]))
-    assert fill(store, low, TEXTS[:5], wait=False) == FillResult(5, 3, 2)
+def test_what_another_filler_has_claimed_is_counted_as_left(store: Engine, lower: LowerLayers) -> None:
+    bank.register(store, lower.recipe, lower.width)
+    bank.Claims(store, lower.recipe, lower.width, "another").take(lower.recipe.keys(TEXTS[:2]))
+    assert fill(store, lower, TEXTS[:5], wait=False) == FillResult(5, 3, 2)
     with store.begin() as connection:
         connection.execute(update(bank_vectors).where(bank_vectors.c.vector.is_(None)).values(until=0.0))
-    assert fill(store, low, TEXTS[:5], wait=False) == FillResult(5, 2, 0)
+    assert fill(store, lower, TEXTS[:5], wait=False) == FillResult(5, 2, 0)
 
 
-def test_marks_say_which_behaviours_are_new_to_a_bank(world: Engine, low: LowerLayers) -> None:
-    def pages(most: int, name: str = low.recipe.id) -> list[Span]:
+def test_marks_say_which_behaviours_are_new_to_a_bank(world: Engine, lower: LowerLayers) -> None:
+    def pages(most: int, name: str = lower.recipe.id) -> list[Span]:
         found: list[Span] = []
         after: str | None = ""
         while after is not None:
@@ -290,12 +290,12 @@ def test_marks_say_which_behaviours_are_new_to_a_bank(world: Engine, low: LowerL
     every = pages(1000)
     assert every == sorted(Span(f"u{n}", 0, 24) for n in range(30)) == pages(7) == pages(30) == pages(1)
     done = [every[0], every[3]._replace(last=9), every[29]]
-    bank.register(world, low.recipe, low.width)
+    bank.register(world, lower.recipe, lower.width)
     with world.begin() as connection:
-        write_watermarks(connection, low.recipe.id, done)
+        write_watermarks(connection, lower.recipe.id, done)
     assert pages(4) == [*every[1:3], every[3]._replace(first=10), *every[4:29]]
     assert pages(4, "another") == every
-    bank.remove(world, low.recipe.id)
+    bank.remove(world, lower.recipe.id)
     assert pages(4) == every
 
 
@@ -313,34 +313,34 @@ def test_spans_are_taken_in_pieces(most: int) -> None:
     assert 0 < sizes[-1] <= most
 
 
-def test_collection_removes_what_nothing_leads_to(world: Engine, llm: Path, low: LowerLayers) -> None:
+def test_collection_removes_what_nothing_leads_to(world: Engine, llm: Path, lower: LowerLayers) -> None:
     other = open_lower_layers(llm, recipe_of(llm, 3))
     with world.connect() as connection:
         texts = store_texts(connection, PLAIN).texts
-    for own in (low, other):
+    for own in (lower, other):
         fill(world, own, [*texts, "a text of no behaviour"])
-    assert collect_garbage(world) == {low.recipe.id: 1, other.recipe.id: 1}
+    assert collect_garbage(world) == {lower.recipe.id: 1, other.recipe.id: 1}
     with world.begin() as connection:
         connection.execute(delete(behaviors).where(behaviors.c.item_id == "i3"))
         connection.execute(delete(items).where(items.c.item_id == "i3"))
     with world.connect() as connection:
         left = store_texts(connection, PLAIN).texts
-    assert collect_garbage(world, [low.recipe.id]) == {
-        low.recipe.id: len(texts) - len(left),
+    assert collect_garbage(world, [lower.recipe.id]) == {
+        lower.recipe.id: len(texts) - len(left),
         other.recipe.id: len(texts),
     }
-    assert set(read_held(world, low.recipe, texts)) == set(left)
+    assert set(read_held(world, lower.recipe, texts)) == set(left)
     with world.begin() as connection:
         insert_new(connection, items, [item_row(Item(item_id="i3", title="Item 3"))])
     with world.connect() as connection:
-        counting = CountingEncoder(low)
+        counting = CountingEncoder(lower)
         fill(world, counting, store_texts(connection, PLAIN).texts)
     assert counting.seen == ["Item 3"]
 
 
-def test_recipes_are_kept_with_their_bank(store: Engine, low: LowerLayers) -> None:
-    fill(store, low, TEXTS[:1])
+def test_recipes_are_kept_with_their_bank(store: Engine, lower: LowerLayers) -> None:
+    fill(store, lower, TEXTS[:1])
     with store.connect() as connection:
-        assert bank.read_recipes(connection) == {low.recipe.id: low.recipe}
+        assert bank.read_recipes(connection) == {lower.recipe.id: lower.recipe}
         (text,) = connection.scalars(select(banks.c.recipe))
     assert msgspec.json.decode(text)["template"]["behavior"] == PLAIN.behavior

@@ -1,4 +1,4 @@
-"""A cut LLM: low then high is the LLM, high obeys its laws, what is frozen stays."""
+"""A split LLM: lower then upper layers are the LLM, the upper layers obey their laws, what is frozen stays."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ def led(ids: torch.Tensor, sink: int) -> torch.Tensor:
 
 
 def high_of(folder: Path, cut: int, **options: object) -> UpperLayers:
-    high = UpperLayers(architecture(folder), cut, **options)  # type: ignore[arg-type]
-    set_weights(high, upper_weights(folder, cut))
-    return high.eval()
+    upper = UpperLayers(architecture(folder), cut, **options)  # type: ignore[arg-type]
+    set_weights(upper, upper_weights(folder, cut))
+    return upper.eval()
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
-def test_low_then_high_is_the_uncut_llm(kind: str, tmp_path: Path) -> None:
+def test_lower_then_upper_layers_are_the_llm(kind: str, tmp_path: Path) -> None:
     folder = save_llm(tmp_path / kind, kind=kind)
     whole = load_whole(AutoModelForCausalLM, folder).model.eval()
     for cut in range(LAYERS + 1):
-        low = open_lower_layers(folder, recipe_of(folder, cut))
+        lower = open_lower_layers(folder, recipe_of(folder, cut))
         for text in TEXTS:
-            ids = torch.tensor(low.tokens([text]))
+            ids = torch.tensor(lower.tokens([text]))
             with torch.no_grad():
-                expected = whole(input_ids=led(ids, low.recipe.sink)).last_hidden_state[:, 1:]
-                torch.testing.assert_close(high_of(folder, cut).states(low.states(ids)), expected, atol=CLOSE, rtol=0)
+                expected = whole(input_ids=led(ids, lower.recipe.sink)).last_hidden_state[:, 1:]
+                torch.testing.assert_close(high_of(folder, cut).states(lower.states(ids)), expected, atol=CLOSE, rtol=0)
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("cut", [10, 15])
-def test_low_then_high_is_the_uncut_smollm(llm_folder: Path, cut: int) -> None:
-    low = open_lower_layers(llm_folder, recipe_of(llm_folder, cut))
-    ids = torch.tensor(low.tokens(TEXTS[:1]))
+def test_lower_then_upper_layers_are_smollm(llm_folder: Path, cut: int) -> None:
+    lower = open_lower_layers(llm_folder, recipe_of(llm_folder, cut))
+    ids = torch.tensor(lower.tokens(TEXTS[:1]))
     whole = load_whole(AutoModelForCausalLM, llm_folder, dtype=torch.float32).model.eval()
     with torch.no_grad():
-        expected = whole(input_ids=led(ids, low.recipe.sink)).last_hidden_state[:, 1:]
-        torch.testing.assert_close(high_of(llm_folder, cut).states(low.states(ids)), expected, atol=1e-3, rtol=1e-3)
+        expected = whole(input_ids=led(ids, lower.recipe.sink)).last_hidden_state[:, 1:]
+        torch.testing.assert_close(high_of(llm_folder, cut).states(lower.states(ids)), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_a_further_sink_in_a_text_is_left_out_of_its_mean(tmp_path: Path) -> None:
@@ -78,31 +78,33 @@ def test_a_further_sink_in_a_text_is_left_out_of_its_mean(tmp_path: Path) -> Non
     with torch.no_grad():
         model.model.embed_tokens.weight[massive] *= 100.0
     model.save_pretrained(folder)
-    low = open_lower_layers(folder, recipe_of(folder, 2))
-    states = low.states(torch.tensor(low.tokens(["Moon"])))[0].numpy()
-    np.testing.assert_allclose(low(["Moon"])[0], states[1:].mean(axis=0), atol=CLOSE)
-    np.testing.assert_allclose(low(["MMMM"])[0], low.states(torch.tensor([[massive] * 4]))[0].mean(dim=0), rtol=1e-5)
+    lower = open_lower_layers(folder, recipe_of(folder, 2))
+    states = lower.states(torch.tensor(lower.tokens(["Moon"])))[0].numpy()
+    np.testing.assert_allclose(lower(["Moon"])[0], states[1:].mean(axis=0), atol=CLOSE)
+    np.testing.assert_allclose(
+        lower(["MMMM"])[0], lower.states(torch.tensor([[massive] * 4]))[0].mean(dim=0), rtol=1e-5
+    )
 
 
 @pytest.mark.model
 def test_smollms_sink_takes_what_no_vector_should_hold(llm_folder: Path) -> None:
     """Above the layers where the sink comes about: its largest dimension is beyond a thousand, no text's is."""
-    low = open_lower_layers(llm_folder, recipe_of(llm_folder, 20))
-    assert low.recipe.sink == architecture(llm_folder)["bos_token_id"]
+    lower = open_lower_layers(llm_folder, recipe_of(llm_folder, 20))
+    assert lower.recipe.sink == architecture(llm_folder)["bos_token_id"]
     assert upper_weights(llm_folder, 20)["sink"].abs().max() > 10_000
-    assert np.abs(low([*TEXTS, SECOND])).max() < 1_000
+    assert np.abs(lower([*TEXTS, SECOND])).max() < 1_000
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_texts_vector_is_its_pooled_states_and_does_not_depend_on_its_company(llm: Path, pooling: str) -> None:
-    low = open_lower_layers(llm, recipe_of(llm, 2, pooling=pooling))  # type: ignore[arg-type]
+    lower = open_lower_layers(llm, recipe_of(llm, 2, pooling=pooling))  # type: ignore[arg-type]
     model, tokenizer = load_whole(AutoModel, llm).eval(), AutoTokenizer.from_pretrained(llm)
-    together = low(TEXTS * 5)
+    together = lower(TEXTS * 5)
     for text, vector in zip(TEXTS * 5, together, strict=True):
-        assert np.array_equal(low([text])[0], vector)
+        assert np.array_equal(lower([text])[0], vector)
     for text, vector in zip(TEXTS, together, strict=False):
         with torch.no_grad():
-            ids = led(tokenizer(text, return_tensors="pt")["input_ids"], low.recipe.sink)
+            ids = led(tokenizer(text, return_tensors="pt")["input_ids"], lower.recipe.sink)
             states = model(input_ids=ids, output_hidden_states=True).hidden_states[2][0, 1:]
         expected = states.mean(dim=0) if pooling == "mean" else states[-1]
         np.testing.assert_allclose(vector, expected.numpy(), atol=CLOSE)
@@ -134,8 +136,8 @@ def test_bfloat16_is_near_float32(llm: Path) -> None:
 
 
 def test_long_texts_are_cut_and_too_large_states_are_told(llm: Path, tmp_path: Path) -> None:
-    low = open_lower_layers(llm, recipe_of(llm, 2))
-    assert np.array_equal(low(["a" * 64])[0], low(["a" * 200])[0])
+    lower = open_lower_layers(llm, recipe_of(llm, 2))
+    assert np.array_equal(lower(["a" * 64])[0], lower(["a" * 200])[0])
     folder = save_llm(tmp_path / "large")
     model = load_whole(AutoModelForCausalLM, folder)
     with torch.no_grad():
@@ -206,22 +208,22 @@ def test_the_sink_is_what_the_llm_begins_texts_with() -> None:
 def test_every_sequence_begins_with_the_sinks_own_state(llm: Path, tmp_path: Path) -> None:
     """The state that the token has after layer k in front of whatever follows; the next layers see it, no pool does."""
     folder = save_llm(tmp_path / "bos", bos_token_id=65)
-    model, low = load_whole(AutoModel, folder).eval(), open_lower_layers(folder, recipe_of(folder, 2))
-    assert low.recipe.sink == 65
-    high = high_of(folder, 2)
+    model, lower = load_whole(AutoModel, folder).eval(), open_lower_layers(folder, recipe_of(folder, 2))
+    assert lower.recipe.sink == 65
+    upper = high_of(folder, 2)
     with torch.no_grad():
-        states = model(torch.tensor([[65, *low.tokens(TEXTS[:1])[0]]]), output_hidden_states=True).hidden_states[2]
-        torch.testing.assert_close(high.sink, states[0, 0], atol=CLOSE, rtol=0)
+        states = model(torch.tensor([[65, *lower.tokens(TEXTS[:1])[0]]]), output_hidden_states=True).hidden_states[2]
+        torch.testing.assert_close(upper.sink, states[0, 0], atol=CLOSE, rtol=0)
         x, there = sequences()
-        before = high(x, there)
-        high.sink.mul_(-3.0)
-        assert (high(x, there)[:2] - before[:2]).abs().max() > 1e-3
+        before = upper(x, there)
+        upper.sink.mul_(-3.0)
+        assert (upper(x, there)[:2] - before[:2]).abs().max() > 1e-3
         whole = UpperLayers(architecture(folder), 4)  # no layer is left: the pool of the norm alone
         set_weights(whole, upper_weights(folder, 4))
         made, read = whole(x, there)[0].split(WIDTH)
         torch.testing.assert_close(made, whole.norm(x[0]).mean(dim=0))
         torch.testing.assert_close(read, x[0].mean(dim=0))
-    assert "sink" not in dict(high.named_parameters())
+    assert "sink" not in dict(upper.named_parameters())
 
 
 def sequences(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -236,15 +238,15 @@ def sequences(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @torch.no_grad()
 def test_padding_changes_nothing(llm: Path, mask: str, pooling: str) -> None:
-    high = high_of(llm, 2, mask=mask, pooling=pooling)
+    upper = high_of(llm, 2, mask=mask, pooling=pooling)
     x, there = sequences()
-    expected = high(x, there)
+    expected = upper(x, there)
     assert expected[2].abs().max() == 0  # nothing there
     other = torch.where(there[..., None], x, torch.full_like(x, 7.0))
-    torch.testing.assert_close(high(other, there), expected)
+    torch.testing.assert_close(upper(other, there), expected)
     pad = torch.nn.functional.pad
-    torch.testing.assert_close(high(pad(x, (0, 0, 0, 4), value=3.0), pad(there, (0, 4))), expected, atol=CLOSE, rtol=0)
-    torch.testing.assert_close(high(x[1:2, :2], there[1:2, :2])[0], expected[1], atol=CLOSE, rtol=0)
+    torch.testing.assert_close(upper(pad(x, (0, 0, 0, 4), value=3.0), pad(there, (0, 4))), expected, atol=CLOSE, rtol=0)
+    torch.testing.assert_close(upper(x[1:2, :2], there[1:2, :2])[0], expected[1], atol=CLOSE, rtol=0)
 
 
 @torch.no_grad()
@@ -252,15 +254,15 @@ def test_positions_are_those_of_behaviours(llm: Path) -> None:
     """The first follows the sink, as the LLM's tokens do; the order matters; distances are what counts."""
     whole = load_whole(AutoModel, llm).eval()
     x, _ = sequences()
-    high = high_of(llm, 0)  # every layer: the LLM reading vectors in the place of embeddings
+    upper = high_of(llm, 0)  # every layer: the LLM reading vectors in the place of embeddings
     after = torch.cat([whole.embed_tokens(torch.zeros(1, 1, dtype=torch.long)), x[:1]], dim=1)
-    torch.testing.assert_close(high.states(x[:1]), whole(inputs_embeds=after).last_hidden_state[:, 1:], atol=0, rtol=0)
+    torch.testing.assert_close(upper.states(x[:1]), whole(inputs_embeds=after).last_hidden_state[:, 1:], atol=0, rtol=0)
     far = whole(inputs_embeds=after, position_ids=torch.arange(6)[None] + 100).last_hidden_state[:, 1:]
-    torch.testing.assert_close(high.states(x[:1]), far, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(upper.states(x[:1]), far, atol=1e-4, rtol=1e-4)
     there = torch.ones(1, 5, dtype=torch.bool)
     for mask in ("causal", "bidirectional"):
-        high = high_of(llm, 2, mask=mask)
-        assert (high(x[:1], there) - high(x[:1].flip(1), there)).abs().max() > 1e-3
+        upper = high_of(llm, 2, mask=mask)
+        assert (upper(x[:1], there) - upper(x[:1].flip(1), there)).abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -279,16 +281,16 @@ def test_the_mask_is_what_it_says(llm: Path) -> None:
 @torch.no_grad()
 def test_sequences_of_one_that_go_abreast_do_not_see_each_other(llm: Path, mask: str, count: int) -> None:
     torch.manual_seed(0)
-    x, high = torch.randn(count, WIDTH), high_of(llm, 1, mask=mask)
-    expected = high(x[:, None], torch.ones(count, 1, dtype=torch.bool))[:, :WIDTH]
-    torch.testing.assert_close(high.encode_items(x), expected, atol=CLOSE, rtol=0)
+    x, upper = torch.randn(count, WIDTH), high_of(llm, 1, mask=mask)
+    expected = upper(x[:, None], torch.ones(count, 1, dtype=torch.bool))[:, :WIDTH]
+    torch.testing.assert_close(upper.encode_items(x), expected, atol=CLOSE, rtol=0)
 
 
-def gradients(high: UpperLayers, x: torch.Tensor, there: torch.Tensor) -> dict[str, torch.Tensor]:
-    high.train()
-    high.zero_grad()
-    high(x, there).square().sum().backward()
-    return {name: weight.grad.clone() for name, weight in high.named_parameters() if weight.grad is not None}
+def gradients(upper: UpperLayers, x: torch.Tensor, there: torch.Tensor) -> dict[str, torch.Tensor]:
+    upper.train()
+    upper.zero_grad()
+    upper(x, there).square().sum().backward()
+    return {name: weight.grad.clone() for name, weight in upper.named_parameters() if weight.grad is not None}
 
 
 def test_checkpointing_changes_no_gradient(llm: Path) -> None:
@@ -311,21 +313,21 @@ def test_bfloat16_training_is_near_and_its_weights_stay_float32(llm: Path) -> No
 
 def test_lora_begins_as_the_llm_and_trains_and_saves_only_differences(llm: Path) -> None:
     x, there = sequences()
-    plain, high = high_of(llm, 2), UpperLayers(architecture(llm), 2)
-    add_lora(high, rank=4, alpha=8.0)
-    set_weights(high, upper_weights(llm, 2))
+    plain, upper = high_of(llm, 2), UpperLayers(architecture(llm), 2)
+    add_lora(upper, rank=4, alpha=8.0)
+    set_weights(upper, upper_weights(llm, 2))
     with torch.no_grad():
-        torch.testing.assert_close(high(x, there), plain(x, there))
-    assert all(name.endswith((".up", ".down")) for name, _ in high.named_parameters())
-    assert set(high.state_dict()) == {"sink", *(name for name, _ in high.named_parameters())}
-    held = {name: value.clone() for name, value in high.named_buffers()}
-    optimizer = torch.optim.SGD(high.parameters(), lr=0.1)
+        torch.testing.assert_close(upper(x, there), plain(x, there))
+    assert all(name.endswith((".up", ".down")) for name, _ in upper.named_parameters())
+    assert set(upper.state_dict()) == {"sink", *(name for name, _ in upper.named_parameters())}
+    held = {name: value.clone() for name, value in upper.named_buffers()}
+    optimizer = torch.optim.SGD(upper.parameters(), lr=0.1)
     for _ in range(2):  # in the first step only B moves, for it is zero
-        found = gradients(high, x, there)
+        found = gradients(upper, x, there)
         optimizer.step()
     assert all(gradient.abs().max() > 0 for gradient in found.values())
-    assert all(torch.equal(value, held[name]) for name, value in high.named_buffers())
-    layer = high.layers[0].mlp.up_proj
+    assert all(torch.equal(value, held[name]) for name, value in upper.named_buffers())
+    layer = upper.layers[0].mlp.up_proj
     assert isinstance(layer, LoraLinear)
     merged = torch.nn.functional.linear(x, layer.weight + layer.scale * layer.up @ layer.down)
     torch.testing.assert_close(layer(x), merged, atol=CLOSE, rtol=1e-4)

@@ -30,7 +30,7 @@ def test_the_log_is_read_by_user_in_order_of_arrival(store: Engine) -> None:
         np.testing.assert_array_equal(log.value[own], written.value[theirs])
 
 
-def test_some_users_keep_their_order_and_a_stranger_is_empty(store: Engine) -> None:
+def test_some_users_keep_their_order_and_an_unknown_user_is_empty(store: Engine) -> None:
     written = fill(store, random_rows(1))
     with store.connect() as connection:
         log = read_log(connection, ["u7", "nobody", "u2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -77,6 +78,18 @@ def test_vocabularies_do_not_depend_on_the_order_of_catalogue_profiles_or_action
     assert other == spec
     for column in (spec.categories, spec.actions, *spec.item_columns, *spec.user_columns):
         assert list(column.texts) == sorted(set(column.texts))
+
+
+def test_a_spec_from_before_tasks_had_names_is_read_as_one_task(log: Log, tmp_path: Path) -> None:
+    spec = fitted(log, np.ones(log.size, bool), catalogue(40), profiles(30))
+    spec.save(tmp_path / "spec.json")
+    assert FeatureSpec.load(tmp_path / "spec.json") == spec
+    stored = msgspec.json.decode((tmp_path / "spec.json").read_bytes())
+    (task,) = stored.pop("tasks")
+    (tmp_path / "spec.json").write_bytes(msgspec.json.encode(stored | {"label": task["rule"]}))
+    old = FeatureSpec.load(tmp_path / "spec.json")
+    assert old == spec
+    assert old.label == RULE
 
 
 def test_only_training_events_decide(log: Log) -> None:

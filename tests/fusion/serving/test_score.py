@@ -1,4 +1,4 @@
-"""Scoring reads what training reads at the same moment, and scores strangers."""
+"""Scoring reads what training reads at the same moment, and scores unknown ids."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_scoring_reads_what_training_reads_at_the_same_moment(store: Engine, art
     np.testing.assert_allclose(scores, predict(loaded.model, trained, everything), atol=1e-6)
 
 
-def test_strangers_are_scored_and_no_pair_is_no_score(store: Engine, artifact: Path) -> None:
+def test_unknown_ids_are_scored_and_no_pair_is_no_score(store: Engine, artifact: Path) -> None:
     loaded = load_artifact(artifact)
     with store.connect() as connection:
         strange = score(connection, loaded, [("nobody", "i1"), ("u1", "nothing"), ("nobody", "nothing")], 1e9)

@@ -308,7 +308,7 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, r
     )
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "killed" / CHECKPOINT).exists()
-    with pytest.raises(ArtifactError, match="no complete pre-training"):
+    with pytest.raises(ArtifactError, match="not a complete pre-training"):
         load_pretrained(tmp_path / "killed")
     for name in ("killed", "straight"):
         run(read, FGBERT, PRETRAINING, split="global", folder=tmp_path / name)
@@ -320,8 +320,8 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, r
     ]  # fmt: skip
 
 
-def test_a_stranger_starts_as_the_mean_of_what_is_known(read: Labelled, tmp_path: Path) -> None:
-    """Where training had none: its row is random else. What was trained, or is no unknown row, stays as it was."""
+def test_what_is_out_of_vocabulary_starts_as_the_mean_of_what_is_known(read: Labelled, tmp_path: Path) -> None:
+    """Where training had none: its row is random else. What was trained, or is not an unknown row, stays as it was."""
     torch.manual_seed(PRETRAINING.seed)
     model = Pretraining(read.spec, FGBERT)
     pretrain(model, data_of(read), PRETRAINING)
@@ -367,7 +367,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(read: Labelled, tmp_path: Pa
     with pytest.raises(ArtifactError, match="is a pre-training; train on it"):
         load_artifact(tmp_path)
     (tmp_path / "config.json").write_bytes(b'{"kind": "din"}')
-    with pytest.raises(ArtifactError, match=r"trained artifact \(din\), no pre-training"):
+    with pytest.raises(ArtifactError, match=r"trained artifact \(din\), not a pre-training"):
         load_pretrained(tmp_path)
 
 

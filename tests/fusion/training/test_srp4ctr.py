@@ -14,6 +14,7 @@ from sqlalchemy import Engine, update
 from fusion.features.collate import BatchIndices
 from fusion.features.dataset import DatasetConfig, read_dataset, read_labelled
 from fusion.features.spec import FIRST
+from fusion.models.protocol import Loss, summed_loss
 from fusion.models.srp4ctr.model import Srp4Ctr, ablations
 from fusion.serving.score import Scorer
 from fusion.training import metrics
@@ -82,23 +83,24 @@ def test_the_second_task_is_taught_the_users_own_value_and_never_reads_it(store:
     model = Srp4Ctr(data.spec, msgspec.structs.replace(SRP4CTR, value_task=0.5)).eval()
     chosen = BatchIndices(np.arange(40), np.ones(40, np.int64))
 
-    def learnt(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        taught = dataclasses.replace(samples, value_bucket=values)
-        learnt: tuple[torch.Tensor, torch.Tensor] = model.learn(model.collator.collate(taught, chosen))
-        return learnt
+    labels = torch.from_numpy(data.labels[:40].astype(np.float32))
 
-    logits, loss = learnt(given)
+    def learnt(values: np.ndarray) -> Loss:
+        taught = dataclasses.replace(samples, value_bucket=values)
+        return model.loss(model.collator.collate(taught, chosen), labels)
+
+    ctr, loss = learnt(given)
     again, other = learnt(given[::-1].copy())
-    assert torch.equal(logits, again)
-    assert torch.equal(logits, model(model.collator.collate(samples, chosen)))
+    assert torch.equal(ctr, again)
+    assert torch.equal(ctr, summed_loss(model(model.collator.collate(samples, chosen)), labels))
     assert not torch.equal(loss, other)
-    assert learnt(given * 0)[1].item() == 0  # nobody knows: nothing to learn
+    assert learnt(given * 0).extra.item() == 0  # nobody knows: nothing to learn
     (teaches,) = torch.autograd.grad(loss, [model.encoder.item.weight])
     assert teaches.abs().sum() > 0
     one = dataclasses.replace(samples, value_bucket=np.where(np.arange(len(given)) == 3, given, 0))
     batch = model.collator.collate(one, chosen)
     per_row = torch.log_softmax(model.value(model._read(batch).hidden), dim=1)
-    assert torch.allclose(model.learn(batch)[1], -0.5 * per_row[3, given[3]])
+    assert torch.allclose(model.loss(batch, labels).extra, -0.5 * per_row[3, given[3]])
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ from sqlalchemy import Engine
 
 from fusion.features.dataset import DatasetConfig, read_dataset
 from fusion.models.din import Din, DinConfig
+from fusion.models.protocol import summed_loss
 from fusion.training import metrics
 from fusion.training.artifact import artifact_id, load_artifact
 from fusion.training.checkpoint import NAME as CHECKPOINT
 from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
 from fusion.training.experiment import fingerprint, run
-from fusion.training.train import TrainConfig, _memory, predict, summed_loss, train
+from fusion.training.train import TrainConfig, _memory, predict, train
 from interest.errors import ArtifactError, InputError
 from tests.support.ctr_world import RULE, TASKS, fill, log_of, random_rows, samples_of, spec_of
 from tests.support.small_models import DATA, DIN, QUICK
@@ -124,7 +125,7 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, t
     )
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "killed" / CHECKPOINT).exists()
-    with pytest.raises(ArtifactError, match="no complete artifact"):
+    with pytest.raises(ArtifactError, match="not a complete artifact"):
         load_artifact(tmp_path / "killed")
     again = run(data, DIN, QUICK, split="global", folder=tmp_path / "killed")
     straight = run(data, DIN, QUICK, split="global", folder=tmp_path / "straight")

@@ -21,10 +21,11 @@ from streams.admin import dead_letters
 from streams.admin.dead_letters import OpenLetter, close, discard, open_letters, read_whole, replay
 from streams.cli import app
 from streams.commands.dead import printable
-from streams.kafka.clients import MAX_DEAD, Topics, consumer_for_command, dead_of, python_options
+from streams.kafka.clients import MAX_DEAD, consumer_for_command, python_options
 from streams.kafka.dead_letter import MAX_EXCERPT, dead_letter, read_letter
+from streams.kafka.provision import create_topics
 from streams.kafka.read import read_offset_ranges, read_records
-from streams.kafka.topics import create_topics
+from streams.kafka.topics import Topics, dead_of
 from streams.settings.schema import KafkaSettings
 from streams.stages.ingest.offsets import positions_of
 from streams.store.tables import source_of

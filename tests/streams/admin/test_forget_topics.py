@@ -17,10 +17,11 @@ from interest.store.sql import writing
 from streams.admin.dead_letters import open_letters
 from streams.admin.forget_topics import forget_on_topics
 from streams.cli import app
-from streams.kafka.clients import KafkaError, Topics, make_producer
+from streams.kafka.clients import KafkaError, make_producer
 from streams.kafka.dead_letter import dead_letter
 from streams.kafka.partitioner import Partitioner
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
+from streams.kafka.topics import Topics
 from streams.store import forget as forgetting
 from streams.store.engine import open_store
 from streams.store.outbox import Announcement, add

@@ -18,8 +18,9 @@ from interest.store.tables import behaviors
 from streams.admin.accept_topic import accept, check_stopped, plan_acceptance
 from streams.admin.lag import read_lag
 from streams.cli import app
-from streams.kafka.clients import KafkaError, Topics, admin, dead_of, group_of
-from streams.kafka.topics import create_topics, read_topics
+from streams.kafka.clients import KafkaError, admin, group_of
+from streams.kafka.provision import create_topics, read_topics
+from streams.kafka.topics import Topics, dead_of
 from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.offsets import known_topic_id
 from streams.stages.ingest.offsets import positions_of

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_told_in_a_sentence(url: str, llm: Path, tmp_path: 
     assert isinstance(run("bank", "fill", "--store", missing, "--llm", llm).exception, StoreError)
     assert "no language model at" in str(run("bank", "fill", "--store", url, "--llm", tmp_path / "x").exception)
     assert "between 0 and 4, not 9" in str(train(url, llm, tmp_path / "x", "--cut", 9).exception)
-    assert "no sequence of this log" in str(train(url, llm, tmp_path / "x", "--sequences", "loved").exception)
+    assert "not a sequence of this log" in str(train(url, llm, tmp_path / "x", "--sequences", "loved").exception)
     assert train(url, llm, tmp_path / "bahe", "--bank-precision", "bfloat16", "--precision", "bfloat16").exit_code == 0
     other = save_llm(tmp_path / "other", seed=3)
     result = run("score", tmp_path / "bahe", "--store", url, "--user", "u1", "--items", "i1", "--llm", other)

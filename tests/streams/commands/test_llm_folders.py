@@ -87,14 +87,14 @@ def without(key: str) -> Callable[[Path], None]:
 
 BREAKS: list[tuple[str, Callable[[Path], object], str]] = [
     ("model.safetensors", cut_off, r"tiny/model\.safetensors is broken, it has [\d,]+ of [\d,]+ bytes; fetch or copy"),
-    ("model.safetensors", lambda file: file.write_bytes(b""), r"safetensors is no file of weights .*; fetch"),
+    ("model.safetensors", lambda file: file.write_bytes(b""), r"safetensors is not a file of weights .*; fetch"),
     ("model.safetensors", lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\n"),
-     r"tiny/model\.safetensors is no file of weights .*; fetch or copy"),
+     r"tiny/model\.safetensors is not a file of weights .*; fetch or copy"),
     ("model.safetensors", Path.unlink, r"tiny has no weights, .*safetensors; fetch or copy"),
     ("model.safetensors.index.json",
      lambda file: file.write_text('{"weight_map": {"a": "model.safetensors", "b": "part-2.safetensors"}}'),
      r"tiny/part-2\.safetensors is missing; fetch or copy"),
-    ("config.json", Path.unlink, r"tiny is no language model's folder: its config\.json cannot be read .*; fetch"),
+    ("config.json", Path.unlink, r"tiny is not a language model's folder: its config\.json cannot be read .*; fetch"),
     ("config.json", cut_off, r"its config\.json cannot be read .*; fetch"),
     ("config.json", lambda file: file.write_text("[]"), r"its config\.json cannot be read .*; fetch"),
     ("config.json", without("hidden_size"), r"its config\.json lacks 'hidden_size'; fetch"),

@@ -16,7 +16,7 @@ from fusion.models.registry import KINDS
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.training.checkpoint import NAME as CHECKPOINT
 from fusion.training.checkpoint import Checkpoint, Epoch, save_checkpoint
-from fusion.training.out_folder import KINDS as CLASSES
+from fusion.training.out_folder import BY_CLASS as CLASSES
 from fusion.training.out_folder import check_out
 from fusion.training.pretrain import Pretraining
 from interest.errors import InputError
@@ -59,7 +59,7 @@ def test_what_another_run_left_is_refused_before_the_log_is_read(unread: str, tm
             assert isinstance(error, AssertionError)  # goes on, and reads the log
             continue
         assert isinstance(error, InputError)
-        assert str(error).startswith(f"--out {out} holds a {NAMES[other]}, no {NAMES[kind]}; give another folder")
+        assert str(error).startswith(f"--out {out} holds a {NAMES[other]}, not a {NAMES[kind]}; give another folder")
 
 
 @pytest.mark.parametrize("kind", JOBS)
@@ -73,7 +73,7 @@ def test_what_is_nobodys_run_is_refused_before_the_log_is_read(unread: str, tmp_
     (out / "model.safetensors").touch()
     error = run(*job, out).exception
     assert isinstance(error, InputError)
-    assert f"holds config.json, notes.txt, pytorch_model.bin and 1 more, no {NAMES[kind]}; give a new" in str(error)
+    assert f"holds config.json, notes.txt, pytorch_model.bin and 1 more, not a {NAMES[kind]}; give a new" in str(error)
     error = run(*job, out / "notes.txt").exception
     assert isinstance(error, InputError)
     assert "notes.txt is a file; give a folder" in str(error)
@@ -104,7 +104,7 @@ def test_an_interrupted_run_is_continued_by_its_own_kind_alone(tmp_path: Path) -
             if other == kind:
                 check_out(out, other)
                 continue
-            with pytest.raises(InputError, match=f"holds an interrupted run of a {NAMES[kind]}, no {NAMES[other]}"):
+            with pytest.raises(InputError, match=f"holds an interrupted run of a {NAMES[kind]}, not a {NAMES[other]}"):
                 check_out(out, other)
     (tmp_path / "din" / "statistics.safetensors").touch()  # killed while it was completed
     check_out(tmp_path / "din", "din")
@@ -127,5 +127,5 @@ def test_the_same_kind_is_replaced(store: Engine, tmp_path: Path) -> None:
         assert run("pretrain", "fgbert", *own, "--width", 8, "--out", tmp_path / "fgbert").exit_code == 0
     kept = {path.name: path.read_bytes() for path in (tmp_path / "fgbert").iterdir()}
     result = run("train", "srp4ctr", *own, "--out", tmp_path / "fgbert")
-    assert "holds a pre-trained encoder, no srp4ctr artifact" in str(result.exception)
+    assert "holds a pre-trained encoder, not a srp4ctr artifact" in str(result.exception)
     assert {path.name: path.read_bytes() for path in (tmp_path / "fgbert").iterdir()} == kept

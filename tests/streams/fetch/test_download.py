@@ -172,6 +172,6 @@ def test_a_model_hub_that_does_not_answer(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "../etc", "a/b/c", "-x y"])
-def test_what_is_no_model_name(tmp_path, name):
-    with pytest.raises(InputError, match="is no model name"):
+def test_what_is_not_a_model_name(tmp_path, name):
+    with pytest.raises(InputError, match="is not a model name"):
         fetch_model(name, tmp_path / "m", say=nothing)

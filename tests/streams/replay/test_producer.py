@@ -23,10 +23,11 @@ from interest.types import Behavior, Item, User
 from streams.cli import app
 from streams.files.rows import BehaviorLog
 from streams.files.sort import in_time_order
-from streams.kafka.clients import KafkaError, Topics
+from streams.kafka.clients import KafkaError
 from streams.kafka.errors import is_retriable
 from streams.kafka.partitioner import Partitioner
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
+from streams.kafka.topics import Topics
 from streams.replay.checkpoint import ReplayCheckpoint
 from streams.replay.embedded import source_name
 from streams.replay.messages import HEADER, row_of

@@ -59,7 +59,7 @@ def test_what_cannot_be_activated_is_refused_and_nothing_changes(engine: Engine,
     make_artifact(tmp_path / "plain", VIEW, interest=False)
     with pytest.raises(ArtifactError, match="trained without interests"):
         activate(engine, tmp_path / "plain")
-    with pytest.raises(ArtifactError, match="no complete artifact"):
+    with pytest.raises(ArtifactError, match="not a complete artifact"):
         activate(engine, tmp_path / "nowhere")
     assert read_activations(engine) == []
 

@@ -37,67 +37,67 @@ pytestmark = pytest.mark.model
 
 @pytest.mark.parametrize(("users", "most"), [(5000, 1000), (4, 5), (1, 100), (6, 12)])
 def test_a_walk_fills_everything_once_whatever_its_pieces(
-    engine: Engine, low: LowerLayers, monkeypatch: pytest.MonkeyPatch, users: int, most: int
+    engine: Engine, lower: LowerLayers, monkeypatch: pytest.MonkeyPatch, users: int, most: int
 ) -> None:
     monkeypatch.setattr(filling, "USERS", users)
     monkeypatch.setattr(filling, "BEHAVIORS", most)
     fill_store(engine)
-    walk = FillPass(engine, low)
-    assert sum(run_pass(walk)) == walk.behaviors == USERS * EACH
-    assert walk.is_complete
-    assert is_full(engine, low.recipe)
-    assert walk.computed == computed(engine) == len(texts_of(engine))
-    again = FillPass(engine, low)
+    fill_pass = FillPass(engine, lower)
+    assert sum(run_pass(fill_pass)) == fill_pass.behaviors == USERS * EACH
+    assert fill_pass.is_complete
+    assert is_full(engine, lower.recipe)
+    assert fill_pass.computed == computed(engine) == len(texts_of(engine))
+    again = FillPass(engine, lower)
     assert set(run_pass(again)) == {0}
     assert again.asked == 0
     add_behaviors(engine, "u2", EACH, 2.2, 3.3)
     add_behaviors(engine, "new", 0, 4.4)
-    walk = FillPass(engine, low)
-    assert sum(run_pass(walk)) == 3
-    assert walk.computed == 3  # the items' own texts are there
-    assert is_full(engine, low.recipe)
+    fill_pass = FillPass(engine, lower)
+    assert sum(run_pass(fill_pass)) == 3
+    assert fill_pass.computed == 3  # the items' own texts are there
+    assert is_full(engine, lower.recipe)
 
 
-def test_other_workers_users_are_left_to_them(store: Engine, low: LowerLayers) -> None:
+def test_other_workers_users_are_left_to_them(store: Engine, lower: LowerLayers) -> None:
     fill_store(store)
     mine = {"u1", "u4"}
-    run_pass(FillPass(store, low, lambda user: user in mine))
-    assert watermarks(store, low.recipe).keys() == mine
-    run_pass(FillPass(store, low, lambda user: user not in mine))
-    assert is_full(store, low.recipe)
+    run_pass(FillPass(store, lower, lambda user: user in mine))
+    assert watermarks(store, lower.recipe).keys() == mine
+    run_pass(FillPass(store, lower, lambda user: user not in mine))
+    assert is_full(store, lower.recipe)
     assert computed(store) == len(texts_of(store))
 
 
-def test_texts_that_another_has_claimed_are_not_marked_until_they_are_there(store: Engine, low: LowerLayers) -> None:
+def test_texts_that_another_has_claimed_are_not_marked_until_they_are_there(store: Engine, lower: LowerLayers) -> None:
     fill_store(store)
-    register(store, low.recipe, low.width)
-    claimed = low.recipe.keys(sorted(texts_of(store))[:5])
-    Claims(store, low.recipe, low.width, "killed").take(claimed)
-    walk = FillPass(store, low)
-    run_pass(walk)
-    assert not walk.is_complete
-    assert watermarks(store, low.recipe) == {}
-    assert {key for key, vector in vectors(store, low.recipe).items() if vector is None} == set(claimed)
+    register(store, lower.recipe, lower.width)
+    claimed = lower.recipe.keys(sorted(texts_of(store))[:5])
+    Claims(store, lower.recipe, lower.width, "killed").take(claimed)
+    fill_pass = FillPass(store, lower)
+    run_pass(fill_pass)
+    assert not fill_pass.is_complete
+    assert watermarks(store, lower.recipe) == {}
+    assert {key for key, vector in vectors(store, lower.recipe).items() if vector is None} == set(claimed)
     with store.begin() as connection:  # a minute later
         connection.execute(update(bank_vectors).where(bank_vectors.c.vector.is_(None)).values(until=0.0))
-    walk = FillPass(store, low)
-    run_pass(walk)
-    assert walk.is_complete
-    assert walk.computed == 5
-    assert is_full(store, low.recipe)
+    fill_pass = FillPass(store, lower)
+    run_pass(fill_pass)
+    assert fill_pass.is_complete
+    assert fill_pass.computed == 5
+    assert is_full(store, lower.recipe)
 
 
-def test_a_user_forgotten_meanwhile_leaves_no_mark(engine: Engine, low: LowerLayers) -> None:
+def test_a_user_forgotten_meanwhile_leaves_no_mark(engine: Engine, lower: LowerLayers) -> None:
     fill_store(engine)
-    walk = FillPass(engine, InterruptedEncoder(low, lambda: forget(engine, "u1")))
-    run_pass(walk)
-    assert watermarks(engine, low.recipe) == newest(engine)
+    fill_pass = FillPass(engine, InterruptedEncoder(lower, lambda: forget(engine, "u1")))
+    run_pass(fill_pass)
+    assert watermarks(engine, lower.recipe) == newest(engine)
     assert "u1" not in newest(engine)
     assert forget(engine, "u2")["bank_marks"] == 1
     add_behaviors(engine, "u1", 0, 2.2)  # known again, by another behaviour
-    run_pass(FillPass(engine, low))
-    assert watermarks(engine, low.recipe) == newest(engine)
-    assert set(low.recipe.keys(sorted(texts_of(engine)))) <= vectors(engine, low.recipe).keys()
+    run_pass(FillPass(engine, lower))
+    assert watermarks(engine, lower.recipe) == newest(engine)
+    assert set(lower.recipe.keys(sorted(texts_of(engine)))) <= vectors(engine, lower.recipe).keys()
 
 
 def test_what_came_in_is_told_by_the_counts_of_ingest(store: Engine) -> None:
@@ -112,7 +112,7 @@ def test_what_came_in_is_told_by_the_counts_of_ingest(store: Engine) -> None:
 
 
 def test_fuse_fills_the_bank_where_an_llm_is_set(
-    llm: Path, low: LowerLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder_folder: Path
+    llm: Path, lower: LowerLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder_folder: Path
 ) -> None:
     url = f"sqlite:///{tmp_path / 'embedded.db'}"
     store = open_store(url)
@@ -127,9 +127,9 @@ def test_fuse_fills_the_bank_where_an_llm_is_set(
     monkeypatch.setenv("INTERESTREAM_BANK_LLM", str(llm))
     monkeypatch.setenv("INTERESTREAM_BANK_CUT", "2")
     count = len(texts_of(store))
-    assert fused() == f"72 new behaviours; {count} of their texts computed for bank {low.recipe.id}"
-    assert is_full(store, low.recipe)
-    before = content(store, low.recipe)
+    assert fused() == f"72 new behaviours; {count} of their texts computed for bank {lower.recipe.id}"
+    assert is_full(store, lower.recipe)
+    before = content(store, lower.recipe)
     monkeypatch.setattr("fusion.encoders.split_llm.open_lower_layers", None)  # nothing is new: no LLM is loaded
-    assert fused() == f"0 new behaviours; 0 of their texts computed for bank {low.recipe.id}"
-    assert content(store, low.recipe) == before
+    assert fused() == f"0 new behaviours; 0 of their texts computed for bank {lower.recipe.id}"
+    assert content(store, lower.recipe) == before

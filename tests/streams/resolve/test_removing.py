@@ -39,42 +39,42 @@ def gc(engine: Engine, *keep: str) -> None:
     collect_garbage(engine, keep or None, lambda connection: counters.increment(connection, counters.REMOVALS))
 
 
-def whole(engine: Engine, low: LowerLayers) -> None:
+def whole(engine: Engine, lower: LowerLayers) -> None:
     """Every vector is there and right, every mark, and the bank is known to `stats` and `gc`."""
-    assert is_full(engine, low.recipe)
+    assert is_full(engine, lower.recipe)
     texts = sorted(texts_of(engine))
-    held, made = vectors(engine, low.recipe), low(texts).astype("<f2")
-    assert [held[key] for key in low.recipe.keys(texts)] == [row.tobytes() for row in made]
+    held, made = vectors(engine, lower.recipe), lower(texts).astype("<f2")
+    assert [held[key] for key in lower.recipe.keys(texts)] == [row.tobytes() for row in made]
     with engine.connect() as connection:
-        assert read_recipes(connection) == {low.recipe.id: low.recipe}
+        assert read_recipes(connection) == {lower.recipe.id: lower.recipe}
 
 
 @pytest.mark.parametrize("step", range(7))
 def test_a_bank_removed_before_any_step_of_a_walk_is_filled_whole(
-    engine: Engine, low: LowerLayers, monkeypatch: pytest.MonkeyPatch, step: int
+    engine: Engine, lower: LowerLayers, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     monkeypatch.setattr(filling, "USERS", 4)
     monkeypatch.setattr(filling, "BEHAVIORS", 17)  # users are cut in two
     fill_store(engine)
-    walk = FillPass(engine, low)
+    fill_pass = FillPass(engine, lower)
     for _ in range(step):
-        walk.step()
+        fill_pass.step()
     gc(engine, "another")
-    run_pass(walk)
-    whole(engine, low)
+    run_pass(fill_pass)
+    whole(engine, lower)
 
 
 @pytest.mark.parametrize("known", [False, True])
 def test_a_bank_removed_in_a_step_is_filled_whole(
-    engine: Engine, low: LowerLayers, monkeypatch: pytest.MonkeyPatch, *, known: bool
+    engine: Engine, lower: LowerLayers, monkeypatch: pytest.MonkeyPatch, *, known: bool
 ) -> None:
     """While texts are computed; and after all were found in the bank, before the marks are moved."""
     fill_store(engine)
     if not known:
-        run_pass(FillPass(engine, InterruptedEncoder(low, lambda: gc(engine, "another"))))
-        whole(engine, low)
+        run_pass(FillPass(engine, InterruptedEncoder(lower, lambda: gc(engine, "another"))))
+        whole(engine, lower)
         return
-    fill(engine, low, sorted(texts_of(engine)))
+    fill(engine, lower, sorted(texts_of(engine)))
     real, removals = filling.fill, iter([lambda: gc(engine, "another")])
 
     def filled(*arguments: object, **options: object) -> object:
@@ -83,27 +83,27 @@ def test_a_bank_removed_in_a_step_is_filled_whole(
         return out
 
     monkeypatch.setattr(filling, "fill", filled)
-    run_pass(FillPass(engine, low))
-    whole(engine, low)
+    run_pass(FillPass(engine, lower))
+    whole(engine, lower)
 
 
-def test_filling_from_outside_the_stream_survives_a_removal_too(engine: Engine, low: LowerLayers) -> None:
+def test_filling_from_outside_the_stream_survives_a_removal_too(engine: Engine, lower: LowerLayers) -> None:
     fill_store(engine)
     texts = sorted(texts_of(engine))
     for chunk in (5, 1000):
-        fill(engine, InterruptedEncoder(low, lambda: gc(engine, "another")), texts, chunk=chunk)
-        assert vectors(engine, low.recipe).keys() == set(low.recipe.keys(texts))
-        assert None not in vectors(engine, low.recipe).values()
+        fill(engine, InterruptedEncoder(lower, lambda: gc(engine, "another")), texts, chunk=chunk)
+        assert vectors(engine, lower.recipe).keys() == set(lower.recipe.keys(texts))
+        assert None not in vectors(engine, lower.recipe).values()
         gc(engine, "another")
         with engine.connect() as connection:
             assert not connection.execute(select(banks)).all()
 
 
 def test_what_is_done_again_while_it_is_collected_keeps_no_mark_without_its_vector(
-    engine: Engine, low: LowerLayers, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, lower: LowerLayers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_store(engine)
-    run_pass(FillPass(engine, low))
+    run_pass(FillPass(engine, lower))
     with engine.begin() as connection:  # its user was forgotten, say; the vectors stay until they are collected
         rows = connection.execute(select(behaviors).where(behaviors.c.user_id == "u1")).mappings().all()
         connection.execute(delete(behaviors).where(behaviors.c.user_id == "u1"))
@@ -114,24 +114,24 @@ def test_what_is_done_again_while_it_is_collected_keeps_no_mark_without_its_vect
         for n, row in enumerate(rows):
             with engine.begin() as connection:
                 connection.execute(behaviors.insert().values({**row, "user_id": "late", "seq": n}))
-        run_pass(FillPass(engine, low))
+        run_pass(FillPass(engine, lower))
         return out
 
     monkeypatch.setattr(bank_texts, "store_texts", read)
-    before = len(vectors(engine, low.recipe))
+    before = len(vectors(engine, lower.recipe))
     gc(engine)
-    assert len(vectors(engine, low.recipe)) < before
-    assert watermarks(engine, low.recipe) == {f"u{n}": EACH - 1 for n in range(USERS)}  # all others stay
+    assert len(vectors(engine, lower.recipe)) < before
+    assert watermarks(engine, lower.recipe) == {f"u{n}": EACH - 1 for n in range(USERS)}  # all others stay
     with engine.begin() as connection:
         connection.execute(delete(bank_marks).where(bank_marks.c.user_id == "u1"))  # as forgetting does
-    run_pass(FillPass(engine, low))
-    whole(engine, low)
+    run_pass(FillPass(engine, lower))
+    whole(engine, lower)
 
 
-def test_a_removal_is_something_new_to_the_stage(store: Engine, low: LowerLayers) -> None:
+def test_a_removal_is_something_new_to_the_stage(store: Engine, lower: LowerLayers) -> None:
     fill_store(store)
     add_behaviors(store, "u1", EACH, 1.0)
-    run_pass(FillPass(store, low))
+    run_pass(FillPass(store, lower))
     with store.connect() as connection:
         before = accepted_counts(connection)
     gc(store, "another")
@@ -139,7 +139,7 @@ def test_a_removal_is_something_new_to_the_stage(store: Engine, low: LowerLayers
         assert accepted_counts(connection) != before
 
 
-def test_removals_over_and_over_while_two_walk(engine: Engine, low: LowerLayers) -> None:
+def test_removals_over_and_over_while_two_walk(engine: Engine, lower: LowerLayers) -> None:
     fill_store(engine)
     rng, ended = np.random.default_rng(0), threading.Event()
     errors: list[BaseException] = []
@@ -155,7 +155,7 @@ def test_removals_over_and_over_while_two_walk(engine: Engine, low: LowerLayers)
 
     def fillers() -> None:
         while not ended.is_set():
-            run_pass(FillPass(engine, low))
+            run_pass(FillPass(engine, lower))
 
     def remover() -> None:
         for turn in range(12):
@@ -169,5 +169,5 @@ def test_removals_over_and_over_while_two_walk(engine: Engine, low: LowerLayers)
     for thread in threads:
         thread.join(timeout=60)
     assert not errors
-    run_pass(FillPass(engine, low, wait=True))
-    whole(engine, low)
+    run_pass(FillPass(engine, lower, wait=True))
+    whole(engine, lower)

@@ -93,10 +93,10 @@ def test_none_unsets_what_may_be_unset(file):
         ("AGENT_DRAIN_S", "0", "expected `float` > 0"),
         ("LLM_CHAINED", "perhaps", "expected `bool`"),
         ("LLM_NOUN", "film", "must be two words"),
-        ("INGEST_GAP", "soon", "'soon' is no duration"),
+        ("INGEST_GAP", "soon", "'soon' is not a duration"),
         ("INGEST_COUNT", "none", "no partition would ever close"),
-        ("KAFKA_PARTITION", "3", "is no setting; there are: INTERESTREAM_KAFKA, INTERESTREAM_KAFKA_PREFIX"),
-        ("KAFA", "a:1", "is no setting"),
+        ("KAFKA_PARTITION", "3", "is not a setting; there are: INTERESTREAM_KAFKA, INTERESTREAM_KAFKA_PREFIX"),
+        ("KAFA", "a:1", "is not a setting"),
     ],
 )
 def test_a_bad_variable_is_named(variable, value, says):
@@ -110,8 +110,8 @@ def test_a_bad_variable_is_named(variable, value, says):
     [
         ("[kafka]\npartitions = 0", "[kafka] partitions: expected `int` >= 1"),
         ('[kafka]\npartitions = "8"', "[kafka] partitions: expected `int`, got `str`"),
-        ("[kafka]\npartition = 8", "partition is no setting of [kafka]; there are: brokers, prefix, partitions"),
-        ("[kafak]\nx = 1", "kafak is no setting; there are: store, cache, kafka"),
+        ("[kafka]\npartition = 8", "partition is not a setting of [kafka]; there are: brokers, prefix, partitions"),
+        ("[kafak]\nx = 1", "kafak is not a setting; there are: store, cache, kafka"),
         ("kafka = 3", "kafka: expected `object`"),
         ('[kafka]\nbrokers = "x"', "[kafka] brokers: must be host:port"),
         ("[llm]\nkey = 12", "[llm] key: expected `str`"),

@@ -23,9 +23,10 @@ from deploy.kafka.node import Node
 from interest.errors import InputError
 from interest.types import Outcome, Reason, Source
 from streams import InterestUpdate, RepresentationUpdate, subscribe
-from streams.kafka.clients import KafkaError, Topics, admin, make_producer
+from streams.kafka.clients import KafkaError, admin, make_producer
 from streams.kafka.partitioner import Partitioner
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
+from streams.kafka.topics import Topics
 from streams.settings.schema import KafkaSettings
 from streams.subscription.subscription import Subscription
 
@@ -193,7 +194,7 @@ def test_what_is_no_update_is_skipped_and_counted(topics: KafkaSettings) -> None
     subscription = subscribe(start="beginning", settings=topics, follow=False, warn=warned.append)
     assert by_user(subscription) == [("u0", 0), ("u0", 1)]
     assert subscription.skipped == len(warned) == 3  # a tombstone is none: the user was forgotten
-    assert "offset 1 is no update" in warned[0]
+    assert "offset 1 is not an update" in warned[0]
 
 
 def test_other_topics(topics: KafkaSettings) -> None:
@@ -294,7 +295,7 @@ def test_a_broker_that_restarts_is_waited_for(own_node: Node, kind: str, group: 
     def restart() -> None:
         node.kill()
         while not warned:
-            subscription._look()
+            subscription._check_broker()
             time.sleep(0.1)
         node.start()
         publish(settings, everything([1]))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from deploy.kafka.node import free_port
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
 from streams.settings.schema import KafkaSettings
 
 PATIENCE_S = 120.0  # the machine is shared; what is asserted is that it happens

@@ -77,8 +77,8 @@ def test_beyond_m_the_first_moment_of_a_window_scores_as_alone(
     apart = 0.0
     for chosen in planned(samples, np.arange(LOG.size))[:4]:
         batch = model.collator.collate(samples, chosen)
-        assert batch.seen.max() <= M + TOGETHER - 1
-        assert batch.history.shape[1:] == (len(chosen.sizes), batch.seen.max())  # no wider than it has to be
+        assert batch.visible.max() <= M + TOGETHER - 1
+        assert batch.history.shape[1:] == (len(chosen.sizes), batch.visible.max())  # no wider than it has to be
         shared, single = logits(model, samples, chosen), logits(model, samples, alone(chosen.rows))
         first = np.cumsum(chosen.sizes) - chosen.sizes
         np.testing.assert_allclose(shared[first], single[first], atol=CLOSE)
@@ -95,7 +95,7 @@ def test_beyond_m_training_pools_over_the_newest_m_as_scoring_does(
     d, beyond = model.high.width, 0
     for chosen in planned(samples, np.arange(LOG.size))[:4]:
         batch, single = (model.collator.collate(samples, one) for one in (chosen, alone(chosen.rows)))
-        beyond += int((batch.seen > M).sum())
+        beyond += int((batch.visible > M).sum())
         with torch.no_grad():
             shared, own = model.encode_users(batch).pooled[batch.past], model.encode_users(single).pooled[single.past]
         np.testing.assert_allclose(shared[..., d:], own[..., d:], atol=CLOSE)
@@ -158,7 +158,7 @@ def test_a_moment_has_gradients_from_what_it_sees_alone(llm: Path, recipe: Recip
         (gradient,) = torch.autograd.grad(score[k], inputs, retain_graph=True)
         reached = set(torch.nonzero(gradient.abs().sum(dim=1))[:, 0].tolist())
         past = int(batch.past[k])
-        seen = [places[n, batch.window[past], : batch.seen[n, past]].tolist() for n in range(len(places))]
+        seen = [places[n, batch.window[past], : batch.visible[n, past]].tolist() for n in range(len(places))]
         assert reached == {place for own in seen for place in own} | {many + int(batch.target[k])}
 
 
@@ -178,7 +178,7 @@ def test_each_sequence_of_a_past_is_the_newest_of_its_kind_before_the_moment(
                 for n, kind in enumerate(kinds):
                     wanted = before[kind[before]]
                     wanted = wanted[max(int(kind[head].sum()) - M, 0) :]  # M before the window, then all
-                    seen = batch.history[n, batch.window[past], : batch.seen[n, past]].long()
+                    seen = batch.history[n, batch.window[past], : batch.visible[n, past]].long()
                     expected = samples.bank_index.vectors[samples.bank_index.event[wanted]]
                     np.testing.assert_array_equal(batch.vectors[seen].numpy(), expected)
 

@@ -11,6 +11,7 @@ from fusion.bank.index import with_bank
 from fusion.encoders.recipe import Recipe
 from fusion.features.samples import Samples
 from fusion.models.bahe.model import Bahe
+from fusion.models.protocol import summed_loss
 from fusion.training.train import TrainConfig, train
 from tests.support.bahe_world import LOG, M, Made, alone, config_of, fresh
 from tests.support.ctr_world import RULE, samples_of, spec_of
@@ -29,9 +30,12 @@ def test_the_score_is_the_mean_of_heads_that_differ(llm: Path, recipe: Recipe) -
     model, samples = world(llm, recipe)
     batch = model.eval().collator.collate(samples, alone(np.arange(20) + M))
     with torch.no_grad():
-        every, second = model.learn(batch)
+        every = model.logits(batch)
+        labels = torch.arange(20) % 2.0
+        loss = model.loss(batch, labels)
         assert every.shape == (20, HEADS)
-        assert second == 0.0
+        torch.testing.assert_close(loss.ctr, sum(summed_loss(head, labels) for head in every.T) / HEADS)
+        assert loss.extra == 0.0
         torch.testing.assert_close(model(batch), every.mean(dim=1))
     assert min(float((every[:, a] - every[:, b]).abs().max()) for a in range(HEADS) for b in range(a)) > 1e-4
 

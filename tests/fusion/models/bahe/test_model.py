@@ -200,7 +200,7 @@ def test_scenes_are_sequences(llm: Path, recipe: Recipe, made: Made) -> None:
         )
 
 
-def test_strangers_score_finite(trained: tuple[Bahe, Samples], made: Made, recipe: Recipe) -> None:
+def test_unknown_ids_score_finite(trained: tuple[Bahe, Samples], made: Made, recipe: Recipe) -> None:
     model, samples = trained
     strange = log_of([(0, 39, 1e9, None), (0, 60, 2e9, 9e9), (1, 61, -1e9, -9e9)], 50, 70)
     own = samples_of(samples.spec, strange, np.arange(3), interest_vectors_of(strange))
@@ -245,7 +245,7 @@ def test_the_history_is_read(common: float, llm: Path, recipe: Recipe, made: Mad
     assert metrics.auc(labels[last], predict(model, samples, last)) > 0.95
     batch = model.collator.collate(samples, alone(last))
     with torch.no_grad():
-        blind = model(dataclasses.replace(batch, history=batch.history * 0, seen=batch.seen * 0)).numpy()
+        blind = model(dataclasses.replace(batch, history=batch.history * 0, visible=batch.visible * 0)).numpy()
     assert metrics.auc(labels[last], blind) < 0.75  # without them only the items are left
 
 
@@ -265,7 +265,9 @@ def test_high_trains_and_low_does_not(form: str, llm: Path, recipe: Recipe, made
     assert sorted([*changed, "sink"]) == sorted(before)
     assert all(torch.equal(value, held[name]) for name, value in model.high.named_buffers())
     np.testing.assert_array_equal(samples.bank_index.vectors, bank)
-    assert not any("embed" in name for name, _ in model.named_parameters())  # low is no part of the model
+    assert not any(
+        "embed" in name for name, _ in model.named_parameters()
+    )  # the lower layers are not a part of the model
     frozen = fresh(spec, config_of(llm, recipe))
     train(
         frozen,

@@ -84,7 +84,7 @@ def test_a_sequence_that_comes_late_has_its_own_beginning() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 40])
-def test_what_never_moves_is_nothing_and_a_stranger_is_bounded(rows: int) -> None:
+def test_what_never_moves_is_nothing_and_what_is_unlike_all_is_bounded(rows: int) -> None:
     own = Standardise(3).train()
     assert own(torch.full((rows, 3), 5.0)).abs().max() == 0
     assert own.eval()(torch.full((1, 3), 1e9)).max() == BOUND

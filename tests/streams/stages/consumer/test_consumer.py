@@ -13,9 +13,10 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from sqlalchemy import Engine
 
-from streams.kafka.clients import KafkaError, Topics, admin, dead_of, group_of, make_consumer, make_producer
+from streams.kafka.clients import KafkaError, admin, group_of, make_consumer, make_producer
 from streams.kafka.dead_letter import read_letter
-from streams.kafka.topics import create_topics
+from streams.kafka.provision import create_topics
+from streams.kafka.topics import Topics, dead_of
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.settings.schema import KafkaSettings, Settings

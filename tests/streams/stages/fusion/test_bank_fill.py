@@ -65,48 +65,48 @@ def with_bank(context: Context, llm: Path, **agent: Any) -> Context:
 
 
 class Slow:
-    """Low layers that take until they are told to go on."""
+    """The lower layers, waiting until they may go on."""
 
-    def __init__(self, low: LowerLayers) -> None:
-        self.recipe, self.width, self.batch_texts, self._low = low.recipe, low.width, low.batch_texts, low
+    def __init__(self, lower: LowerLayers) -> None:
+        self.recipe, self.width, self.batch_texts, self._lower = lower.recipe, lower.width, lower.batch_texts, lower
         self.begun, self.go = threading.Event(), threading.Event()
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
         self.begun.set()
         self.go.wait()
-        return self._low(texts, advance)
+        return self._lower(texts, advance)
 
 
 class Dies:
-    """Low layers whose process ends in a later call."""
+    """The lower layers in a process that ends in a later call."""
 
-    def __init__(self, low: LowerLayers, calls: int) -> None:
-        self.recipe, self.width, self.batch_texts = low.recipe, low.width, low.batch_texts
-        self._low, self._left = low, calls
+    def __init__(self, lower: LowerLayers, calls: int) -> None:
+        self.recipe, self.width, self.batch_texts = lower.recipe, lower.width, lower.batch_texts
+        self._lower, self._left = lower, calls
 
     def __call__(self, texts: Sequence[str], advance: Callable[[int], None], /) -> np.ndarray:
         self._left -= 1
         if self._left < 0:
             raise CrashError
-        return self._low(texts, advance)
+        return self._lower(texts, advance)
 
 
 def test_behaviours_without_partitions_get_vectors_as_they_come_and_embedded_rows_agree(
-    engine: Engine, low: LowerLayers, context: Context, tmp_path: Path
+    engine: Engine, lower: LowerLayers, context: Context, tmp_path: Path
 ) -> None:
     fill_store(engine)
 
     async def go() -> None:
         async with working(context):
-            await until(lambda: is_full(engine, low.recipe))
+            await until(lambda: is_full(engine, lower.recipe))
             before = computed(engine)
             assert before == len(texts_of(engine))
             add_behaviors(engine, "u2", EACH, 2.2, 3.3)  # two new texts of items that are known
             add_behaviors(engine, "new", 0, 2.2)  # no new text
-            await until(lambda: is_full(engine, low.recipe))
+            await until(lambda: is_full(engine, lower.recipe))
             assert computed(engine) == before + 2
             await until(lambda: context.metrics.registry.get_sample_value("interestream_bank_behind_seconds") == 0)
-            held = sum(mark + 1 for mark in watermarks(engine, low.recipe).values())
+            held = sum(mark + 1 for mark in watermarks(engine, lower.recipe).values())
             assert context.metrics.registry.get_sample_value("interestream_bank_behaviors_total") == held
 
     asyncio.run(go())
@@ -114,13 +114,13 @@ def test_behaviours_without_partitions_get_vectors_as_they_come_and_embedded_row
     fill_store(embedded)
     add_behaviors(embedded, "u2", EACH, 2.2, 3.3)
     add_behaviors(embedded, "new", 0, 2.2)
-    walk = FillPass(embedded, low, wait=True)
-    while not walk.is_done:
-        walk.step()
-    assert content(engine, low.recipe) == content(embedded, low.recipe)
+    fill_pass = FillPass(embedded, lower, wait=True)
+    while not fill_pass.is_done:
+        fill_pass.step()
+    assert content(engine, lower.recipe) == content(embedded, lower.recipe)
 
 
-def test_two_workers_share_the_users(engine: Engine, low: LowerLayers, context: Context) -> None:
+def test_two_workers_share_the_users(engine: Engine, lower: LowerLayers, context: Context) -> None:
     other = dataclasses.replace(context, metrics=Metrics(), health=Health())
 
     async def go() -> None:
@@ -128,16 +128,16 @@ def test_two_workers_share_the_users(engine: Engine, low: LowerLayers, context: 
             await until(lambda: all(stage._consumer and len(stage._consumer.partitions) == 1 for stage in (one, two)))
             fill_store(engine)
             add_behaviors(engine, "u1", EACH, 2.2)
-            await until(lambda: is_full(engine, low.recipe))
+            await until(lambda: is_full(engine, lower.recipe))
 
     asyncio.run(go())
     assert computed(engine) == len(texts_of(engine))
 
 
 def test_a_slow_llm_keeps_no_message_waiting_and_no_worker_from_stopping(
-    engine: Engine, low: LowerLayers, context: Context, llm: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, lower: LowerLayers, context: Context, llm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, every = Slow(low), of_users(USERS, 2)
+    slow, every = Slow(lower), of_users(USERS, 2)
     monkeypatch.setattr(module, "open_bank", lambda _: slow)
     context = with_bank(context, llm, drain_s=4.0)
     fill_store(engine)
@@ -152,13 +152,13 @@ def test_a_slow_llm_keeps_no_message_waiting_and_no_worker_from_stopping(
             # offsets are committed, and health told so, after the outbox is empty
             await until(lambda: context.health.reasons_not_ready(time.monotonic() + 3600) == [])
             await until(lambda: context.health.stuck_for(time.monotonic() + 3600) == 0)
-            assert not any(vectors(engine, low.recipe).values())
+            assert not any(vectors(engine, lower.recipe).values())
             behind = [context.metrics.registry.get_sample_value("interestream_bank_behind_seconds") for _ in range(2)]
             assert 0 < behind[0] < behind[1]
             began = time.monotonic()
         assert time.monotonic() - began < 6.0
         slow.go.set()
-        await until(lambda: vectors(engine, low.recipe) == {})  # what was claimed is given back
+        await until(lambda: vectors(engine, lower.recipe) == {})  # what was claimed is given back
 
     try:
         asyncio.run(go())
@@ -168,27 +168,27 @@ def test_a_slow_llm_keeps_no_message_waiting_and_no_worker_from_stopping(
 
 @pytest.mark.parametrize("calls", [0, 1, 3])
 def test_a_crash_while_filling_is_made_up_for(
-    engine: Engine, low: LowerLayers, context: Context, monkeypatch: pytest.MonkeyPatch, calls: int
+    engine: Engine, lower: LowerLayers, context: Context, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     monkeypatch.setattr(filling, "BEHAVIORS", 20)
     fill_store(engine)
 
     async def go() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(module, "open_bank", lambda _: Dies(low, calls))
+            patch.setattr(module, "open_bank", lambda _: Dies(lower, calls))
             with pytest.raises(CrashError):
                 await FusionStage(context).run(asyncio.Event())
-        assert not is_full(engine, low.recipe)
+        assert not is_full(engine, lower.recipe)
         assert (computed(engine) > 0) == (calls > 0)
         async with working(context):
-            await until(lambda: is_full(engine, low.recipe))
+            await until(lambda: is_full(engine, lower.recipe))
 
     asyncio.run(go())
     assert computed(engine) == len(texts_of(engine))
 
 
 def test_a_crash_between_vectors_and_marks_costs_no_forward_pass(
-    engine: Engine, low: LowerLayers, context: Context, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, lower: LowerLayers, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_store(engine)
 
@@ -200,11 +200,11 @@ def test_a_crash_between_vectors_and_marks_costs_no_forward_pass(
             patch.setattr(filling, "write_watermarks", ends)
             with pytest.raises(CrashError):
                 await FusionStage(context).run(asyncio.Event())
-        assert watermarks(engine, low.recipe) == {}
+        assert watermarks(engine, lower.recipe) == {}
         before = computed(engine)
         assert before > 0
         async with working(context):
-            await until(lambda: is_full(engine, low.recipe))
+            await until(lambda: is_full(engine, lower.recipe))
         assert computed(engine) == len(texts_of(engine))
 
     asyncio.run(go())

@@ -18,8 +18,9 @@ from fusion.interests.pooled_rows import VectorSource, pooled_id
 from fusion.tables import vectors
 from interest.errors import InputError
 from interest.store.sql import writing
-from streams.kafka.clients import KafkaSettings, dead_of
+from streams.kafka.clients import KafkaSettings
 from streams.kafka.messages import RepresentationUpdate
+from streams.kafka.topics import dead_of
 from streams.stages.announce import Announcer
 from streams.stages.fusion import stage as module
 from streams.stages.fusion.stage import FusionStage
