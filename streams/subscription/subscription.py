@@ -203,7 +203,7 @@ class Subscription(Generic[Update]):
 
     def _is_done(self) -> bool:
         """Whether there is nothing to read and nothing is waited for: no consumer is made, which takes its time."""
-        places = self._places
+        places = self._offsets
         return (
             not self._follow
             and places is not None
