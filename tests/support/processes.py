@@ -19,7 +19,8 @@ from typing import Any
 from deploy.kafka.node import free_port
 
 ROOT = Path(__file__).parents[2]
-PRELOADED = ["fusion.training.bahe", "fusion.training.pretrained", "streams.store.engine", "tests.support.ctr_world"]
+# the last two are imported at the first step of an optimiser and with the first Llama: nine seconds
+PRELOADED = ["tests.support.training_jobs", "torch._dynamo", "transformers.models.llama.modeling_llama"]
 PATIENCE_S = 300.0
 _server = multiprocessing.get_context("forkserver")
 

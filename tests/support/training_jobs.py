@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import torch
 
-from fusion.encoders.split_llm import recipe_of
+from fusion.bank.vectors import fill
+from fusion.encoders.split_llm import open_lower_layers, recipe_of
 from fusion.features.dataset import read_dataset, read_labelled
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.training import experiment, pretrained
@@ -21,6 +22,7 @@ from fusion.training.distributed import processes
 from fusion.training.pretrain import PretrainConfig
 from streams.store.engine import open_store
 from tests.support import bahe_world, small_models
+from tests.support.bank_world import TEXTS, Counting
 from tests.support.small_models import DATA, QUICK, SRP4CTR
 
 
@@ -49,9 +51,7 @@ def train_srp4ctr(url: str, folder: Path) -> list[list[float]]:
     own, config = msgspec.structs.replace(SRP4CTR, interest=True), msgspec.structs.replace(QUICK, unknown=0.0)
     epochs: list[Any] = []
     with processes(torch.device("cpu")) as dist:
-        measured = experiment.run(
-            data, own, config, split="global", folder=folder, report=epochs.append, dist=dist
-        )
+        measured = experiment.run(data, own, config, split="global", folder=folder, report=epochs.append, dist=dist)
     told = [[epoch.loss, epoch.auc] for epoch in epochs]
     return [*told, [measured["test"]["log_loss"], measured["test"]["auc"]]] if dist.first else told
 
@@ -81,6 +81,19 @@ def killed_after(samples: int) -> Callable[[int], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return advance
+
+
+def filling_killed_at(call: int, url: str, llm: Path) -> None:
+    """A bank is filled in chunks of five texts; the process ends at this call of the lower layers."""
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fill(open_store(url), Counting(open_lower_layers(llm, recipe_of(llm, 2)), count), TEXTS, chunk=5)
 
 
 def pretraining_killed_after(samples: int, url: str, folder: Path) -> None:

@@ -20,7 +20,7 @@ from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_
 from fusion.training.experiment import fingerprint, run
 from fusion.training.train import TrainConfig, _memory, predict, train
 from interest.errors import ArtifactError, InputError
-from tests.support.ctr_world import RULE, fill, log_of, random_rows, samples_of, spec_of
+from tests.support.ctr_world import RULE, TASKS, fill, log_of, random_rows, samples_of, spec_of
 from tests.support.processes import killed
 from tests.support.small_models import DATA, DIN, QUICK
 from tests.support.training_jobs import training_killed_after
