@@ -22,7 +22,7 @@ from fusion.training.distributed import processes
 from fusion.training.pretrain import PretrainConfig
 from streams.store.engine import open_store
 from tests.support import bahe_world, small_models
-from tests.support.bank_world import TEXTS, Counting
+from tests.support.bank_world import TEXTS, CountingEncoder
 from tests.support.small_models import DATA, QUICK, SRP4CTR
 
 
@@ -93,7 +93,7 @@ def filling_killed_at(call: int, url: str, llm: Path) -> None:
         if calls == call:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fill(open_store(url), Counting(open_lower_layers(llm, recipe_of(llm, 2)), count), TEXTS, chunk=5)
+    fill(open_store(url), CountingEncoder(open_lower_layers(llm, recipe_of(llm, 2)), count), TEXTS, chunk=5)
 
 
 def pretraining_killed_after(samples: int, url: str, folder: Path) -> None:
