@@ -279,6 +279,8 @@ def test_two_processes_learn_what_one_learns(store: Engine, llm: Path, recipe: R
         for count in (1, 2)
     }
     (one, one_tested), (two, two_tested) = told[1], told[2]
-    np.testing.assert_allclose(two, one, rtol=1e-3)
-    assert two_tested == pytest.approx(one_tested, abs=2e-3)
+    (one_loss, one_auc), (two_loss, two_auc) = np.transpose(one), np.transpose(two)
+    np.testing.assert_allclose(two_loss, one_loss, rtol=1e-4)
+    np.testing.assert_allclose(two_auc, one_auc, atol=6e-3)  # two pairs of rows that all but tie: each is .0027
+    assert two_tested == pytest.approx(one_tested, abs=6e-3)
     assert load_artifact(tmp_path / "2").config.kind == "bahe"
