@@ -24,7 +24,7 @@ from streams.stages.stage import Context
 from streams.worker.app import make_stage
 from tests.support.stage_rig import in_loop, letters, produce, until
 
-FLOOD = 200
+FLOOD = 60
 NARROW = 20_000  # bytes that the topic of dead letters takes
 
 stages = pytest.mark.parametrize(
