@@ -16,6 +16,7 @@ _FOR_GOOD = (
     "PolicyViolation",
     "OffsetOutOfRange",
     "NoOffsetForPartition",
+    "FencedInstanceId",  # another process has this worker's name in the group: they would take turns for ever
 )
 
 

@@ -91,3 +91,33 @@ def test_every_interest_is_there_once_whenever_a_worker_was_killed(site: Site) -
     assert {(one.user_id, one.generation, one.index, one.prompt_version) for one in said} == {
         row[:4] for row in expected
     }
+
+
+def test_a_restart_on_the_same_machine_does_not_wait_for_the_dead_workers_session(site: Site) -> None:
+    """The session outlasts the test's patience: without static membership nothing would be read in time."""
+    site.extra["INTERESTREAM_KAFKA_SESSION_TIMEOUT_S"] = "600"
+    log = log_of(2_000)
+    messages = messages_of(log)
+    worker = site.start()
+    site.produce(messages[:1_000])
+    site.wait_for(1_000)
+    worker.kill()
+    site.produce(messages[1_000:])
+    successor = site.start()
+    site.wait_for(2_000)
+    assert_as_undisturbed(site, log)
+    successor.end()
+
+
+def test_a_worker_that_ends_in_good_order_leaves_its_partitions_to_another_at_once(site: Site) -> None:
+    site.extra["INTERESTREAM_KAFKA_SESSION_TIMEOUT_S"] = "600"
+    log = log_of(2_000)
+    messages = messages_of(log)
+    first, second = site.start(), site.start()
+    site.produce(messages[:1_000])
+    site.wait_for(1_000)
+    first.end()
+    site.produce(messages[1_000:])
+    site.wait_for(2_000)
+    assert_as_undisturbed(site, log)
+    second.end()

@@ -8,8 +8,10 @@ memory is never trusted over them.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -17,6 +19,7 @@ import structlog
 
 from streams.kafka.clients import group_of, make_consumer
 from streams.kafka.errors import RefusedError
+from streams.kafka.membership import Membership
 from streams.stages.consumer.assignment import Assignment, KafkaPartition, O, OffsetStorage
 from streams.stages.consumer.dead_letters import DeadLetterWriter
 from streams.stages.consumer.message import Record
@@ -77,6 +80,7 @@ class TopicConsumer(Generic[O]):
         self.generation = 0  # counts rebalances: partitions taken away, and given
         self._given: tuple[KafkaPartition, ...] | None = None  # by the latest rebalance; none while it goes on
         self._retry = RetryPolicy(context, stage)
+        self._membership = Membership(settings.kafka, stage)
         self._client: AIOKafkaConsumer | None = None
         self._progress: Progress | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,7 +99,7 @@ class TopicConsumer(Generic[O]):
         ]
 
     async def stop(self, timeout_s: float) -> None:
-        """Commit what is done with and leave the group."""
+        """Commit what is done with and leave the group: its partitions go to others at once."""
         deadline = time.monotonic() + timeout_s
         for task in self._tasks:
             task.cancel()
@@ -105,6 +109,7 @@ class TopicConsumer(Generic[O]):
         if client is not None:
             await within(deadline, self._commit())
             await within(deadline, client.stop())
+        await within(deadline, self._leave())
         self.dead_letters.close()
 
     # Partitions come and go. aiokafka calls `_revoking` and `_assigning` from its own task.
@@ -199,7 +204,13 @@ class TopicConsumer(Generic[O]):
 
         def make() -> AIOKafkaConsumer:
             group = group_of(settings, self._stage)
-            return make_consumer(settings, group=group, max_poll_interval_ms=NO_POLL_LIMIT_MS, **self._options)
+            return make_consumer(
+                settings,
+                group=group,
+                group_instance_id=self._membership.claim(),
+                max_poll_interval_ms=NO_POLL_LIMIT_MS,
+                **self._options,
+            )
 
         self._client = await connected(self._context, self._stage, make)
         self._client.subscribe(list(self._topics), listener=_listener(self._revoking, self._assigning))
@@ -214,6 +225,19 @@ class TopicConsumer(Generic[O]):
             await within(time.monotonic() + ANSWER_S, client.stop())
         await self._join()
         self._failures = 0
+
+    async def _leave(self) -> None:
+        """A client that stops does not take a static member out of its group. The thread is a daemon: a broker that is
+        silent holds nobody up."""
+        loop, left = asyncio.get_running_loop(), asyncio.Event()
+
+        def leave() -> None:
+            self._membership.leave()
+            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                loop.call_soon_threadsafe(left.set)
+
+        threading.Thread(target=leave, name=f"{self._stage}-leave", daemon=True).start()
+        await left.wait()
 
     # Reading.
 
