@@ -1,7 +1,7 @@
 """Item statistics for requests in the past: what everybody had done with an item by then.
 
 An artifact keeps the statistics of the end of its training log. A request at an earlier event time must not read those:
-they would tell of behaviours that were still to come, the very one that is scored among them.
+they tell of behaviours that were still to come, the very one that is scored among them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fusion.features.spec import FeatureSpec
 class PastStatistics:
     """The item statistics of a whole log, to be asked for any event time, as training asks for them.
 
-    An event counts at `at` if it had arrived strictly before, so later ones change nothing. Holds 80 bytes an event.
+    An event counts at `at` if it had arrived strictly before, so later ones change nothing. Some 80 bytes an event.
     """
 
     def __init__(self, log: Log, spec: FeatureSpec) -> None:
@@ -28,16 +28,17 @@ class PastStatistics:
         self._history = ItemHistory(log, event_columns(log, spec.label.labels(log), spec.scale))
 
     def at(self, at: float, items: Sequence[str]) -> tuple[FeatureSpec, ItemStatistics]:
-        """The statistics at `at` by place in the spec's items, to which those of `items` that are new are added."""
-        candidates = [item for item in dict.fromkeys(items) if item in self._number and item not in self._listed]
-        new = [item for item, count in zip(candidates, self._events(candidates, at), strict=True) if count]
-        spec = msgspec.structs.replace(self._spec, items=(*self._spec.items, *new)) if new else self._spec
-        numbers = np.array([self._number.get(item, -1) for item in spec.items], np.int64)
-        found = self._history.before(np.maximum(numbers, 0), np.full(len(numbers), at))
-        return spec, found.take(np.where(numbers >= 0, np.arange(len(numbers)), -1))
+        """The statistics at `at` by place in the spec's items, joined by those of `items` that are new since training.
 
-    def _events(self, items: Sequence[str], at: float) -> list[bool]:
-        """Whether each item had its first event before `at`."""
-        numbers = np.array([self._number[item] for item in items], np.int64)
-        first = self._history.before(numbers, np.full(len(numbers), at)).first_at
-        return [bool(moment < at) for moment in first]
+        An item that nobody had met by then joins it no more than one that is in no log.
+        """
+        unlisted = [item for item in dict.fromkeys(items) if item in self._number and item not in self._listed]
+        met = self._before(unlisted, at).first_at < at
+        new = [item for item, known in zip(unlisted, met.tolist(), strict=True) if known]
+        spec = msgspec.structs.replace(self._spec, items=(*self._spec.items, *new)) if new else self._spec
+        return spec, self._before(spec.items, at)
+
+    def _before(self, items: Sequence[str], at: float) -> ItemStatistics:
+        numbers = np.array([self._number.get(item, -1) for item in items], np.int64)
+        found = self._history.before(np.maximum(numbers, 0), np.full(len(numbers), at))
+        return found.take(np.where(numbers >= 0, np.arange(len(numbers)), -1))

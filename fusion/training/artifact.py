@@ -47,6 +47,9 @@ class ArtifactConfig(msgspec.Struct, Generic[M], frozen=True, kw_only=True, forb
     training: TrainConfig
     split: str
     versions: dict[str, str]
+    statistics_at: float | None = (
+        None  # event time up to which the item statistics count; None: from before it was kept
+    )
     layout: int = 1
 
 
