@@ -76,7 +76,7 @@ def test_scores_are_written_with_their_marks(tmp_path: Path, name: str) -> None:
     if name.endswith(".parquet"):
         assert [tuple(row.values()) for row in pq.read_table(out).to_pylist()] == SCORED
     elif name.endswith(".csv"):
-        rows = list(csv.reader(out.open(newline="")))
+        rows = list(csv.reader(out.read_text().splitlines()))
         assert rows[0] == ["user_id", "item_id", "score", "unknown_user", "unknown_item"]
         assert rows[1:] == [["u1", "a, b", "0.250000", "false", "true"], ["12", "i2", "0.333333", "true", "false"]]
     else:

@@ -52,9 +52,8 @@ def test_who_and_what_nothing_is_known_of_is_marked(store: Engine, artifact: Pat
     pairs = [("u1", "i9"), ("nobody", "i1"), ("u1", "nothing"), ("nobody", "nothing"), ("quiet", "new")]
     with store.connect() as connection:
         (page,) = score_pairs(Scorer(loaded), connection, pairs, 1e9)
-        before = [score_pairs(Scorer(loaded, as_of_request=True), connection, pairs[:3], 1.0)]
+        (early,) = score_pairs(Scorer(loaded, as_of_request=True), connection, pairs[:3], 1.0)
     marks = [(one.unknown_user, one.unknown_item) for one in page]
     assert marks == [(False, False), (True, False), (False, True), (True, True), (False, False)]
     assert all(0 < one.score < 1 for one in page)
-    ((early,),) = before
     assert [one.unknown_user for one in early] == [True, True, True]  # as of 1970, u1 had done nothing yet
