@@ -127,7 +127,7 @@ def _statistics(model: Artifact, moment: float, *, past: bool) -> str:
     if past:
         return f"item statistics: of the store's behaviours before {format_time(moment)}"
     until = model.config.statistics_at
-    if until is None:
+    if not isinstance(until, float):
         return "item statistics: the artifact's, of an age that it does not say; --at TIME counts the store's"
     days = max(0.0, (moment - until) / DAY)
     age = f"{days:,.1f} days older than the request; --at TIME counts the store's" if days >= 0.05 else "up to date"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,3 +79,16 @@ def test_a_progress_bar_has_no_colours_under_no_color(no_colour: bool) -> None:
     assert "3/3" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     colours = re.findall(r"\x1b\[[0-9;]*(?:3|4|9|10)[0-9](?:;[0-9]+)*m", shown)
     assert (colours == []) is no_colour
+
+
+def test_score_starts_with_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """Its start is `import torch` and a fifth; each of these would be felt. It ends there, for lack of a store."""
+    words = ["score", tmp_path, "--user", "u", "--items", "i", "--store", f"sqlite:///{tmp_path / 'none.db'}"]
+    starter = [sys.executable, "-X", "importtime", "-m", "streams", *map(str, words)]
+    done = subprocess.run(starter, capture_output=True, text=True, timeout=240, check=False)
+    assert "error: " in done.stderr
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"torch", "sqlalchemy", "fusion.serving.score"} <= imported
+    heavy = {"transformers", "tokenizers", "torch._dynamo", "torch._inductor", "sympy", "pandas", "sklearn", "scipy"}
+    heavy |= {"pyarrow", "aiokafka", "rich", "sqlalchemy.dialects.postgresql", "sqlalchemy.orm"}
+    assert imported & heavy == set()
