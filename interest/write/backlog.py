@@ -29,6 +29,7 @@ class Plan:
     style: Style = field(default_factory=Style)
     users: tuple[str, ...] = ()  # only these; empty: all
     users_limit: int | None = None  # only the users with the longest histories
+    again: tuple[Outcome, ...] = ()  # texts that ended so are written once more
 
     def __post_init__(self) -> None:
         if self.chained and not self.prompt_version.endswith(CHAINED):
@@ -170,6 +171,8 @@ def _open_partitions(connection: Connection, plan: Plan, wanted: list[str] | Non
     )
     if llm:  # a text that was written without an LLM by choice is still to be learnt
         same = and_(same, interests.c.summary_outcome != Outcome.STATISTICS)
+    if plan.again:
+        same = and_(same, interests.c.summary_outcome.not_in(plan.again), interests.c.shift_outcome.not_in(plan.again))
     query = select(partitions).outerjoin(interests, same)
     query = query.where(partitions.c.generation == generation, interests.c.user_id.is_(None))
     return query if wanted is None else query.where(partitions.c.user_id.in_(wanted))

@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from interest.check.evidence import Evidence
 from interest.check.sentences import Verdict, check
 from interest.errors import Denied, Refused
 from interest.facts.counts import Facts
 from interest.llm.protocol import Reply, Request
 from interest.types import Outcome, Source
-from interest.write.prompts import Answer, Prompt, Style
+from interest.write.answer import bare, read_answer
+from interest.write.prompts import Prompt, Style
 from interest.write.template import shift_sentence, summary_sentence
 
 MIN_KNOWN = 5  # behaviours with a known category; below, a text would rest on next to nothing and no call is made
@@ -115,15 +114,12 @@ async def _attempts(
 
 
 def _parsed(reply: Reply, request: Request, evidence: Evidence) -> tuple[str, tuple[int, ...]]:
-    """The text, and the evidence numbers that exist in the partition; a reply off its schema has no text."""
+    """The text, and the evidence numbers that exist in the partition; without an answer in the reply, no text."""
     if request.schema is None:
-        return reply.text, ()
-    try:
-        answer = msgspec.json.decode(reply.text, type=Answer)
-    except msgspec.DecodeError:
-        return "", ()
+        return bare(reply.text), ()
+    text, numbers = read_answer(reply.text)
     known = {title.seq for title in evidence.facts.titles}
-    return answer.text, tuple(seq for seq in answer.evidence if seq in known)
+    return text, tuple(seq for seq in numbers if seq in known)
 
 
 def _accepted(verdict: Verdict, named: tuple[int, ...]) -> GeneratedText:
