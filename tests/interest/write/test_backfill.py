@@ -45,7 +45,7 @@ def fill(store: Engine, histories: dict[str, int]) -> None:
                         "item_id": item,
                         "action": "rate",
                         "at": float(seq),
-                        "value": 4.0 + (at == 0),
+                        "value": (5.0, 4.0, 4.0, 4.0, 4.0, 2.0)[at],
                     }
                 )
             first = index * SIZE
