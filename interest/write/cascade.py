@@ -79,7 +79,8 @@ async def write_shift(
 
 def plain_summary(facts: Facts, style: Style) -> GeneratedText:
     """The summary without an LLM."""
-    evidence = tuple(title.seq for title in facts.top(MAX_EVIDENCE // 2))  # the best valued first
+    best = facts.top(MAX_EVIDENCE // 2)
+    evidence = tuple(title.seq for title in [title for title in best if facts.supports(title)] or best)
     return GeneratedText(summary_sentence(facts, style.noun), Source.STATISTICS, Outcome.STATISTICS, evidence)
 
 

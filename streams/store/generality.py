@@ -10,7 +10,7 @@ from interest.store.sql import partition_of
 from interest.store.tables import interests, partitions
 from interest.write.backlog import Plan, load, read_categories
 
-SAMPLED = 60  # summaries, each held against the partitions of the others: a second or so
+SAMPLED = 40  # summaries, each held against the partitions of the others: a second or so
 
 
 def read_generality(connection: Connection, prompt_version: str, generation: int) -> tuple[int, int]:
