@@ -29,6 +29,7 @@ _OF_THE_AGENT = {
     "span": "INTERESTREAM_INGEST_SPAN",
     "tokens": "INTERESTREAM_INGEST_TOKENS",
     "llm_from": "INTERESTREAM_LLM_URL",
+    "llm_model": "INTERESTREAM_LLM_MODEL",
     "noun": "INTERESTREAM_LLM_NOUN",
     "store": "INTERESTREAM_STORE",
     "llm": "the agent's --stages",
@@ -67,6 +68,7 @@ def replay(
     llm_from: Annotated[
         str | None, typer.Option("--llm-from", metavar="PATH|URL", help="The LLM. Default: the fetched SmolLM2.")
     ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="The model's name, where --llm-from is a server.")] = None,
     noun: Annotated[str, typer.Option(help="What the texts call an item and items: singular,plural.")] = "title,titles",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     resume: Annotated[
@@ -110,6 +112,8 @@ def replay(
             resume=resume,
         )
         return
+    if llm and llm_from and llm_from.startswith(("http://", "https://")) and not llm_model:
+        raise InputError(f"name the model that {llm_from} serves with --llm-model")
     if rate is not None:
         raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
     try:
@@ -124,7 +128,7 @@ def replay(
         from streams.commands.fuse import fuse
         from streams.commands.learn import learn
 
-        learn(store=store, users_limit=users_limit, llm=llm_from, noun=noun)
+        learn(store=store, users_limit=users_limit, llm=llm_from, llm_model=llm_model, noun=noun)
         fuse(store=store)
 
 

@@ -67,6 +67,9 @@ def _version(version: VersionStats) -> Iterator[str]:
     if version.supported_share is not None:
         share = f"{100 * version.supported_share:.1f} % supported; the others were cut out"
         yield line("  claims", f"{version.claims:,}", share)
+    if version.sentences_sampled:
+        note = f"of {version.sentences_sampled:,} sentences sampled: true of a third of other users' partitions too"
+        yield line("  of anyone", f"{version.sentences_of_anyone:,}", note)
 
 
 def _bank(bank: BankStats) -> Iterator[str]:

@@ -56,6 +56,7 @@ class LlmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     concurrent: Count = 64  # calls in flight
     window: Count = 256  # partitions in flight at once: enough that 64 calls are always in flight
     timeout_s: Seconds = 120.0  # of one call
+    system_role: bool = True  # false: the model takes no system message, so it stands in front of the user's
 
 
 class IngestSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
