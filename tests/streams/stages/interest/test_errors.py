@@ -51,7 +51,7 @@ def test_a_server_in_trouble_or_wrongly_set_is_waited_for(
                 await until(lambda: len(server.bodies) > 6, "calls again")
                 assert "llm" in context.health.down
                 assert str(status) in context.health.down["llm"]
-                assert (count(filled), stage._consumer.in_flight <= 256) == (0, True)
+                assert (count(filled), stage._window.in_flight <= 256) == (0, True)
                 server.failures = 0
                 await until(lambda: at_end(context), "the commit")
                 assert "llm" not in context.health.down
