@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from interest.types import FUTURE_S, MAX_ID, Behavior
+from interest.types import FUTURE_S, MAX_ID, MAX_VALUE, Behavior
 from streams.kafka.messages import Refusal, behavior_of_message
 
 _DECODE = msgspec.json.Decoder(Behavior).decode
@@ -78,6 +78,7 @@ def _all_good(messages: Sequence[Message]) -> list[Behavior] | None:
         and min(times) >= 0
         and max(times) <= first / 1000 + FUTURE_S
         # a character is 4 bytes at most
+        and max([abs(one.value) for one in found if one.value], default=0.0) <= MAX_VALUE
         and max(map(len, keys)) <= MAX_ID // 4
         and max([len(one.item_id) for one in found]) <= MAX_ID // 4
         and not any([b"\\" in value and b"\\u0000" in value for value in values])  # noqa: C419  NUL, as JSON has it

@@ -22,6 +22,7 @@ from streams.kafka.clients import commit, make_producer
 from streams.stages.announce import Announcer
 from streams.stages.dead_letters import send_to_dead_letter
 from streams.stages.ingest.batch import IngestBatch, KafkaPartition, build_batch, build_sweep_batch
+from streams.stages.ingest.duplicates import DuplicateLog
 from streams.stages.ingest.errors import ErrorPolicy
 from streams.stages.ingest.join import join, topic_partition
 from streams.stages.ingest.lag import LagReporter
@@ -60,6 +61,7 @@ class IngestStage:
         self._context, self._topics = context, context.topics
         self._consumed = self._topics.read_by(self.name)
         self._policy = policy_of(context.settings.ingest)
+        self._duplicates = DuplicateLog()
         self._retry = RetryPolicy(context, self.name)
         self._consumer: AIOKafkaConsumer | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -254,6 +256,7 @@ class IngestStage:
         self._limit = min(self._limit * 2, self._context.settings.ingest.batch)
         self._context.health.up("store")
         batch.count_in(self._context.metrics, self.name, self._topics.behaviors, seconds)
+        self._duplicates.add(batch.folded, str(self._ingest.policy.dedupe))
         for place, move in batch.moves.items():
             if self._lag is not None:
                 self._lag.done(place, move.after.offset)
