@@ -105,6 +105,14 @@ def main() -> None:
     except InterestreamError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
+    except Exception as error:
+        from streams.store.disk import disk_problem
+
+        problem = disk_problem(error)
+        if problem is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
     except _InterruptedError:
         print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)

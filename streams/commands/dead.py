@@ -142,7 +142,7 @@ def replay(
 
     Exits with 1 if any message was not sent.
     """
-    from streams.admin.dead_letters import open_letters, still_refused
+    from streams.admin.dead_letters import end_unfinished_replay, open_letters, still_refused
     from streams.admin.dead_letters import replay as replay_letters
     from streams.progress import progress
     from streams.settings.load import load_settings
@@ -152,6 +152,7 @@ def replay(
     mended = _read(value) if value else None
     new_key = None if key is None else key.encode(errors="surrogateescape")
     settings = load_settings().kafka
+    end_unfinished_replay(settings)
     letters = open_letters(settings, topic, reason, ids or ())
     if not letters:
         print("no dead letters to replay")

@@ -61,6 +61,7 @@ def learn(
     from interest.write.backlog import Plan
     from interest.write.prompts import Style
     from streams.resolve.llm import open_llm
+    from streams.store.coverage import coverage_line, read_coverage
     from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)
@@ -75,6 +76,8 @@ def learn(
             again=(Outcome(again.value),) if again else (),
         )
         learn_with(engine, opened, plan)
+        with engine.connect() as connection:
+            print(coverage_line(read_coverage(connection)), file=sys.stderr, flush=True)
 
 
 def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
