@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Annotated
 
@@ -115,4 +116,7 @@ def main() -> None:
         sys.exit(2)
     except _InterruptedError:
         print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        if any(thread.name == "llm-decode" for thread in threading.enumerate()):
+            sys.stderr.flush()
+            os._exit(130)  # a model is in the middle of a batch, and the interpreter would wait for it at its end
         sys.exit(130)
