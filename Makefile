@@ -1,7 +1,7 @@
 # make demo    everything once, on a real log with a real small LLM: fetch, replay, train, score, timeline, stats
 # make demo-stream   the same log through a real Kafka and the stream agent (Java 17 and Maven)
 # make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
-# make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours
+# make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours (KILL_SEED=N kills as that run did)
 # make lint    style, types and layering
 # make kafka   a one-node Apache Kafka on port 9092, or `PORT=9192` (Java 17 and Maven); make kafka-stop ends it
 # make vllm    a real vLLM server on this machine's CPU with the fetched model, port 8000; make vllm-stop ends it

@@ -27,6 +27,7 @@ hypothesis_settings.load_profile("shared-cores")
 
 
 RUN = pytest.StashKey[Run]()
+FORKED = ("test_distributed.py", "test_two_processes_", "test_a_killed_run_", "test_a_killed_filler_")
 LONG = ("tests/faults/", "tests/contracts/test_vllm.py")
 
 
@@ -44,19 +45,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
-class _OneVllm(LoadScopeScheduling):
-    """With several test processes, one of them has all tests of the vLLM server: it fills both cores as it is, and
-    they count what it was asked.
+class _Together(LoadScopeScheduling):
+    """Tests that one test process has all of. Those of the vLLM server: it fills both cores as it is, and they count
+    what it was asked. Those that train in forks: their server is made once, and takes fifteen seconds.
 
     xdist's own groups do nothing under pytest 9.2, which no longer reads the names that xdist 3.8 gives to tests.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "vllm" if "test_vllm.py" in nodeid or "[vllm]" in nodeid else nodeid
+        if "test_vllm.py" in nodeid or "[vllm]" in nodeid:
+            return "vllm"
+        return "forks" if any(name in nodeid for name in FORKED) else nodeid
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneVllm:
-    return _OneVllm(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together:
+    return _Together(config, log)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from fusion.features.log import Array, Log
 from fusion.features.spec import (
     FeatureSpec,
     ItemTable,
-    Measured,
     category_rows,
     fit_categories,
     fit_scale,
@@ -142,13 +140,6 @@ class Samples:
         return vectors, (inverse[:-1].reshape(visible.shape) - 1).astype(np.int32)
 
 
-class Counted(NamedTuple):
-    """Counts of impressions that were made before their spec was."""
-
-    counts: Array  # (n, F), not yet standardised
-    categories: Array  # (I + 1, C), by which they were counted
-
-
 def make_samples(
     spec: FeatureSpec,
     log: Log,
@@ -161,22 +152,20 @@ def make_samples(
     interest_vectors: InterestVectors | None = None,
     snapshot: ItemStatistics | None = None,
     rows: Array | None = None,
-    counted: Counted | None = None,
+    counts: Array | None = None,
 ) -> Samples:
     """Everything a model reads about `impressions`.
 
     items: ids of the log's items followed by those that only the impressions name. snapshot: the artifact's statistics,
     by index in `spec.items`; without it an item's statistics are those of the log strictly before each impression.
-    rows: the rows of the log that the impressions led to, where that has happened. counted: what
-    has been counted already; it is standardised in place, as it may be most of what there is.
+    rows: the rows of the log that the impressions led to, where that has happened. counts: those of the impressions,
+    where they have been counted already; they are standardised in place, as they may be most of what there is.
     """
     labels = spec.label.labels(log)
-    table = item_table(spec, items, catalogue, None if counted is None else counted.categories)
-    if counted is None:
+    table = item_table(spec, items, catalogue)
+    if counts is None:
         held = None if snapshot is None else snapshot.take(table.number[1:])
         counts = count_features(log, labels, spec.scale, table.categories[1:], impressions, past, snapshot=held)
-    else:
-        counts = counted.counts
     counts -= np.array(spec.dense_mean, np.float32)
     counts /= np.array(spec.dense_std, np.float32)
     events = Events(spec, log, labels, past)
@@ -210,17 +199,17 @@ def fit_samples(
     """The samples at `rows` (n,) of the log, and with them `samples.spec`, fitted to the events `train` ((N,) bool)."""
     labels, categories = only(tasks).rule.labels(log), fit_categories(log, train, catalogue)
     impressions, past = impressions_of(log, rows)
-    scale, items = fit_scale(log, labels, train), category_rows(categories, log.items, catalogue)
-    counts = count_features(log, labels, scale, items[1:], impressions, past)
+    scale, items = fit_scale(log, labels, train), category_rows(categories, log.items, catalogue)[1:]
+    counts = count_features(log, labels, scale, items, impressions, past)
     spec = fit_spec(
         log, labels, train, catalogue, profiles,
         tasks=tasks, history=history, min_history=min_history, value_edges=value_edges,
-        measured=Measured(scale, categories, counts[train[rows]]), interests=interest_vectors, partitions=partitions,
+        counts=counts[train[rows]], interests=interest_vectors, partitions=partitions,
     )  # fmt: skip
     return make_samples(
         spec, log, impressions, past,
         items=log.items, catalogue=catalogue, profiles=profiles, interest_vectors=interest_vectors,
-        rows=rows, counted=Counted(counts, items),
+        rows=rows, counts=counts,
     )  # fmt: skip
 
 

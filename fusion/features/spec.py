@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -97,14 +97,6 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
         return spec
 
 
-class Measured(NamedTuple):
-    """The counts of the training samples, and what they were counted by."""
-
-    scale: Scale
-    categories: Column
-    counts: Array  # (n, F), not yet standardised
-
-
 @dataclass(frozen=True, slots=True)
 class ItemTable:
     """What the spec knows of I items, in the caller's order. Row 0 is padding; item i is row i + 1."""
@@ -115,10 +107,7 @@ class ItemTable:
     attributes: Array  # (I + 1, A) int32
 
 
-def item_table(
-    spec: FeatureSpec, ids: Sequence[str], catalogue: Mapping[str, Item], categories: Array | None = None
-) -> ItemTable:
-    """categories: `category_rows` of the same items, where they have been looked up already."""
+def item_table(spec: FeatureSpec, ids: Sequence[str], catalogue: Mapping[str, Item]) -> ItemTable:
     known = {item: number for number, item in enumerate(spec.items)}
     number = np.array([-1, *(known.get(item, -1) for item in ids)], np.int64)
     row = np.where((number >= 0) & (number < spec.trained_items), number + FIRST, UNKNOWN).astype(np.int32)
@@ -130,9 +119,7 @@ def item_table(
             item = catalogue.get(name)
             text = None if item is None else item.attributes.get(vocabulary.name, "")
             attributes[i, column] = UNKNOWN if text is None else rows.get(text, UNKNOWN)
-    if categories is None:
-        categories = category_rows(spec.categories, ids, catalogue)
-    return ItemTable(row, number, categories, attributes)
+    return ItemTable(row, number, category_rows(spec.categories, ids, catalogue), attributes)
 
 
 def category_rows(categories: Column, ids: Sequence[str], catalogue: Mapping[str, Item]) -> Array:
@@ -168,34 +155,34 @@ def fit_spec(
     history: int,
     min_history: int,
     value_edges: tuple[float, ...] | None = None,
-    measured: Measured | None = None,
+    counts: Array | None = None,
     interests: InterestVectors | None = None,
     partitions: int = 0,
 ) -> FeatureSpec:
     """Vocabularies and scales from the training events (`train`: (N,) bool).
 
     value_edges: those to keep, such as a pre-trained encoder's; without them they are fitted to the training events.
-    measured: the training samples' counts; without them they are not standardised, for an encoder that reads none.
+    counts: of the training samples, (n, F); without them they stay as they are, for an encoder that reads none.
     interests: the vectors that a model reads, `partitions` of a user's at a time.
     """
     times = np.bincount(log.item[train], minlength=len(log.items))
     trained, rest = np.flatnonzero(times > 0), np.flatnonzero(times == 0)
     held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
     users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
-    mean, std = _mean_and_std(None if measured is None else measured.counts)
+    mean, std = _mean_and_std(counts)
     return FeatureSpec(
         tasks=tasks,
         history=history,
         min_history=min_history,
         items=tuple(log.items[i] for i in np.concatenate([trained, rest])),
         trained_items=len(trained),
-        categories=fit_categories(log, train, catalogue) if measured is None else measured.categories,
+        categories=fit_categories(log, train, catalogue),
         item_columns=_columns(item.attributes for item in held),
         user_columns=_columns(user.attributes for user in users),
         actions=Column("action", tuple(sorted(log.actions))),
         value_edges=_edges(_values(log, train)) if value_edges is None else value_edges,
         scenes=Column("scene", _scenes(log, train)),
-        scale=fit_scale(log, labels, train) if measured is None else measured.scale,
+        scale=fit_scale(log, labels, train),
         dense_mean=mean,
         dense_std=std,
         partitions=0 if interests is None else partitions,

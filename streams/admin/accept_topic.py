@@ -17,6 +17,7 @@ from streams.kafka.topics import STAGES, Topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.consumer.accept import AcceptedOffset, accept_group_offsets, unusable_offsets
 from streams.stages.consumer.offsets import known_topic_id, read_group_offsets
+from streams.stages.consumer.topics import read_topic_offsets
 from streams.stages.ingest import offsets as positions
 from streams.store.tables import source_of
 from streams.ubsp.ingest import Position
@@ -78,13 +79,13 @@ def accept(engine: Engine, settings: KafkaSettings, plan: Acceptance) -> None:
     """Let the stage go on with the topic as it is. Raises KafkaError while a worker of the stage runs."""
     check_stopped(settings, plan.stage)
     if plan.stage == "ingest":
-        positions.accept(engine, positions.read_topic_offsets(settings, [plan.topic])[plan.topic])
+        positions.accept(engine, read_topic_offsets(settings, [plan.topic])[plan.topic])
     else:
         accept_group_offsets(engine, settings, plan.stage, plan.topic)
 
 
 def _of_store(engine: Engine, settings: KafkaSettings, name: str) -> Acceptance:
-    topic_now = positions.read_topic_offsets(settings, [name])[name]
+    topic_now = read_topic_offsets(settings, [name])[name]
     stored = positions.positions_of(engine, source_of(name))
     changes = []
     for partition in sorted(stored.keys() | topic_now.ranges.keys()) if stored else ():

@@ -9,7 +9,7 @@ import msgspec
 
 from streams.kafka.messages import Refusal, behavior_of_message, partition_of_message, update_of_message
 from streams.kafka.topics import Topics
-from streams.stages.consumer.message import decoded
+from streams.stages.consumer.message import decoded_value
 from streams.stages.ingest.catalogue import item_changes, user_changes
 
 
@@ -32,5 +32,7 @@ def refusal(topics: Topics, message: ConsumedMessage) -> str | None:
     if message.topic in (topics.items, topics.users):
         changes = (item_changes if message.topic == topics.items else user_changes)([message], {})
         return changes.refused[0][1] if changes.refused else None
-    _, reason = decoded(message, partition_of_message if message.topic == topics.partitions else update_of_message)
+    _, reason = decoded_value(
+        message, partition_of_message if message.topic == topics.partitions else update_of_message
+    )
     return reason

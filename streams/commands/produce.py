@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from streams.files.catalogue import ItemFile, UserFile
     from streams.files.sources import Sources
     from streams.replay.producer import LogProducer, Produced
-
-RETRY_S = 2.0
+    from streams.settings.schema import KafkaSettings
 
 
 def produce(
@@ -70,7 +69,7 @@ async def _until_interrupted(
 ) -> Produced:
     """Run it; the first Ctrl-C asks it to stop, a second one ends it as any command ends."""
     from streams.kafka.errors import describe, is_retriable
-    from streams.replay.catalogue import produce_catalogue
+    from streams.retry import retry
 
     loop, ended_before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
 
@@ -82,22 +81,23 @@ async def _until_interrupted(
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, ended_before)
 
+    def failed(error: Exception, _wait_s: float) -> None:
+        _warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
+
     for name, read in catalogue:
-        while True:
-            try:
-                print(f"{await produce_catalogue(producer.settings, read()):,} {name}", flush=True)
-            except Exception as error:
-                if not is_retriable(error):
-                    raise
-                _warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
-                await asyncio.sleep(RETRY_S)
-            else:
-                break
+        send = partial(_send_catalogue, producer.settings, read)
+        print(f"{await retry(send, retriable=is_retriable, failed=failed):,} {name}", flush=True)
     loop.add_signal_handler(signal.SIGINT, asked)
     try:
         return await producer.run()
     finally:
         restore()
+
+
+async def _send_catalogue(settings: KafkaSettings, read: Callable[[], Iterator[Sequence[Item | User]]]) -> int:
+    from streams.replay.catalogue import produce_catalogue
+
+    return await produce_catalogue(settings, read())
 
 
 def _catalogue(sources: Sources) -> Iterator[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]:

@@ -74,7 +74,7 @@ def _version(version: VersionStats) -> Iterator[str]:
         share = f"{100 * version.supported_share:.1f} % supported; the others were cut out"
         yield line("  claims", f"{version.claims:,}", share)
     if version.sentences_sampled:
-        note = f"of {version.sentences_sampled:,} sentences sampled: true of a third of other users' partitions too"
+        note = f"of {version.sentences_sampled:,} sentences: true of a third of others"
         yield line("  of anyone", f"{version.sentences_of_anyone:,}", note)
 
 

@@ -176,6 +176,8 @@ def _period(period: Period, width: int, evidence: int) -> Iterator[str]:
         left = len(period.evidence) - evidence
         more = f"; and {left:,} more" if left > 0 else ""
         yield from _wrap(f"evidence: {shown}{more}", width, "          ", "        ")
+    if period.counts:
+        yield from _wrap(f"counts: {'; '.join(period.counts)}", width, "          ", "        ")
 
 
 def _text(name: str, text: WrittenText, width: int) -> Iterator[str]:
@@ -186,7 +188,7 @@ def _text(name: str, text: WrittenText, width: int) -> Iterator[str]:
 
 
 def _behavior(one: Evidence) -> str:
-    return one.title if one.value is None else f"{one.title} = {one.value:g}"
+    return one.title if one.value is None else f"{one.title} = {one.shown}"
 
 
 def _days(first: str, last: str) -> str:

@@ -19,6 +19,10 @@ _FOR_GOOD = (
 )
 
 
+class RefusedError(KafkaError):
+    """A topic is not the one whose offsets are known; waiting does not help, and the text says what does."""
+
+
 def is_retriable(error: BaseException) -> bool:
     """Whether the same may work later: a broker that is away, starting, or electing a leader."""
     if isinstance(error, UnreachableError | OSError):

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from streams.kafka.clients import group_of
+from streams.retry import Backoff, retry_blocking
 from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient
 
-PATIENCE_S = 15.0  # a broker that has just started makes its topic of offsets when it is first asked for them
+LOADED_S = 15.0  # a broker that has just started makes its topic of offsets when it is first asked for them
 
 T = TypeVar("T")
 
@@ -36,11 +37,12 @@ def committed_of(client: KafkaAdminClient, group: str) -> dict[tuple[str, int], 
 def _ask_until_loaded(ask: Callable[[], T]) -> T:
     from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return ask()
-        except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError):
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
+    loading = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
+    until = time.monotonic() + LOADED_S
+
+    def failed(error: Exception, _wait_s: float) -> None:
+        if time.monotonic() > until:
+            raise error
+
+    soon = Backoff(first_s=0.2, most_s=0.2)
+    return retry_blocking(ask, retriable=lambda error: isinstance(error, loading), failed=failed, backoff=soon)

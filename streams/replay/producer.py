@@ -32,6 +32,7 @@ from streams.replay.embedded import source_name, source_name_then
 from streams.replay.messages import BATCH, ChangedError, Encoded, Sent, batches, encode
 from streams.replay.rate import Pacer, Rate
 from streams.replay.recover import last_rows
+from streams.retry import BACKOFF
 from streams.settings.schema import KafkaSettings
 from streams.subscription.start import Positions
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 SETTLE_S = 3.0  # a run whose checkpoint has not moved for so long is dead: three of them
 STEP_S = 0.02  # between two pieces of a paced log: 50 requests a second to each partition are plenty
-BACKOFF_S, BACKOFF_MAX_S = 0.5, 10.0
 
 
 class Produced(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +104,7 @@ class LogProducer:
         not what it was.
         """
         source = bytes.fromhex(source_name(self.log).removeprefix("log:"))
-        wait, before = BACKOFF_S, 0
+        failures, before = 0, 0
         while True:
             try:
                 return await self._attempt(source)
@@ -120,10 +120,9 @@ class LogProducer:
                 if not is_retriable(error):
                     raise (KafkaError(describe(error)) if is_client_error(error) else error) from error
                 self.warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
-            wait, before = (BACKOFF_S if self._new > before else wait), self._new
-            if await pause(self.stop, wait):
+            failures, before = (1 if self._new > before else failures + 1), self._new
+            if await pause(self.stop, BACKOFF.delay_s(failures)):
                 break
-            wait = min(wait * 2, BACKOFF_MAX_S)
         return Produced(rows=self._shown, new=self._new, rejects=None, ended=False)
 
     async def _attempt(self, source: bytes) -> Produced:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from interest.store.sql import writing
+from streams.stages.retry import RetryPolicy
 from streams.stages.stage import Context
 from streams.store import outbox
 from streams.store.outbox import Announcement
@@ -17,40 +18,32 @@ from streams.store.outbox import Announcement
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
 
-BACKOFF_S, BACKOFF_MAX_S = 0.5, 10.0
-
 
 class Announcer:
     """One stage's sender. `part` names it in retries and health."""
 
     def __init__(self, context: Context, producer: AIOKafkaProducer, part: str) -> None:
-        self._context, self._producer, self._part = context, producer, part
+        self._context, self._producer = context, producer
+        self._retry = RetryPolicy(context, part)
 
     async def send(self, announcements: Sequence[Announcement]) -> None:
         """Send in the order given; return once all are acknowledged. Cancel it to give up: the outbox still has them.
 
         After a failure all are sent again, in order: one may arrive twice, none after a later one only.
         """
-        from aiokafka.errors import KafkaError
-
-        wait = BACKOFF_S
-        while announcements:
-            try:
-                sent = [
-                    await self._producer.send(one.topic, one.message, key=one.user_id.encode(), partition=one.partition)
-                    for one in announcements
-                ]
-                await asyncio.gather(*sent)
-            except (KafkaError, OSError) as error:
-                self._context.metrics.retries.labels(self._part, type(error).__name__).inc()
-                self._context.health.failed("kafka", f"{self._part} cannot announce: {type(error).__name__} {error}")
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, BACKOFF_MAX_S)
-                continue
-            self._context.health.up("kafka")
-            for topic, count in Counter(one.topic for one in announcements).items():
-                self._context.metrics.announced.labels(topic).inc(count)
+        if not announcements:
             return
+
+        async def send() -> None:
+            sent = [
+                await self._producer.send(one.topic, one.message, key=one.user_id.encode(), partition=one.partition)
+                for one in announcements
+            ]
+            await asyncio.gather(*sent)
+
+        await self._retry.kafka(send, "cannot announce")
+        for topic, count in Counter(one.topic for one in announcements).items():
+            self._context.metrics.announced.labels(topic).inc(count)
 
     async def send_left(self, topics: Iterable[str], partitions: Iterable[int]) -> int:
         """Send what a worker before this one may have left for these partitions; return how many.

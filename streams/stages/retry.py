@@ -1,4 +1,5 @@
-"""Waiting out trouble that may pass: a broker, a store or a server that is not there is asked again until it answers.
+"""How a stage waits out trouble that may pass: a broker, a store or a server that is not there is asked again until it
+answers.
 
 Every failure is counted in `retries` and said in /ready; nothing is skipped meanwhile. What cannot pass by waiting is
 raised. Cancel the waiting to give up.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
@@ -15,9 +17,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from streams.kafka.clients import KafkaError
+from streams.kafka.errors import RefusedError, is_client_error
+from streams.retry import BACKOFF, Backoff, retry
 from streams.stages.stage import Context
-
-BACKOFF_S, BACKOFF_MAX_S = 0.5, 10.0
 
 R = TypeVar("R")
 log = structlog.get_logger()
@@ -37,62 +39,63 @@ C = TypeVar("C", bound=Client)
 class RetryPolicy:
     """One stage's way of waiting."""
 
-    def __init__(self, context: Context, stage: str) -> None:
-        self._context, self._stage = context, stage
+    def __init__(self, context: Context, stage: str, backoff: Backoff = BACKOFF) -> None:
+        self._context, self._stage, self._backoff = context, stage, backoff
 
     async def kafka(self, call: Callable[[], Awaitable[R]], what: str) -> R:
         """The result of `call`, made again while Kafka does not answer. `what` could not be done, for the report."""
-        from aiokafka.errors import KafkaError as AioError
-        from kafka.errors import KafkaError as PythonError
-
-        wait = BACKOFF_S
-        while True:
-            try:
-                result = await call()
-            except (AioError, PythonError, KafkaError, OSError) as error:
-                await self.failed("kafka", what, error, wait)
-                wait = min(wait * 2, BACKOFF_MAX_S)
-            else:
-                self._context.health.up("kafka")
-                return result
+        return await self.until_done("kafka", call, what, _is_kafkas)
 
     async def store(self, call: Callable[[], R], what: str) -> R:
         """The result of `call`, which is SQL and runs in a thread, made again while the store does not answer."""
-        return await self.storing(lambda: asyncio.to_thread(call), what)
+        return await self.storing(partial(asyncio.to_thread, call), what)
 
     async def storing(self, call: Callable[[], Awaitable[R]], what: str) -> R:
         """The same of a `call` that is awaited."""
-        wait = BACKOFF_S
-        while True:
-            try:
-                result = await call()
-            except DBAPIError as error:
-                if not passing(error):
-                    raise
-                await self.failed("store", what, error.orig or error, wait)
-            except PoolTimeout as error:
-                await self.failed("store", what, error, wait)
-            else:
-                self._context.health.up("store")
-                return result
-            wait = min(wait * 2, BACKOFF_MAX_S)
+        return await self.until_done("store", call, what, _is_stores)
 
-    def well(self, part: str) -> None:
+    async def until_done(
+        self, part: str, call: Callable[[], Awaitable[R]], what: str, retriable: Callable[[Exception], bool]
+    ) -> R:
+        """The result of `call`, made again after every error that is `retriable`; `part` is down meanwhile."""
+
+        def failed(error: Exception, wait_s: float) -> None:
+            cause = error.orig if isinstance(error, DBAPIError) else None
+            self.report(part, what, cause or error, wait_s)
+
+        result = await retry(call, retriable=retriable, failed=failed, backoff=self._backoff)
         self._context.health.up(part)
+        return result
 
-    async def failed(self, part: str, what: str, error: BaseException, wait: float = BACKOFF_S) -> None:
-        """Count and report a failure, then wait."""
+    def report(self, part: str, what: str, error: BaseException, wait_s: float) -> None:
+        """Count and report a failure after which the same is tried again in `wait_s`."""
         cause = type(error).__name__
-        why = " ".join(str(error).split()) or cause
+        why = " ".join(str(error).split())[:500] or cause
         self._context.metrics.retries.labels(self._stage, cause).inc()
         self._context.health.failed(part, f"{self._stage} {what}: {why}")
-        log.warning("trying again", stage=self._stage, part=part, what=what, error=f"{cause}: {why}", after_s=wait)
-        await asyncio.sleep(wait)
+        log.warning("trying again", stage=self._stage, part=part, what=what, error=f"{cause}: {why}", after_s=wait_s)
+
+    async def failed(self, part: str, what: str, error: BaseException, failures: int = 1) -> None:
+        """Report the latest of so many failures in a row, then wait."""
+        wait_s = self._backoff.delay_s(failures)
+        self.report(part, what, error, wait_s)
+        await asyncio.sleep(wait_s)
 
 
-def passing(error: DBAPIError) -> bool:
+def is_passing(error: DBAPIError) -> bool:
     """Whether the same statement may succeed later: no connection, a lock, a full disk, a deadlock."""
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+
+
+def _is_stores(error: Exception) -> bool:
+    return isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and is_passing(error))
+
+
+def _is_kafkas(error: Exception) -> bool:
+    """Also what a broker refuses for good, such as a right that it may grant yet: the stage holds, and says so."""
+    if isinstance(error, RefusedError):
+        return False
+    return isinstance(error, KafkaError | OSError) or is_client_error(error)
 
 
 async def connected(context: Context, stage: str, make: Callable[[], C]) -> C:

@@ -34,7 +34,7 @@ class Stage(Protocol):
     name: str
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; then read nothing more, finish what is in hand within agent.drain_s, and return.
+        """Work until `stop` is set; then read nothing more, finish what is in flight within agent.drain_s, and return.
 
         Trouble that may pass (a broker, the store, the LLM not there) is waited out with back-off and reported to
         `context.health`; what cannot pass raises an InterestreamError that names the remedy.

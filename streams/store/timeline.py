@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, func, select
 
+from interest.check import evidence as claims
+from interest.check.counts_behind import counts_behind
 from interest.errors import InputError
+from interest.facts.counts import Facts, facts_of
+from interest.facts.values import shown
 from interest.store.sql import behaviors_between, partitions_of, read_items, read_users
 from interest.store.tables import behaviors, interests, partitions
-from interest.types import Item, Partition
+from interest.types import Behavior, Item, Partition, Source
+from interest.write.backlog import read_usual
 from streams.store.users import check_user
 
 
@@ -26,6 +31,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     title: str  # the item id where the catalogue has no title
     action: str
     value: float | None
+    shown: str | None  # the value as people read it: 4, 0:52:10
     at: str
 
 
@@ -48,6 +54,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     summary: WrittenText | None
     shift: WrittenText | None
     evidence: list[Evidence]
+    counts: list[str]  # behind the likings of the LLM's summary: "dramas: 9 of 14 rated 4 or 5"
     claims: int
     supported: int
     model: str | None
@@ -201,6 +208,7 @@ def _span(run: Sequence[Partition], texts: dict[int, RowMapping]) -> Span:
 def _period(connection: Connection, partition: Partition, row: RowMapping | None) -> Period:
     shift = WrittenText(text=row["shift"], source=row["shift_source"], outcome=row["shift_outcome"]) if row else None
     summary = _summary(row) if row else None
+    evidence, counts = _behind(connection, partition, row) if row else ([], [])
     return Period(
         index=partition.index,
         opened_at=format_time(partition.opened_at),
@@ -209,7 +217,8 @@ def _period(connection: Connection, partition: Partition, row: RowMapping | None
         behaviors=partition.size,
         summary=summary,
         shift=shift if shift and shift.text else None,
-        evidence=_evidence(connection, partition, msgspec.json.decode(row["evidence"], type=list[int])) if row else [],
+        evidence=evidence,
+        counts=counts,
         claims=row["claims"] if row else 0,
         supported=row["supported"] if row else 0,
         model=row["model"] if row else None,
@@ -220,21 +229,29 @@ def _summary(row: RowMapping) -> WrittenText:
     return WrittenText(text=row["summary"], source=row["summary_source"], outcome=row["summary_outcome"])
 
 
-def _evidence(connection: Connection, partition: Partition, seqs: list[int]) -> list[Evidence]:
-    inside = dict(behaviors_between(connection, partition.user_id, partition.first_seq, partition.last_seq))
-    chosen = [(seq, inside[seq]) for seq in seqs if seq in inside]
-    items = read_items(connection, {behavior.item_id for _, behavior in chosen})
-    return [
-        Evidence(
-            seq=seq,
-            item_id=behavior.item_id,
-            title=items.get(behavior.item_id, Item(item_id=behavior.item_id)).title or behavior.item_id,
-            action=behavior.action,
-            value=behavior.value,
-            at=format_time(behavior.at),
-        )
-        for seq, behavior in chosen
-    ]
+def _behind(connection: Connection, partition: Partition, row: RowMapping) -> tuple[list[Evidence], list[str]]:
+    """The behaviours and the counts behind a summary. A statistics sentence has its counts in it."""
+    seqs = msgspec.json.decode(row["evidence"], type=list[int])
+    rows = behaviors_between(connection, partition.user_id, partition.first_seq, partition.last_seq)
+    items = read_items(connection, {behavior.item_id for _, behavior in rows})
+    key = (partition.user_id, partition.index)
+    facts = facts_of(rows, items, usual=read_usual(connection, {key: partition.last_seq})[key])
+    inside = dict(rows)
+    evidence = [_evidence(seq, inside[seq], items, facts) for seq in seqs if seq in inside]
+    by_llm = row["summary_source"] == Source.LLM
+    return evidence, counts_behind(row["summary"], claims.Evidence(facts)) if by_llm else []
+
+
+def _evidence(seq: int, behavior: Behavior, items: Mapping[str, Item], facts: Facts) -> Evidence:
+    return Evidence(
+        seq=seq,
+        item_id=behavior.item_id,
+        title=items.get(behavior.item_id, Item(item_id=behavior.item_id)).title or behavior.item_id,
+        action=behavior.action,
+        value=behavior.value,
+        shown=None if behavior.value is None else shown(behavior.value, facts.kind),
+        at=format_time(behavior.at),
+    )
 
 
 def _open_cache(connection: Connection, user_id: str, last_seq: int) -> Cache:

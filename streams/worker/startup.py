@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import TypeVar
@@ -15,8 +14,8 @@ from sqlalchemy.exc import OperationalError
 from interest.errors import StoreError
 from streams.kafka.errors import is_retriable
 from streams.kafka.provision import check_topics
+from streams.retry import retry_blocking
 from streams.settings.schema import KafkaSettings
-from streams.stages.retry import BACKOFF_MAX_S, BACKOFF_S
 from streams.store.engine import open_store
 
 T = TypeVar("T")
@@ -53,13 +52,7 @@ def _away(error: Exception) -> bool:
 
 
 def _wait_for(attempt: Callable[[], T], retriable: Callable[[Exception], bool], part: str) -> T:
-    wait = BACKOFF_S
-    while True:
-        try:
-            return attempt()
-        except Exception as error:
-            if not retriable(error):
-                raise
-            log.warning("waiting to start", part=part, error=" ".join(str(error).split()), after_s=wait)
-            time.sleep(wait)
-            wait = min(wait * 2, BACKOFF_MAX_S)
+    def failed(error: Exception, wait_s: float) -> None:
+        log.warning("waiting to start", part=part, error=" ".join(str(error).split()), after_s=wait_s)
+
+    return retry_blocking(attempt, retriable=retriable, failed=failed)

@@ -13,8 +13,10 @@ from types import FrameType
 
 import structlog
 
+from streams.retry import Backoff
+
 REFUSED = 2  # the exit code of an error that another start would meet again
-BACKOFF_S, BACKOFF_MAX_S = 1.0, 30.0
+BACKOFF = Backoff(first_s=2.0, most_s=30.0)
 STEADY_S = 60.0  # a worker that lived so long starts anew without delay
 GRACE_S = 5.0  # beyond agent.drain_s: the time that closing takes
 log = structlog.get_logger()
@@ -25,7 +27,7 @@ class _Worker:
     number: int
     process: subprocess.Popen[bytes]
     started: float
-    wait_s: float = BACKOFF_S
+    deaths: int = 0  # in a row, each soon after its start
     restart_at: float | None = field(default=None)
 
 
@@ -61,9 +63,10 @@ def supervise(count: int, stages: Sequence[str], port: int, drain_s: float) -> i
                 if ended == REFUSED:
                     code = REFUSED
                     break
-                worker.wait_s = BACKOFF_S if now - worker.started > STEADY_S else min(worker.wait_s * 2, BACKOFF_MAX_S)
-                worker.restart_at = now + worker.wait_s
-                log.warning("worker died", number=worker.number, code=ended, again_in_s=worker.wait_s)
+                worker.deaths = 0 if now - worker.started > STEADY_S else worker.deaths + 1
+                wait_s = BACKOFF.delay_s(worker.deaths)
+                worker.restart_at = now + wait_s
+                log.warning("worker died", number=worker.number, code=ended, again_in_s=wait_s)
     _end(workers, drain_s + GRACE_S)
     return code or max((worker.process.returncode or 0 for worker in workers if worker.restart_at is None), default=0)
 

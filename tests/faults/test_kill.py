@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 import msgspec
@@ -26,6 +25,7 @@ from tests.support.fault_site import (
     until,
 )
 from tests.support.llm_world import MODEL, Moods, answer, catalogue
+from tests.support.moments import moments
 
 KILLS, ROWS = (30, 200_000) if SOAK else (6, 60_000)
 
@@ -34,7 +34,7 @@ KILLS, ROWS = (30, 200_000) if SOAK else (6, 60_000)
 def test_the_store_is_that_of_an_undisturbed_run_whenever_a_worker_was_killed(site: Site) -> None:
     log = log_of(ROWS)
     messages = messages_of(log)
-    chosen = random.Random()
+    chosen = moments()
     share = ROWS // (KILLS + 1)
     in_hand = 0
     worker = site.start()
@@ -65,7 +65,7 @@ def test_every_interest_is_there_once_whenever_a_worker_was_killed(site: Site) -
     messages = messages_of(log)
     kills = 12 if SOAK else 3
     share = len(log) // (kills + 1)
-    chosen = random.Random()
+    chosen = moments()
     with ChatServer(Moods(wait_s=0.05)) as server:
         site.extra |= {"INTERESTREAM_LLM_URL": f"{server.url}/v1", "INTERESTREAM_LLM_MODEL": MODEL}
         site.extra |= {"INTERESTREAM_LLM_CONCURRENT": "8"}

@@ -1,74 +1,71 @@
-"""A message in hand, and the small things around a group's messages that know nothing of who reads them."""
+"""A Kafka record as the stages use it, and a message in flight: its decoded value and the assignment it came under."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
-import structlog
 
-if TYPE_CHECKING:
-    from aiokafka import TopicPartition
+from streams.stages.consumer.assignment import Assignment
 
 T = TypeVar("T")
-log = structlog.get_logger()
+
+
+class Record(Protocol):
+    """What is used of aiokafka's ConsumerRecord."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+Refused = tuple[Record, str]  # a record that cannot be used, and why
 
 
 @dataclass(slots=True, eq=False)
 class Message(Generic[T]):
-    """A message in hand."""
+    """A message in flight."""
 
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    raw: bytes | None
-    timestamp_ms: int
+    record: Record
     value: T
-    lost: bool = False  # its partition went to another worker: give it up, acknowledging it does nothing
+    assignment: Assignment[Any]
+
+    @property
+    def partition(self) -> int:
+        return self.record.partition
+
+    @property
+    def offset(self) -> int:
+        return self.record.offset
+
+    @property
+    def lost(self) -> bool:
+        """Its partition went to another worker: give it up, acknowledging it does nothing."""
+        return self.assignment.revoked
 
 
-def decoded(record: Any, decode: Callable[[bytes | None, bytes | None], Any]) -> tuple[Message[Any], str | None]:
-    """The message of an aiokafka record, and the reason for which it cannot be decoded."""
-    message: Message[Any] = Message(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        key=record.key,
-        raw=record.value,
-        timestamp_ms=record.timestamp,
-        value=None,
-    )
+def decoded(
+    record: Record, decode: Callable[[bytes | None, bytes | None], T], assignment: Assignment[Any]
+) -> tuple[Message[Any], str | None]:
+    """The message of a record, and the reason for which it cannot be decoded."""
+    value, reason = decoded_value(record, decode)
+    return Message(record, value, assignment), reason
+
+
+def decoded_value(record: Record, decode: Callable[[bytes | None, bytes | None], T]) -> tuple[T | None, str | None]:
+    """The value of a record, or the reason for which it cannot be decoded."""
     try:
-        message.value = decode(record.key, record.value)
+        return decode(record.key, record.value), None
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
-        return message, str(error) or type(error).__name__
-    return message, None
-
-
-def listener(revoked: Callable[..., Awaitable[None]], given: Callable[..., Awaitable[None]]) -> Any:
-    from aiokafka import ConsumerRebalanceListener
-
-    class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-        async def on_partitions_revoked(self, revoked_now: Collection[TopicPartition]) -> None:
-            await revoked(revoked_now)
-
-        async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-            await given(assigned)
-
-    return Listener()
-
-
-async def within(deadline: float, work: Awaitable[None]) -> None:
-    """Wait for it until the deadline (time.monotonic); what fails or is late is told and left."""
-    try:
-        async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
-            await work
-    except TimeoutError:
-        log.info("not finished within the deadline")
-    except Exception as error:
-        log.warning("failed while giving up partitions", error=f"{type(error).__name__}: {error}")
+        return None, str(error) or type(error).__name__

@@ -8,10 +8,10 @@ MAX_METADATA = 3_500  # Kafka keeps 4,096 bytes of text with a commit (offset.me
 
 
 class OffsetTracker:
-    """The messages of one Kafka partition that are in hand, and what may be committed.
+    """The messages of one Kafka partition that are in flight, and what may be committed.
 
     A commit is the low-water mark with a text that tells which messages beyond it are not done with, so that a worker
-    that stops and starts repeats none. Holds only what is in hand: whatever else lies before `position` is done with.
+    that stops and starts repeats none. Holds only what is in flight: whatever else lies before `position` is done with.
     """
 
     __slots__ = ("_in_flight", "_unfinished", "_until", "position")
@@ -23,7 +23,7 @@ class OffsetTracker:
         self._until, self._unfinished = _parse(start, metadata)
 
     def __len__(self) -> int:
-        """Messages in hand."""
+        """Messages in flight."""
         return len(self._in_flight)
 
     def take(self, offset: int) -> bool:
@@ -42,7 +42,7 @@ class OffsetTracker:
         self.position = max(self.position, position)
 
     def acknowledge(self, offset: int) -> bool:
-        """The message's effect is stored. False if it is not in hand (any more)."""
+        """The message's effect is stored. False if it is not in flight (any more)."""
         return self._in_flight.pop(offset, self) is None
 
     @property

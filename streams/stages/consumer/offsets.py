@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, delete, select
 
 from interest.store.sql import insert_new, writing
 from streams.kafka.clients import KafkaError, admin
+from streams.kafka.errors import RefusedError
 from streams.kafka.provision import offset_ranges, read_topics
 from streams.settings.schema import KafkaSettings
 from streams.store.tables import counters
@@ -102,16 +103,16 @@ def resume_at(offsets: GroupOffsets, *, expected: int, remedy: str, known: str =
         known: the id by which the store knows the topic.
 
     Raises:
-        KafkaError: going on would pass over messages, or take another topic's messages for this one's.
+        RefusedError: going on would pass over messages, or take another topic's messages for this one's.
     """
     topic = offsets.topic
     if offsets.partitions != expected:
-        raise KafkaError(
+        raise RefusedError(
             f"{topic} has {offsets.partitions} partitions, the settings say {expected}: a user's messages would lie "
             "in two of them, out of order. `interestream topics show` says what to do"
         )
     if known and known != offsets.topic_id:
-        raise KafkaError(
+        raise RefusedError(
             f"{topic} was deleted and made again since this store read it (its id was {known}, now it is "
             f"{offsets.topic_id}); messages that were in it and not worked on are gone: {remedy}"
         )
@@ -126,18 +127,18 @@ def _resume_partition(topic: str, topic_id: str, partition: int, one: PartitionO
         return one.start
     place = f"{topic}[{partition}]"
     if one.topic_id_then and one.topic_id_then != topic_id:
-        raise KafkaError(
+        raise RefusedError(
             f"{topic} was deleted and made again since this group stood at offset {one.committed} of {place} "
             f"(its id was {one.topic_id_then}, now it is {topic_id}); messages that were in it and not worked on are "
             f"gone: {remedy}"
         )
     if one.committed < one.start:
-        raise KafkaError(
+        raise RefusedError(
             f"{one.start - one.committed:,} messages of {place} are gone by retention before they were worked on: "
             f"this group stands at offset {one.committed}, the oldest that is left is {one.start}: {remedy}"
         )
     if one.committed > one.end:
-        raise KafkaError(
+        raise RefusedError(
             f"{place} ends at offset {one.end}, this group stands at {one.committed}: messages that were there are "
             f"gone, the topic may have been made again or restored from an older copy: {remedy}"
         )

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class _StoppedError(Exception):
-    """The worker stops: the texts in hand are given back, for whoever comes next."""
+    """The worker stops: the texts in flight are given back, for whoever comes next."""
 
 
 class BankFiller:
@@ -70,7 +70,7 @@ class BankFiller:
             self._work.result()
 
     async def end(self, timeout_s: float) -> None:
-        """Wait so long for the batch of texts in hand; its thread ends with it in any case."""
+        """Wait so long for the batch of texts in flight; its thread ends with it in any case."""
         if self._work is not None:
             await asyncio.wait({self._work}, timeout=max(0.0, timeout_s))
             self._work.cancel()

@@ -22,7 +22,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from fusion.encoders.sentence import check_encoder, open_encoder
-from fusion.interests.pool import HALF_LIFE, window
+from fusion.interests.pool import HALF_LIFE
+from fusion.interests.pool import window as decay_window
 from fusion.interests.text_vectors import EncodedInterest, InterestKey, InterestTexts, encode_interests, find_texts
 from interest.errors import ArtifactError, InputError
 from interest.store.sql import writing
@@ -31,8 +32,8 @@ from streams.kafka.messages import InterestUpdate, update_of_message
 from streams.resolve.activation import POOLED, Activation, open_activated, read_activations
 from streams.resolve.encoder import encoder_folder
 from streams.stages.announce import Announcer
-from streams.stages.consumer.consumer import TopicConsumer
 from streams.stages.consumer.message import Message
+from streams.stages.consumer.window import MessageWindow
 from streams.stages.fusion.bank_fill import BankFiller
 from streams.stages.fusion.republish import OvertakenError, RepublishProgress, plan_republishing, save_progress
 from streams.stages.fusion.rows import (
@@ -70,7 +71,7 @@ class FusionStage:
         self._half_life = HALF_LIFE if self._settings.half_life is None else self._settings.half_life
         try:
             check_encoder(self._folder)
-            window(self._half_life)
+            decay_window(self._half_life)
         except InputError:
             raise InputError(
                 f"the fusion stage has no text encoder at {self._folder}: run `interestream fetch encoder` on this "
@@ -79,14 +80,14 @@ class FusionStage:
         except ValueError as error:
             raise InputError(f"INTERESTREAM_FUSION_HALF_LIFE: {error}") from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fusion")  # torch works here; the bank has its own
-        self._bank_filler = BankFiller(context, self.name, lambda: self._consumer.partitions if self._consumer else [])
+        self._bank_filler = BankFiller(context, self.name, lambda: self._window.partitions if self._window else [])
         self._retry = RetryPolicy(context, self.name)
         self._sent: list[Announcement] = []  # acknowledged by the broker, still in the outbox
         self._last: dict[int, tuple[int, int]] = {}  # by Kafka partition: newest offset announced for, newest n
         self._config: RepresentationConfig
         self._announcer: Announcer
         self._producer: AIOKafkaProducer | None = None
-        self._consumer: TopicConsumer[InterestUpdate] | None = None
+        self._window: MessageWindow[InterestUpdate] | None = None
         self._active: Activation | None = None
         self._next_check = 0.0
         self._planned: set[int] = set()  # Kafka partitions whose users were looked at since the last activation
@@ -94,7 +95,7 @@ class FusionStage:
         self._writing = False  # a chunk of these is being written and announced
 
     async def run(self, stop: asyncio.Event) -> None:
-        """1. Open the encoder and work until `stop`. 2. Finish the batch in hand. 3. Commit and leave the group.
+        """1. Open the encoder and work until `stop`. 2. Finish the batch in flight. 3. Commit and leave the group.
         4. Let the bank's batch of texts end, as far as there is time."""
         work = asyncio.create_task(self._work(stop), name="fusion-work")
         halted = asyncio.create_task(stop.wait())
@@ -115,25 +116,25 @@ class FusionStage:
             self._thread.shutdown(wait=False)
 
     async def _leave(self) -> None:
-        if self._consumer is not None:
-            await self._consumer.stop(CLOSE_S / 2)
+        if self._window is not None:
+            await self._window.stop(CLOSE_S / 2)
         if self._producer is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._producer.stop(), CLOSE_S / 2)
 
-    def _make_consumer(self, producer: AIOKafkaProducer) -> TopicConsumer[InterestUpdate]:
+    def _make_window(self, producer: AIOKafkaProducer) -> MessageWindow[InterestUpdate]:
         kafka, topics = self._context.settings.kafka, self._context.topics
-        return TopicConsumer(
+        return MessageWindow(
             self._context,
             stage=self.name,
             topic=topics.updates,
             decode=update_of_message,
             producer=producer,
-            window=self._settings.batch,
+            size=self._settings.batch,
             remedy="stop the fusion workers, run `interestream fuse` (the store has every interest they were about), "
             f"then delete the offsets of the group {group_of(kafka, self.name)} so that it begins with what is left",
-            assigned=self._on_assigned,
-            release=self._on_revoked,
+            on_assigned=self._on_assigned,
+            on_revoked=self._on_revoked,
         )
 
     async def _work(self, stop: asyncio.Event) -> None:
@@ -144,22 +145,22 @@ class FusionStage:
         kafka = self._context.settings.kafka
         self._producer = await connected(self._context, self.name, partial(make_producer, kafka))
         self._announcer = Announcer(self._context, self._producer, self.name)
-        self._consumer = consumer = self._make_consumer(self._producer)
-        await consumer.start()
+        self._window = window = self._make_window(self._producer)
+        await window.start()
         self._bank_filler.start(stop)
         while not stop.is_set():
             self._bank_filler.check()
             if time.monotonic() >= self._next_check:
                 await self._check_activation()
-            await self._plan_republishing(consumer.partitions)
-            messages = await consumer.take(timeout_s=0.0 if self._republish_queue else IDLE_S)
+            await self._plan_republishing(window.partitions)
+            messages = await window.take(timeout_s=0.0 if self._republish_queue else IDLE_S)
             if messages:
                 await self._fuse(messages)
-                consumer.acknowledge(messages)
+                window.acknowledge(messages)
             if self._republish_queue:
                 self._writing = True
                 try:
-                    await self._republish(consumer.partitions)
+                    await self._republish(window.partitions)
                 finally:
                     self._writing = False
             elif not messages:
@@ -168,16 +169,13 @@ class FusionStage:
 
     async def _on_revoked(self, _partitions: Collection[int]) -> None:
         """Partitions are about to go: what was written of their users is said before anyone else says more."""
-        while self._writing or (self._consumer is not None and self._consumer.in_flight):
+        while self._writing or (self._window is not None and self._window.in_flight):
             await asyncio.sleep(SETTLE_S)
 
     async def _on_assigned(self, partitions: Collection[int]) -> None:
-        """What a worker before left unsaid is said first; what is remembered of partitions not kept is void."""
-        kept = set(self._consumer.partitions if self._consumer else ()) - set(partitions)
-        self._sent = [one for one in self._sent if one.partition in kept]
-        self._last = {partition: last for partition, last in self._last.items() if partition in kept}
-        self._republish_queue = [one for one in self._republish_queue if one.partition in kept]
-        self._planned &= kept
+        """What is remembered of another assignment is void; what a worker before left in the outbox is sent first."""
+        self._sent, self._last, self._republish_queue = [], {}, []
+        self._planned.clear()
         await self._send_left(partitions)
 
     async def _send_left(self, partitions: Collection[int]) -> None:
@@ -243,7 +241,7 @@ class FusionStage:
                 count, made = await self._store(transaction, "cannot write representations")
             except IntegrityError as error:  # a worker that lost these partitions left announcements: say them first
                 await self._retry.failed("store", "finds another worker's announcements", error)
-                await self._send_left(self._consumer.partitions if self._consumer else [])
+                await self._send_left(self._window.partitions if self._window else [])
                 continue
             break
         self._context.metrics.commit.labels(self.name).observe(time.monotonic() - began)

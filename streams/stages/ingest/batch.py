@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
@@ -13,20 +12,15 @@ from sqlalchemy import Connection
 from interest.types import Item, Partition, User
 from streams.kafka.topics import Topics
 from streams.observability.metrics import Metrics
+from streams.stages.consumer.assignment import KafkaPartition
+from streams.stages.consumer.message import Record, Refused
 from streams.stages.ingest import catalogue
-from streams.stages.ingest.decode import Message, Refused, decode
+from streams.stages.ingest.decode import decode
 from streams.store.outbox import Announcement
 from streams.store.tables import source_of
 from streams.ubsp.ingest import Folded, Ingest, Move, Position
 
 SWEPT_N = 8  # a message's own announcements have n 0 and 1; those of sweeps after it begin here
-
-
-class KafkaPartition(NamedTuple):
-    """A Kafka partition; aiokafka's TopicPartition is equal to it."""
-
-    topic: str
-    partition: int
 
 
 class IngestBatch(msgspec.Struct, kw_only=True):
@@ -83,7 +77,7 @@ class IngestBatch(msgspec.Struct, kw_only=True):
 def build_batch(
     ingest: Ingest,
     topics: Topics,
-    polled: Mapping[KafkaPartition, Sequence[Message]],
+    polled: Mapping[KafkaPartition, Sequence[Record]],
     ends: Mapping[KafkaPartition, int],
     positions: Mapping[KafkaPartition, Position],
     poison: Mapping[KafkaPartition, Mapping[int, str]],
@@ -121,7 +115,7 @@ def _catalogue(
     batch: IngestBatch,
     topics: Topics,
     place: KafkaPartition,
-    messages: Sequence[Message],
+    messages: Sequence[Record],
     end: int,
     before: Position,
     poison: Mapping[int, str],

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, delete
 from interest.store.sql import item_row, upsert, user_row
 from interest.store.tables import items, users
 from interest.types import MAX_ID, Item, User
-from streams.stages.ingest.decode import Message, Refused
+from streams.stages.consumer.message import Record, Refused
 from streams.store import counters
 
 T = TypeVar("T", Item, User)
@@ -26,16 +26,16 @@ class Changes(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     refused: Sequence[Refused]
 
 
-def item_changes(messages: Iterable[Message], poison: Mapping[int, str]) -> Changes[Item]:
+def item_changes(messages: Iterable[Record], poison: Mapping[int, str]) -> Changes[Item]:
     return _changes(messages, poison, _ITEM, "item_id")
 
 
-def user_changes(messages: Iterable[Message], poison: Mapping[int, str]) -> Changes[User]:
+def user_changes(messages: Iterable[Record], poison: Mapping[int, str]) -> Changes[User]:
     return _changes(messages, poison, _USER, "user_id")
 
 
 def _changes(
-    messages: Iterable[Message], poison: Mapping[int, str], decoder: msgspec.json.Decoder[T], name: str
+    messages: Iterable[Record], poison: Mapping[int, str], decoder: msgspec.json.Decoder[T], name: str
 ) -> Changes[T]:
     values: dict[str, T | None] = {}
     refused: list[Refused] = []

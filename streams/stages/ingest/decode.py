@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
 from interest.types import FUTURE_S, MAX_ID, MAX_VALUE, Behavior
 from streams.kafka.messages import Refusal, behavior_of_message
+from streams.stages.consumer.message import Record, Refused
 
 _DECODE = msgspec.json.Decoder(Behavior).decode
-
-
-class Message(Protocol):
-    """What is used of aiokafka's ConsumerRecord."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-
-
-Refused = tuple[Message, str]
 
 
 class Decoded(msgspec.Struct, frozen=True, kw_only=True):
     """What one partition's messages of a batch are."""
 
     behaviors: Sequence[Behavior]
-    origins: Sequence[Message]  # of each behaviour
+    origins: Sequence[Record]  # of each behaviour
     refused: Sequence[Refused] = ()
 
 
-def decode(messages: Sequence[Message], poison: Mapping[int, str]) -> Decoded:
+def decode(messages: Sequence[Record], poison: Mapping[int, str]) -> Decoded:
     """The behaviours of a partition's messages; `poison` has the offsets that the store refused, and its words."""
     if not poison:
         behaviors = _all_good(messages)
@@ -60,7 +40,7 @@ def decode(messages: Sequence[Message], poison: Mapping[int, str]) -> Decoded:
     return Decoded(behaviors=good, origins=origins, refused=refused)
 
 
-def _all_good(messages: Sequence[Message]) -> list[Behavior] | None:
+def _all_good(messages: Sequence[Record]) -> list[Behavior] | None:
     """All behaviours, if every message is one: the rules of behavior_of_message, asked of the batch as a whole.
 
     Four times as fast as asking each. It may answer None where all are good; it never lets one through that is not.

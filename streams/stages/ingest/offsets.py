@@ -5,47 +5,54 @@ Nothing is ever reset silently: what cannot be continued is refused, with what i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 from sqlalchemy import Engine, delete
 
 from interest.store.sql import insert_new, upsert, writing
-from streams.kafka.clients import KafkaError, admin
-from streams.kafka.provision import offset_ranges, read_topics
-from streams.settings.schema import KafkaSettings
+from streams.kafka.errors import RefusedError
+from streams.stages.consumer.assignment import KafkaPartition
+from streams.stages.consumer.topics import TopicOffsets, read_topic_offsets
+from streams.stages.retry import RetryPolicy
+from streams.stages.stage import Context
 from streams.store.tables import offsets, source_of
 from streams.ubsp.ingest import Position
 
 
-class RefusedError(KafkaError):
-    """The topic is not the one that the store has read; waiting does not help."""
+class StoredOffsets:
+    """The positions of one assignment: in the store, advanced by compare-and-set with what they are the position of."""
+
+    def __init__(self, topics: Mapping[str, TopicOffsets], positions: Mapping[KafkaPartition, Position]) -> None:
+        self.topics = {name: topic.state for name, topic in topics.items()}
+        self.positions = dict(positions)  # as folded: ahead of the store by what is being written
+        self.start = {place: position.offset for place, position in positions.items()}
+        self.end = {place: topics[place.topic].ranges[place.partition][1] for place in positions}
+        self.written = dict(self.start)  # what the store has
+
+    def committable(self) -> dict[KafkaPartition, tuple[int, str]]:
+        """Nothing reads it back here, but autoscalers and Kafka's own tools look there."""
+        return {place: (offset, "") for place, offset in self.written.items()}
 
 
-class TopicOffsets(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic as it is."""
+class OffsetsInStore:
+    """Reads the store's positions of a stage's topics."""
 
-    name: str
-    id: str
-    ranges: dict[int, tuple[int, int]]  # start and end offset of each partition
+    def __init__(self, context: Context, stage: str, topics: Sequence[str]) -> None:
+        self._context, self._topics = context, topics
+        self._retry = RetryPolicy(context, stage)
 
-
-def read_topic_offsets(settings: KafkaSettings, names: Sequence[str]) -> dict[str, TopicOffsets]:
-    """The topics as they are. Raises RefusedError for one that is not there, KafkaError where nobody answers."""
-    with admin(settings) as client:
-        found = read_topics(client, names)
-        missing = [name for name in names if name not in found]
-        if missing:
-            raise RefusedError(
-                f"there is no topic {', '.join(missing)} at {settings.brokers}: run `interestream topics create`"
-            )
-        ranges = offset_ranges(client, found.values())
-    return {
-        name: TopicOffsets(
-            name=name, id=topic.id, ranges={one: ranges[name, one] for one in range(topic.partitions)}
-        )
-        for name, topic in found.items()
-    }  # fmt: skip
+    async def read(self, assigned: tuple[KafkaPartition, ...]) -> StoredOffsets:
+        """The stored positions. Raises RefusedError where they cannot be continued."""
+        read = partial(asyncio.to_thread, read_topic_offsets, self._context.settings.kafka, self._topics)
+        topics = await self._retry.kafka(read, "cannot read the topics")
+        positions: dict[KafkaPartition, Position] = {}
+        for topic in topics.values():
+            stored = await self._retry.store(partial(resume, self._context.engine, topic), "cannot read the positions")
+            positions |= {KafkaPartition(topic.name, one): position for one, position in stored.items()}
+        return StoredOffsets(topics, {place: positions[place] for place in assigned})
 
 
 def check_resumable(topic: TopicOffsets, stored: Mapping[int, Position]) -> None:

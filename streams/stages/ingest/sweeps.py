@@ -5,13 +5,14 @@ A user's partition is that of Kafka's own partitioner (murmur2): producers must 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 from sqlalchemy import Engine, func, select
 
 from interest.types import Partition
-from streams.stages.ingest.batch import SWEPT_N, KafkaPartition
+from streams.stages.consumer.assignment import KafkaPartition
+from streams.stages.ingest.batch import SWEPT_N
 from streams.store.tables import offsets, source_of
 from streams.ubsp.ingest import Ingest, Position
 
@@ -21,9 +22,9 @@ SWEEP_S = 5.0  # between two sweeps while messages come: closing takes gap_s any
 class Sweeps:
     """What has been swept so far. One instance for one assignment: its memory begins with that of Ingest."""
 
-    def __init__(self, ingest: Ingest, topic: str, count: int, positions: Mapping[KafkaPartition, Position]) -> None:
+    def __init__(self, ingest: Ingest, topic: str, count: int, places: Collection[KafkaPartition]) -> None:
         self._ingest, self._topic, self._count = ingest, topic, count
-        self._mine = {place.partition for place in positions if place.topic == topic}
+        self._mine = {place.partition for place in places if place.topic == topic}
         self._walk = ""  # the store's users up to this id have been looked at in this pass
         self._pass_mark: float | None = None  # the watermark at the beginning of this pass
         self._done_mark = float("-inf")  # at the beginning of the last whole pass

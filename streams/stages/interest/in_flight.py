@@ -1,5 +1,5 @@
-"""The partitions that the interest stage has in hand: each is written by tasks of its own, and one user's are handed on
-in order.
+"""The partitions that the interest stage has in flight: each is written by tasks of its own, and one user's are handed
+on in order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from interest.write.cascade import GeneratedText
 from interest.write.writer import InterestWriter
 from streams.stages.consumer.message import Message
 from streams.stages.interest.rows import FinishedInterest, Key, key_of
-from streams.stages.retry import BACKOFF_MAX_S, BACKOFF_S, RetryPolicy
+from streams.stages.retry import RetryPolicy
 
 R = TypeVar("R")
 log = structlog.get_logger()
@@ -27,12 +27,12 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False)
 class PartitionTask:
-    """One partition in hand."""
+    """One partition in flight."""
 
     key: Key
     order: int  # its place in the line
     messages: list[Message[Partition]]  # that announced it: more than one after a crash of the ingest stage
-    follows: PartitionTask | None  # the user's partition that came before it, while that is in hand
+    follows: PartitionTask | None  # the user's partition that came before it, while that is in flight
     known: bool = False  # it was stored before
     interest: Interest | None = None
     summary: asyncio.Task[GeneratedText] | None = None
@@ -68,7 +68,7 @@ class InFlight:
         return len(self._tasks)
 
     def add_message(self, message: Message[Partition]) -> bool:
-        """Whether its partition is in hand already; then it is done with when that is."""
+        """Whether its partition is in flight already; then it is done with when that is."""
         task = self._tasks.get(key_of(message.value))
         if task is None or task.lost:
             return False
@@ -150,24 +150,18 @@ class InFlight:
 
     async def _until_done(self, task: PartitionTask, make: Callable[[], Awaitable[R]]) -> R:
         """An error that nobody foresaw holds this partition, loud as lag, and no other."""
-        wait = BACKOFF_S
-        while True:
-            try:
-                result = await make()
-            except Exception as error:
-                first = task.messages[0]
-                log.warning(
-                    "a partition cannot be written",
-                    user=task.key[0],
-                    index=task.key[2],
-                    partition=first.partition,
-                    offset=first.offset,
-                    where="".join(traceback.format_exception(error, limit=-3)),  # not its variables: they are many
-                )
-                what = f"cannot write the interest of {task.key[0]}#{task.key[2]} (offset {first.offset})"
-                await self._retry.failed("interest", what, error, wait)
-                wait = min(wait * 2, BACKOFF_MAX_S)
-            else:
-                if wait > BACKOFF_S:
-                    self._retry.well("interest")
-                return result
+        first = task.messages[0]
+
+        def any_error(error: Exception) -> bool:
+            log.warning(
+                "a partition cannot be written",
+                user=task.key[0],
+                index=task.key[2],
+                partition=first.partition,
+                offset=first.offset,
+                where="".join(traceback.format_exception(error, limit=-3)),  # not its variables: they are many
+            )
+            return True
+
+        what = f"cannot write the interest of {task.key[0]}#{task.key[2]} (offset {first.offset})"
+        return await self._retry.until_done("interest", make, what, any_error)

@@ -8,7 +8,6 @@ model's answer, or with a refusal of this one request while others are answered.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from typing import Protocol
 
@@ -17,10 +16,11 @@ import structlog
 from interest.errors import Denied, LlmError, Refused, Unavailable
 from interest.llm.protocol import Complete, Reply, Request
 from interest.llm.refusals import RefusalPolicy
+from streams.retry import Backoff, retry
 from streams.stages.interest.priority_semaphore import PrioritySemaphore
-from streams.stages.retry import BACKOFF_MAX_S, BACKOFF_S
 from streams.stages.stage import Context
 
+BACKOFF = Backoff(jitter=0.5)  # calls that failed together do not come back together
 PROBE_EVERY_S = 15.0  # of a server that has not answered a call for so long: /ready knows before there is work
 log = structlog.get_logger()
 
@@ -62,32 +62,39 @@ class LlmClient:
         self._semaphore.open()
 
     async def _call(self, order: int, request: Request) -> Reply:
-        """Raises Refused, and nothing else."""
-        wait = BACKOFF_S
-        while True:
-            async with self._semaphore.acquire(order):
-                self._count(1)
-                try:
-                    reply = await self._complete(request)
-                except (Unavailable, Denied) as error:
-                    failure: LlmError = error
-                except Refused:
-                    self._metrics.calls.labels("refused").inc()
-                    self._succeeded()
-                    raise
-                else:
-                    self._metrics.calls.labels("ok" if reply.finish_reason == "stop" else reply.finish_reason).inc()
-                    self._metrics.tokens.labels("prompt").inc(reply.prompt_tokens)
-                    self._metrics.tokens.labels("completion").inc(reply.completion_tokens)
-                    self._succeeded()
-                    return reply
-                finally:
-                    self._count(-1)
-            await self._wait_after(failure, wait)
-            wait = min(wait * 2, BACKOFF_MAX_S)
+        """Raises Refused, and nothing else. Waits outside the semaphore: somebody else may try."""
 
-    async def _wait_after(self, failure: LlmError, wait: float) -> None:
-        """Outside the turn: somebody else may try."""
+        async def call() -> Reply:
+            async with self._semaphore.acquire(order):
+                return await self._call_once(request)
+
+        return await retry(
+            call,
+            retriable=lambda error: isinstance(error, Unavailable | Denied),
+            failed=self._report,
+            backoff=BACKOFF,
+            sleep=self._wait,
+        )
+
+    async def _call_once(self, request: Request) -> Reply:
+        self._count(1)
+        try:
+            reply = await self._complete(request)
+        except Denied:  # of every request: reported, and waited for
+            raise
+        except Refused:
+            self._metrics.calls.labels("refused").inc()
+            self._succeeded()
+            raise
+        finally:
+            self._count(-1)
+        self._metrics.calls.labels("ok" if reply.finish_reason == "stop" else reply.finish_reason).inc()
+        self._metrics.tokens.labels("prompt").inc(reply.prompt_tokens)
+        self._metrics.tokens.labels("completion").inc(reply.completion_tokens)
+        self._succeeded()
+        return reply
+
+    def _report(self, failure: Exception, _wait_s: float) -> None:
         cause = type(failure).__name__
         self._metrics.calls.labels(cause.lower()).inc()
         self._metrics.retries.labels(self._stage, cause).inc()
@@ -95,10 +102,11 @@ class LlmClient:
             log.warning("the language model fails", stage=self._stage, error=str(failure))
         self._health.failed("llm", str(failure))
         self._last_failed = True
+
+    async def _wait(self, seconds: float) -> None:
         self._failing += 1
         try:
-            # with jitter, so that those who failed together do not come back together
-            await asyncio.sleep(wait * (0.5 + random.random() / 2))
+            await asyncio.sleep(seconds)
         finally:
             self._failing -= 1
 

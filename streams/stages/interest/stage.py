@@ -1,7 +1,7 @@
 """The interest stage: closed partitions in, interests in the store and their announcements out (LIBER, UIL).
 
-A window of partitions is in hand; each is written as soon as what it needs is there, so that the model always has calls
-to answer. A message is acknowledged once its interest is stored and announced.
+A window of partitions is in flight; each is written as soon as what it needs is there, so that the model always has
+calls to answer. A message is acknowledged once its interest is stored and announced.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from streams.kafka.clients import make_producer
 from streams.kafka.messages import partition_of_message
 from streams.resolve.llm import AgentLlm, agent_llm
 from streams.stages.announce import Announcer
-from streams.stages.consumer.consumer import TopicConsumer
 from streams.stages.consumer.message import Message
+from streams.stages.consumer.window import MessageWindow
 from streams.stages.interest.in_flight import InFlight, PartitionTask
 from streams.stages.interest.llm_calls import LlmClient
 from streams.stages.interest.rows import Key, LoadedPartitions, PartitionLoader, key_of, save
@@ -74,7 +74,7 @@ class InterestStage:
         self._sent: list[Announcement] = []  # acknowledged by the broker, and still in the outbox
         self._closing = False
         self._idle = asyncio.Event()  # nothing is being stored or announced
-        self._consumer: TopicConsumer[Partition]
+        self._window: MessageWindow[Partition]
         self._announcer: Announcer
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -100,16 +100,16 @@ class InterestStage:
             producer = connecting.result()
             stack.push_async_callback(_stop, producer)
             self._announcer = Announcer(self.context, producer, self.name)
-            self._consumer = TopicConsumer(
+            self._window = MessageWindow(
                 self.context,
                 stage=self.name,
                 topic=self._topic,
                 decode=partition_of_message,
                 producer=producer,
-                window=settings.llm.window,
+                size=settings.llm.window,
                 remedy=REMEDY.format(topic=self._topic),
-                assigned=self._on_assigned,
-                release=self._on_revoked,
+                on_assigned=self._on_assigned,
+                on_revoked=self._on_revoked,
             )
             reading = asyncio.create_task(self._read(), name="interest-read")  # 2
             writing = asyncio.create_task(self._write(), name="interest-write")
@@ -123,7 +123,7 @@ class InterestStage:
             finally:
                 await _cancel(tasks)
                 self._in_flight.drop(every=True)
-                await self._consumer.stop(max(0.5, deadline - time.monotonic()))  # 6
+                await self._window.stop(max(0.5, deadline - time.monotonic()))  # 6
             for task in tasks:
                 if not task.cancelled() and (error := task.exception()) is not None:
                     raise error
@@ -162,17 +162,17 @@ class InterestStage:
         """Calls in flight may end; what has not been asked is the next worker's, who finds the answers in the store."""
         if self._client is not None:
             self._client.close()
-            await self._calls_end(time.monotonic() + self._consumer.settle_s)
+            await self._calls_end(time.monotonic() + self._window.settle_s)
         else:
-            while self._consumer.in_flight:
+            while self._window.in_flight:
                 await asyncio.sleep(0.02)
 
     # Reading: messages become entries.
 
     async def _read(self) -> None:
-        await self._consumer.start()
+        await self._window.start()
         while True:
-            messages = await self._consumer.take(AT_ONCE)
+            messages = await self._window.take(AT_ONCE)
             self._in_flight.drop()
             if messages:
                 await self._begin(messages)
@@ -185,6 +185,7 @@ class InterestStage:
         # noted before the store is read: one that is stored and settled meanwhile is not there afterwards
         before = {key: self._in_flight.summary_before(key) for key in wanted}
         loaded = await self._retry.store(partial(self._load, list(wanted)), "cannot read partitions")
+        absent: list[Message[Partition]] = []
         for key, mine in wanted.items():
             left = [message for message in mine if not message.lost]
             if not left:
@@ -196,7 +197,8 @@ class InterestStage:
             elif key in loaded.plain:
                 self._in_flight.begin(left, loaded.plain[key], None, known=False)
             else:
-                await self._skip_or_reject(left, loaded)
+                absent += left
+        await self._skip_or_reject(absent, forgets=loaded.forgets)
 
     def _load(self, keys: list[Key]) -> LoadedPartitions:
         loaded = self._loader.load(keys)
@@ -205,23 +207,22 @@ class InterestStage:
             loaded.works = {}
         return loaded
 
-    async def _skip_or_reject(self, messages: list[Message[Partition]], loaded: LoadedPartitions) -> None:
-        """A partition that the store does not have: of a forgotten user, whose traces must not be kept anywhere; or, in
+    async def _skip_or_reject(self, messages: list[Message[Partition]], *, forgets: int) -> None:
+        """Partitions that the store does not have: of forgotten users, whose traces must not be kept anywhere; or, in
         a store that never forgot anyone, of another store.
         """
-        for message in messages:
-            if loaded.forgets:
+        if forgets:
+            for message in messages:
                 self._skip(message.value.index, [message])
-            else:
-                await self._consumer.send_to_dead_letter(
-                    message, "the store has no such partition, and has forgotten nobody"
-                )
+        else:
+            reason = "the store has no such partition, and has forgotten nobody"
+            await self._window.send_to_dead_letter([(message, reason) for message in messages])
 
     def _skip(self, index: int, messages: list[Message[Partition]]) -> None:
         self.context.metrics.skipped.labels(self.name).inc(len(messages))
         first = messages[0]
         log.info("user forgotten", stage=self.name, index=index, partition=first.partition, offset=first.offset)
-        self._consumer.acknowledge(messages)
+        self._window.acknowledge(messages)
 
     # Writing: entries become rows and announcements.
 
@@ -291,7 +292,7 @@ class InterestStage:
                 continue
             if not task.known:
                 self.context.metrics.interests.labels(interest.summary_outcome).inc()
-            self._consumer.acknowledge(task.messages)
+            self._window.acknowledge(task.messages)
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

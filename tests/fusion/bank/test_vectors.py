@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +29,9 @@ from streams.store.engine import open_store
 from tests.support.bank_world import TEXTS, CountingEncoder, read_held
 from tests.support.ctr_world import fill as fill_store
 from tests.support.ctr_world import random_rows
+from tests.support.processes import killed
 from tests.support.tiny_llm import save_llm, save_tokenizer
+from tests.support.training_jobs import filling_killed_at
 
 PLAIN = Template()
 
@@ -142,32 +140,8 @@ def test_an_interrupted_filler_loses_nothing_that_it_wrote(store: Engine, lower:
     assert rest.seen == TEXTS[10:]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from fusion.bank.vectors import fill
-from fusion.encoders.split_llm import open_lower_layers, recipe_of
-from streams.store.engine import open_store
-from tests.support.bank_world import TEXTS, CountingEncoder
-folder, calls = Path(sys.argv[2]), []
-def kill_at_the_third():
-    calls.append(1)
-    if len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-lower = open_lower_layers(folder, recipe_of(folder, 2))
-fill(open_store(sys.argv[1]), CountingEncoder(lower, kill_at_the_third), TEXTS, chunk=5)
-"""
-
-
 def test_a_killed_filler_loses_only_the_batch_in_hand(store: Engine, llm: Path, lower: LowerLayers) -> None:
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", KILLED, store.url.render_as_string(hide_password=False), str(llm)]
-    assert subprocess.run(command, env=env, check=False, capture_output=True).returncode == -signal.SIGKILL
+    killed(filling_killed_at, 3, store.url.render_as_string(hide_password=False), llm)
     assert len(read_held(store, lower.recipe, TEXTS)) == 10
     other = CountingEncoder(lower)
     fill(store, other, TEXTS, chunk=5, wait=False)  # what the dead one claimed is passed by

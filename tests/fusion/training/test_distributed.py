@@ -4,10 +4,10 @@ commands.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,60 +23,12 @@ from fusion.training.artifact import load_artifact
 from fusion.training.distributed import choose_device
 from fusion.training.pretrained import data_of, load_pretrained
 from interest.errors import InputError
+from tests.support import processes
 from tests.support.ctr_world import fill, random_rows
 from tests.support.small_models import DATA
+from tests.support.training_jobs import pretrain_fgbert, train_srp4ctr
 
 KNOWN = ("u3", "u4")  # the only ones with interests
-
-PRETRAIN = """
-import json, sys
-from pathlib import Path
-import torch
-from fusion.features.dataset import read_labelled
-from fusion.models.srp4ctr.fgbert import FgBertConfig
-from fusion.training.distributed import processes
-from fusion.training.pretrain import PretrainConfig
-from fusion.training.pretrained import run
-from streams.store.engine import open_store
-from tests.support.small_models import DATA
-torch.set_num_threads(1)
-torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the shares apart
-torch.nn.Dropout.forward = lambda self, x: x  # each process draws its own
-with open_store(sys.argv[1]).connect() as connection:
-    read = read_labelled(connection, DATA)
-with processes(torch.device("cpu")) as dist:
-    epochs = run(
-        read, FgBertConfig(positions=12, width=16, dropout=0.0), PretrainConfig(epochs=1, batch_size=int(sys.argv[3])),
-        split="global", folder=Path(sys.argv[2]), dist=dist,
-    )
-    if dist.first:
-        print(json.dumps([[e.loss, e.valid_loss, e.hit_rate] for e in epochs]))
-"""
-
-TRAIN = """
-import json, sys
-from pathlib import Path
-import dataclasses
-import msgspec, torch
-from fusion.features.dataset import read_dataset
-from fusion.training.experiment import run
-from fusion.training.distributed import processes
-from streams.store.engine import open_store
-from tests.support.small_models import DATA, QUICK, SRP4CTR
-torch.set_num_threads(1)
-torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the shares apart
-torch.nn.Dropout.forward = lambda self, x: x  # each process draws its own
-with open_store(sys.argv[1]).connect() as connection:
-    data = read_dataset(connection, dataclasses.replace(DATA, interest=True))
-with processes(torch.device("cpu")) as dist:
-    epochs = []
-    measured = run(
-        data, msgspec.structs.replace(SRP4CTR, interest=True), msgspec.structs.replace(QUICK, unknown=0.0),
-        split="global", folder=Path(sys.argv[2]), report=epochs.append, dist=dist,
-    )
-    if dist.first:
-        print(json.dumps([*([e.loss, e.auc] for e in epochs), [measured["test"]["log_loss"], measured["test"]["auc"]]]))
-"""
 
 
 def torchrun(count: int, *arguments: object) -> str:
@@ -93,14 +45,9 @@ def torchrun(count: int, *arguments: object) -> str:
     return done.stdout
 
 
-def learnt(script: str, folder: Path, *arguments: object) -> dict[int, Any]:
+def learnt(job: Callable[..., Any], folder: Path, url: str, *arguments: object) -> dict[int, Any]:
     """What one process came to, and what two did."""
-    (folder / "job.py").write_text(script)
-    url, *more = arguments
-    return {
-        count: json.loads(torchrun(count, folder / "job.py", url, folder / str(count), *more).splitlines()[-1])
-        for count in (1, 2)
-    }
+    return {count: processes.together(count, job, url, folder / str(count), *arguments) for count in (1, 2)}
 
 
 @pytest.fixture
@@ -114,20 +61,19 @@ def url(store: Engine) -> str:
 
 def test_srp4ctr_with_all_its_parts(url: str, tmp_path: Path) -> None:
     """Gradients are summed over shares of the same batches: without dropout all is equal but for rounding."""
-    told = learnt(TRAIN, tmp_path, url)
+    told = learnt(train_srp4ctr, tmp_path, url)
     np.testing.assert_allclose(told[2], told[1], rtol=1e-3)
     assert load_artifact(tmp_path / "2").config.kind == "srp4ctr"
 
 
 def test_pre_training(store: Engine, url: str, tmp_path: Path) -> None:
-    told = learnt(PRETRAIN, tmp_path, url, size_that_leaves(0, store))
+    told = learnt(pretrain_fgbert, tmp_path, url, size_that_leaves(0, store))
     np.testing.assert_allclose(told[2], told[1], rtol=1e-3)
 
 
 def test_pre_training_with_a_last_batch_of_one_window(store: Engine, url: str, tmp_path: Path) -> None:
     """It joins the batch before it, or one of two processes would have nothing."""
-    (tmp_path / "job.py").write_text(PRETRAIN)
-    torchrun(2, tmp_path / "job.py", url, tmp_path / "out", size_that_leaves(1, store))
+    processes.together(2, pretrain_fgbert, url, tmp_path / "out", size_that_leaves(1, store))
     assert load_pretrained(tmp_path / "out").config.kind == "fgbert"
 
 
@@ -143,6 +89,7 @@ def size_that_leaves(left: int, store: Engine) -> int:
 
 
 def test_the_commands(url: str, tmp_path: Path) -> None:
+    """By torchrun itself."""
     sizes = ("--store", url, "--history", 10, "--pack", 5, "--epochs", 1)
     told = torchrun(2, "-m", "streams", "pretrain", "fgbert", "--width", 16, *sizes, "--out", tmp_path / "fgbert")
     assert told.count("pre-trained encoder") == 1

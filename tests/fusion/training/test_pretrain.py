@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -30,7 +26,9 @@ from fusion.training.pretrain import TOP, PretrainConfig, Pretraining, pretrain
 from fusion.training.pretrained import adopt, check, data_of, load_pretrained, run
 from interest.errors import ArtifactError, InputError
 from tests.support.ctr_world import fill, random_rows
+from tests.support.processes import killed
 from tests.support.small_models import DATA, FGBERT, PRETRAINING
+from tests.support.training_jobs import pretraining_killed_after
 
 
 @pytest.fixture
@@ -278,35 +276,10 @@ def test_a_large_catalogue_is_sampled_and_learns(read: Labelled) -> None:
     assert epochs[-1].valid_item_loss < epochs[0].valid_item_loss
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fusion.features.dataset import read_labelled
-from fusion.training.pretrained import run
-from streams.store.engine import open_store
-from tests.support.small_models import DATA, FGBERT, PRETRAINING
-done = 0
-def advance(count):
-    global done
-    done += count
-    if done > int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-with open_store(sys.argv[1]).connect() as connection:
-    read = read_labelled(connection, DATA)
-run(read, FGBERT, PRETRAINING, split="global", folder=Path(sys.argv[2]), advance=advance)
-"""
-
-
 def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, read: Labelled, tmp_path: Path) -> None:
     in_the_second_epoch = int((read.part == TRAIN).sum()) + 100
-    path = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
     url = store.url.render_as_string(hide_password=False)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, url, str(tmp_path / "killed"), str(in_the_second_epoch)],
-        env=os.environ | {"PYTHONPATH": path},
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    killed(pretraining_killed_after, in_the_second_epoch, url, tmp_path / "killed")
     assert (tmp_path / "killed" / CHECKPOINT).exists()
     with pytest.raises(ArtifactError, match="not a complete pre-training"):
         load_pretrained(tmp_path / "killed")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +21,9 @@ from fusion.training.experiment import fingerprint, run
 from fusion.training.train import TrainConfig, _memory, predict, train
 from interest.errors import ArtifactError, InputError
 from tests.support.ctr_world import RULE, TASKS, fill, log_of, random_rows, samples_of, spec_of
+from tests.support.processes import killed
 from tests.support.small_models import DATA, DIN, QUICK
+from tests.support.training_jobs import training_killed_after
 
 
 def test_a_tiny_set_can_be_learnt_by_heart() -> None:
@@ -111,40 +109,13 @@ def test_averaged_weights_of_a_short_run_are_nearer_to_its_end_than_to_its_begin
     assert apart[1] < 0.8 * apart[0]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fusion.features.dataset import read_dataset
-from fusion.training.experiment import run
-from streams.store.engine import open_store
-from tests.support.small_models import DATA, DIN, QUICK
-done = 0
-def advance(count):
-    global done
-    done += count
-    if done > int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-with open_store(sys.argv[1]).connect() as connection:
-    data = read_dataset(connection, DATA)
-run(data, DIN, QUICK, split="global", folder=Path(sys.argv[2]), advance=advance)
-"""
-
-
 def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, tmp_path: Path) -> None:
     fill(store, random_rows(4))
     with store.connect() as connection:
         data = read_dataset(connection, DATA)
     in_the_second_epoch = len(data.of(0)) + 130
-    url, path = (
-        store.url.render_as_string(hide_password=False),
-        os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]),
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, url, str(tmp_path / "killed"), str(in_the_second_epoch)],
-        env=os.environ | {"PYTHONPATH": path},
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    url = store.url.render_as_string(hide_password=False)
+    killed(training_killed_after, in_the_second_epoch, url, tmp_path / "killed")
     assert (tmp_path / "killed" / CHECKPOINT).exists()
     with pytest.raises(ArtifactError, match="not a complete artifact"):
         load_artifact(tmp_path / "killed")

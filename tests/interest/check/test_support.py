@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interest.check.category_claims import claims_in
+from interest.check.counts_behind import counts_behind
 from interest.check.evidence import Evidence
 from interest.check.generality import Subject, count_general
 from interest.facts.counts import Facts, facts_of
@@ -99,3 +100,11 @@ def test_sentences_that_hold_for_a_third_of_the_others_are_counted() -> None:
     thrilled = [("This user watched thrillers. They watched Speed. It never", subjects[2])]
     assert count_general(thrilled, subjects) == (2, 2)
     assert count_general(texts, subjects[:1]) == (0, 0)  # nobody to compare with
+
+
+def test_the_counts_behind_a_text_are_those_of_what_it_says_is_liked() -> None:
+    values = [("5", 5.0), ("4", 4.0), ("5", 2.0), ("9", 2.0), ("10", 1.0), ("10", 2.0), ("8", 4.0), ("6", 4.0)]
+    evidence = Evidence(rated(*values, usual=Usual.of(9, 30.0, 5.0)))
+    text = "This user enjoyed comedies and dramas. They did not like thrillers. They loved comedies."
+    assert counts_behind(text, evidence) == ["comedies: 2 of 3 rated 4 or 5", "dramas: 3 of 4 rated 4 or 5"]
+    assert counts_behind("This user watched dramas.", evidence) == []

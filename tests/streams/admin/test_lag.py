@@ -205,8 +205,9 @@ def test_a_topic_made_again_is_read_from_its_start(store, settings, topics):
 def test_partitions_that_were_added_get_a_position(store, settings, topics, monkeypatch):
     stand(store, settings, topics.behaviors, {0: 0, 1: 0})
     with admin(settings) as client:
-        client.create_partitions(dict.fromkeys(topics.by_user, 3))
-        while {found.partitions for found in read_topics(client, topics.by_user).values()} != {3}:
+        by_user = (*topics.of_users(compacted=True), *topics.of_users(compacted=False))
+        client.create_partitions(dict.fromkeys(by_user, 3))
+        while {found.partitions for found in read_topics(client, by_user).values()} != {3}:
             pass  # the broker has said yes, and its metadata follow
     with pytest.raises(KafkaError, match=r"behaviors has 3 partitions, the settings say 2"):
         plan_acceptance(store, settings, "behaviors")  # no offset helps while the settings are wrong

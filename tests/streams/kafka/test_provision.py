@@ -50,7 +50,8 @@ def test_every_topic_is_created_as_it_must_be_and_again_is_nothing(settings):
     created, kept = create_topics(settings)
     assert not kept
     assert there(settings) == {plan.name for plan in created} == {
-        *topics.by_user, topics.items, *map(dead_of, topics.consumed)
+        *topics.of_users(compacted=True), *topics.of_users(compacted=False),
+        topics.items, *map(dead_of, topics.consumed)
     }  # fmt: skip
     assert config(settings, topics.behaviors)["retention.ms"] == str(2 * 86_400_000)
     for topic in (topics.items, topics.users, topics.latest, topics.representations):

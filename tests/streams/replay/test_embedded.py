@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.moments import moments
+
 COMMAND = Path(sys.executable).parent / "interestream"
 AT = 1_700_000_000
 
@@ -54,7 +56,7 @@ def test_killed_anywhere_and_run_again_the_store_is_the_same(tmp_path: Path, shu
     stormy.mkdir()
     assert interestream(calm, "replay", log, "--no-llm", "--gap", "1h").returncode == 0
 
-    killed = 0
+    killed, chosen = 0, moments()
     for attempt in range(8):
         process = subprocess.Popen(
             [COMMAND, "replay", log, "--no-llm", "--gap", "1h"],
@@ -66,7 +68,7 @@ def test_killed_anywhere_and_run_again_the_store_is_the_same(tmp_path: Path, shu
         wanted = attempt + 1  # let each life commit at least once more, then kill it in the middle of whatever it does
         while process.poll() is None and time.monotonic() < deadline:
             if commits(stormy / "interestream.db") >= wanted:
-                time.sleep(random.Random(attempt).random() * 0.05)
+                time.sleep(chosen.random() * 0.05)
                 process.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.005)

@@ -35,6 +35,7 @@ from streams.replay.producer import LogProducer, Produced
 from streams.replay.rate import Pacer, Rate, parse_rate
 from streams.settings.schema import KafkaSettings
 from tests.support.kafka_reading import Message, read_all
+from tests.support.moments import moments
 
 COMMAND = Path(sys.executable).parent / "interestream"
 AT = 1_700_000_000
@@ -127,13 +128,13 @@ def test_killed_at_any_moment_and_run_again_each_partition_is_the_same(
     produce(calm, log)
 
     line, environment = command(topics, "replay", log, "--kafka", "--rate", "20000/s")
-    killed, moments = 0, random.Random(3)
+    killed, chosen = 0, moments()
     for wanted in (1, 12_000, 24_000, 40_000):
         process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline and count(topics) < wanted:
             time.sleep(0.01)
-        time.sleep(moments.random() * 0.3)
+        time.sleep(chosen.random() * 0.3)
         process.send_signal(signal.SIGKILL)
         killed += process.wait(60) == -signal.SIGKILL
     assert killed >= 3

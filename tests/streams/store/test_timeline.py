@@ -69,6 +69,20 @@ def test_evidence_is_cut_and_counted(small):
     assert not any("evidence" in line for line in lines(small, evidence=0))
 
 
+def test_durations_and_the_counts_behind_a_liking_are_shown(small):
+    songs = [Item(item_id=f"i{number}", title=f"Song {number}", categories=("Jazz",)) for number in range(4)]
+    with writing(small) as connection:
+        upsert(connection, items, [item_row(song) for song in songs])
+        mine = behaviors.c.user_id == ANN
+        connection.execute(update(behaviors).where(mine).values(action="play", value=60.0))
+        connection.execute(update(behaviors).where(mine, behaviors.c.seq < 3).values(value=3130.0))
+        told = {"summary": "This user enjoyed jazz titles.", "evidence": "[0, 2, 3]"}
+        connection.execute(update(interests).where(interests.c.index == 0).values(**told))
+    text = " ".join(" ".join(lines(small)).split())
+    assert "evidence: Song 0 = 0:52:10; Song 2 = 0:52:10; Song 3 = 0:01:00" in text
+    assert "counts: jazz titles: 3 of 4 played for 0:52:10 or longer" in text
+
+
 def test_a_user_with_an_open_cache_only(small):
     assert lines(small, "bob") == [
         "User bob",
@@ -115,6 +129,7 @@ def test_the_command_prints_one_json_object(small):
         "title": "Das Boot (1981)",
         "action": "rate",
         "value": 1.0,
+        "shown": "1",
         "at": "1998-03-16 02:13:20",
     }
     assert found["partitions"][0]["shift"] is None

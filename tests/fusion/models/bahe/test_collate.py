@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +18,10 @@ from fusion.features.samples import Samples
 from fusion.models.bahe.collate import WINDOWS, BaheCollator
 from fusion.models.bahe.model import Bahe
 from fusion.training.artifact import load_artifact
+from tests.support import processes
 from tests.support.bahe_world import FORMS, THREE, Made, alone, config_of, fresh, logits, ready, shaken
 from tests.support.ctr_world import DAY, fill, interest_vectors_of, log_of, random_rows, samples_of, spec_of
+from tests.support.training_jobs import train_bahe
 
 CLOSE = 1e-5  # float32 sums in another order
 EACH, M, TOGETHER = 25, 6, 5
@@ -271,49 +269,18 @@ def test_a_beginning_is_pooled_as_if_it_were_all(pooling: str, llm: Path, recipe
     torch.testing.assert_close(own, whole, atol=CLOSE, rtol=0)
 
 
-TWO = """
-import json, sys
-from pathlib import Path
-import msgspec, torch
-from fusion.training.bahe import begin_with_llm
-from fusion.encoders.split_llm import recipe_of
-from fusion.training.experiment import run
-from fusion.training.distributed import processes
-from streams.store.engine import open_store
-from tests.support.bahe_world import QUICK, config_of, ready
-torch.set_num_threads(1)
-url, out, llm, banks = sys.argv[1], *map(Path, sys.argv[2:])
-data = ready(open_store(url), recipe_of(llm, 2), llm, banks)
-own = config_of(llm, recipe_of(llm, 2), pack=4)
-with processes(torch.device("cpu")) as dist:
-    epochs = []
-    measured = run(
-        data, own, msgspec.structs.replace(QUICK, unknown=0.0), split="global", folder=out, report=epochs.append,
-        dist=dist, prepare=lambda model: begin_with_llm(model, own),
-    )
-    if dist.first:
-        print(json.dumps({"epochs": [[e.loss, e.auc] for e in epochs], "test": measured["test"]}))
-"""
-
-
 def test_two_processes_learn_what_one_learns(store: Engine, llm: Path, recipe: Recipe, tmp_path: Path) -> None:
     """Gradients are summed over shares of the same windows: without dropout the curves are equal but for rounding."""
     fill(store, random_rows(8, each=15))
     ready(store, recipe, llm, tmp_path / "banks")  # the bank is filled before two look at it
     url = store.url.render_as_string(hide_password=False)
-    (tmp_path / "job.py").write_text(TWO)
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[4]), *sys.path]),
-        "OMP_NUM_THREADS": "1",
+    told = {
+        count: processes.together(count, train_bahe, url, tmp_path / str(count), llm, tmp_path / "banks")
+        for count in (1, 2)
     }
-    told = {}
-    for count in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        done = subprocess.run(
-            [*command, tmp_path / "job.py", url, tmp_path / str(count), llm, tmp_path / "banks"],
-            env=env, check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        told[count] = json.loads(done.stdout.splitlines()[-1])
-    np.testing.assert_allclose(told[2]["epochs"], told[1]["epochs"], rtol=1e-3)
-    assert told[2]["test"]["auc"] == pytest.approx(told[1]["test"]["auc"], abs=2e-3)
+    (one, one_tested), (two, two_tested) = told[1], told[2]
+    (one_loss, one_auc), (two_loss, two_auc) = np.transpose(one), np.transpose(two)
+    np.testing.assert_allclose(two_loss, one_loss, rtol=1e-4)
+    np.testing.assert_allclose(two_auc, one_auc, atol=6e-3)  # two pairs of rows that all but tie: each is .0027
+    assert two_tested == pytest.approx(one_tested, abs=6e-3)
     assert load_artifact(tmp_path / "2").config.kind == "bahe"

@@ -125,7 +125,7 @@ def test_two_workers_share_the_users(engine: Engine, lower: LowerLayers, context
 
     async def go() -> None:
         async with working(context) as one, working(other) as two:
-            await until(lambda: all(stage._consumer and len(stage._consumer.partitions) == 1 for stage in (one, two)))
+            await until(lambda: all(stage._window and len(stage._window.partitions) == 1 for stage in (one, two)))
             fill_store(engine)
             add_behaviors(engine, "u1", EACH, 2.2)
             await until(lambda: is_full(engine, lower.recipe))

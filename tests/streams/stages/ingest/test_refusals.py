@@ -11,7 +11,8 @@ from kafka import TopicPartition as PythonPartition
 from interest.errors import StoreError
 from interest.store.tables import behaviors
 from streams.kafka.clients import KafkaError, admin
-from streams.stages.ingest.offsets import accept, read_topic_offsets
+from streams.stages.consumer.topics import read_topic_offsets
+from streams.stages.ingest.offsets import accept
 from streams.stages.ingest.stage import IngestStage
 from streams.stages.ingest.sweeps import owner
 from streams.store.tables import offsets, source_of

@@ -56,7 +56,8 @@ def value(context, name, **labels) -> float:
 
 
 def places(stage) -> list:
-    return [place for place in stage._positions if place.topic.endswith("behaviors")]
+    assignment = stage._consumer.assignment
+    return [] if assignment is None else [one for one in assignment.partitions if one.topic.endswith("behaviors")]
 
 
 @pytest.fixture
@@ -166,11 +167,12 @@ async def test_a_worker_out_of_its_group_reads_nothing_until_it_is_given_partiti
     async with running(make_context(engine, kafka)) as stage:
         await produce(kafka, topics.behaviors, map(message, log[:1000]))
         await drained(engine, kafka)
-        coordinator = stage._consumer._coordinator
-        generations = stage._generation, coordinator.generation
+        consumer = stage._consumer
+        coordinator = consumer._client._coordinator
+        generations = consumer.generation, coordinator.generation
         coordinator.generation -= 1  # the broker answers IllegalGeneration, as it does to one that slept
-        stage._begun = -1
-        await until(lambda: stage._generation > generations[0])
+        consumer.invalidate()
+        await until(lambda: consumer.generation > generations[0])
         await produce(kafka, topics.behaviors, map(message, log[1000:2000]))
         await drained(engine, kafka)
         assert coordinator.generation > generations[1]

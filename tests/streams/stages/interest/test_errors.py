@@ -51,7 +51,7 @@ def test_a_server_in_trouble_or_wrongly_set_is_waited_for(
                 await until(lambda: len(server.bodies) > 6, "calls again")
                 assert "llm" in context.health.down
                 assert str(status) in context.health.down["llm"]
-                assert (count(filled), stage._consumer.in_flight <= 256) == (0, True)
+                assert (count(filled), stage._window.in_flight <= 256) == (0, True)
                 server.failures = 0
                 await until(lambda: at_end(context), "the commit")
                 assert "llm" not in context.health.down
@@ -166,7 +166,7 @@ def test_a_refusal_of_everything_is_waited_for_and_said(
                 asked = len(server.bodies)
                 await until(lambda: len(server.bodies) > asked + 6, "calls again")
                 assert words in context.health.down["llm"]
-                assert any(words in why for why in context.health.why_not(0.0))
+                assert any(words in why for why in context.health.reasons_not_ready(0.0))
                 assert count(filled) == 0
                 server.odd = None
                 await until(lambda: at_end(context), "the commit")

@@ -161,7 +161,7 @@ def test_sixty_four_calls_are_in_flight_and_the_window_bounds_what_is_in_hand(
                 await until(lambda: len(model.seen) == 64, "64 calls")
                 await asyncio.sleep(1.0)
                 assert (len(model.seen), server.most_at_once) == (64, 64)
-                assert len(stage._in_flight) == stage._consumer.in_flight == 70
+                assert len(stage._in_flight) == stage._window.in_flight == 70
                 model.held = False
                 while not at_end(context):
                     assert len(stage._in_flight) <= 70
@@ -248,9 +248,7 @@ def test_two_workers_share_the_work_and_the_counters(
             await until(lambda: count(engine) >= 3, "some interests")
             async with running(contexts[1]) as second:
                 await produce(topics, announced[len(announced) // 2 :])
-                await until(
-                    lambda: second._consumer.settled and bool(second._consumer.partitions), "the second has some"
-                )
+                await until(lambda: second._window.settled and bool(second._window.partitions), "the second has some")
                 await until(lambda: count(engine) == len(announced), "every interest")
                 await until(lambda: at_end(contexts[0]), "the commit")
         said = await updates(contexts[0])

@@ -1,4 +1,4 @@
-"""A group's messages on a real broker: what is committed, hand-over, refusals, dead letters, lag."""
+"""A window of a group's messages on a real broker: what is committed, hand-over, refusals, dead letters, lag."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from streams.observability.health import Health
 from streams.observability.metrics import Metrics
 from streams.settings.schema import KafkaSettings, Settings
 from streams.stages.consumer.accept import accept_group_offsets
-from streams.stages.consumer.consumer import Message, TopicConsumer
+from streams.stages.consumer.message import Message
 from streams.stages.consumer.offsets import read_group_offsets
+from streams.stages.consumer.window import MessageWindow
 from streams.stages.stage import Context
 
 PATIENCE_S = 40.0
@@ -53,28 +54,28 @@ async def produce(context: Context, values: dict[int, list[bytes | None]]) -> No
 
 
 @asynccontextmanager
-async def reading(context: Context, **options: Any) -> AsyncIterator[TopicConsumer[int]]:
-    """A consumer of the topic, which stops cleanly at the end."""
+async def reading(context: Context, **options: Any) -> AsyncIterator[MessageWindow[int]]:
+    """A window of the topic, which stops cleanly at the end."""
     producer = make_producer(context.settings.kafka)
     await producer.start()
-    asked = {"decode": decode, "window": 100, "remedy": "mend it"} | options
-    consumer: TopicConsumer[int] = TopicConsumer(
+    asked = {"decode": decode, "size": 100, "remedy": "mend it"} | options
+    window: MessageWindow[int] = MessageWindow(
         context, stage="interest", topic=topic_of(context), producer=producer, **asked
     )
-    await consumer.start()
+    await window.start()
     try:
-        yield consumer
+        yield window
     finally:
-        await consumer.stop(5.0)
+        await window.stop(5.0)
         await producer.stop()
 
 
-async def taken(consumer: TopicConsumer[int], count: int) -> list[Message[int]]:
+async def taken(window: MessageWindow[int], count: int) -> list[Message[int]]:
     """So many messages, or fewer after a while."""
     found: list[Message[int]] = []
     end = time.monotonic() + PATIENCE_S
     while len(found) < count and time.monotonic() < end:
-        found += await consumer.take()
+        found += await window.take()
     return found
 
 
@@ -101,17 +102,17 @@ def numbers(count: int) -> list[bytes | None]:
 def test_only_what_lies_before_the_first_unfinished_message_is_committed(context: Context) -> None:
     async def go() -> None:
         await produce(context, {0: numbers(10), 1: numbers(3)})
-        async with reading(context) as consumer:
-            found = await taken(consumer, 13)
-            consumer.acknowledge(one for one in found if (one.partition, one.offset) != (0, 4))
+        async with reading(context) as window:
+            found = await taken(window, 13)
+            window.acknowledge(one for one in found if (one.partition, one.offset) != (0, 4))
             await until(lambda: committed(context) == {0: 4, 1: 3})
-            assert consumer.in_flight == 1
+            assert window.in_flight == 1
         assert committed(context) == {0: 4, 1: 3}
-        async with reading(context) as consumer:
-            again = await taken(consumer, 1)
+        async with reading(context) as window:
+            again = await taken(window, 1)
             assert [(one.partition, one.offset, one.value) for one in again] == [(0, 4, 4)]  # and none that was done
-            assert await consumer.take() == []
-            consumer.acknowledge(again)
+            assert await window.take() == []
+            window.acknowledge(again)
         assert committed(context) == {0: 10, 1: 3}  # by stop, without waiting for the next second
 
     asyncio.run(go())
@@ -120,17 +121,17 @@ def test_only_what_lies_before_the_first_unfinished_message_is_committed(context
 def test_no_more_than_the_window_is_in_hand_and_partitions_share_it(context: Context) -> None:
     async def go() -> None:
         await produce(context, {0: numbers(500), 1: numbers(20)})
-        async with reading(context, window=10) as consumer:
+        async with reading(context, size=10) as window:
             seen: list[Message[int]] = []
             by_time: list[int] = []
             while len(seen) < 520:
-                found = await consumer.take()
-                assert consumer.in_flight <= 10
-                if consumer.in_flight == 10:
-                    assert await consumer.take(timeout_s=0.01) == []
+                found = await window.take()
+                assert window.in_flight <= 10
+                if window.in_flight == 10:
+                    assert await window.take(timeout_s=0.01) == []
                 seen += found
                 by_time += [one.partition for one in found]
-                consumer.acknowledge(found)
+                window.acknowledge(found)
             assert [one.value for one in seen if one.partition == 0] == list(range(500))
             assert [one.value for one in seen if one.partition == 1] == list(range(20))
             assert by_time.index(1) < 100  # not after all of the other partition
@@ -141,24 +142,24 @@ def test_no_more_than_the_window_is_in_hand_and_partitions_share_it(context: Con
 def test_one_message_that_does_not_finish_bounds_how_far_reading_goes_ahead(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streams.stages.consumer.consumer.MAX_AHEAD", 50)
+    monkeypatch.setattr("streams.stages.consumer.window.MAX_AHEAD", 50)
 
     async def go() -> None:
         await produce(context, {0: numbers(300)})
-        async with reading(context, window=20) as consumer:
-            (held, *rest) = await taken(consumer, 1)
+        async with reading(context, size=20) as window:
+            (held, *rest) = await taken(window, 1)
             count = 1 + len(rest)
-            consumer.acknowledge(rest)
+            window.acknowledge(rest)
             for _ in range(20):
-                found = await consumer.take(timeout_s=0.05)
+                found = await window.take(timeout_s=0.05)
                 count += len(found)
-                consumer.acknowledge(found)
+                window.acknowledge(found)
             assert 50 <= count <= 50 + 20
-            consumer.acknowledge([held])
+            window.acknowledge([held])
             while count < 300:
-                found = await consumer.take()
+                found = await window.take()
                 count += len(found)
-                consumer.acknowledge(found)
+                window.acknowledge(found)
 
     asyncio.run(go())
 
@@ -168,10 +169,10 @@ def test_what_cannot_be_decoded_is_a_dead_letter_and_no_message(context: Context
 
     async def go() -> None:
         await produce(context, {0: [b"1", *bad, b"2"]})
-        async with reading(context) as consumer:
-            found = await taken(consumer, 2)
+        async with reading(context) as window:
+            found = await taken(window, 2)
             assert [one.value for one in found] == [1, 2]
-            consumer.acknowledge(found)
+            window.acknowledge(found)
         assert committed(context)[0] == 7
         dead = make_consumer(context.settings.kafka)
         await dead.start()
@@ -200,17 +201,17 @@ def test_a_second_worker_takes_over_where_the_first_has_committed(context: Conte
         async def assigned(partitions: Collection[int]) -> None:
             given.append(sorted(partitions))
 
-        async with reading(context, assigned=assigned) as first:
+        async with reading(context, on_assigned=assigned) as first:
             found = await taken(first, 80)
             kept = [one for one in found if one.offset >= 30]
             first.acknowledge(one for one in found if one.offset < 30)
-            async with reading(context, release=_at_once) as second:
+            async with reading(context, on_revoked=_at_once) as second:
                 both: dict[int, list[int]] = {0: [], 1: []}
 
-                async def drain(consumer: TopicConsumer[int]) -> bool:
-                    for one in await consumer.take():
+                async def drain(window: MessageWindow[int]) -> bool:
+                    for one in await window.take():
                         both[one.partition].append(one.offset)
-                        consumer.acknowledge([one])
+                        window.acknowledge([one])
                     return all(len(offsets) >= 10 for offsets in both.values())
 
                 await until(lambda: _either(drain(first), drain(second)))
@@ -220,6 +221,47 @@ def test_a_second_worker_takes_over_where_the_first_has_committed(context: Conte
         assert given[0] == [0, 1]
         assert sorted(map(len, given[1:])) == [1] or len(given) > 1
         assert committed(context) == {0: 40, 1: 40}
+
+    asyncio.run(go())
+
+
+def test_a_rebalance_gives_one_assignment_and_ends_the_one_before(context: Context) -> None:
+    async def go() -> None:
+        await produce(context, {0: numbers(5), 1: numbers(5)})
+        given: list[list[int]] = []
+
+        async def assigned(partitions: Collection[int]) -> None:
+            given.append(sorted(partitions))
+
+        async with reading(context, on_assigned=assigned) as first:
+            first.acknowledge(await taken(first, 10))
+            alone = first.consumer.assignment
+            assert alone is not None
+            assert await first.take() == []
+            assert first.consumer.assignment is alone
+            async with reading(context) as second:
+
+                async def shared() -> bool:
+                    assert await first.take(timeout_s=0.05) == []
+                    assert await second.take(timeout_s=0.05) == []
+                    return sorted(first.partitions + second.partitions) == [0, 1] and len(first.partitions) == 1
+
+                await until(shared)
+                assert alone.revoked
+                half = first.consumer.assignment
+                assert half is not None
+                assert half.generation > alone.generation
+                assert await first.take() == []
+                assert first.consumer.assignment is half
+                assert (given[0], given[-1]) == ([0, 1], first.partitions)
+                # an error has the offsets read anew: another assignment of the same rebalance
+                first.consumer.invalidate()
+                assert half.revoked
+                assert await first.take() == []
+                again = first.consumer.assignment
+                assert again is not None
+                assert again.generation == half.generation
+                assert again.partitions == half.partitions
 
     asyncio.run(go())
 
@@ -238,7 +280,7 @@ def test_what_is_in_hand_may_be_finished_before_a_partition_goes(context: Contex
         async with reading(context) as first:
             found = await taken(first, 10)
             joining = asyncio.create_task(_join(context))
-            await until(lambda: first._releasing)
+            await until(lambda: first.consumer.assignment is not None and first.consumer.assignment.releasing)
             assert await first.take(timeout_s=0.01) == []
             first.acknowledge(found)
             other = await joining
@@ -251,11 +293,11 @@ def test_what_is_in_hand_may_be_finished_before_a_partition_goes(context: Contex
 async def _join(context: Context) -> Callable[[], Awaitable[None]]:
     """A second worker; returns once it has been given its partitions."""
     manager = reading(context)
-    consumer = await manager.__aenter__()
+    window = await manager.__aenter__()
 
     async def settled() -> bool:
-        assert await consumer.take(timeout_s=0.05) == []
-        return consumer.settled
+        assert await window.take(timeout_s=0.05) == []
+        return window.settled
 
     await until(settled)
 
@@ -274,17 +316,17 @@ def client(context: Context) -> Iterator[KafkaAdminClient]:
 def _work_off(context: Context, count: int) -> None:
     async def go() -> None:
         await produce(context, {0: numbers(count)})
-        async with reading(context) as consumer:
-            consumer.acknowledge(await taken(consumer, count))
+        async with reading(context) as window:
+            window.acknowledge(await taken(window, count))
 
     asyncio.run(go())
 
 
 def _refused(context: Context) -> str:
     async def go() -> str:
-        async with reading(context) as consumer:
+        async with reading(context) as window:
             with pytest.raises(KafkaError) as refused:
-                await taken(consumer, 1)
+                await taken(window, 1)
             return str(refused.value)
 
     return asyncio.run(go())
@@ -306,15 +348,15 @@ def test_messages_gone_by_retention_are_refused_with_their_number(context: Conte
 def test_messages_gone_while_the_worker_waits_are_refused_too(context: Context, client: KafkaAdminClient) -> None:
     async def go() -> None:
         await produce(context, {0: [b"%5000d" % n for n in range(2000)]})  # 10 MB: more than is read ahead
-        async with reading(context, window=3) as consumer:
-            found = await taken(consumer, 3)
+        async with reading(context, size=3) as window:
+            found = await taken(window, 3)
             client.delete_records({TopicPartition(topic_of(context), 0): 2000})
             await produce(context, {0: numbers(5)})
-            consumer.acknowledge(found)
+            window.acknowledge(found)
 
             async def read_on() -> None:
                 while True:  # what was read ahead is still good
-                    consumer.acknowledge(found := await consumer.take())
+                    window.acknowledge(found := await window.take())
                     assert all(one.offset < 2000 for one in found)
 
             with pytest.raises(KafkaError, match="gone by retention"):
@@ -335,8 +377,8 @@ def test_a_topic_made_again_is_refused(context: Context, client: KafkaAdminClien
 
 
 async def _reads(context: Context, values: list[int]) -> None:
-    async with reading(context) as consumer:
-        assert [one.value for one in await taken(consumer, len(values))] == values
+    async with reading(context) as window:
+        assert [one.value for one in await taken(window, len(values))] == values
 
 
 def _make_again(context: Context, client: KafkaAdminClient) -> None:
@@ -361,8 +403,8 @@ def test_another_number_of_partitions_is_refused(context: Context, client: Kafka
 def test_lag_is_shown_while_nothing_is_finished(context: Context) -> None:
     async def go() -> None:
         await produce(context, {0: numbers(30)})
-        async with reading(context, window=5) as consumer:
-            found = await taken(consumer, 5)
+        async with reading(context, size=5) as window:
+            found = await taken(window, 5)
             labels = {"stage": "interest", "topic": topic_of(context), "partition": "0"}
             registry = context.metrics.registry
 
@@ -371,7 +413,7 @@ def test_lag_is_shown_while_nothing_is_finished(context: Context) -> None:
 
             await until(lambda: lag() == 30)
             assert context.health.stuck_for(time.monotonic() + 100) > 99
-            consumer.acknowledge(found)
+            window.acknowledge(found)
             await until(lambda: lag() == 25)
             assert context.health.stuck_for(time.monotonic() + 100) < 101
 
@@ -388,9 +430,9 @@ def test_lag_ends_behind_a_control_record(context: Context) -> None:
             for value in numbers(3):
                 await producer.send(topic_of(context), value, key=b"u", partition=0)
         await producer.stop()
-        async with reading(context) as consumer:
-            consumer.acknowledge(await taken(consumer, 3))
-            assert await consumer.take() == []
+        async with reading(context) as window:
+            window.acknowledge(await taken(window, 3))
+            assert await window.take() == []
             await until(lambda: committed(context)[0] == 4)
 
     asyncio.run(go())
