@@ -134,9 +134,8 @@ def replay(
     """Send messages back to their topic after a fix; those that would be refused again are named and left out.
 
     Each message is checked as the worker that reads it would check it; what only the store can refuse is sent. A
-    message goes to its own Kafka partition with its own key; its letter is closed once the broker has it. If this is
-    interrupted nothing is lost: run the same command again, and a message that was sent twice is dropped as a
-    duplicate.
+    message goes to its own Kafka partition with its own key; its letter is closed in the same transaction of
+    Kafka's. If this is interrupted nothing is lost and nothing is sent twice: run the same command again.
 
     To mend one message: `dead show ID --raw > FILE`, edit FILE, `dead replay --id ID --value FILE`.
 
