@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from types import FrameType
 from typing import Annotated
 
@@ -116,7 +115,8 @@ def main() -> None:
         sys.exit(2)
     except _InterruptedError:
         print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        if any(thread.name == "llm-decode" for thread in threading.enumerate()):
+        if "torch" in sys.modules:
+            sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(130)  # a model is in the middle of a batch, and the interpreter would wait for it at its end
+            os._exit(130)  # in the middle of a load or a batch, the interpreter's own end takes a minute
         sys.exit(130)
