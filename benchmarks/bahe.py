@@ -51,7 +51,8 @@ from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.training.bahe import begin_with_llm
 from fusion.training.train import fast_cpu
 from interest.types import Item
-from streams.files.catalogue import items_of
+from streams.files.catalogue import ItemFile
+from streams.files.rejects import RejectWriter
 from streams.settings.load import default_llm, sample_log
 
 HISTORIES = (25, 50, 100)
@@ -260,9 +261,10 @@ SYSTEMS = {"full-text": full_text_step, "bahe": bahe_step}
 
 def catalogue_of() -> dict[str, Item]:
     """The sample log's films, by id."""
+    path = sample_log() / "ml-100k.item"
     return {
         item.item_id: msgspec.structs.replace(item, title=f"{item.title} ({item.attributes.get('release_year', '')})")
-        for items in items_of(sample_log() / "ml-100k.item", {})
+        for items in ItemFile(path, {}).items(RejectWriter(path))
         for item in items
     }
 

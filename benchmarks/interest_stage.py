@@ -40,7 +40,7 @@ from interest.llm.protocol import Reply, Request
 from interest.store.sql import partition_of
 from interest.store.tables import interests, partitions
 from interest.types import Partition
-from streams.files.catalogue import load_items, load_users
+from streams.files.catalogue import ItemFile, UserFile, load_items, load_users
 from streams.files.rows import BehaviorLog
 from streams.kafka.clients import make_producer
 from streams.kafka.topics import Topics
@@ -206,8 +206,8 @@ def filled(store: Engine, users: int, folder: Path) -> list[Partition]:
     wanted = {str(number) for number in range(1, users + 1)}
     log = folder / "first-users.inter"
     log.write_text("\n".join([head, *(line for line in lines if line.split("\t")[0] in wanted)]) + "\n")
-    load_items(store, sample_log() / "ml-100k.item", {})
-    load_users(store, sample_log() / "ml-100k.user", {})
+    load_items(store, ItemFile(sample_log() / "ml-100k.item", {}))
+    load_users(store, UserFile(sample_log() / "ml-100k.user", {}))
     replay(store, BehaviorLog(log, {}), Policy(count=SIZE))
     with store.connect() as connection:
         found = [partition_of(row) for row in connection.execute(select(partitions)).mappings()]

@@ -6,7 +6,7 @@ user=405 # the longest history of ML-100K: 737 ratings
 mkdir -p "$folder"
 export INTERESTREAM_STORE="sqlite:///$folder/interestream.db"
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+say() { if [ -n "${NO_COLOR:-}" ]; then printf '\n%s\n' "$*"; else printf '\n\033[1m%s\033[0m\n' "$*"; fi; }
 
 say "1. Replay 100,000 ratings; SmolLM2 writes the interests of the 8 longest users, MiniLM encodes them"
 interestream replay "$sample/ml-100k.inter" --items "$sample/ml-100k.item" --users "$sample/ml-100k.user" --noun film,films --users-limit 8

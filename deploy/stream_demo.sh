@@ -11,7 +11,7 @@ export INTERESTREAM_STORE="sqlite:///$folder/stream.db"
 export INTERESTREAM_LLM_NOUN=film,films
 export INTERESTREAM_AGENT_PORT=0
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+say() { if [ -n "${NO_COLOR:-}" ]; then printf '\n%s\n' "$*"; else printf '\n\033[1m%s\033[0m\n' "$*"; fi; }
 
 say "1. A one-node Kafka, and the topics"
 "$python" deploy/kafka/node.py start --folder "$folder/kafka" --port "${STREAM_DEMO_PORT:-9592}"

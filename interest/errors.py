@@ -4,9 +4,11 @@ InterestreamError
 ├── InputError       a file, an option or a message that cannot be used as it is
 ├── StoreError       the store cannot be opened, is of another version, or belongs to another writer
 ├── LlmError         the language model
-│   ├── Unavailable      not there now, worth trying again: connection refused, time-out, 5xx
+│   ├── Unavailable      not there now, worth trying again: connection refused, time-out, 429, 5xx
+│   │   └── Failing          a fault of its own (500), which one prompt may cause
 │   └── Refused          answered that it will not: 4xx, prompt too long
-│       └── Denied           whatever is asked: a wrong key, model or address
+│       └── Denied           whatever is asked: a wrong key, model or address, no credit
+│           └── Unreadable       answered what is not a completion; a reply that was not read is no outcome
 └── ArtifactError    a trained artifact that is missing, incomplete or of another layout
 """
 
@@ -33,11 +35,19 @@ class Unavailable(LlmError):
     pass
 
 
+class Failing(Unavailable):
+    pass
+
+
 class Refused(LlmError):
     pass
 
 
 class Denied(Refused):
+    pass
+
+
+class Unreadable(Denied):
     pass
 
 

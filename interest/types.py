@@ -15,6 +15,7 @@ from interest.errors import InputError
 
 FUTURE_S = 86_400.0  # how far an event time may lie after its message's own time: a clock a day wrong is wrong
 MAX_ID = 1_024  # bytes of a user's or an item's id in UTF-8: PostgreSQL's indexes hold no more than 2,704
+MAX_VALUE = 3.4028234663852886e38  # the largest float32: models compute in these
 
 
 class Behavior(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Annotated
 
 import typer
 
@@ -15,6 +16,7 @@ from streams.commands.activate import activate
 from streams.commands.agent import agent
 from streams.commands.bank import bank
 from streams.commands.dead import dead
+from streams.commands.examples import EXAMPLES
 from streams.commands.fetch import fetch
 from streams.commands.forget import forget
 from streams.commands.fuse import fuse
@@ -33,7 +35,6 @@ from streams.commands.train import train
 app = typer.Typer(
     help="Follow user behaviour: partitions, interests written by an LLM, representations and CTR scores.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich would take a third of the time of --help
 )
@@ -58,6 +59,35 @@ app.add_typer(pretrain, name="pretrain")
 app.add_typer(train, name="train")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"interestream {version('interestream')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _add_examples(group: typer.Typer, path: str = "") -> None:
+    for command in group.registered_commands:
+        name = str(command.name or getattr(command.callback, "__name__", ""))
+        command.epilog = f"Example: {EXAMPLES[path + name]}"
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        _add_examples(inner.typer_instance, f"{path}{inner.name} ")
+
+
+_add_examples(app)
+
+
 class _InterruptedError(BaseException):
     """Ctrl-C; not KeyboardInterrupt, which typer would turn into a bare "Aborted!"."""
 
@@ -75,6 +105,18 @@ def main() -> None:
     except InterestreamError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
+    except Exception as error:
+        from streams.store.disk import disk_problem
+
+        problem = disk_problem(error)
+        if problem is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
     except _InterruptedError:
         print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        if "torch" in sys.modules:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)  # in the middle of a load or a batch, the interpreter's own end takes a minute
         sys.exit(130)

@@ -22,7 +22,7 @@ class Impressions:
     user: Array  # (n,) int32, into Log.users
     item: Array  # (n,) int32, into Log.items, or beyond them: an item the log does not know
     at: Array  # (n,) float64
-    seq: Array  # (n,) int64: the event's own, or one past the user's newest for a moment that is now
+    seq: Array  # (n,) int64: the event's own, or the one after the user's newest by then, for a request
     first: Array  # (n,) int64 into PastIndex.rows: the past is rows first..stop - 1, oldest first
     stop: Array  # (n,) int64
 
@@ -50,11 +50,11 @@ def impressions_of(log: Log, chosen: Array) -> tuple[Impressions, PastIndex]:
 
 def impressions_at(log: Log, user: Array, item: Array, at: float) -> tuple[Impressions, PastIndex]:
     """Impressions after everything in the log that happened up to `at`."""
+    happened = log.at <= at
+    following = np.zeros(len(log.users), np.int64)  # by user: the number after the newest of those events
+    np.maximum.at(following, log.user[happened], log.seq[happened] + 1)
     first, stop = log.starts[user], log.starts[user + 1]
-    seq = np.zeros(len(user), np.int64)
-    some = stop > first
-    seq[some] = log.seq[stop[some] - 1] + 1
-    return _runs(log, user, item, np.full(len(user), float(at)), seq, first, stop)
+    return _runs(log, user, item, np.full(len(user), float(at)), following[user], first, stop)
 
 
 def _runs(

@@ -1,32 +1,173 @@
-"""Files of (user, item) pairs to score."""
+"""Files of (user, item) pairs to score, and of their scores: CSV, Parquet, JSON lines. In blocks, never whole."""
 
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from fusion.serving.requests import Scored
 from fusion.serving.score import Pair
 from interest.errors import InputError
 
+BLOCK = 100_000  # pairs held at once: 20 MB; users whose pairs are further apart may be computed twice
+COLUMNS = ("user_id", "item_id")
+Write = Callable[[Sequence[Scored]], None]
 
-def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of a CSV file with the columns user_id and item_id, in any order and among others.
 
-    Raises InputError, with the line, where a file or a row cannot be used.
+@dataclass(frozen=True, slots=True)
+class PairFile:
+    """A file that can be read as pairs, and how many."""
+
+    path: Path
+    rows: int
+
+    def blocks(self) -> Iterator[list[Pair]]:
+        """The pairs, in the file's order, at most BLOCK at a time."""
+        pairs = _parquet_pairs if self.path.suffix == ".parquet" else _csv_blocks
+        yield from pairs(self.path)
+
+
+def open_pairs(path: Path) -> PairFile:
+    """A CSV or .parquet file with the columns user_id and item_id, in any order and among others.
+
+    A CSV file is read through once, so that a bad row is found before anything is scored; a Parquet file's rows are
+    looked at as they are scored. Raises InputError, with the line, where a file or a row cannot be used.
     """
+    if path.suffix == ".parquet":
+        return PairFile(path, _parquet(path).metadata.num_rows)
+    return PairFile(path, sum(map(len, _csv_blocks(path))))
+
+
+def _csv_blocks(path: Path) -> Iterator[list[Pair]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if not {"user_id", "item_id"} <= set(columns):
-                raise InputError(
-                    f"{path} needs the columns user_id and item_id; it has: {', '.join(columns) or 'none'}"
-                )
-            pairs = []
+            _check_columns(path, reader.fieldnames or ())
+            pairs: list[Pair] = []
             for row in reader:
                 if not row["user_id"] or not row["item_id"]:
                     raise InputError(f"{path}, line {reader.line_num}: user_id or item_id is empty")
                 pairs.append((row["user_id"], row["item_id"]))
+                if len(pairs) == BLOCK:
+                    yield pairs
+                    pairs = []
+            if pairs:
+                yield pairs
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
+def _parquet(path: Path) -> Any:
+    """The open file, its columns checked. Ids are texts or whole numbers."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    _check_columns(path, file.schema_arrow.names)
+    for name in COLUMNS:
+        kind = file.schema_arrow.field(name).type
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_integer(value)):
+            raise InputError(f"{path}: column {name} is {kind}; ids are texts or whole numbers")
+    return file
+
+
+def _parquet_pairs(path: Path) -> Iterator[list[Pair]]:
+    import pyarrow as pa
+
+    done = 0
+    for batch in _parquet(path).iter_batches(batch_size=BLOCK, columns=list(COLUMNS)):
+        users, items = (batch.column(name).cast(pa.string()).to_pylist() for name in COLUMNS)
+        for row, pair in enumerate(zip(users, items, strict=True), done + 1):
+            if not all(pair):
+                raise InputError(f"{path}, row {row}: user_id or item_id is empty")
+        yield list(zip(users, items, strict=True))
+        done += len(batch)
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if not set(COLUMNS) <= set(columns):
+        raise InputError(f"{path} needs the columns user_id and item_id; it has: {', '.join(columns) or 'none'}")
+
+
+def read_item_ids(path: Path) -> list[str]:
+    """Item ids, one a line, or as one JSON list. Raises InputError where there are none."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-    return pairs
+    found = json_list(text)
+    ids = [line.strip() for line in text.splitlines() if line.strip()] if found is None else found
+    if not ids:
+        raise InputError(f"{path} has no item ids; write one a line, or a JSON list")
+    return ids
+
+
+def json_list(text: str) -> list[str] | None:
+    """The ids of a JSON list of texts and whole numbers; None if the text is not such a list."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(found, list) or not all(type(one) in (str, int) for one in found):
+        return None
+    return [str(one) for one in found]
+
+
+@contextmanager
+def open_scores(path: Path) -> Iterator[Write]:
+    """Write scores to a .parquet, .csv, .jsonl or .ndjson file; it is there once all are written, and whole."""
+    writers = {".parquet": _parquet_writer, ".csv": _csv_writer, ".jsonl": _json_writer, ".ndjson": _json_writer}
+    if path.suffix not in writers:
+        raise InputError(f"--out {path}: give a name that ends with {', '.join(writers)}")
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with writers[path.suffix](partial) as write:
+            yield write
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; make room or name another --out") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _parquet_writer(path: Path) -> Iterator[Write]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = (pa.string(), pa.string(), pa.float64(), pa.bool_(), pa.bool_())
+    schema = pa.schema(list(zip(Scored._fields, types, strict=True)))
+    with pq.ParquetWriter(path, schema) as writer:
+        yield lambda scored: writer.write_table(
+            pa.table([list(column) for column in zip(*scored, strict=True)] or [[] for _ in types], schema=schema)
+        )
+
+
+@contextmanager
+def _csv_writer(path: Path) -> Iterator[Write]:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(Scored._fields)
+        yield lambda scored: writer.writerows(
+            (*one[:2], f"{one.score:.6f}", *(str(mark).lower() for mark in one[3:])) for one in scored
+        )
+
+
+@contextmanager
+def _json_writer(path: Path) -> Iterator[Write]:
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda scored: file.writelines(f"{json_line(one)}\n" for one in scored)
+
+
+def json_line(scored: Scored) -> str:
+    """One JSON object; the score has six decimals."""
+    return json.dumps(scored._asdict() | {"score": round(scored.score, 6)})

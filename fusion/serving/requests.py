@@ -16,11 +16,13 @@ PAGE = 2000  # pairs read from the store and scored together
 
 
 class Scored(NamedTuple):
-    """A pair and the probability of a positive."""
+    """A pair and the probability of a positive; a user or an item that nothing is known of is scored, and marked."""
 
     user_id: str
     item_id: str
     score: float
+    unknown_user: bool
+    unknown_item: bool
 
 
 def score_pairs(
@@ -36,14 +38,13 @@ def score_pairs(
     Each user's pairs are scored next to each other, so a user's side is computed once whatever order the pairs are in.
     """
     order = _user_by_user(pairs)
-    waiting: dict[int, float] = {}  # scores by pair, until every pair before them has its own
+    waiting: dict[int, Scored] = {}  # by pair, until every pair before them is scored
     yielded = 0
     for start in range(0, len(order), PAGE):
         page = order[start : start + PAGE]
-        scores = scorer(connection, [pairs[number] for number in page], at)
-        waiting |= zip(page, scores.tolist(), strict=True)
+        waiting |= zip(page, _scored(scorer, connection, [pairs[number] for number in page], at), strict=True)
         ready = next((number for number in range(yielded, len(pairs)) if number not in waiting), len(pairs))
-        yield [Scored(*pairs[number], waiting.pop(number)) for number in range(yielded, ready)]
+        yield [waiting.pop(number) for number in range(yielded, ready)]
         yielded = ready
         advance(len(page))
 
@@ -52,10 +53,15 @@ def rank_items(
     scorer: Scorer, connection: Connection, user_id: str, item_ids: Sequence[str], at: float
 ) -> list[Scored]:
     """One user's items at the event time `at`, the best first; scored together, whatever their number."""
-    pairs = [(user_id, item_id) for item_id in item_ids]
-    scores = scorer(connection, pairs, at)
-    found = [Scored(*pair, score) for pair, score in zip(pairs, scores.tolist(), strict=True)]
+    found = _scored(scorer, connection, [(user_id, item_id) for item_id in item_ids], at)
     return sorted(found, key=lambda one: -one.score)
+
+
+def _scored(scorer: Scorer, connection: Connection, pairs: Sequence[Pair], at: float) -> list[Scored]:
+    columns = scorer.scores(connection, pairs, at)
+    return [
+        Scored(*pair, *row) for pair, row in zip(pairs, zip(*(c.tolist() for c in columns), strict=True), strict=True)
+    ]
 
 
 def _user_by_user(pairs: Sequence[Pair]) -> list[int]:

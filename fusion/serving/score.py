@@ -1,10 +1,14 @@
-"""Scores candidates for users as of now, by the artifact's own FeatureSpec. Unknown ids are scored, not refused."""
+"""Scores items for users at an event time, through the artifact's own FeatureSpec.
+
+Users and items that nothing is known of are scored too, by what the model learnt of such, and marked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +24,7 @@ from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.model import Bahe
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.bahe_cache import BaheStates, StoredTexts
+from fusion.serving.past_statistics import PastStatistics
 from fusion.serving.srp4ctr_cache import UserStates
 from fusion.training.artifact import Artifact
 from fusion.training.train import predict
@@ -28,11 +33,25 @@ from interest.store.sql import read_items, read_users
 Pair = tuple[str, str]  # user id, item id
 
 
-class Scorer:
-    """Scores requests through one artifact; where the model folds, a user's side is made once until the user acts."""
+class Scores(NamedTuple):
+    """Of n pairs, in the order given."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._artifact = artifact
+    values: Array  # (n,) float64: the probability of a positive
+    unknown_user: Array  # (n,) bool: neither behaviours up to then nor a profile are in the store
+    unknown_item: Array  # (n,) bool: neither the artifact nor the catalogue has it (as of the past: nor had anybody)
+
+
+class Scorer:
+    """Scores requests through one artifact; where the model folds, a user's side is computed once until the user acts.
+
+    as_of_request: item statistics are of what had happened by each request's event time, by the store's whole log,
+    which is read at the first request; the counterpart of training, for requests in the past. Otherwise they are the
+    artifact's own, of the end of its training log: nothing is read for them, and they age.
+    """
+
+    def __init__(self, artifact: Artifact, *, as_of_request: bool = False) -> None:
+        self._artifact, self._as_of_request = artifact, as_of_request
+        self._past: PastStatistics | None = None
         model = artifact.model
         self.states: UserStates | BaheStates | None = None
         self._texts: StoredTexts | None = None
@@ -44,19 +63,47 @@ class Scorer:
 
     def __call__(self, connection: Connection, pairs: Sequence[Pair], at: float) -> Array:
         """Probability of a positive for every (user, item) at the event time `at`: (n,) float64, in the order given."""
+        return self.scores(connection, pairs, at).values
+
+    def scores(self, connection: Connection, pairs: Sequence[Pair], at: float) -> Scores:
+        """The probabilities, and which users and items are unknown."""
         if not pairs:
-            return np.empty(0)
-        own = self._artifact
-        samples = current_samples(connection, own.spec, own.statistics, pairs, at)
+            return Scores(np.empty(0), np.empty(0, bool), np.empty(0, bool))
+        spec, statistics = self._statistics(connection, pairs, at)
+        samples = current_samples(connection, spec, statistics, pairs, at)
         if self._texts is not None:
-            samples = with_bank(samples, own.config.model.recipe, partial(self._texts, connection))
-        every = np.arange(len(pairs))
+            samples = with_bank(samples, self._artifact.config.model.recipe, partial(self._texts, connection))
+        return Scores(self._values(samples, pairs), *_unknown(connection, samples, pairs))
+
+    def _statistics(
+        self, connection: Connection, pairs: Sequence[Pair], at: float
+    ) -> tuple[FeatureSpec, ItemStatistics]:
+        own = self._artifact
+        if not self._as_of_request:
+            return own.spec, own.statistics
+        if self._past is None:
+            self._past = PastStatistics(read_log(connection), own.spec)
+        return self._past.at(at, [item for _, item in pairs])
+
+    def _values(self, samples: Samples, pairs: Sequence[Pair]) -> Array:
+        model, every = self._artifact.model, np.arange(len(pairs))
         if self.states is None:
-            return predict(own.model, samples, every)
+            return predict(model, samples, every)
         names, out = list(dict.fromkeys(user for user, _ in pairs)), np.empty(len(pairs))
-        for part in own.model.collator.score_batches(samples, every):
+        for part in model.collator.score_batches(samples, every):
             out[part.rows] = torch.sigmoid(self.states.score(samples, part, names).double()).numpy()
         return out
+
+
+def _unknown(connection: Connection, samples: Samples, pairs: Sequence[Pair]) -> tuple[Array, Array]:
+    """(n,) bool each: users, and items, that nothing is known of."""
+    own = samples.impressions
+    no_past = own.stop <= own.first
+    profiles = read_users(connection, {user for (user, _), none in zip(pairs, no_past, strict=True) if none})
+    stranger = np.array([user not in profiles for user, _ in pairs])
+    unlisted = samples.items.number[own.item + 1] < 0
+    catalogue = samples.named.catalogue
+    return no_past & stranger, unlisted & np.array([item not in catalogue for _, item in pairs])
 
 
 def score(connection: Connection, artifact: Artifact, pairs: Sequence[Pair], at: float) -> Array:

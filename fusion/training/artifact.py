@@ -47,6 +47,7 @@ class ArtifactConfig(msgspec.Struct, Generic[M], frozen=True, kw_only=True, forb
     training: TrainConfig
     split: str
     versions: dict[str, str]
+    statistics_at: float | msgspec.UnsetType = msgspec.UNSET  # event time that item statistics reach; unset in old ones
     layout: int = 1
 
 

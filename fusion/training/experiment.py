@@ -60,7 +60,12 @@ def run(
     }
     if dist.first:
         record = ArtifactConfig(
-            kind=kind_of(model_config).name, model=model_config, training=config, split=split, versions=versions()
+            kind=kind_of(model_config).name,
+            model=model_config,
+            training=config,
+            split=split,
+            versions=versions(),
+            statistics_at=float(dataset.log.at.max()),
         )
         save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured)
         remove_checkpoint(folder)

@@ -26,7 +26,7 @@ from fusion.models.srp4ctr.fgbert import FgBert, FgBertConfig, FgBertHeads, hide
 from fusion.models.srp4ctr.masking import LEAST, Masked, Sequences, batches, draw
 from fusion.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fusion.training.distributed import ALONE, Processes
-from fusion.training.train import fast_cpu
+from fusion.training.train import fast_cpu, finite_loss
 from interest.errors import InputError
 
 TOP = 10  # of HR@10
@@ -182,7 +182,7 @@ def pretrain(
                 loss = item_loss / items + field_loss / behaviors
                 _set_rate(optimizer, config, (epoch * steps + step) / (config.epochs * steps))
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                finite_loss(loss, epoch, step + 1).backward()  # type: ignore[no-untyped-call]
                 dist.sum_gradients(model)
                 optimizer.step()
                 total += loss.detach().cpu().double()

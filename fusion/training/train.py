@@ -7,6 +7,7 @@ the uninterrupted run drew and ends with the same weights.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from fusion.models.protocol import CtrModel, Network
 from fusion.training import metrics
 from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
 from fusion.training.distributed import ALONE, Processes
+from interest.errors import InputError
 
 LOOKS_BACK = 0.42  # of a run's steps, at most, the average of the weights
 
@@ -89,8 +91,9 @@ def train(
                 wanted = targets[torch.from_numpy(chosen.rows)].to(device)
                 summed = model.loss(batch, wanted)
                 loss = summed.ctr / rows
+                finite = finite_loss(loss + summed.extra / rows, epoch, rows_done // config.batch_size + 1)
                 optimizer.zero_grad(set_to_none=True)
-                (loss + summed.extra / rows).backward()  # type: ignore[no-untyped-call]
+                finite.backward()  # type: ignore[no-untyped-call]
                 dist.sum_gradients(model)
                 optimizer.step()
                 _follow(state.average, model, _memory(config, step, every))
@@ -109,6 +112,17 @@ def train(
             report(state.epochs[-1])
     _load(model, state.best)
     return state.epochs
+
+
+def finite_loss(loss: Tensor, epoch: int, step: int) -> Tensor:
+    """The loss. Raises InputError for one that is nan or infinite: after one step from it every weight would be too."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise InputError(
+            f"the loss is {value} at step {step:,} of epoch {epoch + 1}; no artifact is written. Look at the values of "
+            "the log (a rating far outside its scale: `replay --value-range`), and try a lower --lr"
+        )
+    return loss
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ from interest.check.other_claims import (
 )
 from interest.facts.categories import mentions
 from interest.facts.counts import Category, Facts, Title
+from interest.facts.support import likes, support_of
 
 
 def claims_in(sentence: str, evidence: Evidence) -> list[Claim]:
@@ -102,6 +103,7 @@ def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, firs
 
 
 LEAST = 0.06  # 3 of 50: what a user did less often is no part of what a text may call their taste
+SHOWN = 3  # behaviours named for a claim
 A_FEW = 0.2  # 10 of 50: more is no longer "a few"
 
 
@@ -116,6 +118,11 @@ class Stance:
     favourite: bool
     steady: bool
     past: bool  # speaks of the period before
+
+    @property
+    def likes(self) -> bool:
+        """Whether it says that the user likes what it names."""
+        return (self.liking or self.favourite) and not self.negative and not self.rarely
 
     @classmethod
     def of(cls, clause: str, lead: str) -> Stance:
@@ -160,12 +167,20 @@ def _category_claim(text: str, names: tuple[str, ...], stance: Stance, move: int
     """Supported if it holds for any category the word may mean."""
     verdicts = [_category_verdict(name, stance, move, evidence) for name in names]
     best = next((verdict for verdict in verdicts if not verdict), verdicts[0])
-    seqs = [
-        title.seq
-        for title in sorted(evidence.facts.titles, key=lambda title: -(title.value or 0.0))
-        if set(title.categories) & set(names)
-    ]
-    return Claim("category", text, supported=not best, why=best, seqs=() if best else tuple(seqs[:3]), about=names)
+    seqs = () if best else _behind(names, stance, evidence.facts)
+    liking = stance.likes and move >= 0
+    return Claim("category", text, supported=not best, why=best, seqs=seqs, about=names, liking=liking)
+
+
+def _behind(names: tuple[str, ...], stance: Stance, facts: Facts) -> tuple[int, ...]:
+    """The behaviours that support what is said of a category, three at most."""
+    titles = [title for title in facts.titles if set(title.categories) & set(names)]
+    if stance.negative:
+        titles.sort(key=lambda title: (title.value is None, title.value or 0.0, title.seq))
+    else:
+        titles = [title for title in titles if facts.supports(title) or not stance.likes]
+        titles.sort(key=lambda title: (title.value is None, -(title.value or 0.0), title.seq))
+    return tuple(title.seq for title in titles[:SHOWN])
 
 
 def _category_verdict(name: str, stance: Stance, move: int, evidence: Evidence) -> str:
@@ -173,7 +188,8 @@ def _category_verdict(name: str, stance: Stance, move: int, evidence: Evidence) 
     facts = evidence.facts
     if evidence.before:
         if move or stance.steady:
-            return _move_verdict(name, move, facts, evidence.before)
+            said = _move_verdict(name, move, facts, evidence.before)
+            return said or (_liking_verdict(facts.category(name), facts) if stance.likes and move >= 0 else "")
         if stance.past:
             facts = evidence.before
     category = facts.category(name)
@@ -197,7 +213,15 @@ def _category_verdict(name: str, stance: Stance, move: int, evidence: Evidence) 
         (stance.liking and category.lift < 0, "is valued below this user's usual"),
         (stance.liking and facts.spread > 0 and not category.liked, "has no title valued above this user's usual"),
     )
-    return next((f"{name} {why}" for holds, why in against if holds), "")
+    said = next((f"{name} {why}" for holds, why in against if holds), "")
+    return said or (_liking_verdict(category, facts) if stance.likes else "")
+
+
+def _liking_verdict(category: Category | None, facts: Facts) -> str:
+    """Empty where the partition supports that the user likes the category."""
+    if category is None or likes(category, facts):
+        return ""
+    return f"of {category.name} only {support_of(category, facts)}"
 
 
 def _move_verdict(name: str, move: int, now: Facts, before: Facts) -> str:
@@ -246,9 +270,10 @@ def _title_claim(title: Title, stance: Stance, evidence: Evidence) -> Claim:
         why = "this title was valued low"
     elif stance.favourite and not stance.negative and evidence.facts.spread > 0 and title.feeling < 1:
         why = "this title is not a favourite"
-    elif stance.liking and not stance.negative and (title.value or 0.0) < (evidence.facts.mean or 0.0):
+    elif stance.likes and not evidence.facts.supports(title):
         why = "this title was not valued high"
-    return Claim("title", title.name, supported=not why, why=why, seqs=() if why else (title.seq,))
+    seqs = () if why else (title.seq,)
+    return Claim("title", title.name, supported=not why, why=why, seqs=seqs, liking=stance.likes)
 
 
 _AFTER_TITLE = re.compile(

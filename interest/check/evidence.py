@@ -14,8 +14,9 @@ class Claim:
     text: str
     supported: bool
     why: str = ""  # of an unsupported claim: what the partition says instead
-    seqs: tuple[int, ...] = ()  # the behaviours that support it
+    seqs: tuple[int, ...] = ()  # the behaviours that support it, the best valued first; of a dislike the worst
     about: tuple[str, ...] = ()  # the catalogue's names of the categories it speaks of in general
+    liking: bool = False  # it says that the user likes what it names
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def number_claims(clause: str, named: Named, evidence: Evidence) -> Iterator[Cla
         elif clean[: match.start()].rstrip().endswith("(") or re.match(r"(?:of|ratings)\b", following):
             holds = number in {one.size for one in both} | {c.count for one in both for c in one.categories}
         else:  # a mean or the user's age
-            means = {round(facts.mean, places) for places in (0, 1, 2)} if facts.mean is not None else set()
+            means = {round(one.mean, places) for one in both if one.mean is not None for places in (0, 1, 2)}
             holds = number in means | {float(text) for text in facts.profile.values() if text.isdecimal()}
         yield Claim("number", match[0], supported=holds, why="" if holds else "no such count here")
 

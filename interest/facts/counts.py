@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from statistics import fmean, pstdev
 
 from interest.facts.past_tense import past_tense
+from interest.facts.values import Kind, Usual, kind_of
 from interest.types import Behavior, Item, User
 
 # Liked and disliked are relative to the user's own partition (half a standard deviation off its mean), because values
@@ -59,7 +60,9 @@ class Category:
     liked: int
     disliked: int
     mean: float | None  # of the values of its titles
-    lift: int  # 1 valued higher than this user's usual, -1 lower, 0 neither or too few to say
+    lift: int  # 1 valued higher than this partition's mean, -1 lower, 0 neither or too few to say
+    valued: int  # of its titles, with a value
+    supporting: tuple[float, ...]  # of these values, those at or above the usual and not in the scale's lower half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +76,17 @@ class Facts:
     categories: tuple[Category, ...]  # most frequent first
     mean: float | None  # of all values
     spread: float  # their standard deviation
+    valued: int  # behaviours with a value
+    kind: Kind  # of the values
+    usual: Usual  # the user's, over all they did up to the partition's close
     opened_at: float
     closed_at: float
     profile: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()  # further words of the catalogue about these items: a director, a country
+
+    def supports(self, title: Title) -> bool:
+        """Whether a text may call the title liked; where nothing is valued, nothing speaks against it."""
+        return self.usual.supports(title.value, self.kind)
 
     def category(self, name: str) -> Category | None:
         return next((category for category in self.categories if category.name.lower() == name.lower()), None)
@@ -114,14 +124,21 @@ class Facts:
 
 
 def facts_of(
-    behaviors: Sequence[tuple[int, Behavior]], catalogue: Mapping[str, Item], profile: User | None = None
+    behaviors: Sequence[tuple[int, Behavior]],
+    catalogue: Mapping[str, Item],
+    profile: User | None = None,
+    usual: Usual | None = None,
 ) -> Facts:
     """Count one partition's behaviours, given with their sequence numbers. Items missing in the catalogue have no
-    title.
+    title. Without `usual`, the user is taken to have done nothing before.
     """
     values = [behavior.value for _, behavior in behaviors if behavior.value is not None]
     mean = fmean(values) if values else None
     spread = pstdev(values) if len(values) > 1 else 0.0
+    usual = usual or Usual.of(len(values), sum(values), max([0.0, *values]))
+    actions = Counter(behavior.action for _, behavior in behaviors)
+    action = actions.most_common(1)[0][0] if actions else ""
+    kind = kind_of(action, values, usual.most)
     titles: list[Title] = []
     known = 0
     names: set[str] = set()
@@ -137,16 +154,18 @@ def facts_of(
         titles.append(
             Title(seq=seq, name=name, year=year, categories=categories, value=behavior.value, feeling=feeling)
         )
-    actions = Counter(behavior.action for _, behavior in behaviors)
     times = [behavior.at for _, behavior in behaviors] or [0.0]
     return Facts(
         size=len(behaviors),
         known=known,
-        verb=_VERBS.get(actions.most_common(1)[0][0], "chose") if actions else "chose",
+        verb=_VERBS.get(action, "chose"),
         titles=tuple(title for title in titles if title.name),
-        categories=_categories(titles, mean, spread),
+        categories=_categories(titles, mean, spread, usual, kind),
         mean=mean,
         spread=spread,
+        valued=len(values),
+        kind=kind,
+        usual=usual,
         opened_at=min(times),
         closed_at=max(times),
         profile={key: text for key, text in profile.attributes.items() if text} if profile else {},
@@ -175,7 +194,9 @@ def _feeling(value: float | None, mean: float | None, spread: float) -> int:
     return (distance >= FEELING_MARGIN) - (distance <= -FEELING_MARGIN)
 
 
-def _categories(titles: Iterable[Title], mean: float | None, spread: float) -> tuple[Category, ...]:
+def _categories(
+    titles: Iterable[Title], mean: float | None, spread: float, usual: Usual, kind: Kind
+) -> tuple[Category, ...]:
     members: dict[str, list[Title]] = defaultdict(list)
     for title in titles:
         for name in title.categories:
@@ -195,6 +216,8 @@ def _categories(titles: Iterable[Title], mean: float | None, spread: float) -> t
                 disliked=sum(title.feeling < 0 for title in of_category),
                 mean=category_mean,
                 lift=lift,
+                valued=len(values),
+                supporting=tuple(sorted(value for value in values if usual.supports(value, kind))),
             )
         )
     return tuple(sorted(categories, key=lambda category: (-category.count, category.name)))

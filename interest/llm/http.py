@@ -1,19 +1,27 @@
 """OpenAI-compatible HTTP client (POST /chat/completions), for vLLM and other servers.
 
-Bounded concurrency, retries with back-off where trying again can help, and the two typed errors otherwise. An answer's
-opening is sent as a begun assistant message with vLLM's `continue_final_message`; a schema as `response_format`.
+Bounded concurrency, retries with back-off where trying again can help, and typed errors otherwise. How a request is
+written is `interest.llm.dialect`'s, how an answer is read `interest.llm.completion`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from typing import Any
 
 import httpx
-import msgspec
 
-from interest.errors import Denied, Refused, Unavailable
+from interest.errors import Denied, Failing, InputError, LlmError, Refused, Unavailable, Unreadable
+from interest.llm.completion import (
+    Completion,
+    ErrorBody,
+    NotACompletionError,
+    provider_words,
+    read_completion,
+    shortened,
+)
+from interest.llm.dialect import Dialect
 from interest.llm.protocol import Reply, Request
 
 CONCURRENT = 64  # requests in flight; vLLM batches what is there together
@@ -22,42 +30,26 @@ TIMEOUT_S = 120.0  # of one call: a long queue on the server is no failure
 CONNECT_S = 10.0
 PROBE_S = 5.0  # a server at work answers /models in milliseconds
 _AGAIN = {408, 409, 425, 429}
-_DENIED = {401, 403, 404, 405}
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Tokens(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice]
-    usage: _Tokens | None = None
+_DENIED = {401, 402, 404, 405, 407}  # not 403: moderation of one prompt has it too
+_FAILING = {500, 501}  # other 5xx are of gateways and overload, and never of one prompt
+log = logging.getLogger(__name__)
 
 
 class HttpModel:
     """A `Complete` over HTTP.
 
     Args:
-        url: the API's root, with or without "/v1": http://localhost:8000/v1.
+        url: the API's root, used as it is given (https://host/v1beta/openai); a host alone gets "/v1".
         model: the model's name there.
         key: sent as a bearer token; never shown, stored or logged.
+        system_role: false for a model that takes no system message.
         transport: for tests.
 
-    Raises (at a call):
-        Unavailable: connection refused, time-outs, 429 and 5xx, after all retries.
-        Denied: 3xx, 401, 403, 404, 405, or a body that is no chat completion at all: the address, the model's name or
-            the key is wrong.
-        Refused: any other 4xx, or a completion without an answer.
+    Raises (at a call), each in the provider's words:
+        Unavailable: connection refused, time-outs, 408, 409, 425, 429 and 5xx, after all retries; Failing for a 500.
+        Denied: 3xx, 401, 402, 404, 405: the address, the model's name or the key is wrong, or the credit is spent.
+        Unreadable: a body that is not a chat completion.
+        Refused: any other 4xx, or a completion without content. `interest.llm.refusals` tells whose refusal it is.
 
     Connections live while requests are in flight, so that there is nothing to close whatever event loop comes next; in
     `async with model:` they live until its end.
@@ -73,11 +65,13 @@ class HttpModel:
         attempts: int = ATTEMPTS,
         backoff_s: float = 0.5,
         timeout_s: float = TIMEOUT_S,
+        system_role: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        root = url.rstrip("/")
-        self._root = root if root.endswith("/v1") else root + "/v1"
-        self._url = f"{self._root}/chat/completions"
+        root = api_root(url)
+        self._chat, self._models = _below(root, "/chat/completions"), _below(root, "/models")
+        self._root, self._url = _shown(root), _shown(self._chat)  # as errors name them
+        self._dialect = Dialect(system_role=system_role)
         self._model = model
         self._key = key
         self._concurrent = concurrent
@@ -85,6 +79,7 @@ class HttpModel:
         self._backoff_s = backoff_s
         self._timeout_s = timeout_s
         self._transport = transport
+        self._told_room = 0
         self._users = 0  # requests in flight, and `async with` once
         self.name = model
 
@@ -107,14 +102,14 @@ class HttpModel:
         """Ask whether the server is there (GET /models). Raises Unavailable, or Denied for a wrong key."""
         client, _ = self._open()
         try:
-            response = await client.get(f"{self._root}/models", timeout=PROBE_S)
+            response = await client.get(self._models, timeout=PROBE_S)
         except httpx.TransportError as error:
             raise self._silent(error) from error
         finally:
             await self._close()
         if response.status_code >= 500 or response.status_code in _AGAIN:
             raise Unavailable(f"the language model at {self._root} answers {response.status_code}: {_said(response)}")
-        if response.status_code in (401, 403):
+        if response.status_code in (401, 402, 403):
             raise Denied(f"the language model at {self._root} refuses, {response.status_code}: {_said(response)}")
 
     def _open(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:
@@ -146,58 +141,105 @@ class HttpModel:
         return await self._ask(client, request)
 
     async def _ask(self, client: httpx.AsyncClient, request: Request) -> Reply:
+        """One answer; asked again at once where the server refuses a field, or the model needs room to reason."""
+        while True:
+            room, body = self._dialect.room, self._dialect.body(request, self._model)
+            completion = self._read(await self._post(client, body))
+            if isinstance(completion, ErrorBody):
+                status = completion.status or 400
+                if status in (400, 422) and self._dialect.adapt(body, completion.words):
+                    continue
+                raise self._error(status, completion.words)
+            if _thought_only(completion):
+                if not self._dialect.more_room(room):
+                    raise Refused(
+                        f"the language model at {self._url} reasons through {room:,} tokens without an answer; turn "
+                        "its reasoning off on the server, or name another model"
+                    )
+                self._say_reasons(request.max_tokens)
+                continue
+            return self._reply(request, completion)
+
+    def _say_reasons(self, tokens: int) -> None:
+        if self._told_room < (room := self._dialect.room):
+            self._told_room = room
+            log.warning("%s reasons before it answers: %d tokens were too few, %d more", self._model, tokens, room)
+
+    async def _post(self, client: httpx.AsyncClient, body: dict[str, object]) -> httpx.Response:
         try:
             async with asyncio.timeout(self._timeout_s):  # httpx alone bounds each read, not the whole
-                response = await client.post(self._url, json=self._body(request))
+                return await client.post(self._chat, json=body)
         except TimeoutError as error:
             raise Unavailable(f"the language model at {self._url} gave no answer in {self._timeout_s:g} s") from error
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.DecodingError) as error:
             raise self._silent(error) from error
-        if response.status_code in _AGAIN or response.status_code >= 500:
-            raise Unavailable(f"the language model at {self._url} answers {response.status_code}: {_said(response)}")
-        if response.status_code in _DENIED or 300 <= response.status_code < 400:
-            raise Denied(
-                f"the language model at {self._url} refuses, {response.status_code}: {_said(response)}; "
-                f"check the address, the key, and that it serves a model named {self._model!r}"
-            )
-        if response.status_code >= 400:
-            raise Refused(f"the language model at {self._url} refuses, {response.status_code}: {_said(response)}")
-        choice, tokens = self._choice(response)
-        text = (choice.message.content or "").replace("\0", "")  # which no store can hold
+
+    def _error(self, status: int, words: str) -> LlmError:
+        words = shortened(words) or "without a word"
+        if status in _AGAIN or status >= 500:
+            kind = Failing if status in _FAILING else Unavailable
+            return kind(f"the language model at {self._url} answers {status}: {words}")
+        refuses = f"the language model at {self._url} refuses, {status}: {words}"
+        if status in _DENIED or 300 <= status < 400:
+            check = "; check the address, the key, and that it serves a model named"
+            return Denied(f"{refuses}{check if status != 402 else '; check the credit of the key for'} {self._model!r}")
+        return Refused(refuses)
+
+    def _read(self, response: httpx.Response) -> Completion | ErrorBody:
+        if response.status_code >= 300:
+            return ErrorBody(words=provider_words(response.content), status=response.status_code)
+        try:
+            return read_completion(response.content)
+        except NotACompletionError as error:
+            raise Unreadable(
+                f"{self._url} does not speak the OpenAI protocol ({error}); check --llm. It answered: "
+                f"{shortened(provider_words(response.content))}"
+            ) from error
+
+    def _reply(self, request: Request, completion: Completion) -> Reply:
+        text = completion.text
+        if not text and (text is None or not request.opening or completion.finish_reason == "content_filter"):
+            words = shortened(completion.refusal) or f"no content, finish_reason {completion.finish_reason!r}"
+            raise Refused(f"the language model at {self._url} answers without a text: {words}")
+        text = text or ""
+        if request.opening and not text.startswith(request.opening):
+            if self._dialect.continues:
+                text = request.opening + text
+            elif not text[:1].isupper():  # else it is a sentence of its own
+                text = f"{request.opening} {text.lstrip()}"
         return Reply(
-            text=text if not request.opening or text.startswith(request.opening) else request.opening + text,
-            finish_reason=choice.finish_reason or "stop",
-            prompt_tokens=tokens.prompt_tokens,
-            completion_tokens=tokens.completion_tokens,
+            text=text,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
         )
 
-    def _choice(self, response: httpx.Response) -> tuple[_Choice, _Tokens]:
-        try:
-            completion = msgspec.json.decode(response.content, type=_Completion)
-            return completion.choices[0], completion.usage or _Tokens()
-        except (msgspec.DecodeError, IndexError) as error:
-            kind = Refused if b'"choices"' in response.content else Denied
-            raise kind(f"{self._url} does not speak the OpenAI protocol ({error}); check --llm") from error
 
-    def _body(self, request: Request) -> dict[str, Any]:
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": messages,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p if request.temperature > 0 else 1.0,
-            "seed": request.seed,
-            "repetition_penalty": request.repetition_penalty,
-        }
-        if request.opening:
-            messages.append({"role": "assistant", "content": request.opening})
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
-        if request.schema is not None:
-            schema = {"name": "answer", "strict": True, "schema": msgspec.json.decode(request.schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+def _thought_only(completion: Completion) -> bool:
+    """Whether the token limit ended the reasoning, or an answer that the reasoning had left too little room."""
+    if completion.finish_reason != "length":
+        return False
+    return completion.reasoned or not completion.text
+
+
+def api_root(url: str) -> httpx.URL:
+    """The base URL as it is given; "/v1" is added to a host alone. Raises InputError."""
+    try:
+        root = httpx.URL(url.strip())
+    except httpx.InvalidURL as error:
+        raise InputError(f"{url!r} is not the address of a server: {error}") from None
+    path = root.path.rstrip("/").removesuffix("/chat/completions")
+    return root.copy_with(path=path or "/v1")
+
+
+def _below(root: httpx.URL, path: str) -> httpx.URL:
+    return root.copy_with(path=root.path + path)
+
+
+def _shown(url: httpx.URL) -> str:
+    """Without what may be secret."""
+    return str(url.copy_with(userinfo=b"", query=None))
 
 
 def _said(response: httpx.Response) -> str:
-    return " ".join(response.text.split())[:200]
+    return shortened(provider_words(response.content))

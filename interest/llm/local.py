@@ -9,9 +9,13 @@ model is loaded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,11 +89,12 @@ class LocalModel:
     async def _work(self) -> None:
         await asyncio.sleep(self._gather_s)
         while self._waiting:
+            self._waiting = [row for row in self._waiting if not row.done.done()]  # its caller gave up
             # prompts of one kind together (they share their beginning, which is read once), then by length
             self._waiting.sort(key=lambda row: (row.prompt[:SAME_KIND], len(row.prompt)))
             rows, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
             try:
-                await asyncio.to_thread(self._decode, rows)
+                await _in_thread(partial(self._decode, rows))
             except Exception as error:  # whatever it was belongs to the callers, who await these rows
                 for row in rows:
                     if not row.done.done():
@@ -115,7 +120,7 @@ class LocalModel:
             completion_tokens=len(row.written),
         )
 
-    def _decode(self, rows: list[_Row]) -> None:
+    def _decode(self, rows: list[_Row], stop: threading.Event) -> None:
         """Write every row to its end or its token limit. Sizes: B rows still writing, T tokens so far, V words."""
         import torch
 
@@ -132,7 +137,7 @@ class LocalModel:
             mask = torch.tensor([[1] * shared + [0] * (longest - len(rest)) + [1] * len(rest) for rest in rests])
             positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
             writing = list(rows)
-            while writing:
+            while writing and not stop.is_set():
                 out = self._model(
                     input_ids=inputs,
                     attention_mask=mask,
@@ -195,6 +200,43 @@ def _choose(logits: torch.Tensor, row: _Row) -> int:
     probabilities, order = torch.softmax(logits / request.temperature, dim=-1).topk(64)  # the nucleus is far smaller
     kept = probabilities * (probabilities.cumsum(-1) - probabilities < request.top_p)
     return int(order[torch.multinomial(kept, 1, generator=row.noise)])
+
+
+STOP_S = 1.5  # for the step that is being computed when the run is interrupted
+
+
+async def _in_thread(work: Callable[[threading.Event], None]) -> None:
+    """Run `work` in a thread of its own. Cancelled, it sets the event and waits for the thread no longer than STOP_S:
+    asyncio's own threads would be waited for to the end of the batch, which takes minutes on a slow machine.
+    """
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish(error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work(stop)
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            loop.call_soon_threadsafe(finish, error)
+
+    thread = threading.Thread(target=run, name="llm-decode", daemon=True)
+    thread.start()
+    try:
+        await done
+    except asyncio.CancelledError:
+        stop.set()
+        thread.join(STOP_S)
+        raise
 
 
 def _shared_prefix(prompts: list[list[int]]) -> int:

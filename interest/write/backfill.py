@@ -1,8 +1,8 @@
 """Backfill of interests: writes summary and shift of every closed partition of a store that has none yet (LIBER, UIL).
 
-Decides what is left to do, loads it in bounded chunks, runs the cascade, and writes each chunk in one transaction;
-with the answer cache a killed run loses at most the calls in flight. Takes the LLM as a callable; opens no store and
-no model.
+Decides what is left to do, loads it in bounded chunks, keeps a window of partitions in flight, and commits rows as they
+come; with the answer cache a killed run loses at most the calls in flight. Takes the LLM as a callable; opens no store
+and no model.
 """
 
 from __future__ import annotations
@@ -10,26 +10,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from interest.errors import Denied, Refused, Unreadable
 from interest.llm.cache import Answers, Usage, read_usage
-from interest.llm.protocol import Complete
+from interest.llm.protocol import Complete, Request
 from interest.store.sql import upsert, writing
 from interest.store.tables import interests
 from interest.types import Interest, Outcome, Source
 from interest.write.backlog import Plan, Work, chunks, count_open
 from interest.write.cascade import MIN_KNOWN, GeneratedText
+from interest.write.interruptible import run
 from interest.write.writer import InterestWriter, interest_row, plain
 
-CHUNK = 128  # partitions in hand at once: 4 full batches of the in-process model, a few MB
-PROBE = 16  # partitions the estimate may ask for before the run; their answers are kept
+MOST = 128  # partitions in flight at once: 4 full batches of the in-process model, a few MB
+FIRST = 8  # in flight at the beginning, one more for each that is done: rows and a measure come soon on slow machines
+READ = 32  # partitions read together
+COMMIT_S = 0.2  # rows are committed as they come, at most so often
+PROBE = 4  # partitions the estimate may ask for before the run; their answers are kept
+CORRECT_AT, CORRECT_AFTER_S = 10, 30.0  # partitions, or seconds, after which the estimate is what was measured
 TYPICAL_CALLS = 1.5  # calls a text, retries included, where nothing has been measured yet
 
-T = TypeVar("T")
 Replaced = Callable[[Connection, Sequence[Interest]], None]
 
 
@@ -45,6 +49,8 @@ class Learned:
     supported: int = 0
     usage: dict[str, Usage] = field(default_factory=dict)
     seconds: float = 0.0
+    unread: int = 0  # partitions left as they were, because the replies about them could not be read
+    trouble: str = ""  # the last of these replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ def estimate(engine: Engine, complete: Complete, model: str, plan: Plan) -> Esti
         total = sum(spent.values(), Usage())
     if total.calls == 0 and left:
         answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version)
-        _run(_probe(engine, answers, plan))
+        run(_probe(engine, answers, plan))
         total = sum(answers.spent.values(), Usage())
     calls = round(2 * left * TYPICAL_CALLS)
     if total.calls == 0:
@@ -94,7 +100,9 @@ def learn(
     model: str = "statistics",
     plan: Plan | None = None,
     advance: Callable[[int], None] = lambda _count: None,
+    corrected: Callable[[Estimate], None] = lambda _estimate: None,
     replaced: Replaced | None = None,
+    done: Learned | None = None,
 ) -> Learned:
     """Write the interests of all closed partitions that lack one; without a `complete`, plain sentences from the
     counts.
@@ -102,32 +110,35 @@ def learn(
     Args:
         complete: the LLM, or None for statistics alone. An LLM run replaces texts that a statistics run wrote.
         model: the model's id, stored with each interest and part of the answers' key.
-        advance: called with the number of partitions newly done.
+        advance: called with the number of partitions newly stored.
+        corrected: called once, with what the rest will take by the measure of the first ten partitions.
         replaced: called inside the writing transaction with the interests about to be written, so that what was made of
             texts they replace (vectors) can be removed with them.
+        done: counts of the run, for a caller who wants them after an error too.
 
     Raises:
         InputError: an unknown prompt version or user.
-        Unavailable: the LLM is not there; what is done is stored, and another run goes on from there.
+        Unavailable, Denied: the LLM is not there, or refuses everything; what is done is stored, and another run goes
+            on from there.
     """
     plan = plan or Plan()
     plan.prompt()  # an unknown version is told before anything is read
-    done = Learned()
+    done = Learned() if done is None else done
     start = time.monotonic()
+    store = _Rows(engine, done, advance, replaced)
     answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version) if complete else None
     try:
-        for chunk in chunks(engine, plan, CHUNK, llm=complete is not None):
-            if answers is None:
-                interests_of_chunk = [plain(work, plan, model) for work in chunk]
-                advance(len(interests_of_chunk))
-            else:
-                interests_of_chunk = _run(_cascade(chunk, answers, plan, model, advance))
-            with writing(engine) as connection:
-                if replaced:
-                    replaced(connection, interests_of_chunk)
-                upsert(connection, interests, [interest_row(interest) for interest in interests_of_chunk])
-            _count(done, interests_of_chunk)
+        if answers is None:
+            for chunk in chunks(engine, plan, MOST, llm=False):
+                for work in chunk:
+                    store.add(plain(work, plan, model))
+                store.commit()
+        else:
+            left = count_open(engine, plan, llm=True)
+            measure = _Measure(left, answers, corrected, start)
+            run(_cascades(engine, plan, InterestWriter(answers.ask, plan, model), store, measure))
     finally:
+        store.commit()
         if answers:
             answers.flush()
             done.usage = answers.spent
@@ -135,45 +146,142 @@ def learn(
     return done
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; of tasks that failed together, the first one's error is the caller's."""
-    try:
-        return asyncio.run(work)
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
+class _Rows:
+    """Finished interests on their way into the store."""
+
+    def __init__(
+        self, engine: Engine, done: Learned, advance: Callable[[int], None], replaced: Replaced | None
+    ) -> None:
+        self._engine, self._done, self._advance, self._replaced = engine, done, advance, replaced
+        self._waiting: list[Interest] = []
+        self._committed_at = float("-inf")
+
+    def add(self, interest: Interest) -> None:
+        self._waiting.append(interest)
+
+    def set_aside(self, error: Unreadable) -> None:
+        """A partition whose replies could not be read stays as it is."""
+        self._done.unread += 1
+        self._done.trouble = str(error)
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until the next commit; None where nothing waits for it."""
+        return max(self._committed_at + COMMIT_S - time.monotonic(), 0.0) if self._waiting else None
+
+    def commit(self) -> None:
+        """Store what is finished, in one transaction."""
+        if not (rows := list(self._waiting)):
+            return
+        with writing(self._engine) as connection:
+            if self._replaced:
+                self._replaced(connection, rows)
+            upsert(connection, interests, [interest_row(interest) for interest in rows])
+        del self._waiting[: len(rows)]
+        self._committed_at = time.monotonic()
+        _count(self._done, rows)
+        self._advance(len(rows))
 
 
-async def _cascade(
-    chunk: Sequence[Work], answers: Answers, plan: Plan, model: str, advance: Callable[[int], None]
-) -> list[Interest]:
-    """All partitions of a chunk at once. A shift waits for its two summaries; in chained mode a summary for the one
-    before.
+class _Measure:
+    """Corrects the estimate once, by what the first partitions took."""
+
+    def __init__(self, left: int, answers: Answers, corrected: Callable[[Estimate], None], start: float) -> None:
+        self._left, self._answers, self._corrected, self._start = left, answers, corrected, start
+        self._said = False
+
+    def take(self, done: int) -> None:
+        """`done` partitions are written."""
+        seconds = time.monotonic() - self._start
+        left = self._left - done
+        if self._said or left <= 0 or not done or (done < CORRECT_AT and seconds < CORRECT_AFTER_S):
+            return
+        self._said = True
+        spent = sum(self._answers.spent.values(), Usage())
+        each = left / done
+        self._corrected(
+            Estimate(
+                partitions=left,
+                calls=round(spent.calls * each),
+                prompt_tokens=round(spent.prompt_tokens * each),
+                completion_tokens=round(spent.completion_tokens * each),
+                seconds=seconds * each,
+                measured=True,
+            )
+        )
+
+
+async def _cascades(engine: Engine, plan: Plan, writer: InterestWriter, store: _Rows, measure: _Measure) -> None:
+    """Cascades of up to MOST partitions at once. A shift waits for its two summaries; in chained mode a summary for
+    the one before.
     """
-    summaries: dict[tuple[str, int], asyncio.Task[GeneratedText]] = {}
-    texts = InterestWriter(answers.ask, plan, model)
+    in_flight: dict[asyncio.Task[Interest], asyncio.Task[GeneratedText]] = {}
+    newest: tuple[Work, asyncio.Task[GeneratedText]] | None = None
+    finished = 0
 
-    async def write(work: Work, before: asyncio.Task[GeneratedText] | None) -> Interest:
-        interest = await texts.interest(work, summaries[work.user_id, work.partition.index], before)
-        advance(1)
-        return interest
+    async def some_finish() -> None:
+        """Wait for one, or for the time to commit those that are finished."""
+        nonlocal finished
+        ended, _ = await asyncio.wait(in_flight, timeout=store.due_in, return_when=asyncio.FIRST_COMPLETED)
+        trouble: BaseException | None = None
+        for task in ended:
+            del in_flight[task]
+            error = task.exception()
+            if isinstance(error, Unreadable):
+                store.set_aside(error)
+            elif error is not None:
+                trouble = trouble or error
+            else:
+                store.add(task.result())
+                finished += 1
+        if trouble is not None:
+            raise trouble
+        measure.take(finished)
+        if store.due_in == 0.0:
+            store.commit()
 
-    async with asyncio.TaskGroup() as group:
-        tasks = []
-        for work in chunk:
-            before = summaries.get((work.user_id, work.partition.index - 1))
-            summaries[work.user_id, work.partition.index] = group.create_task(texts.summary(work, before))
-            tasks.append(group.create_task(write(work, before)))
-    return [task.result() for task in tasks]
+    try:
+        for chunk in chunks(engine, plan, READ, llm=True):
+            for work in chunk:
+                while len(in_flight) >= min(MOST, FIRST + finished):
+                    await some_finish()
+                follows = newest is not None and _follows(work, newest[0])
+                before = newest[1] if newest is not None and follows else None
+                summary = asyncio.create_task(writer.summary(work, before))
+                in_flight[asyncio.create_task(writer.interest(work, summary, before))] = summary
+                newest = work, summary
+        while in_flight:
+            await some_finish()
+    finally:
+        tasks = [*in_flight, *in_flight.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in in_flight:
+            if not task.cancelled() and task.exception() is None:
+                store.add(task.result())
+
+
+def _follows(work: Work, other: Work) -> bool:
+    return work.user_id == other.user_id and work.partition.index == other.partition.index + 1
 
 
 async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
     chunk = next(chunks(engine, plan, PROBE, llm=True), [])
     prompt = plan.prompt()
+
+    async def probe(request: Request, user_id: str) -> None:
+        try:
+            await answers.ask(request, user_id=user_id, kind="summary")
+        except Refused as error:  # of one prompt: the run will make it that partition's outcome
+            if isinstance(error, Denied) and not isinstance(error, Unreadable):
+                raise
+
     async with asyncio.TaskGroup() as group:
         for work in chunk:
             if work.evidence.facts.known >= MIN_KNOWN:
                 request = prompt.summary(work.evidence.facts, "None" if plan.chained else None, 0, plan.style)
-                group.create_task(answers.ask(request, user_id=work.user_id, kind="summary"))
+                group.create_task(probe(request, work.user_id))
     answers.flush()
 
 

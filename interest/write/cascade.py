@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from interest.check.evidence import Evidence
 from interest.check.sentences import Verdict, check
 from interest.errors import Denied, Refused
-from interest.facts.counts import Facts
+from interest.facts.counts import Facts, Title
+from interest.facts.mood import mood_sentence
 from interest.llm.protocol import Reply, Request
 from interest.types import Outcome, Source
-from interest.write.prompts import Answer, Prompt, Style
+from interest.write.answer import bare, read_answer
+from interest.write.prompts import Prompt, Style
 from interest.write.template import shift_sentence, summary_sentence
 
 MIN_KNOWN = 5  # behaviours with a known category; below, a text would rest on next to nothing and no call is made
@@ -64,7 +64,7 @@ async def write_shift(
     stand_in = plain_shift(before, facts, style)
     if min(facts.known, before.known) < MIN_KNOWN:
         return replace(stand_in, outcome=Outcome.SPARSE)
-    return await _attempts(
+    shift = await _attempts(
         ask,
         lambda attempt: prompt.shift(before, facts, s_before, s_now, attempt, style),
         evidence,
@@ -72,11 +72,15 @@ async def write_shift(
         stand_in,
         min_claims=1,
     )
+    # no prompt tells the mood, whose bytes key the answers; it is a count, and the statistics sentence has it already
+    mood = mood_sentence(before, facts) if shift.source == Source.LLM else ""
+    return replace(shift, text=f"{shift.text} {mood}") if mood else shift
 
 
 def plain_summary(facts: Facts, style: Style) -> GeneratedText:
     """The summary without an LLM."""
-    evidence = tuple(sorted(title.seq for title in facts.top(MAX_EVIDENCE // 2)))
+    best = facts.top(MAX_EVIDENCE // 2)
+    evidence = tuple(title.seq for title in [title for title in best if facts.supports(title)] or best)
     return GeneratedText(summary_sentence(facts, style.noun), Source.STATISTICS, Outcome.STATISTICS, evidence)
 
 
@@ -109,32 +113,39 @@ async def _attempts(
         asked = "\n".join(message.content for message in request.messages)
         verdict = check(text, evidence, asked, min_claims=min_claims)
         if verdict.text:
-            return _accepted(verdict, named)
+            return _accepted(verdict, named, evidence.facts)
         cut_short += reply.finish_reason != "stop"
     return replace(stand_in, outcome=Outcome.TRUNCATED if cut_short == style.attempts else Outcome.REJECTED)
 
 
 def _parsed(reply: Reply, request: Request, evidence: Evidence) -> tuple[str, tuple[int, ...]]:
-    """The text, and the evidence numbers that exist in the partition; a reply off its schema has no text."""
+    """The text, and the evidence numbers that exist in the partition; without an answer in the reply, no text."""
     if request.schema is None:
-        return reply.text, ()
-    try:
-        answer = msgspec.json.decode(reply.text, type=Answer)
-    except msgspec.DecodeError:
-        return "", ()
+        return bare(reply.text), ()
+    text, numbers = read_answer(reply.text)
     known = {title.seq for title in evidence.facts.titles}
-    return answer.text, tuple(seq for seq in answer.evidence if seq in known)
+    return text, tuple(seq for seq in numbers if seq in known)
 
 
-def _accepted(verdict: Verdict, named: tuple[int, ...]) -> GeneratedText:
-    seqs = dict.fromkeys(named)
-    for claim in sorted(verdict.kept, key=lambda claim: claim.kind != "title"):  # titles first: the strongest evidence
-        seqs.update(dict.fromkeys(claim.seqs))
+def _accepted(verdict: Verdict, named: tuple[int, ...], facts: Facts) -> GeneratedText:
+    """The text, and what supports it: the behaviours behind its claims, then those the model named for them."""
+    titles = {title.seq: title for title in facts.titles}
+    claimed = [seq for claim in sorted(verdict.kept, key=lambda claim: claim.kind != "title") for seq in claim.seqs]
+    likes = any(claim.liking for claim in verdict.kept)
+    about = {name for claim in verdict.kept for name in claim.about}
+    fitting = [
+        seq for seq in named if set(titles[seq].categories) & about and (facts.supports(titles[seq]) or not likes)
+    ]
+    chosen = list(dict.fromkeys(claimed + fitting))[:MAX_EVIDENCE]
     return GeneratedText(
         text=verdict.text,
         source=Source.LLM,
         outcome=Outcome.TRIMMED if verdict.trimmed else Outcome.OK,
-        evidence=tuple(sorted(list(seqs)[:MAX_EVIDENCE])),
+        evidence=tuple(sorted(chosen, key=lambda seq: _best_first(titles.get(seq), seq))),
         claims=len(verdict.claims),
         supported=sum(claim.supported for claim in verdict.claims),
     )
+
+
+def _best_first(title: Title | None, seq: int) -> tuple[float, int]:
+    return (float("inf") if title is None or title.value is None else -title.value, seq)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from interest.facts.categories import listed, plural, qualifier
 from interest.facts.counts import Category, Facts
+from interest.facts.mood import mood_sentence
+from interest.facts.support import likes, support_of
 
 MOVE = 0.06  # a category's share must move by 6 points (3 of 50) to be told; less is noise
 
@@ -22,21 +24,25 @@ def summary_sentence(facts: Facts, noun: tuple[str, str] = ("title", "titles")) 
     if not leading:
         return f"{start} of no known category."
     parts = [f"{start}, {_amount(leading[0], facts)} {_with_counts(leading, noun)}."]
-    lifted = [category.name for category in facts.categories if category.lift > 0][:2]
+    lifted = [category for category in facts.categories if category.lift > 0 and likes(category, facts)][:2]
     lowered = [category.name for category in facts.categories if category.lift < 0][:2]
-    up, down = _group(lifted, noun), _group(lowered, noun)
+    up, down = listed(_supported(category, facts, noun) for category in lifted), _group(lowered, noun)
     if up and down:
         parts.append(f"They valued {up} higher than the rest, and {down} lower.")
     elif up or down:
         parts.append(f"They valued {up or down} {'higher' if up else 'lower'} than the rest.")
-    liked = [title.name for title in facts.top(2) if title.feeling > 0]
+    liked = [title.name for title in facts.top(2) if title.feeling > 0 and facts.supports(title)]
     if liked:
         parts.append(f"Among their favourites {'was' if len(liked) == 1 else 'were'} {listed(liked)}.")
     return " ".join(parts)
 
 
 def shift_sentence(before: Facts, now: Facts, noun: tuple[str, str] = ("title", "titles")) -> str:
-    """What grew and what fell between two partitions, by share of the behaviours."""
+    """What grew and what fell between two partitions, by share of the behaviours, and whether the mood changed."""
+    return " ".join(filter(None, (_taste(before, now, noun), mood_sentence(before, now))))
+
+
+def _taste(before: Facts, now: Facts, noun: tuple[str, str]) -> str:
     grew, fell = moves(before, now)
     if not grew and not fell:
         kept = [category.name for category in now.categories[:2] if before.category(category.name)]
@@ -57,6 +63,11 @@ def moves(before: Facts, now: Facts, count: int = 2) -> tuple[list[str], list[st
     grew = [name for name in ordered if change[name] >= MOVE][:count]
     fell = [name for name in reversed(ordered) if change[name] <= -MOVE][:count]
     return grew, fell
+
+
+def _supported(category: Category, facts: Facts, noun: tuple[str, str]) -> str:
+    """ "comedies (9 of 14 rated 4 or 5)"."""
+    return f"{plural(category.name, noun[1])} ({support_of(category, facts)})"
 
 
 def _amount(first: Category, facts: Facts) -> str:

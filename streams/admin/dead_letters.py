@@ -1,12 +1,14 @@
 """Dead letters read back: listed, sent again into their topic after a fix, or discarded.
 
-A letter is open until a tombstone with its key follows it in the dead topic. The tombstone is sent only once the broker
-has the message again: a crash in between leaves the letter open, and the message may be replayed twice.
+A letter is open until a tombstone with its key follows it in the dead topic. Message and tombstone are one transaction
+of Kafka's: a crash in between leaves the letter open and the message unread, so that a message is replayed once,
+whatever the rule of duplicates is (readers skip what was aborted: INTERESTREAM_KAFKA_ISOLATION).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from itertools import groupby
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -202,14 +204,14 @@ def replay(
     key: bytes | None = None,
     done: Callable[[int], None] = lambda _count: None,
 ) -> Replayed:
-    """Send messages into their topics again, in the order given; close each letter once its message is acknowledged.
+    """Send messages into their topics again, in the order given, and close their letters, in one transaction a chunk.
 
     A message keeps its value, its key and its Kafka partition, and gets a new time. `value` and `key` replace those of
     the one letter given; a new key goes to the partition that Kafka's partitioner names. `done` hears of progress.
     """
     whole = [letter for letter in letters if not letter.truncated or value is not None]
     outcome = Replayed(truncated=tuple(letter.id for letter in letters if letter.truncated and value is None))
-    with consumer_for_command(settings) as client, producer_for_command(settings) as producer:
+    with consumer_for_command(settings) as client, _transactional(settings) as producer:
         for chunk in _chunks(whole):
             found = _read_letters(client, chunk)
             messages = [
@@ -222,8 +224,7 @@ def replay(
                 for letter in chunk
                 if letter.id in found
             ]
-            accepted, refused = _send(producer, messages)
-            close(producer, accepted, "replayed")
+            accepted, refused = _send_and_close(producer, messages)
             outcome = msgspec.structs.replace(
                 outcome,
                 sent=outcome.sent + len(accepted),
@@ -231,6 +232,16 @@ def replay(
             )
             done(len(chunk))
     return outcome
+
+
+def end_unfinished_replay(settings: KafkaSettings) -> None:
+    """End the transaction of a replay that was killed: readers would wait for it. A live replay ends with an error."""
+    with _transactional(settings):
+        pass
+
+
+def _transactional(settings: KafkaSettings) -> AbstractContextManager[KafkaProducer]:
+    return producer_for_command(settings, transactions=f"{settings.prefix}dead-replay")
 
 
 def _chunks(letters: Iterable[OpenLetter]) -> Iterator[list[OpenLetter]]:
@@ -247,6 +258,40 @@ def _chunks(letters: Iterable[OpenLetter]) -> Iterator[list[OpenLetter]]:
 
 
 Message = tuple[OpenLetter, bytes | None, bytes | None, int | None]  # letter, value, key, Kafka partition
+
+
+def _send_and_close(
+    producer: KafkaProducer, messages: Sequence[Message]
+) -> tuple[list[OpenLetter], list[tuple[str, str]]]:
+    """All messages and their letters' tombstones, or none of them; what the broker refuses is left out."""
+    refused: list[tuple[str, str]] = []
+    while True:
+        producer.begin_transaction()
+        try:
+            accepted, wrong = _send(producer, messages)
+            refused += wrong
+            if wrong and accepted:  # a transaction with a refused message cannot be committed: again without it
+                producer.abort_transaction()
+                left = {letter.id for letter in accepted}
+                messages = [message for message in messages if message[0].id in left]
+                continue
+            close(producer, accepted, "replayed")
+            if accepted:
+                producer.commit_transaction()
+            else:
+                producer.abort_transaction()
+        except BaseException:
+            _abort(producer)
+            raise
+        return accepted, refused
+
+
+def _abort(producer: KafkaProducer) -> None:
+    """End the transaction if the broker lets us; else it does so itself after its time."""
+    from kafka.errors import KafkaError as ClientError
+
+    with suppress(ClientError, AssertionError):
+        producer.abort_transaction()
 
 
 def _send(producer: KafkaProducer, messages: Sequence[Message]) -> tuple[list[OpenLetter], list[tuple[str, str]]]:

@@ -134,15 +134,14 @@ def replay(
     """Send messages back to their topic after a fix; those that would be refused again are named and left out.
 
     Each message is checked as the worker that reads it would check it; what only the store can refuse is sent. A
-    message goes to its own Kafka partition with its own key; its letter is closed once the broker has it. If this is
-    interrupted nothing is lost: run the same command again, and a message that was sent twice is dropped as a
-    duplicate.
+    message goes to its own Kafka partition with its own key; its letter is closed in the same transaction of
+    Kafka's. If this is interrupted nothing is lost and nothing is sent twice: run the same command again.
 
     To mend one message: `dead show ID --raw > FILE`, edit FILE, `dead replay --id ID --value FILE`.
 
     Exits with 1 if any message was not sent.
     """
-    from streams.admin.dead_letters import open_letters, still_refused
+    from streams.admin.dead_letters import end_unfinished_replay, open_letters, still_refused
     from streams.admin.dead_letters import replay as replay_letters
     from streams.progress import progress
     from streams.settings.load import load_settings
@@ -152,6 +151,7 @@ def replay(
     mended = _read(value) if value else None
     new_key = None if key is None else key.encode(errors="surrogateescape")
     settings = load_settings().kafka
+    end_unfinished_replay(settings)
     letters = open_letters(settings, topic, reason, ids or ())
     if not letters:
         print("no dead letters to replay")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from interest.write.backfill import Estimate, Learned
     from interest.write.backlog import Plan
     from streams.resolve.llm import OpenLlm
+
+
+class Again(enum.StrEnum):
+    """The outcomes that may be asked for once more."""
+
+    REFUSED = "refused"
 
 
 def learn(
@@ -38,32 +45,48 @@ def learn(
     chained: Annotated[bool, typer.Option(help="Show each summary's prompt the summary before it.")] = False,
     batch: Annotated[int, typer.Option(help="Requests decoded together by an LLM in this process.", min=1)] = 32,
     noun: Annotated[str, typer.Option(help="What the texts call an item and items: singular,plural.")] = "title,titles",
+    again: Annotated[
+        Again | None, typer.Option(help="Also write once more what ended so: `refused` asks for refused texts again.")
+    ] = None,
+    system_role: Annotated[
+        bool,
+        typer.Option("--system-role/--no-system-role", help="Without: for a server's model that takes no system role."),
+    ] = True,
 ) -> None:
     """Write a summary and a shift for every closed partition without one.
 
     Interrupt it at any point; the same command goes on from there.
     """
+    from interest.types import Outcome
     from interest.write.backlog import Plan
     from interest.write.prompts import Style
     from streams.resolve.llm import open_llm
+    from streams.store.coverage import coverage_line, read_coverage
     from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)
     style = Style(noun=nouns(noun))
-    with open_llm(llm, model=llm_model, batch=batch) as opened:
+    with open_llm(llm, model=llm_model, batch=batch, system_role=system_role) as opened:
         plan = Plan(
             prompt_version=prompt_version or opened.prompt_version,
             chained=chained,
             style=style,
             users=tuple(user or ()),
             users_limit=users_limit,
+            again=(Outcome(again.value),) if again else (),
         )
-        report(learn_with(engine, opened, plan))
+        learn_with(engine, opened, plan)
+        with engine.connect() as connection:
+            print(coverage_line(read_coverage(connection)), file=sys.stderr, flush=True)
 
 
 def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
-    """Say what it will take, then do it with a progress bar."""
-    from interest.write.backfill import estimate
+    """Say what it will take, then do it with a progress bar, and report what was done, also where an error ended it.
+
+    Raises LlmError where partitions were left, because the LLM was not there, refused everything, or could not be read.
+    """
+    from interest.errors import Unreadable
+    from interest.write.backfill import Learned, estimate
     from interest.write.backfill import learn as learn_interests
     from interest.write.backlog import count_open
     from streams.progress import progress
@@ -72,14 +95,31 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
     plan.prompt()  # an unknown version is told before anything is asked
     left = count_open(engine, plan, llm=opened.complete is not None)
     if opened.complete is not None and left:
-        _say(_told(estimate(engine, opened.complete, opened.name, plan), opened.name))
-    with progress("Learning interests", left, unit="partitions") as advance:
-        return learn_interests(
-            engine, opened.complete, model=opened.name, plan=plan, advance=advance, replaced=delete_derived
+        _say(_cost(estimate(engine, opened.complete, opened.name, plan), opened.name))
+    done = Learned()
+    try:
+        with progress("Learning interests", left, unit="partitions") as advance:
+            learn_interests(
+                engine,
+                opened.complete,
+                model=opened.name,
+                plan=plan,
+                advance=advance,
+                corrected=lambda rest: _say("measured so far; left: " + _cost(rest, opened.name)),
+                replaced=delete_derived,
+                done=done,
+            )
+    finally:
+        report(done)
+    if done.unread:
+        raise Unreadable(
+            f"{done.unread:,} partitions are left as they were, because replies about them could not be read: "
+            f"{done.trouble}; the same command asks for them again"
         )
+    return done
 
 
-def _told(expected: Estimate, name: str) -> str:
+def _cost(expected: Estimate, name: str) -> str:
     tokens = expected.prompt_tokens + expected.completion_tokens
     cost = f"{tokens:,} tokens, {expected.seconds:,.0f} s" if expected.measured else "tokens and time not known yet"
     return f"{expected.partitions:,} partitions with {name}: about {expected.calls:,} calls, {cost}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
 
 import typer
+
+from interest.errors import InputError
 
 Store = Annotated[
     str | None,
@@ -15,3 +19,33 @@ Store = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text to read.")]
+T = TypeVar("T")
+DAY = 86_400.0
+LATEST = 4_102_444_800.0  # 2100-01-01
+
+
+def event_time(option: str, text: str, *, whole_day: bool = False) -> float:
+    """An option's time as UTC seconds; it may be 2026-01-31, 2026-01-31T12:00 (UTC, or with an offset), or seconds.
+
+    whole_day: a date alone is the end of its day. Raises InputError for what is not a time from 1970 to 2100.
+    """
+    moment, seconds = _read(datetime.fromisoformat, text), _read(float, text)
+    if moment is not None and (seconds is None or len(text) == len("20260131")):  # a date, not a day of 1970
+        at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        at += DAY - 1e-3 if whole_day and len(text) <= len("2026-01-31") else 0.0
+    elif seconds is not None:
+        at = seconds
+    else:
+        raise InputError(
+            f"{option} {text}: give a date such as 2026-01-31, a time such as 2026-01-31T12:00 (UTC), or UTC seconds"
+        )
+    if not 0 <= at < LATEST:
+        raise InputError(f"{option} {text} is not a time between 1970 and 2100, UTC seconds")
+    return at
+
+
+def _read(parse: Callable[[str], T], text: str) -> T | None:
+    try:
+        return parse(text)
+    except ValueError:
+        return None

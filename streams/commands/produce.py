@@ -9,26 +9,22 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interest.errors import InputError
 
 if TYPE_CHECKING:
     from interest.types import Item, User
-    from streams.files.rows import BehaviorLog
+    from streams.files.catalogue import ItemFile, UserFile
+    from streams.files.sources import Sources
     from streams.replay.producer import LogProducer, Produced
     from streams.settings.schema import KafkaSettings
 
 
 def produce(
-    log: BehaviorLog,
-    items: Path | None,
-    users: Path | None,
-    column_map: dict[str, str],
+    sources: Sources,
     *,
     rate: str,
-    strict: bool,
     resume: bool,
 ) -> None:
     """Produce the catalogue, then the log; print what was done. Ctrl-C ends it where it can be gone on from."""
@@ -37,10 +33,11 @@ def produce(
     from streams.replay.rate import parse_rate
     from streams.settings.load import load_settings
 
-    pace = parse_rate(rate)
+    pace, log = parse_rate(rate), sources.log
     settings = load_settings().kafka
     for library in ("aiokafka", "kafka"):  # what they would say of a broker that is away is said below, once
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    print("\n".join(sources.understood()), flush=True)
     with ExitStack() as stack:
 
         def started(rows: int, done: int, was_sorted: bool) -> Callable[[int], None]:
@@ -51,10 +48,17 @@ def produce(
                 )
             order = "in order of time" if was_sorted else "not in order of time: sorted first"
             print(f"{log.path.name}: {rows:,} rows, {order}" + (f"; {done:,} done earlier" if done else ""), flush=True)
+            if log.whole_minutes and "event_id" not in log.fields:
+                _warn(
+                    "warning: this log has no event_id and its times are whole minutes: the agents drop repetitions "
+                    "within a minute as duplicates, unless their setting is INTERESTREAM_INGEST_DEDUPE=none"
+                )
             return stack.enter_context(progress("Producing", rows, unit="rows", done=done))
 
-        producer = LogProducer(settings=settings, log=log, rate=pace, strict=strict, started=started, warn=_warn)
-        produced = asyncio.run(_until_interrupted(producer, list(_catalogue(items, users, column_map))))
+        producer = LogProducer(
+            settings=settings, log=log, rate=pace, rejects=sources.rejects(log.path), started=started, warn=_warn
+        )
+        produced = asyncio.run(_until_interrupted(producer, list(_catalogue(sources))))
     _report(produced)
     if not produced.ended:
         signal.raise_signal(signal.SIGINT)  # the command line's own way to end: its text and its exit code
@@ -96,25 +100,31 @@ async def _send_catalogue(settings: KafkaSettings, read: Callable[[], Iterator[S
     return await produce_catalogue(settings, read())
 
 
-def _catalogue(
-    items: Path | None, users: Path | None, column_map: dict[str, str]
-) -> Iterator[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]:
-    from streams.files.catalogue import items_of, users_of
+def _catalogue(sources: Sources) -> Iterator[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]:
+    """What to send before the log: its name, and how to read it, which may be asked for again."""
 
-    if items:
-        yield f"items from {items.name}", partial(items_of, items, column_map)
-    if users:
-        yield f"user profiles from {users.name}", partial(users_of, users, column_map)
+    def items(file: ItemFile) -> Iterator[Sequence[Item]]:
+        with sources.rejects(file.path) as rejects:
+            yield from file.items(rejects)
+
+    def users(file: UserFile) -> Iterator[Sequence[User]]:
+        with sources.rejects(file.path) as rejects:
+            yield from file.users(rejects)
+
+    if sources.items:
+        yield f"items from {sources.items.path.name}", partial(items, sources.items)
+    if sources.users:
+        yield f"user profiles from {sources.users.path.name}", partial(users, sources.users)
 
 
 def _report(produced: Produced) -> None:
-    rejected = f"; {produced.rejected:,} rejected" if produced.rejected else ""
+    from streams.commands.replay import set_aside
+
+    rejected = set_aside(produced.rejects) if produced.rejects else ""
     if produced.ended and not produced.new:
         print(f"nothing new: the topic has all {produced.rows:,} behaviours of this log{rejected}")
     else:
         print(f"{produced.new:,} behaviours produced{rejected}")
-    if produced.rejected_file:
-        print(f"rejected rows, each with line and reason: {produced.rejected_file}")
 
 
 def _warn(text: str) -> None:

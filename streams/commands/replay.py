@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +15,14 @@ from interest.errors import InputError
 from streams.commands.options import Store
 from streams.settings.durations import parse_duration
 from streams.settings.load import store_url
-from streams.ubsp.policy import Policy, Span
+from streams.ubsp.policy import Dedupe, Policy, Span
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from streams.files.rows import BehaviorLog
+    from interest.types import Behavior
+    from streams.files.rejects import RejectWriter
+    from streams.files.sources import Sources
     from streams.replay.embedded import Replayed
 
 
@@ -28,7 +32,9 @@ _OF_THE_AGENT = {
     "gap": "INTERESTREAM_INGEST_GAP",
     "span": "INTERESTREAM_INGEST_SPAN",
     "tokens": "INTERESTREAM_INGEST_TOKENS",
+    "dedupe": "INTERESTREAM_INGEST_DEDUPE",
     "llm_from": "INTERESTREAM_LLM_URL",
+    "llm_model": "INTERESTREAM_LLM_MODEL",
     "noun": "INTERESTREAM_LLM_NOUN",
     "store": "INTERESTREAM_STORE",
     "llm": "the agent's --stages",
@@ -38,7 +44,10 @@ _OF_THE_AGENT = {
 
 def replay(
     context: typer.Context,
-    log: Annotated[Path, typer.Argument(help="The behaviours: CSV, TSV, JSONL, Parquet or RecBole .inter; .gz too.")],
+    log: Annotated[
+        Path,
+        typer.Argument(help="The behaviours: CSV, TSV, JSON, Parquet or RecBole .inter; .gz too; or a folder."),
+    ],
     items: Annotated[Path | None, typer.Option(help="The catalogue: item ids, titles, categories.")] = None,
     users: Annotated[Path | None, typer.Option(help="User profiles; every column becomes an attribute.")] = None,
     map_: Annotated[
@@ -46,8 +55,23 @@ def replay(
         typer.Option(
             "--map",
             metavar="FIELD=COLUMN,…",
-            help="Which column holds what, where it is not found: user_id=userId,value=rating.",
+            help="Columns by hand, e.g. user_id=userId,items.item_id=sku; log., items. and users. name the file.",
         ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="The columns of a LOG without a header line: user_id,item_id,action,at."),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of text that is not UTF-8 or UTF-16: latin-1; or items=latin-1,log=cp1252."),
+    ] = None,
+    value_range: Annotated[
+        str | None, typer.Option("--value-range", metavar="LEAST..MOST", help="Set aside values outside: 1..5 or 0..")
+    ] = None,
+    rejected: Annotated[
+        Path | None,
+        typer.Option("--rejected", metavar="FILE", help="Where bad rows go; default: beside each file."),
     ] = None,
     store: Store = None,
     partition: Annotated[int, typer.Option(help="Behaviours that close a partition; 0: no limit.", min=0)] = 50,
@@ -55,6 +79,14 @@ def replay(
     span: Annotated[Span | None, typer.Option(help="Also close when a calendar span (UTC) ends.")] = None,
     tokens: Annotated[
         int | None, typer.Option(help="Also close before a prompt would have more tokens.", min=1)
+    ] = None,
+    dedupe: Annotated[
+        Dedupe | None,
+        typer.Option(
+            help="What makes two behaviours of a user one, looked for in the open cache and the newest partition: auto "
+            "(the event_id, else the whole row), event_id, row or none; time is the rule of older stores. Default: the "
+            "store's own, auto in a new one.",
+        ),
     ] = None,
     action: Annotated[str | None, typer.Option(help="The action of every row, if no column holds it.")] = None,
     users_limit: Annotated[
@@ -67,6 +99,7 @@ def replay(
     llm_from: Annotated[
         str | None, typer.Option("--llm-from", metavar="PATH|URL", help="The LLM. Default: the fetched SmolLM2.")
     ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="The model's name, where --llm-from is a server.")] = None,
     noun: Annotated[str, typer.Option(help="What the texts call an item and items: singular,plural.")] = "title,titles",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     resume: Annotated[
@@ -87,44 +120,54 @@ def replay(
 ) -> None:
     """Replay LOG: close partitions, learn interests, turn them into representations.
 
-    Rows that cannot be used are written to LOG.rejected.jsonl with the reason. Interrupt it at any point and run the
-    same command again: the store ends up as if nothing had happened. With --kafka the rows go to Kafka, where running
-    agents (`interestream agent`) read them; the agents' settings then decide on partitions, the LLM and the store.
+    It begins with what was understood of each file. Rows that cannot be used are written to FILE.rejected.jsonl with
+    the reason. Interrupt it at any point and run the same command again: the store ends up as if nothing had happened.
+    With --kafka the rows go to Kafka, where running agents (`interestream agent`) read them; the agents' settings then
+    decide on partitions, duplicates, the LLM and the store.
     """
     from streams.files.mapping import parse_map
-    from streams.files.rows import BehaviorLog
+    from streams.files.numbers import ValueRange, parse_range
+    from streams.files.rows import LogOptions
+    from streams.files.sources import SourceOptions, open_sources, parse_encodings
     from streams.store.engine import open_store
 
-    column_map = parse_map(map_)
+    options = SourceOptions(
+        column_map=parse_map(map_),
+        log=LogOptions(
+            action=action,
+            columns=tuple(name.strip() for name in (columns or "").split(",") if name.strip()),
+            allowed=parse_range(value_range) if value_range else ValueRange(),
+        ),
+        encodings=parse_encodings(encoding),
+        rejected=rejected,
+        strict=strict,
+    )
     if kafka:
         from streams.commands.produce import produce
 
         _refuse_options_of_the_agent(context)
-        produce(
-            BehaviorLog(log, column_map, action),
-            items,
-            users,
-            column_map,
-            rate=rate or "max",
-            strict=strict,
-            resume=resume,
-        )
+        produce(open_sources(log, items, users, options), rate=rate or "max", resume=resume)
         return
+    if llm and llm_from and llm_from.startswith(("http://", "https://")) and not llm_model:
+        raise InputError(f"name the model that {llm_from} serves with --llm-model")
     if rate is not None:
         raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
     try:
-        policy = Policy(count=partition or None, gap_s=parse_duration(gap) if gap else None, span=span, tokens=tokens)
+        policy = Policy(
+            count=partition or None, gap_s=parse_duration(gap) if gap else None, span=span, tokens=tokens, dedupe=dedupe
+        )
     except ValueError as error:
         raise InputError(f"{error}; set --partition, --gap, --span or --tokens") from None
-    behaviors = BehaviorLog(log, column_map, action)
+    sources = open_sources(log, items, users, options)
     engine = open_store(store_url(store))
-    _load_catalogue(engine, items, users, column_map)
-    _ingest(engine, behaviors, policy, strict=strict, resume=resume)
+    print("\n".join(sources.understood()), flush=True)
+    _load_catalogue(engine, sources)
+    _ingest(engine, sources, policy, resume=resume)
     if llm:
         from streams.commands.fuse import fuse
         from streams.commands.learn import learn
 
-        learn(store=store, users_limit=users_limit, llm=llm_from, noun=noun)
+        learn(store=store, users_limit=users_limit, llm=llm_from, llm_model=llm_model, noun=noun)
         fuse(store=store)
 
 
@@ -137,18 +180,29 @@ def _refuse_options_of_the_agent(context: typer.Context) -> None:
             raise InputError(f"{option.opts[0]} makes no sense with --kafka: {held}; leave it out")
 
 
-def _load_catalogue(engine: Engine, items: Path | None, users: Path | None, column_map: dict[str, str]) -> None:
+def _load_catalogue(engine: Engine, sources: Sources) -> None:
     from streams.files.catalogue import load_items, load_users
 
-    if items:
-        print(f"{load_items(engine, items, column_map):,} items from {items.name}")
-    if users:
-        print(f"{load_users(engine, users, column_map):,} user profiles from {users.name}")
+    if sources.items:
+        with sources.rejects(sources.items.path) as rejects:
+            count = load_items(engine, sources.items, rejects)
+        print(f"{count:,} items from {sources.items.path.name}{set_aside(rejects)}")
+    if sources.users:
+        with sources.rejects(sources.users.path) as rejects:
+            count = load_users(engine, sources.users, rejects)
+        print(f"{count:,} user profiles from {sources.users.path.name}{set_aside(rejects)}")
 
 
-def _ingest(engine: Engine, log: BehaviorLog, policy: Policy, *, strict: bool, resume: bool) -> None:
+def set_aside(rejects: RejectWriter) -> str:
+    """How many rows were set aside, and where they are."""
+    return f"; {rejects.count:,} rejected, each with line and reason: {rejects.path}" if rejects.count else ""
+
+
+def _ingest(engine: Engine, sources: Sources, policy: Policy, *, resume: bool) -> None:
     from streams.replay.embedded import replay as run
+    from streams.store.coverage import coverage_line, read_coverage
 
+    log = sources.log
     with ExitStack() as stack:
 
         def started(rows: int, done: int, was_sorted: bool) -> Callable[[int], None]:
@@ -161,7 +215,12 @@ def _ingest(engine: Engine, log: BehaviorLog, policy: Policy, *, strict: bool, r
             print(f"{log.path.name}: {rows:,} rows, {order}" + (f"; {done:,} done earlier" if done else ""))
             return stack.enter_context(_progress(rows, done))
 
-        report(run(engine, log, policy, strict=strict, started=started))
+        replayed = run(engine, log, policy, rejects=sources.rejects(log.path), started=started)
+    print("\n".join(report(replayed)))
+    if log.whole_minutes and "event_id" not in log.fields and replayed.policy.dedupe is not Dedupe.NONE:
+        print(whole_minutes(replayed.position.duplicates), file=sys.stderr)
+    with engine.connect() as connection:
+        print(coverage_line(read_coverage(connection)))
 
 
 @contextmanager
@@ -172,15 +231,41 @@ def _progress(rows: int, done: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def report(replayed: Replayed) -> None:
+def report(replayed: Replayed) -> Iterator[str]:
+    """What became of the log's rows."""
     position = replayed.position
     late = f", {position.late:,} of them late" if position.late else ""
     if replayed.resumed_at == position.offset and position.offset:
-        print("nothing new: this log was replayed before, and other options do not change what it left")
-    print(
+        yield "nothing new: this log was replayed before, and other options do not change what it left"
+    yield (
         f"of this log {position.accepted:,} behaviours{late}; "
         f"{position.duplicates:,} duplicates; {position.rejected:,} rejected"
     )
-    print(f"{replayed.partitions:,} closed partitions in the store")
-    if replayed.rejected_file:
-        print(f"rejected rows, each with line and reason: {replayed.rejected_file}")
+    if replayed.duplicate is not None:
+        rule = replayed.policy.dedupe
+        yield f"dropped as a duplicate, for example: {described(replayed.duplicate)} (--dedupe {rule})"
+    yield f"{replayed.partitions:,} closed partitions in the store"
+    if replayed.rejects.count:
+        yield f"rejected rows, each with line and reason: {replayed.rejects.path}"
+
+
+def described(behavior: Behavior) -> str:
+    """A behaviour in one line."""
+    at = datetime.fromtimestamp(behavior.at, UTC)
+    more = [
+        f"{name} {value}"
+        for name, value in (("value", behavior.value), ("scene", behavior.scene), ("event_id", behavior.event_id))
+        if value is not None
+    ]
+    return ", ".join(
+        [f"user {behavior.user_id}", f"item {behavior.item_id}", behavior.action, f"{at:%Y-%m-%d %H:%M:%S} UTC", *more]
+    )
+
+
+def whole_minutes(duplicates: int) -> str:
+    """The warning for a log whose rows cannot be told apart within a minute."""
+    return (
+        "warning: this log has no event_id and its times are whole minutes, so that real repetitions within a minute "
+        f"look like duplicates ({duplicates:,} were dropped); if they are real, replay it with --dedupe none into "
+        "another --store"
+    )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json as jsons
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from interest.errors import InputError
-from streams.commands.options import Store
+from streams.commands.options import Store, event_time
 from streams.progress import progress
 from streams.settings.load import store_url
 
@@ -18,18 +19,36 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from fusion.serving.requests import Scored
+    from fusion.training.artifact import Artifact
 
-LATEST = 4_102_444_800.0  # 2100-01-01
+DAY = 86_400.0
 
 
 def score(
     artifact: Annotated[Path, typer.Argument(help="The folder that `interestream train` wrote.")],
     store: Store = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV file with the columns user_id and item_id.")] = None,
-    user: Annotated[str | None, typer.Option(help="One user, with --items.")] = None,
-    items: Annotated[str | None, typer.Option(help="Item ids, separated by commas.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="A CSV or .parquet file with the columns user_id and item_id; may be large.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="One user, with --items or --items-file.")] = None,
+    items: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An item id; repeat the option for more. Given once, it may be a JSON list, or ids separated by "
+            "commas, unless there is an item by the whole name."
+        ),
+    ] = None,
+    items_file: Annotated[Path | None, typer.Option(help="A file of item ids: one a line, or a JSON list.")] = None,
     at: Annotated[
-        float | None, typer.Option(help="Event time of the request, epoch seconds. Default: the newest in the store.")
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Score as of this event time, e.g. 2026-01-31T12:00 (UTC) or UTC seconds; item statistics are counted "
+            "up to then, from the whole log. Default: the newest in the store, with the artifact's item statistics.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the scores to this file instead: .parquet, .csv, .jsonl or .ndjson.")
     ] = None,
     llm: Annotated[
         str | None,
@@ -41,54 +60,103 @@ def score(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Score items for users: the probability of a positive, given what the store knows of the user."""
-    listed = [item.strip() for item in (items or "").split(",") if item.strip()]
-    if (pairs is None) == (user is None) or (user is None) != (not listed):
-        raise InputError("say what to score: either --pairs FILE, or --user U --items a,b,c")
-    if at is not None and not 0 <= at < LATEST:
-        raise InputError(f"--at {at:g} is not a time between 1970 and 2100 in epoch seconds")
+    """Score items for users: the probability of a positive, given what the store knows of the user.
+
+    Pairs are printed in the file's order, one user's items best first: user, item, score, title, separated by tabs. A
+    user or an item that nothing is known of is scored too, and marked: "unknown user" and "unknown item" in a fifth
+    column, unknown_user and unknown_item in JSON and files.
+    """
+    if (pairs is None) == (user is None) or (user is None) != (not items and items_file is None):
+        raise InputError("say what to score: either --pairs FILE, or --user U with --items I (or --items-file FILE)")
+    past = None if at is None else event_time("--at", at)
     from fusion.features.log import newest_time
     from fusion.models.registry import KINDS
-    from fusion.serving.pair_files import read_pairs
+    from fusion.serving.pair_files import open_pairs, read_item_ids
     from fusion.serving.requests import rank_items, score_pairs
     from fusion.serving.score import Scorer
     from fusion.training.artifact import load_artifact
     from streams.resolve.bank import llm_folder
     from streams.store.engine import open_store
 
-    wanted = read_pairs(pairs) if pairs is not None else []
+    file = None if pairs is None else open_pairs(pairs)
+    ids = [] if items_file is None else read_item_ids(items_file)
     engine = open_store(store_url(store), create=False)
     model = load_artifact(artifact, llm_folder(llm) if llm else None)
     if llm and not KINDS[model.config.kind].reads_llm:
         raise InputError(
             f"--llm {llm}: {artifact} is a {model.config.kind} model, which needs no language model; leave --llm out"
         )
-    scorer = Scorer(model)
-    with engine.connect() as connection:
-        moment = newest_time(connection) if at is None else at
-        with progress("Scoring", len(wanted) or len(listed), unit="pairs") as advance:
-            if user is None:
-                for page in score_pairs(scorer, connection, wanted, moment, advance=advance):
-                    _print(connection, page, json=json)
-            else:
-                _print(connection, rank_items(scorer, connection, user, listed, moment), json=json)
-                advance(len(listed))
+    scorer = Scorer(model, as_of_request=past is not None)
+    with engine.connect() as connection, _writing(connection, out, json=json) as write:
+        moment = newest_time(connection) if past is None else past
+        print(_statistics(model, moment, past=past is not None), file=sys.stderr, flush=True)
+        ids += _named_items(connection, model, items or [])
+        with progress("Scoring", file.rows if file else len(ids), unit="pairs") as advance:
+            if file is None:
+                write(rank_items(scorer, connection, user or "", ids, moment))
+                advance(len(ids))
+                return
+            for block in file.blocks():
+                for page in score_pairs(scorer, connection, block, moment, advance=advance):
+                    write(page)
 
 
-def _print(connection: Connection, scored: list[Scored], *, json: bool) -> None:
-    for line in _json_lines(scored) if json else _text_lines(connection, scored):
-        print(line)
+def _named_items(connection: Connection, model: Artifact, given: Sequence[str]) -> list[str]:
+    """What --items names: each as it is; one alone may be a list of them."""
+    from fusion.serving.pair_files import json_list
+    from interest.store.sql import read_items
+
+    if len(given) != 1:
+        return list(given)
+    alone = given[0]
+    listed = json_list(alone)
+    if listed is not None:
+        return listed
+    if "," not in alone or alone in model.spec.items or read_items(connection, [alone]):
+        return [alone]
+    split = [item.strip() for item in alone.split(",") if item.strip()]
+    if not split:
+        raise InputError(f"--items {alone!r} names no item")
+    return split
 
 
-def _json_lines(scored: list[Scored]) -> Iterator[str]:
-    for one in scored:
-        yield jsons.dumps({"user_id": one.user_id, "item_id": one.item_id, "score": round(one.score, 6)})
+def _statistics(model: Artifact, moment: float, *, past: bool) -> str:
+    """Which item statistics are read, and how old they are."""
+    from streams.store.timeline import format_time
+
+    if past:
+        return f"item statistics: of the store's behaviours before {format_time(moment)}"
+    until = model.config.statistics_at
+    if not isinstance(until, float):
+        return "item statistics: the artifact's, of an age that it does not say; --at TIME counts the store's"
+    days = max(0.0, (moment - until) / DAY)
+    age = f"{days:,.1f} days older than the request; --at TIME counts the store's" if days >= 0.05 else "up to date"
+    return f"item statistics: the artifact's, of behaviours up to {format_time(until)}, {age}"
 
 
-def _text_lines(connection: Connection, scored: list[Scored]) -> Iterator[str]:
+@contextmanager
+def _writing(connection: Connection, out: Path | None, *, json: bool) -> Iterator[Callable[[Sequence[Scored]], None]]:
+    """Where scores go: a file, or standard output as JSON or text."""
+    from fusion.serving.pair_files import json_line, open_scores
+
+    if out is not None:
+        with open_scores(out) as write:
+            yield write
+        return
+
+    def printed(scored: Sequence[Scored]) -> None:
+        for line in map(json_line, scored) if json else _text_lines(connection, scored):
+            print(line)
+
+    yield printed
+
+
+def _text_lines(connection: Connection, scored: Sequence[Scored]) -> Iterator[str]:
     from interest.store.sql import read_items
 
     catalogue = read_items(connection, {one.item_id for one in scored})
     for one in scored:
         title = catalogue[one.item_id].title if one.item_id in catalogue else ""
-        yield f"{one.user_id}\t{one.item_id}\t{one.score:.4f}\t{title}".rstrip()
+        marks = (("unknown user", one.unknown_user), ("unknown item", one.unknown_item))
+        marked = ", ".join(mark for mark, holds in marks if holds)
+        yield f"{one.user_id}\t{one.item_id}\t{one.score:.4f}\t{title}\t{marked}".rstrip()

@@ -33,6 +33,12 @@ def page(stats: Stats) -> Iterator[str]:
     yield line("  late", f"{stats.late:,}", "older than their newest closed partition; kept")
     yield line("  duplicates", f"{stats.duplicates:,}", "dropped")
     yield line("  rejected", f"{stats.rejected:,}", "in .rejected.jsonl files and dead letters, with the reason")
+    for label, count, what in (
+        ("  with item", stats.with_item, "have an item in the catalogue"),
+        ("  with profile", stats.with_profile, "have a user profile"),
+    ):
+        if count is not None:
+            yield line(label, f"{count:,}", what if count or not stats.behaviors else f"{what}: the ids do not meet")
     yield line("partitions", f"{stats.partitions:,}", "closed")
     yield line("open caches", f"{stats.open_caches:,}", f"users, with {stats.open_behaviors:,} behaviours")
     if not stats.versions:
@@ -67,6 +73,9 @@ def _version(version: VersionStats) -> Iterator[str]:
     if version.supported_share is not None:
         share = f"{100 * version.supported_share:.1f} % supported; the others were cut out"
         yield line("  claims", f"{version.claims:,}", share)
+    if version.sentences_sampled:
+        note = f"of {version.sentences_sampled:,} sentences: true of a third of others"
+        yield line("  of anyone", f"{version.sentences_of_anyone:,}", note)
 
 
 def _bank(bank: BankStats) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.files.rows import BehaviorLog, RejectedRow, Rows
+from streams.files.rejects import RejectedRow
+from streams.files.rows import BehaviorLog, Rows
 
 RUN = 1_250_000  # rows sorted in memory at a time: about 100 MB
 BLOCK = 20_000  # rows handed on at a time

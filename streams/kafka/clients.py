@@ -111,6 +111,7 @@ def consumer_for_command(settings: KafkaSettings) -> Iterator[KafkaConsumer]:
     with _translate_errors(settings):
         check_reachable(settings)
         options = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "allow_auto_create_topics": False}
+        options["isolation_level"] = settings.isolation
         client = KafkaConsumer(**python_options(settings), **options, check_crcs=CHECK_CRCS)
         try:
             yield client
@@ -119,15 +120,26 @@ def consumer_for_command(settings: KafkaSettings) -> Iterator[KafkaConsumer]:
 
 
 @contextmanager
-def producer_for_command(settings: KafkaSettings) -> Iterator[KafkaProducer]:
-    """kafka-python's producer, for commands: idempotent, acknowledged by all replicas, closed at the end."""
+def producer_for_command(settings: KafkaSettings, *, transactions: str | None = None) -> Iterator[KafkaProducer]:
+    """kafka-python's producer, for commands: idempotent, acknowledged by all replicas, closed at the end.
+
+    `transactions` is their id: a second producer with it ends the first one's.
+    """
     from kafka import KafkaProducer
 
     with _translate_errors(settings):
         check_reachable(settings)
-        options = {"max_request_size": MAX_DEAD + 65_536, "linger_ms": 5, "allow_auto_create_topics": False}
+        options: dict[str, Any] = {
+            "max_request_size": MAX_DEAD + 65_536,
+            "linger_ms": 5,
+            "allow_auto_create_topics": False,
+        }
+        if transactions:
+            options["transactional_id"] = transactions
         client = KafkaProducer(**python_options(settings), **options)
         try:
+            if transactions:
+                client.init_transactions()
             yield client
         finally:
             client.close(timeout=10.0)

@@ -10,7 +10,7 @@ import struct
 
 import msgspec
 
-from interest.types import FUTURE_S, MAX_ID, Behavior, Interest, Outcome, Partition, Reason, Source
+from interest.types import FUTURE_S, MAX_ID, MAX_VALUE, Behavior, Interest, Outcome, Partition, Reason, Source
 
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138
 
@@ -99,6 +99,8 @@ def check_behavior(behavior: Behavior, produced_at: float) -> Behavior | Refusal
     if at > produced_at + FUTURE_S:
         unit = ", it looks like milliseconds: send seconds" if at > MILLISECONDS_FROM else ""
         return Refusal(f"at is {at:.0f}, {(at - produced_at) / 86_400:,.0f} days after the message was produced{unit}")
+    if behavior.value is not None and abs(behavior.value) > MAX_VALUE:
+        return Refusal(f"value is {behavior.value:g}, more than a float32 holds")
     for text in (behavior.user_id, behavior.item_id, behavior.action, behavior.scene, behavior.event_id):
         if text is not None and "\0" in text:
             return Refusal("a text has a NUL character")

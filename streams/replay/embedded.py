@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import msgspec
 from sqlalchemy import Engine, func, select
@@ -13,7 +12,11 @@ from sqlalchemy import Engine, func, select
 from interest.errors import InputError
 from interest.store.sql import read_items
 from interest.store.tables import partitions
-from streams.files.rows import BehaviorLog, Digest, RejectedRow, Rows, refuse
+from interest.types import Behavior
+from streams.files.catalogue import no_usable_row
+from streams.files.old_rules import first_row_then
+from streams.files.rejects import RejectWriter
+from streams.files.rows import BehaviorLog, Digest, Rows
 from streams.files.sort import in_time_order
 from streams.ubsp.ingest import Folded, Ingest, Position, fewer_collections
 from streams.ubsp.policy import Policy
@@ -27,12 +30,24 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     resumed_at: int  # the row this run began with
     was_sorted: bool
     partitions: int  # in the store
-    rejected_file: Path | None
+    rejects: RejectWriter
+    duplicate: Behavior | None  # the first that this run has dropped
+    policy: Policy  # the store's
 
 
 def source_name(log: BehaviorLog) -> str:
     """The log's name in `offsets`, from its first usable row: it stays when the file is renamed or grows."""
-    return f"log:{hashlib.blake2b(log.first_row().encode(errors='replace'), digest_size=8).hexdigest()}"
+    return _name_of(log.first_row())
+
+
+def source_name_then(log: BehaviorLog) -> str | None:
+    """Its name by the reading rules before versions, where that was another; None: the same, or it had none."""
+    row = first_row_then(log)
+    return _name_of(row) if row and _name_of(row) != source_name(log) else None
+
+
+def _name_of(first_row: str) -> str:
+    return f"log:{hashlib.blake2b(first_row.encode(errors='replace'), digest_size=8).hexdigest()}"
 
 
 def replay(
@@ -40,7 +55,7 @@ def replay(
     log: BehaviorLog,
     policy: Policy,
     *,
-    strict: bool = False,
+    rejects: RejectWriter | None = None,
     started: Callable[[int, int, bool], Callable[[int], None]] = lambda _rows, _done, _sorted: lambda _count: None,
 ) -> Replayed:
     """Fold the log's behaviours into the store, from where the last run stopped.
@@ -54,11 +69,16 @@ def replay(
     ingest = Ingest(engine, policy, items=items)
     source = source_name(log)
     before = ingest.position(source)
+    if not before.offset:
+        _refuse_other_rules(ingest, log)
     was_sorted, rows = in_time_order(log)
     advance = started(log.rows, before.offset + before.rejected, was_sorted)
-    with RejectWriter(log.path, strict=strict) as rejects:
+    examples: list[Behavior] = []
+    with rejects or RejectWriter(log.path) as writer:
         digest = Digest()
-        after = _drive(ingest, source, before, _from(rows, before, log, digest), rejects, advance, digest)
+        after = _drive(ingest, source, before, _from(rows, before, log, digest), writer, advance, digest, examples)
+    if not after.offset:
+        raise no_usable_row(log.path, writer)
     if after.watermark is not None:
         ingest.sweep(after.watermark)
     with engine.connect() as connection:
@@ -69,8 +89,20 @@ def replay(
         resumed_at=before.offset,
         was_sorted=was_sorted,
         partitions=count,
-        rejected_file=rejects.path if rejects.count else None,
+        rejects=writer,
+        duplicate=examples[0] if examples else None,
+        policy=ingest.policy,
     )
+
+
+def _refuse_other_rules(ingest: Ingest, log: BehaviorLog) -> None:
+    then = source_name_then(log)
+    if then is not None and (position := ingest.position(then)).offset:
+        raise InputError(
+            f"{log.path} was replayed into this store up to row {position.offset:,} by an earlier version, which read "
+            "its cells or its times otherwise; replay it into another --store, where today's rules read it from its "
+            "beginning"
+        )
 
 
 def _drive(
@@ -81,6 +113,7 @@ def _drive(
     rejects: RejectWriter,
     advance: Callable[[int], None],
     digest: Digest,
+    examples: list[Behavior],
 ) -> Position:
     """Fold the next chunk while the last one is written: one thread each, never more than one batch ahead."""
     with fewer_collections(), ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
@@ -88,6 +121,8 @@ def _drive(
         offset = position.offset
         for rows, start in chunks:
             folded = ingest.fold(rows.behaviors(start))
+            if folded.duplicate is not None and not examples:
+                examples.append(folded.duplicate)
             offset += len(rows) - start
             digest.add(rows, start, len(rows))
             rejects.add(rows.rejected)
@@ -112,7 +147,7 @@ def _from(rows: Iterator[Rows], position: Position, log: BehaviorLog, digest: Di
         start = min(left, len(chunk))
         left -= start
         digest.add(chunk, 0, start)
-        if start and not left and digest.text() != position.digest:
+        if start and not left and not digest.matches(position.digest):
             break
         yield chunk, start
     else:
@@ -120,43 +155,7 @@ def _from(rows: Iterator[Rows], position: Position, log: BehaviorLog, digest: Di
             return
     raise InputError(
         f"{log.path} is not what it was: its first {position.offset:,} rows in order of time have been replayed into "
-        "this store, and they have changed since. Rows may be appended if they are no older than the last one; for "
+        "this store, and they have changed since, or are read by other rules now. Rows "
+        "may be appended if they are no older than the last one; for "
         "anything else put the old file back, or replay the new one into another --store"
     )
-
-
-class RejectWriter:
-    """Writes rejected rows beside the log, anew in each run: reading the log again finds the same ones."""
-
-    def __init__(self, log: Path, *, strict: bool) -> None:
-        self.path = log.with_name(log.name + ".rejected.jsonl")
-        self.strict, self.count = strict, 0
-
-    def __enter__(self) -> RejectWriter:
-        self.path.unlink(missing_ok=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def add(self, rejected: list[RejectedRow]) -> None:
-        if not rejected:
-            return
-        if self.strict:
-            raise refuse(rejected[0])
-        with self.path.open("ab") as file:
-            file.writelines(msgspec.json.encode(_printable(one)) + b"\n" for one in rejected)
-        self.count += len(rejected)
-
-
-def _printable(rejected: RejectedRow) -> RejectedRow:
-    """The row as JSON can hold it: bytes that were not UTF-8 are shown as \\xNN, NaN as text."""
-
-    def shown(value: object) -> object:
-        if isinstance(value, str):
-            return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        return value if isinstance(value, int | bool | None) else str(value)
-
-    row = rejected.row
-    readable = {name: shown(value) for name, value in row.items()} if isinstance(row, dict) else shown(row)
-    return msgspec.structs.replace(rejected, row=readable)

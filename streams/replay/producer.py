@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from interest.errors import InputError
+from streams.files.catalogue import no_usable_row
+from streams.files.rejects import RejectWriter
 from streams.files.rows import BehaviorLog, Digest, Rows
 from streams.files.sort import in_time_order
 from streams.kafka.clients import KafkaError, make_producer
@@ -27,7 +28,7 @@ from streams.kafka.partitioner import Partitioner
 from streams.kafka.topics import Topics
 from streams.replay.checkpoint import ReplayCheckpoint, ReplayProgress, Target
 from streams.replay.delivery import CHECKPOINT_S, STOP_S, Delivery, GivenUpError, pause
-from streams.replay.embedded import RejectWriter, source_name
+from streams.replay.embedded import source_name, source_name_then
 from streams.replay.messages import BATCH, ChangedError, Encoded, Sent, batches, encode
 from streams.replay.rate import Pacer, Rate
 from streams.replay.recover import last_rows
@@ -47,8 +48,7 @@ class Produced(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: int
     new: int
-    rejected: int
-    rejected_file: Path | None
+    rejects: RejectWriter | None
     ended: bool  # False: it was interrupted
 
 
@@ -65,8 +65,10 @@ class _ProducedRows:
         self.digest.add(rows, 0, known)
         if not self._checked and first + known == self._progress.rows:
             self._checked = True
-            if self.digest.text() != self._progress.digest:
-                raise ChangedError(f"of its first {self._progress.rows:,} rows some have changed")
+            if not self.digest.matches(self._progress.digest):
+                raise ChangedError(
+                    f"of its first {self._progress.rows:,} rows some have changed, or are read by other rules now"
+                )
         return known
 
     def end(self, count: int) -> None:
@@ -85,7 +87,7 @@ class LogProducer:
     settings: KafkaSettings
     log: BehaviorLog
     rate: Rate = field(default_factory=Rate)
-    strict: bool = False
+    rejects: RejectWriter | None = None  # none: beside the log
     started: Callable[[int, int, bool], Callable[[int], None]] = lambda _rows, _done, _sorted: lambda _count: None
     warn: Callable[[str], None] = lambda _text: None
     clock: Callable[[], float] = time.monotonic
@@ -121,12 +123,14 @@ class LogProducer:
             failures, before = (1 if self._new > before else failures + 1), self._new
             if await pause(self.stop, BACKOFF.delay_s(failures)):
                 break
-        return Produced(rows=self._shown, new=self._new, rejected=0, rejected_file=None, ended=False)
+        return Produced(rows=self._shown, new=self._new, rejects=None, ended=False)
 
     async def _attempt(self, source: bytes) -> Produced:
         """1. See how far earlier runs came; 2. take the log over; 3. read back what came after; 4. go on."""
         checkpoint = partial(ReplayCheckpoint, self.settings, f"{self.settings.prefix}replay-{source.hex()}")
         target, progress, offsets = await self._settled_checkpoint(checkpoint)  # 1
+        if not progress.rows:
+            await self._refuse_other_rules(target)
         progress = msgspec.structs.replace(progress, run=self._run, beat=progress.beat + 1, state="running")
         offsets, ends = await asyncio.to_thread(_take_over, checkpoint, target, progress, offsets)  # 2
         sent = await last_rows(self.settings, target.topic, source, offsets, ends)  # 3
@@ -147,6 +151,19 @@ class LogProducer:
             return await self._drive(delivery, source, sent)  # 4
         finally:
             await _close(producer)
+
+    async def _refuse_other_rules(self, target: Target) -> None:
+        then = await asyncio.to_thread(source_name_then, self.log)
+        if then is None:
+            return
+        group = f"{self.settings.prefix}replay-{then.removeprefix('log:')}"
+        checkpoint = partial(ReplayCheckpoint, self.settings, group)
+        rows = (await asyncio.to_thread(_read_checkpoint, checkpoint, target.topic))[1].rows
+        if rows:
+            raise InputError(
+                f"{self.log.path} was produced to {target.topic} up to row {rows:,} by an earlier version, which read "
+                "its cells or its times otherwise; make the topic again to produce it from its beginning"
+            )
 
     async def _settled_checkpoint(
         self, checkpoint: Callable[[], ReplayCheckpoint]
@@ -177,7 +194,7 @@ class LogProducer:
             self._shown = delivery.progress.rows
         produced_rows = _ProducedRows(delivery.progress, sent)
         reader = _EncodingReader(chunks, Partitioner(delivery.target.partitions), delivery.progress.rows)
-        rejects = RejectWriter(self.log.path, strict=self.strict)
+        rejects = self.rejects or RejectWriter(self.log.path)
         try:
             with rejects:
                 count = await self._play(delivery, reader, produced_rows, rejects, source, sent)
@@ -190,11 +207,12 @@ class LogProducer:
         finally:
             await reader.close()
         await delivery.write_progress("ended")
+        if not count and not self.stop.is_set():
+            raise no_usable_row(self.log.path, rejects)
         return Produced(
             rows=count,
             new=self._new,
-            rejected=rejects.count,
-            rejected_file=rejects.path if rejects.count else None,
+            rejects=rejects,
             ended=not self.stop.is_set(),
         )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interest.errors import InputError
-from streams.files.columns import Floats
+from streams.files.numbers import Floats
 
 _RATE = re.compile(r"(?P<number>\d+(\.\d+)?|\.\d+)(?P<unit>x|/s)", re.IGNORECASE)
 

@@ -35,7 +35,9 @@ class OpenLlm:
 
 
 @contextmanager
-def open_llm(option: str | None = None, *, model: str | None = None, batch: int = 32) -> Iterator[OpenLlm]:
+def open_llm(
+    option: str | None = None, *, model: str | None = None, batch: int = 32, system_role: bool = True
+) -> Iterator[OpenLlm]:
     """The LLM that `--llm` names: "statistics", an http(s) URL of an OpenAI-compatible server, or a checkpoint's
     folder.
 
@@ -43,6 +45,7 @@ def open_llm(option: str | None = None, *, model: str | None = None, batch: int 
         option: None means the fetched SmolLM2 (`interestream fetch`).
         model: the model's name on a server; needed with a URL.
         batch: requests decoded together, in process.
+        system_role: false for a server whose model takes no system message.
 
     Raises:
         InputError: no model there, or a server without a model name.
@@ -53,9 +56,11 @@ def open_llm(option: str | None = None, *, model: str | None = None, batch: int 
         if not model:
             raise InputError(f"name the model that {option} serves with --llm-model")
         from interest.llm.http import HttpModel
+        from interest.llm.refusals import RefusalPolicy
 
-        http = HttpModel(option, model=model, key=os.environ.get("INTERESTREAM_LLM_KEY"))
-        yield OpenLlm(http, http.name, "json-1")
+        key = os.environ.get("INTERESTREAM_LLM_KEY")
+        http = HttpModel(option, model=model, key=key, system_role=system_role)
+        yield OpenLlm(RefusalPolicy(http), http.name, "json-1")
     else:
         folder = Path(option).expanduser() if option else default_llm()
         if not folder.is_dir():
@@ -106,5 +111,6 @@ def agent_llm(settings: LlmSettings) -> AgentLlm:
         concurrent=settings.concurrent,
         attempts=1,  # the stage retries for as long as it takes
         timeout_s=settings.timeout_s,
+        system_role=settings.system_role,
     )
     return AgentLlm(model, model.name, plan)

@@ -56,6 +56,7 @@ class LlmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     concurrent: Count = 64  # calls in flight
     window: Count = 256  # partitions in flight at once: enough that 64 calls are always in flight
     timeout_s: Seconds = 120.0  # of one call
+    system_role: bool = True  # false: the model takes no system message, so it stands in front of the user's
 
 
 class IngestSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +64,7 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     gap: str | None = None  # 12h, 7d...
     span: Literal["day", "week", "month", "year"] | None = None
     tokens: Count | None = None
+    dedupe: Literal["store", "auto", "event_id", "row", "none", "time"] = "store"  # the store's own; auto in a new one
     batch: Count = 20_000  # messages of one transaction, at most
     memory_mb: Count = 256  # that users' caches may take, about; 1 kB a user with a partition half full
     idle_s: Seconds = 60.0  # a Kafka partition silent for so long no longer holds back the sweep's watermark

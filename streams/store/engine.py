@@ -15,6 +15,7 @@ import streams.store.tables  # noqa: F401
 from interest.errors import StoreError
 from interest.store.sql import writing
 from streams.settings.load import shown_url
+from streams.store.disk import disk_problem
 
 MIGRATING = 0x696E7465  # the number of PostgreSQL's lock for it: "inte"
 REVISION = "0005"  # the newest file of deploy/migrations/versions; a test compares them
@@ -56,7 +57,7 @@ def open_store(url: str, *, create: bool = True) -> Engine:
         raise
     except DatabaseError as error:  # not a database, locked, unreachable
         engine.dispose()
-        raise StoreError(f"cannot open the store {shown_url(url)}: {error.orig}") from error
+        raise StoreError(f"cannot open the store {shown_url(url)}: {disk_problem(error) or error.orig}") from error
     return engine
 
 

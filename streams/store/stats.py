@@ -9,6 +9,8 @@ from sqlalchemy import text as sql
 from fusion.tables import bank_vectors, banks, representations, vectors
 from interest.store.tables import behaviors, interests, partitions, usage
 from interest.types import Outcome
+from streams.store.coverage import read_coverage
+from streams.store.generality import read_generality
 from streams.store.tables import TOPIC_SOURCE, offsets, policies
 
 
@@ -22,6 +24,8 @@ class VersionStats(msgspec.Struct, frozen=True, kw_only=True):
     claims: int  # checked in the LLM's accepted attempts
     supported: int
     supported_share: float | None
+    sentences_sampled: int  # of its summaries in the newest generation
+    sentences_of_anyone: int  # of these, true of a third of other users' partitions too
 
 
 class LlmCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     late: int
     duplicates: int
     rejected: int
+    with_item: int | None  # behaviours whose item the catalogue has; none: there is no catalogue
+    with_profile: int | None  # and whose user has a profile
     generation: int
     partitions: int
     open_caches: int  # users with behaviours after their newest partition
@@ -70,7 +76,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_stats(connection: Connection) -> Stats:
-    """Count everything in the store. One pass over the behaviours' key: 0.3 s for a million."""
+    """Count everything in the store. One pass over the behaviours and two look-ups for each: 1.5 s for a million."""
     generation = connection.scalar(select(func.max(policies.c.generation))) or 0
     count, users, open_caches = _per_user(connection, generation)
     closed = connection.execute(
@@ -82,15 +88,18 @@ def read_stats(connection: Connection) -> Stats:
         select(*(func.coalesce(func.sum(offsets.c[name]), 0) for name in _CONSUMED)).where(_OF_BEHAVIORS),
     ).one()
     size = _store_bytes(connection)
+    coverage = read_coverage(connection)
     return Stats(
         behaviors=count,
         users=users,
         **dict(zip(_CONSUMED, map(int, consumed), strict=True)),
+        with_item=coverage.with_item,
+        with_profile=coverage.with_profile,
         generation=generation,
         partitions=closed[0],
         open_caches=open_caches,
         open_behaviors=count - int(closed[1] or 0),
-        versions=_versions(connection),
+        versions=_versions(connection, generation),
         llm=_llm(connection),
         vectors=_by(connection, vectors.c.encoder),
         representations=_by(connection, representations.c.artifact),
@@ -123,23 +132,29 @@ def _per_user(connection: Connection, generation: int) -> tuple[int, int, int]:
     return int(rows or 0), users, int(open_caches or 0)
 
 
-def _versions(connection: Connection) -> list[VersionStats]:
+def _versions(connection: Connection, generation: int) -> list[VersionStats]:
     version = interests.c.prompt_version
     totals = select(version, func.count(), func.sum(interests.c.claims), func.sum(interests.c.supported))
     summaries = _outcomes(connection, interests.c.summary_source, interests.c.summary_outcome, first=0)
     shifts = _outcomes(connection, interests.c.shift_source, interests.c.shift_outcome, first=1)
-    return [
-        VersionStats(
-            prompt_version=name,
-            interests=count,
-            summaries=summaries.get(name, {}),
-            shifts=shifts.get(name, {}),
-            claims=int(claims),
-            supported=int(supported),
-            supported_share=round(int(supported) / int(claims), 4) if claims else None,
+    counted = connection.execute(totals.group_by(version).order_by(version)).all()
+    versions = []
+    for name, count, claims, supported in counted:
+        sampled, of_anyone = read_generality(connection, name, generation)
+        versions.append(
+            VersionStats(
+                prompt_version=name,
+                interests=count,
+                summaries=summaries.get(name, {}),
+                shifts=shifts.get(name, {}),
+                claims=int(claims),
+                supported=int(supported),
+                supported_share=round(int(supported) / int(claims), 4) if claims else None,
+                sentences_sampled=sampled,
+                sentences_of_anyone=of_anyone,
+            )
         )
-        for name, count, claims, supported in connection.execute(totals.group_by(version).order_by(version))
-    ]
+    return versions
 
 
 def _outcomes(

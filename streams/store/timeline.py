@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, func, select
 
+from interest.check import evidence as claims
+from interest.check.counts_behind import counts_behind
+from interest.errors import InputError
+from interest.facts.counts import Facts, facts_of
+from interest.facts.values import shown
 from interest.store.sql import behaviors_between, partitions_of, read_items, read_users
 from interest.store.tables import behaviors, interests, partitions
-from interest.types import Item, Partition
+from interest.types import Behavior, Item, Partition, Source
+from interest.write.backlog import read_usual
 from streams.store.users import check_user
 
 
@@ -22,6 +31,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     title: str  # the item id where the catalogue has no title
     action: str
     value: float | None
+    shown: str | None  # the value as people read it: 4, 0:52:10
     at: str
 
 
@@ -44,6 +54,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     summary: WrittenText | None
     shift: WrittenText | None
     evidence: list[Evidence]
+    counts: list[str]  # behind the likings of the LLM's summary: "dramas: 9 of 14 rated 4 or 5"
     claims: int
     supported: int
     model: str | None
@@ -67,8 +78,65 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     open: Cache
 
 
-def read_timeline(connection: Connection, user_id: str, prompt_version: str | None = None) -> Timeline:
-    """One user's timeline, in the newest generation.
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """Neighbouring partitions, summed up."""
+
+    first: int  # indexes of the first and the last partition
+    last: int
+    opened_at: str
+    closed_at: str
+    behaviors: int
+    partitions: int
+    by_llm: int  # partitions whose summary an LLM wrote
+    newest: WrittenText | None  # summary of the newest partition that has one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which of a user's partitions to show; as it is made without arguments, all."""
+
+    indexes: Sequence[int] = ()  # these alone
+    since: float = -math.inf  # that closed at this event time or later
+    until: float = math.inf  # that opened at this event time or earlier
+    last: int | None = None  # of those, the newest so many
+
+    @property
+    def all(self) -> bool:
+        return self == Choice()
+
+    def of(self, closed: Sequence[Partition]) -> list[Partition]:
+        """The chosen ones, oldest first. Raises InputError for an index that no partition has."""
+        known = {partition.index for partition in closed}
+        for index in self.indexes:
+            if index not in known:
+                there = f"the partitions are {min(known)} to {max(known)}" if known else "no partition is closed yet"
+                raise InputError(f"--partition {index}: there is no such partition; {there}")
+        chosen = [
+            partition
+            for partition in closed
+            if (not self.indexes or partition.index in self.indexes)
+            and partition.closed_at >= self.since
+            and partition.opened_at <= self.until
+        ]
+        return chosen if self.last is None else chosen[max(0, len(chosen) - self.last) :]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What the store says of a user before any evidence is read: a few hundred bytes a partition."""
+
+    user_id: str
+    profile: dict[str, str]
+    generation: int
+    prompt_version: str | None
+    other_versions: list[str]
+    closed: list[Partition]  # oldest first
+    texts: dict[int, RowMapping] = field(repr=False)  # rows of `interests` by partition
+    open: Cache
+
+
+def read_history(connection: Connection, user_id: str, prompt_version: str | None = None) -> History:
+    """One user's history, in the newest generation.
 
     `prompt_version`: whose interests; default: the version with the most of them (of equals, the last by name).
     Raises InputError for a user no table knows.
@@ -80,25 +148,67 @@ def read_timeline(connection: Connection, user_id: str, prompt_version: str | No
     rows = list(connection.execute(select(interests).where(*of_user)).mappings())
     counts = Counter(row["prompt_version"] for row in rows)
     version = prompt_version or max(counts, key=lambda name: (counts[name], name), default=None)
-    texts = {row["index"]: row for row in rows if row["prompt_version"] == version}
     closed = partitions_of(connection, user_id, generation)
     profile = read_users(connection, [user_id]).get(user_id)
-    return Timeline(
+    return History(
         user_id=user_id,
         profile=profile.attributes if profile else {},
         generation=generation,
         prompt_version=version,
         other_versions=sorted(set(counts) - {version}),
-        partitions=[_period(connection, partition, texts.get(partition.index)) for partition in closed],
+        closed=closed,
+        texts={row["index"]: row for row in rows if row["prompt_version"] == version},
         open=_open_cache(connection, user_id, closed[-1].last_seq if closed else -1),
+    )
+
+
+def periods(connection: Connection, history: History, choice: Choice | None = None) -> Iterator[Period]:
+    """The chosen partitions with their texts and evidence, oldest first, one by one."""
+    for partition in (choice or Choice()).of(history.closed):
+        yield _period(connection, partition, history.texts.get(partition.index))
+
+
+def read_timeline(
+    connection: Connection, user_id: str, prompt_version: str | None = None, choice: Choice | None = None
+) -> Timeline:
+    """One user's timeline, see `read_history`; of the chosen partitions alone."""
+    history = read_history(connection, user_id, prompt_version)
+    return Timeline(
+        user_id=user_id,
+        profile=history.profile,
+        generation=history.generation,
+        prompt_version=history.prompt_version,
+        other_versions=history.other_versions,
+        partitions=list(periods(connection, history, choice)),
+        open=history.open,
+    )
+
+
+def spans(history: History, most: int) -> list[Span]:
+    """All partitions as at most `most` runs of equally many neighbours, the last one the shorter."""
+    size = max(1, math.ceil(len(history.closed) / most))
+    runs = [history.closed[start : start + size] for start in range(0, len(history.closed), size)]
+    return [_span(run, history.texts) for run in runs]
+
+
+def _span(run: Sequence[Partition], texts: dict[int, RowMapping]) -> Span:
+    written = [texts[partition.index] for partition in run if partition.index in texts]
+    return Span(
+        first=run[0].index,
+        last=run[-1].index,
+        opened_at=format_time(min(partition.opened_at for partition in run)),
+        closed_at=format_time(max(partition.closed_at for partition in run)),
+        behaviors=sum(partition.size for partition in run),
+        partitions=len(run),
+        by_llm=sum(row["summary_source"] == "llm" for row in written),
+        newest=_summary(written[-1]) if written else None,
     )
 
 
 def _period(connection: Connection, partition: Partition, row: RowMapping | None) -> Period:
     shift = WrittenText(text=row["shift"], source=row["shift_source"], outcome=row["shift_outcome"]) if row else None
-    summary = (
-        WrittenText(text=row["summary"], source=row["summary_source"], outcome=row["summary_outcome"]) if row else None
-    )
+    summary = _summary(row) if row else None
+    evidence, counts = _behind(connection, partition, row) if row else ([], [])
     return Period(
         index=partition.index,
         opened_at=format_time(partition.opened_at),
@@ -107,28 +217,41 @@ def _period(connection: Connection, partition: Partition, row: RowMapping | None
         behaviors=partition.size,
         summary=summary,
         shift=shift if shift and shift.text else None,
-        evidence=_evidence(connection, partition, msgspec.json.decode(row["evidence"], type=list[int])) if row else [],
+        evidence=evidence,
+        counts=counts,
         claims=row["claims"] if row else 0,
         supported=row["supported"] if row else 0,
         model=row["model"] if row else None,
     )
 
 
-def _evidence(connection: Connection, partition: Partition, seqs: list[int]) -> list[Evidence]:
-    inside = dict(behaviors_between(connection, partition.user_id, partition.first_seq, partition.last_seq))
-    chosen = [(seq, inside[seq]) for seq in seqs if seq in inside]
-    items = read_items(connection, {behavior.item_id for _, behavior in chosen})
-    return [
-        Evidence(
-            seq=seq,
-            item_id=behavior.item_id,
-            title=items.get(behavior.item_id, Item(item_id=behavior.item_id)).title or behavior.item_id,
-            action=behavior.action,
-            value=behavior.value,
-            at=format_time(behavior.at),
-        )
-        for seq, behavior in chosen
-    ]
+def _summary(row: RowMapping) -> WrittenText:
+    return WrittenText(text=row["summary"], source=row["summary_source"], outcome=row["summary_outcome"])
+
+
+def _behind(connection: Connection, partition: Partition, row: RowMapping) -> tuple[list[Evidence], list[str]]:
+    """The behaviours and the counts behind a summary. A statistics sentence has its counts in it."""
+    seqs = msgspec.json.decode(row["evidence"], type=list[int])
+    rows = behaviors_between(connection, partition.user_id, partition.first_seq, partition.last_seq)
+    items = read_items(connection, {behavior.item_id for _, behavior in rows})
+    key = (partition.user_id, partition.index)
+    facts = facts_of(rows, items, usual=read_usual(connection, {key: partition.last_seq})[key])
+    inside = dict(rows)
+    evidence = [_evidence(seq, inside[seq], items, facts) for seq in seqs if seq in inside]
+    by_llm = row["summary_source"] == Source.LLM
+    return evidence, counts_behind(row["summary"], claims.Evidence(facts)) if by_llm else []
+
+
+def _evidence(seq: int, behavior: Behavior, items: Mapping[str, Item], facts: Facts) -> Evidence:
+    return Evidence(
+        seq=seq,
+        item_id=behavior.item_id,
+        title=items.get(behavior.item_id, Item(item_id=behavior.item_id)).title or behavior.item_id,
+        action=behavior.action,
+        value=behavior.value,
+        shown=None if behavior.value is None else shown(behavior.value, facts.kind),
+        at=format_time(behavior.at),
+    )
 
 
 def _open_cache(connection: Connection, user_id: str, last_seq: int) -> Cache:

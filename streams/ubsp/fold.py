@@ -14,11 +14,10 @@ from collections.abc import Iterable
 import msgspec
 
 from interest.types import Behavior, Partition, Reason
-from streams.ubsp.policy import Policy, period
+from streams.ubsp.policy import Dedupe, Policy, period
 
-# An event_id, where the producer gives one, is an event's identity; else the user's (item, action, time). Kept as the 8
-# bytes of its hash in this process, many in one string: a tenth of the memory of a tuple, looked up at memchr's speed,
-# wrong once in 10^17 events.
+# What makes an event itself and no other, by the policy's rule (Dedupe). Kept as the 8 bytes of its hash in this
+# process, many in one string: a tenth of a tuple's memory, looked up at memchr's speed, wrong once in 10^17 events.
 Identity = bytes
 IDENTITY_BYTES = 8
 _packed = struct.Struct("=q").pack
@@ -31,6 +30,7 @@ class Verdict(enum.Enum):
 
 
 ACCEPTED, LATE, DUPLICATE = Verdict  # reading an enum's member costs as much as the rest of the fold
+EVENT_ID, ROW, NONE, TIME = Dedupe.EVENT_ID, Dedupe.ROW, Dedupe.NONE, Dedupe.TIME
 
 
 class Cache(msgspec.Struct, frozen=True, gc=False):
@@ -51,8 +51,14 @@ class Cache(msgspec.Struct, frozen=True, gc=False):
         return self.first_seq + len(self.open) // IDENTITY_BYTES
 
 
-def identity(item_id: str, action: str, at: float, event_id: str | None) -> Identity:
-    return _packed(hash(event_id or (item_id, action, at)))
+def identity(behavior: Behavior, rule: Dedupe) -> Identity:
+    """The identity of a behaviour; `fold` has the same, written out."""
+    row = (behavior.item_id, behavior.action, behavior.at, behavior.value, behavior.scene)
+    if rule is ROW:
+        return _packed(hash(row))
+    if rule is TIME:
+        return _packed(hash(behavior.event_id or row[:3]))
+    return _packed(hash(behavior.event_id or row))
 
 
 def contains(identities: bytes, key: Identity) -> bool:
@@ -71,10 +77,16 @@ def fold(
     At most two close at once: the one the behaviour no longer belongs to and, with a count of 1, its own.
     `tokens` is the estimated cost of the behaviour's line in a prompt; only a token policy reads it.
     """
-    at, event_id = behavior.at, behavior.event_id
+    at, event_id, rule = behavior.at, behavior.event_id, policy.dedupe
     opened, last_at, end = cache.open, cache.last_at, cache.end
-    key = _packed(hash(event_id or (behavior.item_id, behavior.action, at)))
-    if (event_id or at <= last_at or at <= end) and (
+    if rule is TIME:
+        key = _packed(hash(event_id or (behavior.item_id, behavior.action, at)))
+    elif rule is ROW:
+        key = _packed(hash((behavior.item_id, behavior.action, at, behavior.value, behavior.scene)))
+    else:
+        key = _packed(hash(event_id or (behavior.item_id, behavior.action, at, behavior.value, behavior.scene)))
+    # what has no event_id and is newer than all before it cannot be among them
+    if (event_id if rule is EVENT_ID else rule is not NONE and (event_id or at <= last_at or at <= end)) and (
         (opened.find(key) >= 0 and contains(opened, key))
         or (cache.closed.find(key) >= 0 and contains(cache.closed, key))
     ):

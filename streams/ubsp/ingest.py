@@ -27,7 +27,7 @@ from streams.store.outbox import Announcement
 from streams.store.tables import offsets, policies
 from streams.ubsp.bulk_insert import append_behaviors
 from streams.ubsp.fold import DUPLICATE, IDENTITY_BYTES, LATE, Cache, fold, sweep
-from streams.ubsp.policy import Policy, as_options, as_settings, token_cost
+from streams.ubsp.policy import Dedupe, Policy, as_options, as_settings, token_cost
 from streams.ubsp.restore import restore_caches
 
 _AT = attrgetter("at")
@@ -85,6 +85,7 @@ class Folded(msgspec.Struct, kw_only=True):
     late: int
     duplicates: int
     watermark: float | None
+    duplicate: Behavior | None = None  # the first that was dropped: an example
 
     def after(self, before: Position, offset: int, *, rejected: int, digest: str) -> Position:
         """The position once this is written. `rejected` counts the source's rejected rows so far."""
@@ -106,11 +107,11 @@ class Ingest:
         self, engine: Engine, policy: Policy, *, items: Mapping[str, Item] | None = None, memory: int = MEMORY_MB << 20
     ) -> None:
         """`memory`: bytes that users' caches may take, about; the users not seen for longest are let go."""
-        self.engine, self.policy = engine, policy
+        self.engine = engine
         self.items: dict[str, Item] = dict(items or {})  # only a token policy reads them
         self._limit = memory // 2  # of each of two generations
         with writing(engine) as connection:
-            _check_policy(connection, policy)
+            self.policy = _settled_policy(connection, policy)
             counters.read_locked(connection, counters.FORGETS)  # so that the row is there
         self.load()
 
@@ -153,6 +154,7 @@ class Ingest:
         closed: list[Partition] = []
         closers: list[int] = []
         count = late = duplicates = tokens = 0
+        duplicate: Behavior | None = None
         for place, behavior in enumerate(batch):
             user_id = behavior.user_id
             before = caches[user_id]
@@ -161,6 +163,7 @@ class Ingest:
             caches[user_id], verdict, ended = fold(before, behavior, policy, tokens)
             if verdict is DUPLICATE:
                 duplicates += 1
+                duplicate = duplicate or behavior
                 continue
             if verdict is LATE:
                 late += 1
@@ -176,7 +179,7 @@ class Ingest:
         watermark = max(map(_AT, batch), default=None)
         return Folded(
             rows=rows, accepted=count, closed=closed, closers=closers, late=late, duplicates=duplicates,
-            watermark=watermark,
+            watermark=watermark, duplicate=duplicate,
         )  # fmt: skip
 
     def write(
@@ -331,16 +334,25 @@ def _advance(connection: Connection, move: Move) -> None:
         )
 
 
-def _check_policy(connection: Connection, policy: Policy) -> None:
-    """A store is partitioned by one policy; another would make partitions that no single policy explains."""
+def _settled_policy(connection: Connection, policy: Policy) -> Policy:
+    """The policy that the store keeps with its generation: the one asked for in a store without behaviours.
+
+    Another would make partitions that no single policy explains. A store older than the rules of duplicates goes on by
+    the one it was made with.
+    """
     stored = connection.execute(select(policies.c.policy).where(policies.c.generation == 0)).scalar()
     empty = connection.execute(select(behaviors.c.user_id).limit(1)).first() is None
     if stored is None or empty:
-        upsert(connection, policies, [{"generation": 0, "policy": msgspec.json.encode(policy).decode()}])
-        return
+        chosen = msgspec.structs.replace(policy, dedupe=policy.dedupe or Dedupe.AUTO)
+        upsert(connection, policies, [{"generation": 0, "policy": msgspec.json.encode(chosen).decode()}])
+        return chosen
     before = msgspec.json.decode(stored, type=Policy)
-    if before != policy:
+    if before.dedupe is None:
+        before = msgspec.structs.replace(before, dedupe=Dedupe.TIME)
+    asked = msgspec.structs.replace(policy, dedupe=policy.dedupe or before.dedupe)
+    if before != asked:
         raise StoreError(
-            f"this store is partitioned by {as_options(before)}, not by {as_options(policy)}. Give `replay` the "
+            f"this store is partitioned by {as_options(before)}, not by {as_options(asked)}. Give `replay` the "
             f"former again (an agent: {as_settings(before)}), or name another --store for the other policy"
         )
+    return before

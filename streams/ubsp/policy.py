@@ -21,6 +21,16 @@ class Span(enum.StrEnum):
     YEAR = "year"
 
 
+class Dedupe(enum.StrEnum):
+    """What makes two of a user's behaviours one event; looked for in the open cache and the newest partition only."""
+
+    AUTO = "auto"  # the event_id where there is one, else the row: item, action, time, value, scene
+    EVENT_ID = "event_id"  # a behaviour without one is never a duplicate
+    ROW = "row"  # the row, whatever its event_id
+    NONE = "none"  # nothing is a duplicate
+    TIME = "time"  # event_id, else item, action and time: of the stores made before there was a choice
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Any of these closes a partition; None leaves a rule out.
 
@@ -31,6 +41,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gap_s: float | None = None  # seconds of inactivity
     span: Span | None = None
     tokens: int | None = None  # estimated tokens of the behaviours when rendered into a prompt
+    dedupe: Dedupe | None = None  # no rule of partitions, but of what is in them; None: the store's own
 
     def __post_init__(self) -> None:
         for name, value in (("count", self.count), ("gap", self.gap_s), ("tokens", self.tokens)):
@@ -52,6 +63,7 @@ def as_options(policy: Policy) -> str:
         "--gap": policy.gap_s and format_duration(policy.gap_s),
         "--span": policy.span,
         "--tokens": policy.tokens,
+        "--dedupe": policy.dedupe,
     }
     return " ".join(f"{name} {value}" for name, value in rules.items() if value is not None)
 
@@ -63,6 +75,7 @@ def as_settings(policy: Policy) -> str:
         "GAP": policy.gap_s and format_duration(policy.gap_s),
         "SPAN": policy.span,
         "TOKENS": policy.tokens,
+        "DEDUPE": policy.dedupe or "store",
     }
     return " ".join(f"INTERESTREAM_INGEST_{name}={value or 'none'}" for name, value in rules.items())
 

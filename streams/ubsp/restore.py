@@ -11,7 +11,7 @@ from interest.store.sql import behavior_of, partition_of
 from interest.store.tables import behaviors, partitions
 from interest.types import Item, Partition
 from streams.ubsp.fold import Cache, Identity, identity, restore
-from streams.ubsp.policy import Policy, token_cost
+from streams.ubsp.policy import Dedupe, Policy, token_cost
 
 _USERS_A_QUERY = 500
 
@@ -61,7 +61,7 @@ def _restore(
     for row in connection.execute(ordered).mappings():
         behavior = behavior_of(row)
         cost = token_cost(behavior, items.get(behavior.item_id)) if policy.tokens is not None else 0
-        key = identity(behavior.item_id, behavior.action, behavior.at, behavior.event_id)
+        key = identity(behavior, policy.dedupe or Dedupe.AUTO)
         rows[behavior.user_id].append((key, behavior.at, cost))
     return {
         user_id: restore(user_id, newest.get(user_id), ends.get(user_id, float("-inf")), rows[user_id])

@@ -13,7 +13,7 @@ from interest.errors import StoreError
 from interest.store.sql import insert_new, read_items, read_users, upsert, writing
 from interest.store.tables import behaviors, items, partitions
 from interest.types import Behavior
-from streams.files.catalogue import load_items, load_users
+from streams.files.catalogue import ItemFile, UserFile, load_items, load_users
 from streams.files.rows import BehaviorLog
 from streams.replay.embedded import replay
 from streams.store.engine import open_store
@@ -94,8 +94,8 @@ def test_catalogues_are_replaced_by_key(url: str, tmp_path: Path) -> None:
         "movieId,title,genres,year\n1,Old,Drama,1990\n2,Keeps,War|Drama,\n1,New,Comedy,1991\n"
     )
     (tmp_path / "users.csv").write_text("user_id,age\nann,30\n")
-    assert load_items(engine, tmp_path / "items.csv", {}) == 2
-    assert load_users(engine, tmp_path / "users.csv", {}) == 1
+    assert load_items(engine, ItemFile(tmp_path / "items.csv", {})) == 2
+    assert load_users(engine, UserFile(tmp_path / "users.csv", {})) == 1
     with engine.connect() as connection:
         found = read_items(connection)
         assert (found["1"].title, found["1"].categories, found["1"].attributes) == (

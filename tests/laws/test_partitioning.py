@@ -6,20 +6,23 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy import Engine, create_engine, event, select, update
 from sqlalchemy.pool import StaticPool
 
+from interest.errors import StoreError
 from interest.store.tables import behaviors, metadata, partitions
 from interest.types import Behavior, Partition
 from streams.settings.durations import format_duration, parse_duration
 from streams.settings.load import read_settings
 from streams.stages.ingest.policy import policy_of
 from streams.store.engine import _begin
+from streams.store.tables import policies as stored_policies
 from streams.ubsp.fold import IDENTITY_BYTES, Cache, Verdict, contains, fold, identity, restore, sweep
 from streams.ubsp.ingest import Ingest, Position
-from streams.ubsp.policy import Policy, Span, as_options, as_settings
+from streams.ubsp.policy import Dedupe, Policy, Span, as_options, as_settings
 
 DAY = 86_400.0
 
@@ -29,6 +32,7 @@ policies = st.builds(
     gap_s=st.sampled_from([None, 5.0, 3 * DAY]),
     span=st.sampled_from([None, *Span]),
     tokens=st.sampled_from([None, 10, 25]),
+    dedupe=st.sampled_from([None, *Dedupe]),
 ) | st.builds(Policy, count=st.none(), gap_s=st.sampled_from([5.0, DAY]), span=st.sampled_from([None, *Span]))
 
 events = st.lists(
@@ -38,7 +42,8 @@ events = st.lists(
         item_id=st.sampled_from(["1", "2", "3"]),
         action=st.sampled_from(["rate", "play"]),
         at=st.integers(0, 20).map(float) | st.integers(0, 40).map(lambda day: day * DAY),
-        value=st.none() | st.floats(0, 5),
+        value=st.none() | st.sampled_from([0.0, 1.0, 2.5]),
+        scene=st.none() | st.just("home"),
         event_id=st.none() | st.sampled_from(["a", "b", "c"]),
     ),
     max_size=40,
@@ -118,7 +123,7 @@ def recompute(log: list[Behavior], policy: Policy) -> dict[str, list[list[Behavi
         groups: list[list[Behavior]] = [[]]
         for behavior in (one for one in log if one.user_id == user):
             near = [*groups[-1], *(groups[-2] if len(groups) > 1 else [])]
-            if any(same(behavior, other) for other in near):
+            if any(same(behavior, other, policy.dedupe) for other in near):
                 continue
             clock = max((one.at for group in groups for one in group), default=-math.inf)
             breaks_gap = policy.gap_s is not None and behavior.at - clock > policy.gap_s
@@ -136,10 +141,13 @@ def recompute(log: list[Behavior], policy: Policy) -> dict[str, list[list[Behavi
     return out
 
 
-def same(one: Behavior, other: Behavior) -> bool:
-    if one.event_id or other.event_id:
-        return one.event_id == other.event_id
-    return (one.item_id, one.action, one.at) == (other.item_id, other.action, other.at)
+def same(one: Behavior, other: Behavior, rule: Dedupe | None) -> bool:
+    if rule is Dedupe.NONE:
+        return False
+    if rule is not Dedupe.ROW and (one.event_id or other.event_id or rule is Dedupe.EVENT_ID):
+        return one.event_id is not None and one.event_id == other.event_id
+    when = (one.item_id, one.action, one.at) == (other.item_id, other.action, other.at)
+    return when and (rule is Dedupe.TIME or (one.value, one.scene) == (other.value, other.scene))
 
 
 def label(at: float, span: Span) -> object:
@@ -186,7 +194,7 @@ def test_a_restored_cache_folds_and_sweeps_like_the_one_in_memory(
     for behavior in log:
         cache, verdict, ended = fold(cache, behavior, policy, 3)
         if verdict is not Verdict.DUPLICATE:
-            key = identity(behavior.item_id, behavior.action, behavior.at, behavior.event_id)
+            key = identity(behavior, policy.dedupe or Dedupe.AUTO)
             kept.append((key, behavior.at, 3))
         closed.extend(ended)
     newest: Partition | None = closed[-1] if closed else None
@@ -242,6 +250,7 @@ def test_a_policy_is_shown_as_what_is_typed_to_get_it(policy: Policy) -> None:
         gap_s=parse_duration(typed["--gap"]) if "--gap" in typed else None,
         span=Span(typed["--span"]) if "--span" in typed else None,
         tokens=int(typed["--tokens"]) if "--tokens" in typed else None,
+        dedupe=Dedupe(typed["--dedupe"]) if "--dedupe" in typed else None,
     )
     environment = dict(word.split("=") for word in as_settings(policy).split())
     assert policy_of(read_settings(None, environment)[0].ingest) == policy
@@ -250,3 +259,33 @@ def test_a_policy_is_shown_as_what_is_typed_to_get_it(policy: Policy) -> None:
 @given(st.floats(0, 1e12, exclude_min=True) | st.integers(1, 10**9).map(float))
 def test_a_duration_is_written_as_it_is_read(length: float) -> None:
     assert parse_duration(format_duration(length)) == length
+
+
+def test_the_rule_of_duplicates_is_kept_with_the_generation_and_an_old_store_goes_on_by_its_own() -> None:
+    plays = [
+        Behavior(user_id="u", item_id="i", action="play", at=60.0, value=value, scene="home")
+        for value in (30.0, 31.0, 30.0)
+    ]
+    counts: dict[Dedupe | None, int] = {}
+    for rule in (None, *Dedupe):
+        engine = empty()
+        counts[rule] = run(engine, plays, Policy(dedupe=rule), [], memory=1 << 20).accepted
+        assert Ingest(engine, Policy()).policy.dedupe is (rule or Dedupe.AUTO)  # who does not say takes the store's
+    assert counts == {
+        None: 2, Dedupe.AUTO: 2, Dedupe.EVENT_ID: 3, Dedupe.ROW: 2, Dedupe.NONE: 3, Dedupe.TIME: 1,
+    }  # fmt: skip
+
+    old = empty()
+    run(old, plays[:1], Policy(), [], memory=1 << 20)
+    with old.begin() as connection:  # as a version before the rules wrote it
+        connection.execute(update(stored_policies).values(policy='{"count":50,"gap_s":null,"span":null,"tokens":null}'))
+    assert Ingest(old, Policy()).fold(plays[1:]).accepted == 0
+    with pytest.raises(StoreError, match=r"--partition 50 --dedupe time, not by --partition 50 --dedupe none"):
+        Ingest(old, Policy(dedupe=Dedupe.NONE))
+
+
+def test_a_duplicate_is_told_by_example() -> None:
+    engine = empty()
+    one = Behavior(user_id="u", item_id="i", action="play", at=60.0)
+    folded = Ingest(engine, Policy()).fold([one, one, one])
+    assert (folded.accepted, folded.duplicates, folded.duplicate) == (1, 2, one)

@@ -1,21 +1,46 @@
-"""A server on a real socket that speaks the OpenAI chat protocol as vLLM does, with any `Complete` behind it."""
+"""A server on a real socket that speaks the OpenAI chat protocol, with any `Complete` behind it.
+
+It speaks as vLLM does, or, with an `odd` answer for a body, as other servers do.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from interest.llm.protocol import Complete, Message, Request
 
+Body = dict[str, Any]
+Odd = Callable[[Body], tuple[int, bytes] | Body | None]  # status and bytes, a body under 200, or None: as usual
+
 
 class ChatServer:
-    """`with ChatServer(complete) as server: ... server.url`. It remembers what it was sent, and who asked at once."""
+    """`with ChatServer(complete) as server: ... server.url`. It remembers what it was sent, and who asked at once.
 
-    def __init__(self, complete: Complete, *, fail_first: int = 0, status: int = 503, port: int = 0) -> None:
+    Args:
+        fail_first: so many requests are answered with `status`.
+        odd: what is answered instead, where it is not None; may be set anew at any time.
+        root: the path of the API.
+    """
+
+    def __init__(
+        self,
+        complete: Complete,
+        *,
+        fail_first: int = 0,
+        status: int = 503,
+        port: int = 0,
+        odd: Odd | None = None,
+        root: str = "/v1",
+    ) -> None:
         self.complete = complete
+        self.odd = odd
+        self.root = root
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.failures = fail_first
@@ -34,16 +59,17 @@ class ChatServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status, answer = server.answer(self.path, body, self.headers.get("Authorization"))
-                payload = json.dumps(answer).encode()
+                payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client gave up
+                    self.end_headers()
+                    self.wfile.write(payload)
 
             def do_GET(self) -> None:
                 status = server.status if server.failures > 0 else 200
                 payload = b'{"object": "list", "data": []}'
-                self.send_response(status if self.path == "/v1/models" else 404)
+                self.send_response(status if self.path == f"{server.root}/models" else 404)
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
                 self.wfile.write(payload)
@@ -70,7 +96,7 @@ class ChatServer:
             thread.join()
         self._loop.close()
 
-    def answer(self, path: str, body: dict[str, Any], key: str | None) -> tuple[int, dict[str, Any]]:
+    def answer(self, path: str, body: dict[str, Any], key: str | None) -> tuple[int, Body | bytes]:
         with self._lock:
             self.bodies.append(body)
             self.keys.append(key)
@@ -78,10 +104,12 @@ class ChatServer:
             self.most_at_once = max(self.most_at_once, self._at_once)
             failing, self.failures = self.failures > 0, self.failures - 1
         try:
-            if path != "/v1/chat/completions":
+            if path.partition("?")[0] != f"{self.root}/chat/completions":
                 return 404, {"error": {"message": f"no {path}"}}
             if failing:
                 return self.status, {"error": {"message": "overloaded"}}
+            if self.odd is not None and (odd := self.odd(body)) is not None:
+                return odd if isinstance(odd, tuple) else (200, odd)
             reply = asyncio.run_coroutine_threadsafe(self.complete(_request(body)), self._loop).result()
         finally:
             with self._lock:
@@ -102,10 +130,10 @@ def _request(body: dict[str, Any]) -> Request:
     return Request(
         messages=tuple(messages),
         opening=opening,
-        max_tokens=body["max_tokens"],
-        temperature=body["temperature"],
-        top_p=body["top_p"],
-        repetition_penalty=body["repetition_penalty"],
-        seed=body["seed"],
+        max_tokens=body.get("max_tokens") or body["max_completion_tokens"],
+        temperature=body.get("temperature", 1.0),
+        top_p=body.get("top_p", 1.0),
+        repetition_penalty=body.get("repetition_penalty", 1.05),
+        seed=body.get("seed", 0),
         schema=json.dumps(form["json_schema"]["schema"]) if form else None,
     )

@@ -28,7 +28,7 @@ from interest.store.tables import interests, partitions
 from interest.types import Partition
 from interest.write.backfill import learn
 from interest.write.backlog import Plan
-from streams.files.catalogue import load_items, load_users
+from streams.files.catalogue import ItemFile, UserFile, load_items, load_users
 from streams.files.rows import BehaviorLog
 from streams.kafka.clients import group_of, make_consumer, make_producer
 from streams.kafka.dead_letter import DeadLetter, read_letter
@@ -58,8 +58,8 @@ def fill(store: Engine, sample: Path, folder: Path, *, users: int = 10, size: in
     wanted = {str(number) for number in range(1, users + 1)}
     log = folder / f"log-{users}.inter"
     log.write_text("\n".join([head, *(line for line in lines if line.split("\t")[0] in wanted)]) + "\n")
-    load_items(store, sample / "ml-100k.item", {})
-    load_users(store, sample / "ml-100k.user", {})
+    load_items(store, ItemFile(sample / "ml-100k.item", {}))
+    load_users(store, UserFile(sample / "ml-100k.user", {}))
     replay(store, BehaviorLog(log, {}), Policy(count=size))
 
 

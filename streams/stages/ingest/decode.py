@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from interest.types import FUTURE_S, MAX_ID, Behavior
+from interest.types import FUTURE_S, MAX_ID, MAX_VALUE, Behavior
 from streams.kafka.messages import Refusal, behavior_of_message
 from streams.stages.consumer.message import Record, Refused
 
@@ -58,6 +58,7 @@ def _all_good(messages: Sequence[Record]) -> list[Behavior] | None:
         and min(times) >= 0
         and max(times) <= first / 1000 + FUTURE_S
         # a character is 4 bytes at most
+        and max([abs(one.value) for one in found if one.value], default=0.0) <= MAX_VALUE
         and max(map(len, keys)) <= MAX_ID // 4
         and max([len(one.item_id) for one in found]) <= MAX_ID // 4
         and not any([b"\\" in value and b"\\u0000" in value for value in values])  # noqa: C419  NUL, as JSON has it

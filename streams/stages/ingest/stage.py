@@ -23,6 +23,7 @@ from streams.stages.announce import Announcer
 from streams.stages.consumer.assignment import Assignment, KafkaPartition
 from streams.stages.consumer.consumer import TopicConsumer
 from streams.stages.ingest.batch import IngestBatch, build_batch, build_sweep_batch
+from streams.stages.ingest.duplicates import DuplicateLog
 from streams.stages.ingest.errors import ErrorPolicy
 from streams.stages.ingest.offsets import OffsetsInStore, StoredOffsets
 from streams.stages.ingest.policy import policy_of
@@ -59,6 +60,7 @@ class IngestStage:
     def __init__(self, context: Context) -> None:
         self._context, self._topics = context, context.topics
         self._policy = policy_of(context.settings.ingest)
+        self._duplicates = DuplicateLog()
         self._retry = RetryPolicy(context, self.name)
         self._consumer: TopicConsumer[StoredOffsets] | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -250,6 +252,7 @@ class IngestStage:
         self._limit = min(self._limit * 2, self._context.settings.ingest.batch)
         self._context.health.up("store")
         batch.count_in(self._context.metrics, self.name, self._topics.behaviors, seconds)
+        self._duplicates.add(batch.folded, str(self._ingest.policy.dedupe))
         for place, move in batch.moves.items():
             assignment.offsets.written[place] = move.after.offset
             known = self._poison.pop(place, {})

@@ -1,8 +1,8 @@
 """Asks the language model for the interest stage: the oldest partition first, so many calls at once, and for as long as
 it takes.
 
-A server that is away, overloaded, broken or wrongly addressed is waited for: a call ends with the model's answer, or
-with a refusal of this one request.
+A server that is away, overloaded, broken, wrongly addressed or refusing everything is waited for: a call ends with the
+model's answer, or with a refusal of this one request while others are answered.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import structlog
 
 from interest.errors import Denied, LlmError, Refused, Unavailable
 from interest.llm.protocol import Complete, Reply, Request
+from interest.llm.refusals import RefusalPolicy
 from streams.retry import Backoff, retry
 from streams.stages.interest.priority_semaphore import PrioritySemaphore
 from streams.stages.stage import Context
@@ -37,6 +38,7 @@ class LlmClient:
 
     def __init__(self, context: Context, model: Model, *, concurrent: int, stage: str = "interest") -> None:
         self._model, self._stage = model, stage
+        self._complete = RefusalPolicy(model)
         self._metrics, self._health = context.metrics, context.health
         self._semaphore = PrioritySemaphore(concurrent)
         self._failing = 0  # calls that wait after a failure
@@ -77,7 +79,9 @@ class LlmClient:
     async def _call_once(self, request: Request) -> Reply:
         self._count(1)
         try:
-            reply = await self._model(request)
+            reply = await self._complete(request)
+        except Denied:  # of every request: reported, and waited for
+            raise
         except Refused:
             self._metrics.calls.labels("refused").inc()
             self._succeeded()

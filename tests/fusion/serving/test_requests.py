@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from fusion.serving.pair_files import read_pairs
 from fusion.serving.requests import rank_items, score_pairs
 from fusion.serving.score import Scorer, score
 from fusion.training.artifact import load_artifact
-from interest.errors import InputError
+from interest.store.sql import insert_new, item_row, user_row
+from interest.store.tables import items, users
+from interest.types import Item, User
 
 
 def test_pages_change_neither_the_order_nor_a_score(
@@ -42,12 +43,17 @@ def test_one_users_items_are_ranked(store: Engine, artifact: Path) -> None:
     assert {one.user_id for one in ranked} == {"u3"}
 
 
-def test_pairs_are_read_from_csv_whatever_else_it_holds(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.csv"
-    file.write_bytes(b'\xef\xbb\xbfitem_id,note,user_id\ni2,x,u1\n"a,b",,u2\n')
-    assert read_pairs(file) == [("u1", "i2"), ("u2", "a,b")]
-    file.write_text("user_id,item_id\nu1,i1\nu1,\n")
-    with pytest.raises(InputError, match="line 3: user_id or item_id is empty"):
-        read_pairs(file)
-    with pytest.raises(InputError, match="cannot read"):
-        read_pairs(tmp_path / "nothing.csv")
+def test_who_and_what_nothing_is_known_of_is_marked(store: Engine, artifact: Path) -> None:
+    """u1 has no profile, i9 no catalogue entry; their behaviours make them known. A profile alone does too."""
+    loaded = load_artifact(artifact)
+    with store.begin() as connection:
+        insert_new(connection, users, [user_row(User(user_id="quiet", attributes={"gender": "F"}))])
+        insert_new(connection, items, [item_row(Item(item_id="new", title="New", categories=("Drama",)))])
+    pairs = [("u1", "i9"), ("nobody", "i1"), ("u1", "nothing"), ("nobody", "nothing"), ("quiet", "new")]
+    with store.connect() as connection:
+        (page,) = score_pairs(Scorer(loaded), connection, pairs, 1e9)
+        (early,) = score_pairs(Scorer(loaded, as_of_request=True), connection, pairs[:3], 1.0)
+    marks = [(one.unknown_user, one.unknown_item) for one in page]
+    assert marks == [(False, False), (True, False), (False, True), (True, True), (False, False)]
+    assert all(0 < one.score < 1 for one in page)
+    assert [one.unknown_user for one in early] == [True, True, True]  # as of 1970, u1 had done nothing yet

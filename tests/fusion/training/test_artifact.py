@@ -21,6 +21,7 @@ def test_an_artifact_comes_back_as_it_was_and_holds_no_pickle(artifact: Path, tm
         training=loaded.config.training,
         split="global",
         versions=loaded.config.versions,
+        statistics_at=loaded.config.statistics_at,
     )
     again = save_artifact(tmp_path / "copy", loaded.model, loaded.spec, loaded.statistics, record, loaded.metrics)
     assert again == loaded.id == artifact_id(artifact)

@@ -36,6 +36,27 @@ def test_a_tiny_set_can_be_learnt_by_heart() -> None:
     assert metrics.auc(labels, predict(model, samples, everything)) > 0.99
 
 
+def test_training_stops_at_the_first_loss_that_is_not_finite_and_writes_no_artifact(
+    store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, random_rows(3))
+    with store.connect() as connection:
+        data = read_dataset(connection, DATA)
+    calls: list[int] = []
+
+    def loss_of(self: Din, *inputs: object) -> object:
+        calls.append(1)
+        loss = genuine(self, *inputs)
+        return loss if len(calls) < 3 else loss._replace(ctr=loss.ctr * float("nan"))
+
+    genuine = Din.loss
+    monkeypatch.setattr(Din, "loss", loss_of)
+    with pytest.raises(InputError, match=r"the loss is nan at step \d+ of epoch \d; no artifact .* --value-range"):
+        run(data, DIN, QUICK, split="global", folder=tmp_path / "a")
+    assert len(calls) == 3
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
 def test_the_same_seed_gives_the_same_weights_and_the_best_epoch_is_kept(store: Engine, tmp_path: Path) -> None:
     fill(store, random_rows(3))
     with store.connect() as connection:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
 
-from interest.errors import InputError, Unavailable
+from interest.errors import Denied, InputError, Refused, Unavailable, Unreadable
 from interest.llm.cache import read_usage
-from interest.llm.protocol import Request
-from interest.llm.scripted import Scripted
+from interest.llm.protocol import Reply, Request
+from interest.llm.scripted import Scripted, reply
 from interest.store.sql import insert_new, item_row, user_row, writing
 from interest.store.tables import answers, behaviors, interests, items, partitions, users
-from interest.types import Item, Outcome, Source, User
-from interest.write.backfill import estimate, learn
-from interest.write.backlog import Plan, count_open
+from interest.types import Item, Outcome, Partition, Reason, Source, User
+from interest.write.backfill import Estimate, Learned, estimate, learn
+from interest.write.backlog import Plan, count_open, load, read_usual
 
 SIZE = 6
 
@@ -45,7 +46,7 @@ def fill(store: Engine, histories: dict[str, int]) -> None:
                         "item_id": item,
                         "action": "rate",
                         "at": float(seq),
-                        "value": 4.0 + (at == 0),
+                        "value": (5.0, 4.0, 4.0, 4.0, 4.0, 2.0)[at],
                     }
                 )
             first = index * SIZE
@@ -202,3 +203,79 @@ def test_calls_stay_constant_as_the_history_grows(store: Engine) -> None:
         done = learn(store, model, model=user, plan=Plan(users=(user,)))
         per_partition.append(len(model.seen) / done.partitions)
     assert per_partition[1] <= per_partition[0] * 1.2
+
+
+def test_what_is_usual_is_of_all_up_to_the_close_and_of_nothing_later(store: Engine) -> None:
+    fill(store, {"u": 3, "v": 2})
+    with writing(store) as connection:
+        connection.execute(behaviors.update().where(behaviors.c.seq >= 2 * SIZE).values(value=1.0))
+    ends = {("u", index): SIZE * (index + 1) - 1 for index in range(3)} | {("v", 1): 2 * SIZE - 1}
+    with store.connect() as connection:
+        together = read_usual(connection, ends)
+        alone = {key: read_usual(connection, {key: end})[key] for key, end in ends.items()}
+    assert together == alone  # whatever else is read: a replay and the stream see the same
+    first, second, third = (together["u", index] for index in range(3))
+    assert first == second == together["v", 1]
+    assert first.mean == 3.83333
+    assert third.mean == 2.88889
+    heads = [Partition(user_id="u", index=0, first_seq=0, last_seq=5, opened_at=0, closed_at=5, reason=Reason.COUNT)]
+    with store.connect() as connection:
+        (work,) = load(connection, Plan(), heads, ())
+    assert work.evidence.facts.usual == first
+
+
+def test_refused_texts_are_written_once_more_when_asked_for(store: Engine) -> None:
+    fill(store, {"u": 2})
+    learn(store, Scripted(Refused("flagged")), model="m")
+    assert {row["summary_outcome"] for row in rows(store)} == {Outcome.REFUSED}
+    assert learn(store, Scripted(answer), model="m").partitions == 0
+    again = Plan(again=(Outcome.REFUSED,))
+    assert learn(store, Scripted(answer), model="m", plan=again).partitions == 2
+    assert Outcome.REFUSED not in {row["summary_outcome"] for row in rows(store)}
+    assert learn(store, Scripted(answer), model="m", plan=again).partitions == 0
+
+
+def test_rows_are_stored_while_others_are_still_written(store: Engine) -> None:
+    fill(store, {"u": 9, "v": 9})
+    stored: list[int] = []
+
+    async def slow(request: Request) -> Reply:
+        stored.append(len(rows(store)))
+        await asyncio.sleep(0.1)
+        return reply(answer(request))
+
+    learn(store, slow, model="m")
+    assert any(0 < count < 18 for count in stored)
+    assert len(rows(store)) == 18
+
+
+def test_the_estimate_is_corrected_by_the_first_ten(store: Engine) -> None:
+    fill(store, {"u": 12})
+    corrected: list[Estimate] = []
+    done = learn(store, Scripted(answer), model="m", corrected=corrected.append)
+    (rest,) = corrected
+    assert 0 < rest.partitions <= 2
+    assert 0 < rest.calls <= sum(one.calls for one in done.usage.values())
+
+
+def test_a_reply_that_cannot_be_read_leaves_its_partition_open(store: Engine) -> None:
+    fill(store, {"u": 2, "v": 2})
+
+    async def odd(request: Request) -> Reply:
+        if "Film U1" in request.messages[-1].content:
+            raise Unreadable("not a completion")
+        return reply(answer(request))
+
+    done = learn(store, odd, model="m")
+    assert (done.unread, done.trouble) == (1, "not a completion")
+    assert [(row["user_id"], row["index"]) for row in rows(store)] == [("u", 0), ("v", 0), ("v", 1)]
+
+
+def test_an_llm_that_refuses_everything_ends_the_run_and_keeps_what_is_done(store: Engine) -> None:
+    fill(store, {"u": 6})
+    model = Scripted(*[answer] * 11, Denied("no credit"))
+    done = Learned()
+    with pytest.raises(Denied, match="no credit"):
+        learn(store, model, model="m", done=done)
+    assert 0 < done.partitions == len(rows(store)) < 6
+    assert Outcome.REFUSED not in {row["summary_outcome"] for row in rows(store)}

@@ -113,3 +113,41 @@ def test_prompts_are_built_from_the_partition_and_short(version: str, march: Fac
     assert "thriller" in shift.messages[-1].content.lower()
     chained = prompt.summary(march, "They liked thrillers.", 0, STYLE)
     assert "They liked thrillers." in chained.messages[-1].content
+
+
+def test_a_change_of_mood_is_told_after_the_llms_shift(shift_evidence: Evidence) -> None:
+    sour = [("2", 2), ("3", 1), ("5", 3), ("4", 2), ("6", 2), ("8", 2), ("9", 1), ("10", 1), ("7", 2), ("4", 3)]
+    now = facts(*sour, first_seq=50)
+    evidence = Evidence(now, before=shift_evidence.before)
+    model = Scripted("This user now chooses more dramas.")
+    written = asyncio.run(write_shift(model, PROMPTS["plain-1"], evidence, STYLE, "before", "now"))
+    assert (written.source, written.outcome) == (Source.LLM, Outcome.OK)
+    assert written.text == (
+        "This user now chooses more dramas. They rated lower than in the period before (mean 3.9 to 1.9)."
+    )
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '```json\n{"text": "%s", "evidence": ["52", 53.0, "[60]"]}\n```',
+        'Here it is:\n```\n{"evidence": "52, 53", "text": "%s"}\n``` I hope it helps.',
+        '{"text": "%s", "evidence": [52], "confidence": 0.9, "notes": {"a": [1]}}',
+        '[{"Text": "%s", "evidence": null}]',
+        '{"text": ["%s"], "evidence": [{"seq": 52}]}',
+        '{"reasoning": "They like {films}"} {"text": "%s"}',
+    ],
+)
+def test_an_answer_is_read_in_whatever_wrapping_it_comes(told: str, evidence: Evidence) -> None:
+    written = summary(Scripted(told % GOOD), evidence, "json-1")
+    assert (written.text, written.outcome) == (GOOD, Outcome.OK)
+    assert {52, 53} <= set(written.evidence)
+
+
+def test_the_evidence_stored_is_the_best_valued_that_supports_the_text(evidence: Evidence) -> None:
+    answer = msgspec.json.encode({"text": GOOD, "evidence": [51, 50, 59, 54]}).decode()  # 51 and 50: valued low
+    written = summary(Scripted(answer), evidence, "json-1")
+    values = [title.value for seq in written.evidence for title in evidence.facts.titles if title.seq == seq]
+    assert values == sorted(values, reverse=True)  # type: ignore[type-var]
+    assert not {50, 51} & set(written.evidence)
+    assert {52, 53, 54} <= set(written.evidence)

@@ -49,8 +49,8 @@ def test_every_category_a_summary_names_is_in_the_partition(facts: Facts) -> Non
 
 def test_a_summary_reads_like_english(march: Facts) -> None:
     assert summary_sentence(march, ("film", "films")) == (
-        "This user rated 11 films, mostly dramas (6), thrillers (4) and comedies (3). They valued comedies higher than "
-        "the rest, and thrillers lower. Among their favourites were Babe and Duck Soup."
+        "This user rated 11 films, mostly dramas (6), thrillers (4) and comedies (3). They valued comedies (3 of 3 "
+        "rated 5) higher than the rest, and thrillers lower. Among their favourites were Babe and Duck Soup."
     )
 
 

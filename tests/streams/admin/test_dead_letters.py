@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from streams.admin import dead_letters
 from streams.admin.dead_letters import OpenLetter, close, discard, open_letters, read_whole, replay
 from streams.cli import app
 from streams.commands.dead import printable
-from streams.kafka.clients import MAX_DEAD, consumer_for_command, python_options
+from streams.kafka.clients import MAX_DEAD, KafkaError, consumer_for_command, python_options
 from streams.kafka.dead_letter import MAX_EXCERPT, dead_letter, read_letter
 from streams.kafka.provision import create_topics
 from streams.kafka.read import read_offset_ranges, read_records
@@ -139,7 +140,7 @@ def test_messages_go_in_the_order_they_had_whatever_the_order_of_their_letters(s
     assert [int(one.value) for one in behaviors(settings)] == [0, 1, 2, 3, 5, 7, 9, 11, 14]
 
 
-def test_a_crash_before_the_letters_are_closed_loses_nothing(settings, bury, monkeypatch):
+def test_a_crash_before_the_letters_are_closed_loses_nothing_and_sends_nothing_twice(settings, bury, monkeypatch):
     monkeypatch.setattr(dead_letters, "CHUNK_LETTERS", 2)
     for offset in range(5):
         bury(offset, b"%d" % offset)
@@ -155,10 +156,25 @@ def test_a_crash_before_the_letters_are_closed_loses_nothing(settings, bury, mon
         crash.setattr(dead_letters, "close", close_once)
         with pytest.raises(ConnectionError):
             replay(settings, open_letters(settings))
-    assert [int(one.value) for one in behaviors(settings)] == [0, 1, 2, 3]
+    assert [int(one.value) for one in behaviors(settings)] == [0, 1]
     assert [one.offset for one in open_letters(settings)] == [2, 3, 4]
     replay(settings, open_letters(settings))
-    assert [int(one.value) for one in behaviors(settings)] == [0, 1, 2, 3, 2, 3, 4]
+    assert [int(one.value) for one in behaviors(settings)] == [0, 1, 2, 3, 4]
+    assert open_letters(settings) == []
+
+
+def test_what_a_killed_replay_has_begun_is_undone_by_the_next(settings, bury):
+    bury(0, b"0")
+    letters = open_letters(settings)
+    with contextlib.suppress(KafkaError), dead_letters._transactional(settings) as killed:
+        killed.begin_transaction()
+        dead_letters._send(killed, [(letters[0], b"0", letters[0].key, 0)])
+        close(killed, letters, "replayed")
+        dead_letters.end_unfinished_replay(settings)  # as `dead replay` begins
+        assert behaviors(settings) == []
+        assert [one.id for one in open_letters(settings)] == [letters[0].id]
+        replay(settings, letters)
+    assert [int(one.value) for one in behaviors(settings)] == [0]
     assert open_letters(settings) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, Engine, update
 from typer.testing import Result
 
-from fusion.serving.score import Scorer
+from fusion.serving.score import Scorer, Scores
 from fusion.training.artifact import load_artifact
 from fusion.training.pretrained import load_pretrained
 from interest.errors import ArtifactError, InputError
@@ -74,13 +74,13 @@ def test_pairs_are_scored_user_by_user_and_printed_in_the_files_order(
     whole = run(*scored).stdout
     assert [(line["user_id"], line["item_id"]) for line in map(json.loads, whole.splitlines())] == named
     asked: list[int] = []
-    score = Scorer.__call__
+    score = Scorer.scores
 
-    def counted(self: Scorer, connection: Connection, pairs: list[tuple[str, str]], at: float) -> np.ndarray:
+    def counted(self: Scorer, connection: Connection, pairs: list[tuple[str, str]], at: float) -> Scores:
         asked.append(len({user for user, _ in pairs}))
         return score(self, connection, pairs, at)
 
-    monkeypatch.setattr(Scorer, "__call__", counted)
+    monkeypatch.setattr(Scorer, "scores", counted)
     monkeypatch.setattr("fusion.serving.requests.PAGE", 8)
     in_parts = run(*scored).stdout
     assert asked == [2, 2, 2, 2, 1]

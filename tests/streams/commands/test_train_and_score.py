@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, delete, func, select
 from typer.testing import Result
 
+from fusion.features.log import newest_time
 from fusion.tables import representations, vectors
 from fusion.training.artifact import load_artifact
 from interest.errors import ArtifactError, InputError, StoreError
+from interest.store.sql import insert_new, item_row
+from interest.store.tables import behaviors, items
+from interest.types import Item
 from tests.support.command_line import run
 from tests.support.ctr_world import fill, random_rows
 
@@ -106,3 +112,70 @@ def test_interests_are_used_where_there_are_vectors_and_that_is_said(store: Engi
     assert "interests: not read, for the store has no vectors" in result.stdout
     assert "representations" not in result.stdout
     assert not load_artifact(tmp_path / "without").config.model.interest
+
+
+@pytest.fixture
+def trained(store: Engine, url: str, tmp_path: Path) -> tuple[object, ...]:
+    assert train(store, tmp_path / "din").exit_code == 0
+    return ("score", tmp_path / "din", "--store", url)
+
+
+def test_items_are_named_in_every_way_and_a_title_with_commas_is_one(
+    store: Engine, trained: tuple[object, ...], tmp_path: Path
+) -> None:
+    with store.begin() as connection:
+        insert_new(connection, items, [item_row(Item(item_id="Matrix, The", title="The Matrix"))])
+
+    def scored(*options: object) -> set[str]:
+        result = run(*trained, "--user", "u1", *options, "--json")
+        assert result.exit_code == 0, result.exception
+        return {json.loads(line)["item_id"] for line in result.stdout.splitlines()}
+
+    file = tmp_path / "items.txt"
+    file.write_text("Matrix, The\ni2\n")
+    assert scored("--items", "i1,i2") == {"i1", "i2"}
+    assert scored("--items", "Matrix, The") == {"Matrix, The"}  # an item by the whole name
+    assert scored("--items", "Alien, The") == {"Alien", "The"}  # there is none
+    assert scored("--items", "Alien, The", "--items", "i1") == {"Alien, The", "i1"}
+    assert scored("--items", '["Alien, The", "i1"]') == {"Alien, The", "i1"}
+    assert scored("--items-file", file) == {"Matrix, The", "i2"}
+    assert scored("--items-file", file, "--items", "i1") == {"Matrix, The", "i2", "i1"}
+    assert "names no item" in str(run(*trained, "--user", "u1", "--items", ", ,").exception)
+
+
+def test_the_unknown_is_marked_in_every_output_and_files_hold_what_is_printed(
+    trained: tuple[object, ...], tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"item_id": ["i2", "nothing"], "user_id": ["u1", "nobody"]}), tmp_path / "pairs.parquet")
+    given = (*trained, "--pairs", tmp_path / "pairs.parquet")
+    rows = [line.split("\t") for line in run(*given).stdout.splitlines()]
+    assert [row[:2] + row[3:] for row in rows] == [
+        ["u1", "i2", "Item 2"],
+        ["nobody", "nothing", "", "unknown user, unknown item"],
+    ]
+    lines = [json.loads(line) for line in run(*given, "--json").stdout.splitlines()]
+    assert [(line["unknown_user"], line["unknown_item"]) for line in lines] == [(False, False), (True, True)]
+    assert run(*given, "--out", tmp_path / "s.parquet").stdout == ""
+    written = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert [row | {"score": round(row["score"], 6)} for row in written] == lines
+
+
+def test_the_age_of_item_statistics_is_told_and_at_counts_them_anew(
+    store: Engine, trained: tuple[object, ...], tmp_path: Path
+) -> None:
+    given = (*trained, "--user", "u1", "--items", "i1,i2", "--json")
+    fresh = run(*given)
+    assert "item statistics: the artifact's, of behaviours up to 1970-0" in fresh.stderr
+    assert "up to date" in fresh.stderr
+    with store.connect() as connection:
+        end = newest_time(connection)
+    now = run(*given, "--at", end)
+    assert "item statistics: of the store's behaviours before" in now.stderr
+    with store.begin() as connection:  # three days on, everybody adores i1
+        loved = {"seq": 900, "item_id": "i1", "action": "rate", "value": 5.0, "at": end + 3 * 86_400}
+        insert_new(connection, behaviors, [loved | {"user_id": f"u{user}"} for user in range(2, 30)])
+    aged = run(*given)
+    assert "3.0 days older than the request; --at TIME counts the store's" in aged.stderr
+    assert run(*given, "--at", end).stdout == now.stdout  # later events change no score
+    assert run(*given, "--at", end + 4 * 86_400).stdout != aged.stdout
+    assert "--at soon: give a date" in str(run(*given, "--at", "soon").exception)

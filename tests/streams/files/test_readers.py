@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from interest.errors import InputError
 from interest.types import Behavior
-from streams.files.rows import BehaviorLog, RejectedRow
+from streams.files.rejects import RejectedRow
+from streams.files.rows import BehaviorLog
 from streams.files.sort import in_time_order
 
 AT = 881250949.0
@@ -98,11 +99,13 @@ def test_milliseconds_are_kept(tmp_path: Path) -> None:
 BAD = [
     (b",1,4,881250949", "user is empty"),
     (b"a,,4,881250949", "item is empty"),
-    (b"a,1,nan,881250949", "rating is nan"),
+    (b"a,1,1e39,881250949", "rating is 1e+39, more than a float32 holds"),
+    (b"NULL,1,4,881250949", "user is missing: 'NULL'"),
+    (b"a,\\N,4,881250949", "item is missing"),
     (b"a,1,inf,881250949", "rating is inf"),
     (b"a,1,good,881250949", "rating is not a number: 'good'"),
     (b"a,1,4,", "time is empty"),
-    (b"a,1,4,nan", "not a time between 1970 and tomorrow"),
+    (b"a,1,4,nan", "time is empty"),
     (b"a,1,4,yesterday", "is not a time: 'yesterday'"),
     (b"a,1,4,-5", "not a time between 1970 and tomorrow"),
     (b"a,1,4,99999999999", "not a time between 1970 and tomorrow"),

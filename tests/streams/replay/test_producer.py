@@ -175,9 +175,9 @@ def test_appended_rows_go_on_and_another_log_goes_beside(topics: KafkaSettings, 
     with log.open("a") as file:
         file.write(f"u1,499,5,{AT + 5000}\nbroken,,,\n")
     more = produce(topics, log)
-    assert (more.new, more.rejected) == (1, 1)
-    assert more.rejected_file is not None
-    assert "item_id" in more.rejected_file.read_text()
+    assert more.rejects is not None
+    assert (more.new, more.rejects.count) == (1, 1)
+    assert "item_id" in more.rejects.path.read_text()
     assert sum(map(len, contents(topics).values())) == 2002
 
 

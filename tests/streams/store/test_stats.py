@@ -7,13 +7,15 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from interest.store.sql import insert_new
+from interest.store.sql import insert_new, item_row, writing
+from interest.store.tables import behaviors, interests, items, partitions
+from interest.types import Item
 from streams.cli import app
 from streams.commands.stats import page
 from streams.store.forget import forget
 from streams.store.stats import Stats, read_stats
 from streams.store.tables import offsets, source_of
-from tests.support.small_store import ANN, fill
+from tests.support.small_store import ANN, fill, interest
 
 
 def counted(store) -> Stats:
@@ -65,6 +67,30 @@ def test_counts_of_what_was_read_outlive_a_forgotten_user(store):
     forget(store, ANN)
     stats = counted(store)
     assert (stats.behaviors, stats.users, stats.accepted, stats.partitions) == (3, 1, 17, 0)
+
+
+def test_sentences_that_would_do_for_anyone_are_counted(store):
+    """Six users with comedies, one with thrillers; three say nothing that is their own."""
+    titles = [Item(item_id=str(at), title=f"Film {at}", categories=("Comedy",)) for at in range(6)]
+    titles += [Item(item_id=str(at), title=f"Film {at}", categories=("Thriller",)) for at in range(6, 12)]
+    texts = ["This user watched comedies.", "They watched a wide range of films.", "This user watched 6 comedies."]
+    texts += ["This user watched Film 3.", "This user loved Film 7.", "This user watched dramas. And", "They watched"]
+    with writing(store) as connection:
+        insert_new(connection, items, [item_row(item) for item in titles])
+        for number, text in enumerate(texts):
+            user = f"user-{number}"
+            first = 6 if number == 4 else 0
+            rows = [
+                {"user_id": user, "seq": at, "item_id": str(first + at), "action": "view", "at": float(at)}
+                for at in range(6)
+            ]
+            insert_new(connection, behaviors, rows)
+            head = {"user_id": user, "generation": 0, "index": 0, "first_seq": 0, "last_seq": 5, "reason": "count"}
+            insert_new(connection, partitions, [head | {"opened_at": 0.0, "closed_at": 5.0}])
+            insert_new(connection, interests, [interest(user, 0, summary=text)])
+    (version,) = counted(store).versions
+    assert (version.sentences_sampled, version.sentences_of_anyone) == (6, 4)
+    assert counted(store) == counted(store)
 
 
 def test_the_page_names_every_count(store):

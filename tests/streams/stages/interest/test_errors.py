@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from sqlalchemy import Engine, select
 from interest.llm.scripted import reply
 from interest.store.tables import answers, interests
 from interest.types import Outcome, Partition
+from interest.write.backlog import Plan, load
+from interest.write.prompts import Style
 from streams.kafka.clients import make_producer
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 from streams.store.tables import outbox
-from tests.support.chat_server import ChatServer
+from tests.support.chat_server import Body, ChatServer
 from tests.support.interest_rig import (
     MODEL,
     Model,
@@ -125,16 +128,52 @@ def test_answers_that_cannot_be_used_are_typed_outcomes(
     engine.dispose()
 
 
-def test_a_request_that_is_refused_is_an_outcome_and_holds_nothing(filled: Engine, topics: KafkaSettings) -> None:
+def test_a_request_that_is_refused_while_others_are_answered_is_an_outcome(
+    filled: Engine, topics: KafkaSettings
+) -> None:
+    mine = closed(filled)[3]
+    with filled.connect() as connection:
+        (work,) = load(connection, Plan(prompt_version="json-1"), [mine], ())
+    shown = Plan(prompt_version="json-1").prompt().summary(work.evidence.facts, None, 0, Style()).messages[-1].content
+
+    def filtered(body: Body) -> tuple[int, bytes] | None:
+        return (400, b'{"error": {"message": "flagged"}}') if body["messages"][-1]["content"] == shown else None
+
     async def go() -> None:
         await produce(topics, closed(filled))
-        with ChatServer(Model(), fail_first=10**9, status=400) as server:
+        with ChatServer(Model(), odd=filtered) as server:
             context = make_context(filled, topics, url=server.url, model=MODEL)
             async with running(context):
                 await until(lambda: at_end(context), "the commit")
+            assert not context.health.down
 
     asyncio.run(go())
-    assert {row[6] for row in rows(filled)} == {Outcome.REFUSED}
+    refused = [row[:3] for row in rows(filled) if row[5] == Outcome.REFUSED or row[6] == Outcome.REFUSED]
+    assert refused == [(mine.user_id, mine.generation, mine.index)]
+
+
+@pytest.mark.parametrize("words", ["API key not valid", "System role not supported"])
+def test_a_refusal_of_everything_is_waited_for_and_said(
+    filled: Engine, topics: KafkaSettings, sample_log: Path, tmp_path: Path, words: str
+) -> None:
+    async def go() -> None:
+        await produce(topics, closed(filled))
+        refusal = json.dumps({"error": {"message": words}}).encode()
+        with ChatServer(Model(), odd=lambda _body: (400, refusal)) as server:
+            context = make_context(filled, topics, url=server.url, model=MODEL, concurrent=4)
+            async with running(context):
+                await until(lambda: "llm" in context.health.down, "the refusal is said")
+                asked = len(server.bodies)
+                await until(lambda: len(server.bodies) > asked + 6, "calls again")
+                assert words in context.health.down["llm"]
+                assert any(words in why for why in context.health.reasons_not_ready(0.0))
+                assert count(filled) == 0
+                server.odd = None
+                await until(lambda: at_end(context), "the commit")
+                assert "llm" not in context.health.down
+
+    asyncio.run(go())
+    assert rows(filled) == learnt(sample_log, tmp_path, 5)
 
 
 def test_a_user_forgotten_while_in_hand_does_not_come_back(filled: Engine, topics: KafkaSettings) -> None:

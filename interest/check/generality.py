@@ -1,0 +1,48 @@
+"""How much a text says of its own user: a sentence that would pass the claim check for many others says little.
+
+"A wide range of genres, including dramas" is true of nearly everybody. Pure; the caller decides what is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from interest.check.category_claims import claims_in
+from interest.check.evidence import Evidence
+from interest.check.sentences import sentences
+
+OF_ANYONE = 1 / 3  # of the other users' partitions
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A user and what is known of one of their partitions."""
+
+    user_id: str
+    evidence: Evidence
+
+
+def count_general(texts: Iterable[tuple[str, Subject]], others: Sequence[Subject]) -> tuple[int, int]:
+    """The sentences of `texts` (each with its own subject), and how many of them pass for a third of the `others`."""
+    looked_at = general = 0
+    for text, subject in texts:
+        strangers = [other.evidence for other in others if other.user_id != subject.user_id]
+        for sentence, whole in sentences(text, subject.evidence):
+            if whole and strangers:
+                looked_at += 1
+                general += holds_for_many(sentence, strangers)
+    return looked_at, general
+
+
+def holds_for_many(sentence: str, others: Sequence[Evidence]) -> bool:
+    """Whether every claim of a sentence is supported by a third of the partitions; stops as soon as that is known."""
+    wanted = max(1, -(-len(others) // round(1 / OF_ANYONE)))
+    passed = 0
+    for tried, evidence in enumerate(others):
+        if passed + len(others) - tried < wanted:
+            return False
+        passed += all(claim.supported for claim in claims_in(sentence, evidence))
+        if passed >= wanted:
+            return True
+    return False
