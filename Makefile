@@ -14,7 +14,8 @@ RUN := $(BIN)/interestream
 DEMO := demo
 PORT ?= 9092
 KAFKA_FOLDER := .kafka$(PORT:9092=)
-# Most tests of the stream wait for servers: three at a time on two cores, one thread each.
+# Most tests of the stream wait for servers: three at a time on two cores, one thread each. Many start processes: without
+# bytecode, as where PYTHONDONTWRITEBYTECODE is set, each of them would compile all that it imports.
 TEST_PROCESSES ?= 3
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false
@@ -26,7 +27,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[models,kafka,postgres,bench,dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[models,kafka,postgres,bench,dev]'
 	@touch $@
 
 fetch: install
@@ -55,7 +56,7 @@ vllm-stop: install
 
 test: fetch vllm-install
 	$(BIN)/python deploy/kafka/node.py fetch
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 soak: fetch
 	$(BIN)/python deploy/kafka/node.py fetch
