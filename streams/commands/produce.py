@@ -26,6 +26,7 @@ def produce(
     *,
     rate: str,
     resume: bool,
+    timeout_s: float,
 ) -> None:
     """Produce the catalogue, then the log; print what was done. Ctrl-C ends it where it can be gone on from."""
     from streams.progress import progress
@@ -56,7 +57,13 @@ def produce(
             return stack.enter_context(progress("Producing", rows, unit="rows", done=done))
 
         producer = LogProducer(
-            settings=settings, log=log, rate=pace, rejects=sources.rejects(log.path), started=started, warn=_warn
+            settings=settings,
+            log=log,
+            rate=pace,
+            rejects=sources.rejects(log.path),
+            started=started,
+            warn=_warn,
+            timeout_s=timeout_s,
         )
         produced = asyncio.run(_until_interrupted(producer, list(_catalogue(sources))))
     _report(produced)
@@ -82,11 +89,13 @@ async def _until_interrupted(
         signal.signal(signal.SIGINT, ended_before)
 
     def failed(error: Exception, _wait_s: float) -> None:
+        producer.outage.failed()
         _warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
 
     for name, read in catalogue:
         send = partial(_send_catalogue, producer.settings, read)
         print(f"{await retry(send, retriable=is_retriable, failed=failed):,} {name}", flush=True)
+        producer.outage.over()
     loop.add_signal_handler(signal.SIGINT, asked)
     try:
         return await producer.run()

@@ -117,6 +117,12 @@ def replay(
             metavar="RATE", help="With --kafka: max (default), 10x (ten seconds of the log each second), or 5000/s."
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=1, help="With --kafka: give up when Kafka has not answered for so long. Default: 60."
+        ),
+    ] = None,
 ) -> None:
     """Replay LOG: close partitions, learn interests, turn them into representations.
 
@@ -144,14 +150,18 @@ def replay(
     )
     if kafka:
         from streams.commands.produce import produce
+        from streams.replay.outage import TIMEOUT_S
 
         _refuse_options_of_the_agent(context)
-        produce(open_sources(log, items, users, options), rate=rate or "max", resume=resume)
+        sources = open_sources(log, items, users, options)
+        produce(sources, rate=rate or "max", resume=resume, timeout_s=timeout or TIMEOUT_S)
         return
     if llm and llm_from and llm_from.startswith(("http://", "https://")) and not llm_model:
         raise InputError(f"name the model that {llm_from} serves with --llm-model")
     if rate is not None:
         raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
+    if timeout is not None:
+        raise InputError("--timeout is for --kafka; without Kafka nothing is waited for")
     try:
         policy = Policy(
             count=partition or None, gap_s=parse_duration(gap) if gap else None, span=span, tokens=tokens, dedupe=dedupe

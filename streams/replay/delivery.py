@@ -16,6 +16,7 @@ import msgspec
 from streams.kafka.clients import KafkaError
 from streams.kafka.errors import describe, is_retriable
 from streams.replay.checkpoint import ReplayCheckpoint, ReplayProgress, Target
+from streams.replay.outage import Outage
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -41,6 +42,7 @@ class Delivery:
     offsets: dict[int, int]
     producer: AIOKafkaProducer
     stop: asyncio.Event
+    outage: Outage
     warn: Callable[[str], None]
     clock: Callable[[], float]
     acknowledged: Callable[
@@ -85,7 +87,9 @@ class Delivery:
         self.acknowledged(sent, self.progress)
 
     async def settle(self) -> None:
-        """Wait for acknowledgements for as long as it takes, and say so; give up soon once asked to stop."""
+        """Wait for acknowledgements, and say so; give up soon once asked to stop. Raises KafkaError when Kafka has been
+        away for too long.
+        """
         if self._in_flight is None:
             return
         flight, warned = self._in_flight, False
@@ -93,9 +97,15 @@ class Delivery:
             stopped = asyncio.create_task(self.stop.wait())
             await asyncio.wait({flight, stopped}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
+            if not flight.done() and not self.stop.is_set():
+                try:
+                    self.outage.failed()
+                except KafkaError:
+                    flight.cancel()
+                    raise
             if not flight.done() and not self.stop.is_set() and not warned:
                 warned = True
-                self.warn(f"no acknowledgement from Kafka for {STALL_S:.0f} s; waiting on, Ctrl-C to give up")
+                self.warn(f"no acknowledgement from Kafka for {STALL_S:.0f} s; still waiting, Ctrl-C to give up")
         if not flight.done():
             await asyncio.wait({flight}, timeout=STOP_S)
         if not flight.done():
@@ -103,6 +113,7 @@ class Delivery:
             raise GivenUpError
         self._in_flight = None
         flight.result()
+        self.outage.over()
 
     async def write_progress(self, state: Literal["running", "ended"] = "running") -> None:
         """Write the checkpoint, unless another run has taken the log over in the meantime: that is an error."""
@@ -112,8 +123,10 @@ class Delivery:
             except Exception as error:
                 if not is_retriable(error):
                     raise
+                self.outage.failed()
                 self.warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
             else:
+                self.outage.over()
                 return
             if await pause(self.stop, RETRY_S):
                 raise GivenUpError

@@ -30,6 +30,7 @@ from streams.replay.checkpoint import ReplayCheckpoint, ReplayProgress, Target
 from streams.replay.delivery import CHECKPOINT_S, STOP_S, Delivery, GivenUpError, pause
 from streams.replay.embedded import source_name, source_name_then
 from streams.replay.messages import BATCH, ChangedError, Encoded, Sent, batches, encode
+from streams.replay.outage import TIMEOUT_S, Outage
 from streams.replay.rate import Pacer, Rate
 from streams.replay.recover import last_rows
 from streams.retry import BACKOFF
@@ -92,15 +93,21 @@ class LogProducer:
     warn: Callable[[str], None] = lambda _text: None
     clock: Callable[[], float] = time.monotonic
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    timeout_s: float = TIMEOUT_S  # for which a Kafka that does not answer is waited for
+    outage: Outage = field(init=False)
     _run: str = field(default_factory=lambda: secrets.token_hex(8))
     _advance: Callable[[int], None] | None = None
     _shown: int = 0  # rows that the progress has counted
     _new: int = 0  # messages acknowledged
 
-    async def run(self) -> Produced:
-        """Produce what is not on the topic yet; wait as long as it takes while the broker is away.
+    def __post_init__(self) -> None:
+        self.outage = Outage(brokers=self.settings.brokers, timeout_s=self.timeout_s, clock=self.clock)
 
-        Raises KafkaError if the topic is missing or another run produces the same log, InputError for a log that is
+    async def run(self) -> Produced:
+        """Produce what is not on the topic yet; wait while the broker is away.
+
+        Raises KafkaError if it is away for `timeout_s`, if the topic is missing or another run produces the same log,
+        InputError for a log that is
         not what it was.
         """
         source = bytes.fromhex(source_name(self.log).removeprefix("log:"))
@@ -119,6 +126,9 @@ class LogProducer:
             except Exception as error:
                 if not is_retriable(error):
                     raise (KafkaError(describe(error)) if is_client_error(error) else error) from error
+                if self._new > before:
+                    self.outage.over()
+                self.outage.failed()
                 self.warn(f"{describe(error)}; trying again until Kafka answers, Ctrl-C to give up")
             failures, before = (1 if self._new > before else failures + 1), self._new
             if await pause(self.stop, BACKOFF.delay_s(failures)):
@@ -143,6 +153,7 @@ class LogProducer:
                 progress=progress,
                 offsets=offsets,
                 producer=producer,
+                outage=self.outage,
                 stop=self.stop,
                 warn=self.warn,
                 clock=self.clock,
