@@ -27,8 +27,8 @@ class Outage:
             self._began = now
         elif now - self._began >= self.timeout_s:
             raise KafkaError(
-                f"Kafka at {self.brokers} has not answered for {now - self._began:.0f} s. What was acknowledged "
-                "stays on the topic: the same command goes on from there once Kafka is back. --timeout SECONDS waits longer"
+                f"Kafka at {self.brokers} has not answered for {now - self._began:.0f} s. What was acknowledged stays "
+                "on the topic: the same command goes on from there once Kafka is back. --timeout SECONDS waits longer"
             )
 
     def over(self) -> None:
