@@ -32,7 +32,7 @@ def page(stats: Stats) -> Iterator[str]:
     yield line("  accepted", f"{stats.accepted:,}", "over all logs and topics read")
     yield line("  late", f"{stats.late:,}", "older than their newest closed partition; kept")
     yield line("  duplicates", f"{stats.duplicates:,}", "dropped")
-    yield line("  rejected", f"{stats.rejected:,}", "in .rejected.jsonl files and dead letters, with the reason")
+    yield line("  rejected", f"{stats.rejected:,}", "in .rejected.jsonl files and dead letters")
     for label, count, what in (
         ("  with item", stats.with_item, "have an item in the catalogue"),
         ("  with profile", stats.with_profile, "have a user profile"),

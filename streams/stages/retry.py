@@ -35,6 +35,8 @@ class Client(Protocol):
 
 C = TypeVar("C", bound=Client)
 
+SERVERS = ("kafka", "store")
+
 
 class RetryPolicy:
     """One stage's way of waiting."""
@@ -57,14 +59,21 @@ class RetryPolicy:
     async def until_done(
         self, part: str, call: Callable[[], Awaitable[R]], what: str, retriable: Callable[[Exception], bool]
     ) -> R:
-        """The result of `call`, made again after every error that is `retriable`; `part` is down meanwhile."""
+        """The result of `call`, made again after every error that is `retriable`; `part` is down meanwhile.
+
+        A server that answers is up, whoever it failed before. Any other part only once what failed has succeeded.
+        """
+        failures = 0
 
         def failed(error: Exception, wait_s: float) -> None:
+            nonlocal failures
+            failures += 1
             cause = error.orig if isinstance(error, DBAPIError) else None
             self.report(part, what, cause or error, wait_s)
 
         result = await retry(call, retriable=retriable, failed=failed, backoff=self._backoff)
-        self._context.health.up(part)
+        if failures or part in SERVERS:
+            self._context.health.up(part)
         return result
 
     def report(self, part: str, what: str, error: BaseException, wait_s: float) -> None:

@@ -24,6 +24,7 @@ class Progress:
     def __init__(self, context: Context, stage: str, client: AIOKafkaConsumer, assignment: Assignment[Any]) -> None:
         self._context, self._stage, self._client, self._assignment = context, stage, client, assignment
         self._committed: dict[KafkaPartition, tuple[int, str]] = {}
+        self._closed = False  # an assignment that is void for the stage's work still has its lag
 
     async def commit(self) -> bool:
         """Commit what has moved; at first, everything.
@@ -48,7 +49,7 @@ class Progress:
     async def ask_ends(self) -> bool:
         """Where the partitions end: the lag is known though nothing is read. False where there are none."""
         places = [topic_partition(place) for place in self._assignment.offsets.start]
-        if not places or self._assignment.revoked:
+        if not places or self._closed:
             return False
         for place, end in (await self._client.end_offsets(places)).items():
             self._assignment.ends[KafkaPartition(*place)] = end
@@ -56,7 +57,7 @@ class Progress:
 
     def report(self) -> None:
         """Lag and progress, to metrics and health."""
-        if self._assignment.revoked:
+        if self._closed:
             return
         now = time.monotonic()
         for place, (done, _) in self._assignment.offsets.committable().items():
@@ -66,6 +67,7 @@ class Progress:
 
     def close(self, kept: Collection[KafkaPartition] = ()) -> None:
         """The partitions are not this worker's any more, but for those kept."""
+        self._closed = True
         for place in self._assignment.offsets.start:
             if place not in kept:
                 self._context.health.unassigned(self._stage, place.topic, place.partition)

@@ -95,7 +95,7 @@ def test_the_command(store: Engine, tmp_path: Path) -> None:
     assert made in run(str(tmp_path / "one"))
     shown = msgspec.json.decode(run("--show", "--json"), type=Activation)
     assert shown == Activation(number=1, artifact=made, folder=str(tmp_path / "one"))
-    assert "in force already" in run(str(tmp_path / "one"))
+    assert "already in force" in run(str(tmp_path / "one"))
     assert "pooled vectors, nothing trained (activation 2)" in run("--pooled")
     with pytest.raises(InputError, match="one of them"):
         run("--pooled", "--show")

@@ -175,7 +175,7 @@ async def test_a_worker_out_of_its_group_reads_nothing_until_it_is_given_partiti
         await until(lambda: consumer.generation > generations[0])
         await produce(kafka, topics.behaviors, map(message, log[1000:2000]))
         await drained(engine, kafka)
-        assert coordinator.generation > generations[1]
+        assert coordinator.generation >= generations[1]  # a static member is let in again without a new generation
     assert count(engine, behaviors) == 2000
 
 
