@@ -10,6 +10,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -49,6 +50,7 @@ class ChatServer:
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
+        self._ended = False
 
     def __enter__(self) -> ChatServer:
         server = self
@@ -91,6 +93,9 @@ class ChatServer:
     def __exit__(self, *_error: object) -> None:
         self._http.shutdown()
         self._http.server_close()
+        with self._lock:
+            self._ended = True
+        asyncio.run_coroutine_threadsafe(_end_all(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         for thread in self._threads:
             thread.join()
@@ -110,7 +115,13 @@ class ChatServer:
                 return self.status, {"error": {"message": "overloaded"}}
             if self.odd is not None and (odd := self.odd(body)) is not None:
                 return odd if isinstance(odd, tuple) else (200, odd)
-            reply = asyncio.run_coroutine_threadsafe(self.complete(_request(body)), self._loop).result()
+            with self._lock:
+                if self._ended:
+                    return 503, {"error": {"message": "the server ends"}}
+                replying = asyncio.run_coroutine_threadsafe(self.complete(_request(body)), self._loop)
+            reply = replying.result()
+        except CancelledError:
+            return 503, {"error": {"message": "the server ends"}}
         finally:
             with self._lock:
                 self._at_once -= 1
@@ -121,6 +132,14 @@ class ChatServer:
         }
         usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
         return 200, {"choices": [choice], "usage": usage}
+
+
+async def _end_all() -> None:
+    """Cancel what still answers: a coroutine that is never awaited would be found in any later test."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _request(body: dict[str, Any]) -> Request:

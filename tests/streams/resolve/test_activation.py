@@ -97,5 +97,5 @@ def test_the_command(store: Engine, tmp_path: Path) -> None:
     assert shown == Activation(number=1, artifact=made, folder=str(tmp_path / "one"))
     assert "already in force" in run(str(tmp_path / "one"))
     assert "pooled vectors, nothing trained (activation 2)" in run("--pooled")
-    with pytest.raises(InputError, match="one of them"):
+    with pytest.raises(InputError, match="exactly one of these"):
         run("--pooled", "--show")
