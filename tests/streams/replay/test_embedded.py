@@ -166,7 +166,9 @@ def test_another_policy_on_the_same_store_is_refused(tmp_path: Path) -> None:
     refused = interestream(tmp_path, "replay", log, "--no-llm", "--partition", 20, "--span", "week")
     assert refused.returncode == 2
     said = " ".join(refused.stderr.split())
-    assert "partitioned by --partition 50 --gap 12h, not by --partition 20 --span week" in said
+    assert (
+        "partitioned by --partition 50 --gap 12h --dedupe auto, not by --partition 20 --span week --dedupe auto" in said
+    )
     assert "INTERESTREAM_INGEST_COUNT=50 INTERESTREAM_INGEST_GAP=12h INTERESTREAM_INGEST_SPAN=none" in said
     assert "{" not in said
     interestream(tmp_path, "replay", log, "--no-llm", "--partition", 50, "--gap", "12h")  # what it told to type
@@ -181,7 +183,7 @@ def test_another_policy_on_the_same_store_is_refused(tmp_path: Path) -> None:
         (["log.csv", "--partition", "0"], "no rule is set"),
         (["log.csv", "--map", "user_id"], "is not FIELD=COLUMN"),
         (["log.csv", "--map", "users=user_id"], "there is no field 'users'"),
-        (["log.csv", "--map", "at=when"], "has no column 'when'"),
+        (["log.csv", "--map", "at=when"], "there is no column 'when' (--map at=…); log.csv has: user_id, item_id"),
         (["log.csv", "--store", "nonsense"], "is not a store URL"),
         (["log.csv", "--store", "sqlite:///no/such/folder/x.db"], "the folder no/such/folder of the store"),
         (["log.csv", "--store", "sqlite:///log.csv"], "cannot open the store"),
