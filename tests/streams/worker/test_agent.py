@@ -117,7 +117,7 @@ def test_a_taken_port_and_missing_topics_end_it_with_the_remedy(kafka: KafkaSett
 def test_a_stage_that_there_is_not(stages: str, kafka: KafkaSettings, tmp_path: Path) -> None:
     with agent(environment(kafka, tmp_path, 0), tmp_path / "log", "--stages", stages) as process:
         assert process.wait(60) == 2
-    assert "there are ingest, interest, fusion" in (tmp_path / "log").read_text()
+    assert "the stages are ingest, interest, fusion" in (tmp_path / "log").read_text()
 
 
 def test_a_crew_starts_a_killed_worker_again_and_ends_together(kafka: KafkaSettings, tmp_path: Path) -> None:
