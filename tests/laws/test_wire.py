@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,8 @@ def test_a_behaviour_through_kafka_is_the_same_to_the_bit(behavior: Behavior) ->
     assert None not in msgspec.json.decode(value).values()  # what is not known takes no room on the wire
     got = behavior_of_message(behavior.user_id.encode(), value, produced_at=1e300)
     has_nul = any("\0" in text for text in msgspec.structs.astuple(behavior) if isinstance(text, str))
-    if behavior.at < 0 or behavior.at > 1e300 or has_nul:
+    too_large = behavior.value is not None and abs(behavior.value) > np.finfo(np.float32).max
+    if behavior.at < 0 or behavior.at > 1e300 or has_nul or too_large:
         assert isinstance(got, Refusal)
     else:
         assert isinstance(got, Behavior)

@@ -28,9 +28,9 @@ DATA = {
     "label": (
         "value>=3",
         {
-            "data.tasks": [
-                {"name": "ctr", "rule": {"field": "value", "comparison": ">=", "operand": "3"}, "weight": 1.0}
-            ]
+            "data.tasks": (
+                {"name": "ctr", "rule": {"field": "value", "comparison": ">=", "operand": "3"}, "weight": 1.0},
+            )
         },
     ),
     "split": ("user", {"data.split": "user", "split": "user"}),
