@@ -179,9 +179,12 @@ def test_an_option_changes_what_it_names_and_nothing_else(
 ) -> None:
     job, own = JOBS[kind]
     value, expected = own[option]
-    expected = {place: list(held) if isinstance(held, tuple) else held for place, held in expected.items()}
     usual, given = told(job), told(job, **{option: value})
     changed = {place: given.get(place) for place in usual | given if given.get(place) != usual.get(place)}
+    expected, changed = (
+        {place: list(held) if isinstance(held, tuple) else held for place, held in one.items()}
+        for one in (expected, changed)
+    )
     if option == "pretrained":
         assert changed.pop("model.encoder.positions", 64) == 64
         changed["data.value_edges"] = list(changed["data.value_edges"])
