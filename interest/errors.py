@@ -8,7 +8,7 @@ InterestreamError
 │   │   └── Failing          a fault of its own (500), which one prompt may cause
 │   └── Refused          answered that it will not: 4xx, prompt too long
 │       └── Denied           whatever is asked: a wrong key, model or address, no credit
-│           └── Unreadable       answered what is not a completion; a reply that was not read is no outcome
+│           └── Unreadable       answered what is not a completion; a reply that was not read is not an outcome
 └── ArtifactError    a trained artifact that is missing, incomplete or of another layout
 """
 

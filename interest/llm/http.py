@@ -26,7 +26,7 @@ from interest.llm.protocol import Reply, Request
 
 CONCURRENT = 64  # requests in flight; vLLM batches what is there together
 ATTEMPTS = 5  # with back-off 0.5, 1, 2, 4 s: rides out a restart behind a load balancer, not an outage
-TIMEOUT_S = 120.0  # of one call: a long queue on the server is no failure
+TIMEOUT_S = 120.0  # of one call: a long queue on the server is not a failure
 CONNECT_S = 10.0
 PROBE_S = 5.0  # a server at work answers /models in milliseconds
 _AGAIN = {408, 409, 425, 429}
