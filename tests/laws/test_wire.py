@@ -20,6 +20,8 @@ from streams.store.engine import open_store
 from streams.ubsp.fold import Verdict
 from tests.support.values import VALUES
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("codec", [msgspec.json, msgspec.msgpack], ids=["json", "msgpack"])
@@ -35,7 +37,7 @@ def test_a_behaviour_through_kafka_is_the_same_to_the_bit(behavior: Behavior) ->
     assert None not in msgspec.json.decode(value).values()  # what is not known takes no room on the wire
     got = behavior_of_message(behavior.user_id.encode(), value, produced_at=1e300)
     has_nul = any("\0" in text for text in msgspec.structs.astuple(behavior) if isinstance(text, str))
-    too_large = behavior.value is not None and abs(behavior.value) > np.finfo(np.float32).max
+    too_large = behavior.value is not None and abs(behavior.value) > LARGEST
     if behavior.at < 0 or behavior.at > 1e300 or has_nul or too_large:
         assert isinstance(got, Refusal)
     else:

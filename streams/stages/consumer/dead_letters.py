@@ -62,16 +62,23 @@ class DeadLetterWriter:
             self.log_rest()
 
     async def _send_one(self, record: Record, reason: str) -> None:
+        from aiokafka.errors import MessageSizeTooLargeError
+
         topic, partition, offset = record.topic, record.partition, record.offset
         size = len(record.key or b"") + len(record.value or b"")
-        most = MAX_DEAD if size < LARGE else await self._most(dead_of(topic))
-        key, value, headers = dead_letter(
-            topic, partition, offset, record.key, record.value, record.timestamp, reason, most
-        )
-        await self._retry.kafka(
-            lambda: self._producer.send_and_wait(dead_of(topic), value, key=key, headers=headers),
-            "cannot write a dead letter",
-        )
+
+        async def send() -> None:
+            most = MAX_DEAD if size < LARGE else await self._most(dead_of(topic))
+            key, value, headers = dead_letter(
+                topic, partition, offset, record.key, record.value, record.timestamp, reason, most
+            )
+            try:
+                await self._producer.send_and_wait(dead_of(topic), value, key=key, headers=headers)
+            except MessageSizeTooLargeError:  # the topic's limit was lowered since it was asked for
+                self._limits.pop(dead_of(topic), None)
+                raise
+
+        await self._retry.kafka(send, "cannot write a dead letter")
         self._context.metrics.dead.labels(record.topic).inc()
         self._log(record, reason[:200])
 
@@ -83,9 +90,15 @@ class DeadLetterWriter:
         """
 
         def read() -> int:
+            from kafka.errors import UnknownTopicOrPartitionError
+
             with admin(self._context.settings.kafka) as client:
                 found = read_topics(client, [dead_topic]).get(dead_topic)
-            return MAX_DEAD if found is None else found.max_bytes - FRAMING
+            if (
+                found is None
+            ):  # not made yet, or made a moment ago: its limit is not known, and nothing can be sent to it
+                raise UnknownTopicOrPartitionError(f"no topic {dead_topic}; make it: interestream topics create")
+            return found.max_bytes - FRAMING
 
         async with self._asking:
             most, asked_at = self._limits.get(dead_topic, (0, float("-inf")))
