@@ -102,7 +102,7 @@ def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, firs
     yield from name_claims(DECADE.sub(" ", rest), evidence, first=first)
 
 
-LEAST = 0.06  # 3 of 50: what a user did less often is no part of what a text may call their taste
+LEAST = 0.06  # 3 of 50: what a user did less often is not part of what a text may call their taste
 SHOWN = 3  # behaviours named for a claim
 A_FEW = 0.2  # 10 of 50: more is no longer "a few"
 

@@ -152,7 +152,7 @@ def _of_number(number: float, text: str, latest: float) -> float | str:  # noqa:
         return round((number - _DAY_COUNT_OF_1970) * 86_400, 3)
     if 0 <= number < _SECONDS_FROM:
         return (
-            f"is {text}: as epoch seconds that would be in the years 1970 to 1973, and it is no date; write epoch "
+            f"is {text}: as epoch seconds that would be in the years 1970 to 1973, and it is not a date; write epoch "
             "seconds, or dates such as 2022-04-08"
         )
     return f"is not a time between 1970 and tomorrow: {shown(text)}"

@@ -77,4 +77,4 @@ def read_letter(value: bytes | None, headers: Iterable[Header]) -> DeadLetter:
             truncated=int(found["truncated"]) if "truncated" in found else None,
         )
     except (KeyError, ValueError) as error:
-        raise InputError(f"this is no dead letter of interestream: its headers have no usable {error}") from None
+        raise InputError(f"this is not a dead letter of interestream: its headers have no usable {error}") from None

@@ -27,7 +27,7 @@ from tests.support.fault_site import (
 from tests.support.llm_world import MODEL, Moods, answer, catalogue
 from tests.support.moments import moments
 
-KILLS, ROWS = (30, 200_000) if SOAK else (6, 60_000)
+KILLS, ROWS = (30, 200_000) if SOAK else (4, 30_000)
 
 
 @pytest.mark.timeout(3600 if SOAK else 600)
@@ -61,9 +61,9 @@ def test_every_interest_is_there_once_whenever_a_worker_was_killed(site: Site) -
     engine = open_store(site.store)
     catalogue(engine)
     engine.dispose()
-    log = log_of(4_000, users=40)
+    kills, rows = (12, 4_000) if SOAK else (2, 1_500)
+    log = log_of(rows, users=40)
     messages = messages_of(log)
-    kills = 12 if SOAK else 3
     share = len(log) // (kills + 1)
     chosen = moments()
     with ChatServer(Moods(wait_s=0.05)) as server:

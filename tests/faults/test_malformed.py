@@ -1,4 +1,4 @@
-"""Messages that are no behaviours, of every kind, among good ones: each a dead letter once, and no good one lost."""
+"""Messages that are not behaviours, of every kind, among good ones: each a dead letter once, and no good one lost."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from fusion.training.distributed import choose_device
 from fusion.training.pretrained import data_of, load_pretrained
 from interest.errors import InputError
 from tests.support import processes
+from tests.support.command_line import output_of
 from tests.support.ctr_world import fill, random_rows
 from tests.support.small_models import DATA
 from tests.support.training_jobs import pretrain_fgbert, train_srp4ctr
@@ -89,10 +90,9 @@ def size_that_leaves(left: int, store: Engine) -> int:
 
 
 def test_the_commands(url: str, tmp_path: Path) -> None:
-    """By torchrun itself."""
+    """By torchrun itself; pre-training in two processes is above, without its launcher."""
     sizes = ("--store", url, "--history", 10, "--pack", 5, "--epochs", 1)
-    told = torchrun(2, "-m", "streams", "pretrain", "fgbert", "--width", 16, *sizes, "--out", tmp_path / "fgbert")
-    assert told.count("pre-trained encoder") == 1
+    output_of("pretrain", "fgbert", "--width", 16, *sizes, "--out", tmp_path / "fgbert")
     own = ("--pretrained", tmp_path / "fgbert", "--interest", "yes", *sizes, "--out", tmp_path / "srp")
     told = torchrun(2, "-m", "streams", "train", "srp4ctr", *own)
     assert told.count("representations under") == 1

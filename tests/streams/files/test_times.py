@@ -42,7 +42,7 @@ KNOWN = [
 REFUSED = [
     ("12345", "as epoch seconds that would be in the years 1970 to 1973"),
     ("0", "as epoch seconds that would be in the years 1970 to 1973"),
-    ("20221301", "it is no date"),
+    ("20221301", "it is not a date"),
     ("1969", "as epoch seconds"),
     ("04/08/2022", "day or month first"),
     ("8.4.2022 12:00", "day or month first"),
