@@ -13,6 +13,7 @@ import msgspec
 from interest.types import FUTURE_S, MAX_ID, MAX_VALUE, Behavior, Interest, Outcome, Partition, Reason, Source
 
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138
+KEY_SHOWN = 80  # bytes of a key in the reason why its message cannot be used
 
 
 class InterestUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +74,15 @@ class Refusal(msgspec.Struct, frozen=True):
     reason: str
 
 
+def wrong_key(key: bytes | None, name: str, wanted: str) -> str:
+    """Why a key is not the message's `name` (user_id, item_id), the key shown as it came."""
+    if key is None:
+        return f"the key is null, not the {name} {wanted!r}; key the message with it"
+    shown = key[:KEY_SHOWN].decode(errors="backslashreplace") + ("..." if len(key) > KEY_SHOWN else "")
+    quoted = " without the JSON quotes" if key == msgspec.json.encode(wanted) else ""
+    return f"the key is not the {name} {wanted!r} but {shown!r}; key the message with the {name}{quoted}"
+
+
 _BEHAVIOR = msgspec.json.Decoder(Behavior)
 
 
@@ -87,7 +97,7 @@ def behavior_of_message(key: bytes | None, value: bytes | None, produced_at: flo
     if key is None:
         return Refusal("the key is null; key the message with its user_id, or a user's behaviours lose their order")
     if key != behavior.user_id.encode():
-        return Refusal(f"the key is not the user_id {behavior.user_id!r}; key the message with it")
+        return Refusal(wrong_key(key, "user_id", behavior.user_id))
     return check_behavior(behavior, produced_at)
 
 
@@ -120,7 +130,7 @@ def partition_of_message(key: bytes | None, value: bytes | None) -> Partition:
         raise ValueError("the value is null; a partition is a JSON object")
     partition = _PARTITION.decode(value)
     if key != partition.user_id.encode():
-        raise ValueError(f"the key is not the user_id {partition.user_id!r}; key the message with it")
+        raise ValueError(wrong_key(key, "user_id", partition.user_id))
     return partition
 
 
@@ -130,5 +140,5 @@ def update_of_message(key: bytes | None, value: bytes | None) -> InterestUpdate:
         raise ValueError("the value is null; an interest update is a JSON object")
     update = _UPDATE.decode(value)
     if key != update.user_id.encode():
-        raise ValueError(f"the key is not the user_id {update.user_id!r}; key the message with it")
+        raise ValueError(wrong_key(key, "user_id", update.user_id))
     return update

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, delete
 from interest.store.sql import item_row, upsert, user_row
 from interest.store.tables import items, users
 from interest.types import MAX_ID, Item, User
+from streams.kafka.messages import wrong_key
 from streams.stages.consumer.message import Record, Refused
 from streams.store import counters
 
@@ -66,7 +67,7 @@ def _key(key: bytes | None, name: str) -> str:
 def _value(key: str, value: bytes, decoder: msgspec.json.Decoder[T], name: str) -> T:
     found = decoder.decode(value)
     if getattr(found, name) != key:
-        raise ValueError(f"the key is not the {name} {getattr(found, name)!r}; key the message with it")
+        raise ValueError(wrong_key(key.encode(), name, getattr(found, name)))
     if b"\\u0000" in value and "\0" in repr(msgspec.to_builtins(found)).replace("\\x00", "\0"):
         raise ValueError("a text has a NUL character")
     return found
