@@ -32,6 +32,7 @@ from sqlalchemy import MetaData, create_engine, select
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # deploy, wherever this is called from
 
+from benchmarks.rig.servers import kafka  # noqa: E402
 from deploy.kafka.node import Node  # noqa: E402
 
 TABLES = ("behaviors", "partitions", "items", "users", "interests", "vectors", "representations")
@@ -116,13 +117,15 @@ def streamed(checkout: Path, folder: Path, files: tuple[Path, Path, Path], node:
         worker.wait()
     worker = place.start("agent")
     started = time.monotonic()
-    while not place.is_idle():
-        if worker.poll() is not None or time.monotonic() - started > DEADLINE_S:
-            worker.kill()
-            sys.exit(f"the worker did not finish:\n{(place.folder / 'log').read_text()[-3000:]}")
-        time.sleep(1)
-    worker.send_signal(signal.SIGTERM)
-    worker.wait()
+    try:
+        while not place.is_idle():
+            if worker.poll() is not None or time.monotonic() - started > DEADLINE_S:
+                sys.exit(f"the worker did not finish:\n{(place.folder / 'log').read_text()[-3000:]}")
+            time.sleep(1)
+        worker.send_signal(signal.SIGTERM)
+        worker.wait()
+    finally:
+        worker.kill()
     return place.digest()
 
 
@@ -146,9 +149,7 @@ def main() -> None:
             with files[0].open() as whole:
                 first.write_text("".join(itertools.islice(whole, 10_001)))
             files = (first, *files[1:])
-        node = Node(folder / "kafka")
-        node.start()
-        try:
+        with kafka(folder) as node:
             digests = {"replayed": replayed(chosen.checkout.resolve(), folder, files)}
             print(digests, file=sys.stderr, flush=True)
             for lifetimes in ([], kills):
@@ -156,8 +157,6 @@ def main() -> None:
                     chosen.checkout.resolve(), folder, files, node, lifetimes
                 )
                 print(digests, file=sys.stderr, flush=True)
-        finally:
-            node.kill()
     same = {table: len({found[table] for found in digests.values()}) == 1 for table in TABLES}
     print(json.dumps({"benchmark": "store_digest", "same": same, "seed": chosen.seed, "digests": digests}))
     sys.exit(not all(same.values()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ PARTITIONS = 8
 
 @contextmanager
 def kafka(folder: Path) -> Iterator[Node]:
-    """A broker of the benchmark's own."""
+    """A broker of the benchmark's own, ended with it, at SIGTERM too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else what is below is never done
     node = Node(folder / "kafka", heap="1g")
     node.start()
     try:
