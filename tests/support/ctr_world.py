@@ -9,11 +9,14 @@ from sqlalchemy import Engine
 from fusion.features.impressions import impressions_of
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import LabelRule
-from fusion.features.log import Log
+from fusion.features.log import Array, Log
 from fusion.features.samples import Batch, Samples, fit_samples, make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.features.tasks import NAME, Task
+from fusion.models.protocol import CtrModel
 from fusion.tables import vectors
+from fusion.training.checkpoint import Epoch
+from fusion.training.train import TrainConfig, train
 from interest.store.sql import insert_new, item_row, user_row
 from interest.store.tables import behaviors, items, partitions, users
 from interest.types import Item, User
@@ -169,3 +172,25 @@ def _behavior_row(log: Log, i: int) -> dict[str, object]:
 
 def _size(log: Log, user: int) -> int:
     return int(log.starts[user + 1] - log.starts[user])
+
+
+class _ReachedError(Exception):
+    pass
+
+
+def train_until(
+    auc: float, model: CtrModel, samples: Samples, labels: Array, parts: tuple[Array, Array], config: TrainConfig
+) -> int | None:
+    """Train until the validation AUC is above `auc`; return after how many epochs, None where it never is."""
+    epochs = list[Epoch]()
+
+    def report(epoch: Epoch) -> None:
+        epochs.append(epoch)
+        if epoch.auc > auc:
+            raise _ReachedError
+
+    try:
+        train(model, samples, labels, parts, config, report=report)
+    except _ReachedError:
+        return len(epochs)
+    return None

@@ -17,17 +17,16 @@ from fusion.features.spec import FIRST
 from fusion.models.protocol import Loss, summed_loss
 from fusion.models.srp4ctr.model import Srp4Ctr, ablations
 from fusion.serving.score import Scorer
-from fusion.training import metrics
 from fusion.training.artifact import artifact_id, load_artifact
 from fusion.training.checkpoint import NAME as CHECKPOINT
 from fusion.training.experiment import run
 from fusion.training.pretrain import PretrainConfig
 from fusion.training.pretrained import adopt, encoder_for, load_pretrained, take_over
 from fusion.training.pretrained import run as run_pretraining
-from fusion.training.train import TrainConfig, predict, train
+from fusion.training.train import TrainConfig, train
 from interest.store.sql import insert_new
 from interest.store.tables import behaviors, items
-from tests.support.ctr_world import RULE, TASKS, fill, log_of, random_rows, samples_of, spec_of
+from tests.support.ctr_world import RULE, TASKS, fill, log_of, random_rows, samples_of, spec_of, train_until
 from tests.support.small_models import DATA, ENCODER, QUICK, SRP4CTR
 
 
@@ -39,8 +38,7 @@ def test_two_hundred_rows_can_be_learnt_by_heart(form: str) -> None:
     model = Srp4Ctr(spec, ablations(ENCODER, pack=5, dropout=0.0)[form])
     everything = np.arange(log.size)
     config = TrainConfig(epochs=40, batch_size=40, lr=5e-3, unknown=0.0, average=0.9, patience=40, embedding_decay=0.0)
-    train(model, samples, labels, (everything, everything), config)
-    assert metrics.auc(labels, predict(model, samples, everything)) > 0.99
+    assert train_until(0.99, model, samples, labels, (everything, everything), config)
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_the_uninterrupted_one(store: Engine, tmp_path: Path) -> None:
