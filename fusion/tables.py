@@ -1,4 +1,4 @@
-"""The tables of this layer: text vectors, user representations, activations and behaviour banks."""
+"""The tables of this layer: vectors of texts, user representations, activations and behaviour banks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ vectors = Table(
     Column("encoder", Text, primary_key=True),  # encoder id: name and hash of its weights
     Column("summary", LargeBinary, nullable=False),  # float16, little endian, (d,)
     Column("shift", LargeBinary),  # the same; NULL for a user's first partition
+)
+
+# One row per text encoder and item text (fusion/interests/item_vectors.py): items that read alike share it, and one
+# whose text changes leads to another row.
+item_vectors = Table(
+    "item_vectors",
+    metadata,
+    Column("encoder", Text, primary_key=True),  # encoder id
+    Column("key", LargeBinary, primary_key=True),  # 16 bytes: hash of the text, as the template made it
+    Column("vector", LargeBinary, nullable=False),  # float16, little endian, (d,)
 )
 
 # One row per user, partition and artifact: valid from that partition's closing until the next one's.

@@ -53,13 +53,13 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def behavior_text(template: Template, action: str, value: float | None, item: Item | None) -> str:
     """What was done to an item; never empty, for the action is known even where the catalogue lacks the item."""
-    text = _fill(template.behavior, {"did": past_tense(action), "value": format_value(value), **_item_fields(item)})
+    text = fill_in(template.behavior, {"did": past_tense(action), "value": format_value(value), **_item_fields(item)})
     return text or past_tense(action)
 
 
 def item_text(template: Template, item: Item | None) -> str:
     """What an item is; empty where nothing is known of it."""
-    return "" if item is None else _fill(template.item, _item_fields(item))
+    return "" if item is None else fill_in(template.item, _item_fields(item))
 
 
 def format_value(value: float | None) -> str:
@@ -78,7 +78,7 @@ def _item_fields(item: Item | None) -> Mapping[str, str]:
     return {"title": item.title, "categories": ", ".join(filter(None, map(normalise, item.categories)))}
 
 
-def _fill(template: str, fields: Mapping[str, str]) -> str:
+def fill_in(template: str, fields: Mapping[str, str]) -> str:
     """The template with its fields filled in; punctuation around an empty field goes, that inside a title stays."""
     values: list[str] = []
     pieces: list[str] = []

@@ -13,6 +13,8 @@ from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
 from fusion.features.interest_vectors import InterestVectors, choose_vectors, read_interest_vectors
 from fusion.features.labels import UNLABELLED, LabelRule, check_classes
 from fusion.features.log import Array, Log, read_log
+from fusion.features.match.features import MatchSpec
+from fusion.features.match.item_vectors import read_item_vectors
 from fusion.features.samples import Samples, fit_samples
 from fusion.features.slices import tail_items
 from fusion.features.spec import FeatureSpec, fit_spec
@@ -38,6 +40,7 @@ class DatasetConfig:
     generation: int = 0
     prompt_version: str | None = None
     encoder: str | None = None
+    match: MatchSpec | None = None  # the match scalars of user and candidate; none: none
     value_edges: tuple[float, ...] | None = None  # those that a pre-trained encoder reads; None: fitted to the log
 
 
@@ -123,10 +126,11 @@ def read_dataset(
         interest_vectors = read_interest_vectors(
             connection, log.users, generation=config.generation, prompt_version=version, encoder=encoder
         )
+    text = None if config.match is None else read_item_vectors(connection, config.match, log.items, read.catalogue)
     samples = fit_samples(
         log, rows, part == TRAIN, read.catalogue, read.profiles,
         tasks=config.tasks, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
-        interest_vectors=interest_vectors, partitions=config.partitions,
+        interest_vectors=interest_vectors, partitions=config.partitions, match=config.match, item_text=text,
     )  # fmt: skip
     training = rows[part[rows] == TRAIN]
     return Dataset(

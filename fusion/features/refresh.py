@@ -18,6 +18,9 @@ from fusion.features.impressions import impressions_of
 from fusion.features.interest_vectors import read_interest_vectors
 from fusion.features.labels import UNLABELLED
 from fusion.features.log import Array, Log, read_log
+from fusion.features.match.features import Match
+from fusion.features.match.item_vectors import read_item_vectors
+from fusion.features.match.space import Space
 from fusion.features.samples import make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.features.splits import TEST, TRAIN, VALID, eligible
@@ -28,11 +31,17 @@ OLD = -1
 
 
 def read_new(
-    connection: Connection, spec: FeatureSpec, until: float, advance: Callable[[int], None] | None = None
+    connection: Connection,
+    spec: FeatureSpec,
+    until: float,
+    advance: Callable[[int], None] | None = None,
+    *,
+    space: Space | None = None,
 ) -> Dataset:
     """The samples after event time `until`: the first 80 % of the new events train, 10 % select, the last 10 % test.
 
     The spec keeps its vocabularies and scales, which the weights know; new items join those that have only statistics.
+    space: the artifact's, where the spec has match scalars; it was fitted before any of these events, and stays.
     Raises InputError where there is too little new to learn from.
     """
     log = read_log(connection, advance=advance)
@@ -48,6 +57,9 @@ def read_new(
             connection, log.users,
             generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder,
         )  # fmt: skip
+    match = item_text = None
+    if spec.match is not None and space is not None:
+        match, item_text = Match(spec.match, space), read_item_vectors(connection, spec.match, log.items, catalogue)
     impressions, past = impressions_of(log, rows)
     samples = make_samples(
         spec,
@@ -58,6 +70,8 @@ def read_new(
         catalogue=catalogue,
         profiles=profiles,
         interest_vectors=interest_vectors,
+        match=match,
+        item_text=item_text,
     )
     before = np.flatnonzero(part == OLD)
     return Dataset(

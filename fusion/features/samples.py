@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from fusion.features.bank_index import BankIndex
-from fusion.features.counts import DAY, ItemStatistics, count_features
+from fusion.features.counts import DAY, NAMES, ItemStatistics, count_features
 from fusion.features.events import Events, buckets
 from fusion.features.impressions import Impressions, PastIndex, impressions_of
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.log import Array, Log
+from fusion.features.match.features import Match, MatchSpec, fit_match, match_features, trained_numbers
 from fusion.features.spec import (
     FeatureSpec,
     ItemTable,
@@ -47,7 +48,7 @@ class Batch:
     action: torch.Tensor  # (B, L) int32
     gap: torch.Tensor  # (B, L) int32, bucket of whole days between the event and the moment
     profile: torch.Tensor  # (B, A') int32
-    dense: torch.Tensor  # (B, F) float32, standardised counts
+    dense: torch.Tensor  # (B, F) float32, standardised: counts, and match scalars behind them
     interest_vectors: torch.Tensor  # (Q, 2 d) float32: summary and shift vectors
     partitions: torch.Tensor  # (B, P) int32, into the Q, newest first; -1 is none
 
@@ -76,9 +77,11 @@ class Samples:
     events: Events
     items: ItemTable
     profiles: Array  # (U, A') int32
-    dense: Array  # (n, F) float32, standardised counts
+    dense: Array  # (n, F) float32, standardised: counts, and match scalars behind them
     interest_vectors: InterestVectors | None
     named: Named
+    match: Match | None = None  # what the match scalars were made with
+    item_text: Array | None = None  # (I, d) float32, the text vectors of `named.items`, zeros where there is none
     value_bucket: Array | None = None  # (n,) int32, of the value that each impression led to; None where nobody knows
     bank_index: BankIndex | None = None  # for models that read texts (fusion.bank.index.with_bank)
 
@@ -87,10 +90,15 @@ class Samples:
 
     @property
     def content(self) -> tuple[Array, ...]:
-        """What models are shown beside the log's events: if any of it changes, these are other samples."""
+        """What models are shown beside the log's events: if any of it changes, these are other samples.
+
+        Match scalars follow from the log and the texts; their own last bits depend on the machine.
+        """
         table, read = self.items, self.interest_vectors
+        texts = () if self.item_text is None else (self.item_text,)
         interests = () if read is None else (read.starts, read.last_seq, read.closed_at, read.vectors)
-        return (self.dense, self.profiles, table.row, table.categories, table.attributes, *interests)
+        counts = self.dense[:, : len(NAMES)]
+        return (counts, self.profiles, table.row, table.categories, table.attributes, *interests, *texts)
 
     def batch(self, chosen: Array) -> Batch:
         """Gather the impressions `chosen` (B,)."""
@@ -152,22 +160,36 @@ def make_samples(
     interest_vectors: InterestVectors | None = None,
     snapshot: ItemStatistics | None = None,
     rows: Array | None = None,
-    counts: Array | None = None,
+    dense: Array | None = None,
+    match: Match | None = None,
+    item_text: Array | None = None,
 ) -> Samples:
     """Everything a model reads about `impressions`.
 
     items: ids of the log's items followed by those that only the impressions name. snapshot: the artifact's statistics,
     by index in `spec.items`; without it an item's statistics are those of the log strictly before each impression.
-    rows: the rows of the log that the impressions led to, where that has happened. counts: those of the impressions,
-    where they have been counted already; they are standardised in place, as they may be most of what there is.
+    rows: the rows of the log that the impressions led to, where that has happened. dense: the dense features of the
+    impressions, where they have been made already; they are standardised in place, as they may be most of what there
+    is. match: the space, for a spec with match scalars. item_text: (I, d), the text vectors of `items`; none: no item
+    has one.
     """
     labels = spec.label.labels(log)
     table = item_table(spec, items, catalogue)
-    if counts is None:
+    if dense is None:
         held = None if snapshot is None else snapshot.take(table.number[1:])
-        counts = count_features(log, labels, spec.scale, table.categories[1:], impressions, past, snapshot=held)
-    counts -= np.array(spec.dense_mean, np.float32)
-    counts /= np.array(spec.dense_std, np.float32)
+        dense = count_features(log, labels, spec.scale, table.categories[1:], impressions, past, snapshot=held)
+        if match is not None:
+            number, trained = table.number[1:], spec.trained_items
+            if item_text is None or not item_text.shape[1]:
+                item_text = np.zeros((len(items), len(match.space.text_mean)), np.float32)
+            matched = match_features(
+                match, log, spec.label, impressions, past,
+                number=np.where(number < trained, number, -1), text=item_text,
+                interests=interest_vectors, partitions=spec.partitions,
+            )  # fmt: skip
+            dense = np.hstack([dense, matched])
+    dense -= np.array(spec.dense_mean, np.float32)
+    dense /= np.array(spec.dense_std, np.float32)
     events = Events(spec, log, labels, past)
     return Samples(
         spec=spec,
@@ -175,9 +197,11 @@ def make_samples(
         events=events,
         items=table,
         profiles=profile_table(spec, log.users, profiles),
-        dense=counts,
+        dense=dense,
         interest_vectors=interest_vectors,
         named=Named(log, items, catalogue),
+        match=match,
+        item_text=item_text,
         value_bucket=None if rows is None else events.value[rows],
     )
 
@@ -195,21 +219,36 @@ def fit_samples(
     value_edges: tuple[float, ...] | None = None,
     interest_vectors: InterestVectors | None = None,
     partitions: int = 0,
+    match: MatchSpec | None = None,
+    item_text: Array | None = None,
 ) -> Samples:
-    """The samples at `rows` (n,) of the log, and with them `samples.spec`, fitted to the events `train` ((N,) bool)."""
+    """The samples at `rows` (n,) of the log, and with them `samples.spec`, fitted to the events `train` ((N,) bool).
+
+    match: which match scalars they are to have. item_text: see `make_samples`.
+    """
     labels, categories = only(tasks).rule.labels(log), fit_categories(log, train, catalogue)
     impressions, past = impressions_of(log, rows)
     scale, items = fit_scale(log, labels, train), category_rows(categories, log.items, catalogue)[1:]
-    counts = count_features(log, labels, scale, items, impressions, past)
+    dense = count_features(log, labels, scale, items, impressions, past)
+    fitted = None
+    if match is not None:
+        rule, text = only(tasks).rule, np.zeros((len(log.items), 0), np.float32) if item_text is None else item_text
+        fitted = fit_match(match, log, train, rule, text, interest_vectors)
+        matched = match_features(
+            fitted, log, rule, impressions, past,
+            number=trained_numbers(log, train), text=text,
+            interests=interest_vectors, partitions=partitions, training=train[rows],
+        )  # fmt: skip
+        dense = np.hstack([dense, matched])
     spec = fit_spec(
         log, labels, train, catalogue, profiles,
         tasks=tasks, history=history, min_history=min_history, value_edges=value_edges,
-        counts=counts[train[rows]], interests=interest_vectors, partitions=partitions,
+        counts=dense[train[rows]], interests=interest_vectors, partitions=partitions, match=match,
     )  # fmt: skip
     return make_samples(
         spec, log, impressions, past,
         items=log.items, catalogue=catalogue, profiles=profiles, interest_vectors=interest_vectors,
-        rows=rows, counts=counts,
+        rows=rows, dense=dense, match=fitted, item_text=item_text,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from fusion.features.counts import NAMES, Scale
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import POSITIVE, UNLABELLED, LabelRule
 from fusion.features.log import Array, Log
+from fusion.features.match.features import MatchSpec
 from fusion.features.tasks import NAME, Tasks, only
 from interest.errors import ArtifactError
 from interest.types import Item, User
@@ -66,6 +67,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     prompt_version: str = ""
     encoder: str = ""
     dense: tuple[str, ...] = NAMES
+    match: MatchSpec | None = None  # what is said of users and candidates behind the counts; none: nothing
     scenes: Column = Column("scene", ())  # none: the log tells no scenes apart
     layout: int = 1
 
@@ -92,7 +94,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
             spec = msgspec.convert(_current(msgspec.json.decode(path.read_bytes())), type=cls)
         except (OSError, msgspec.MsgspecError) as error:
             raise ArtifactError(f"{path}: not a feature spec ({error}); train again into a new folder") from None
-        if spec.dense != NAMES or spec.layout != 1:
+        if spec.dense != dense_names(spec.match) or spec.layout != 1:
             raise ArtifactError(f"{path}: made by another version of interestream; train again into a new folder")
         return spec
 
@@ -158,18 +160,20 @@ def fit_spec(
     counts: Array | None = None,
     interests: InterestVectors | None = None,
     partitions: int = 0,
+    match: MatchSpec | None = None,
 ) -> FeatureSpec:
     """Vocabularies and scales from the training events (`train`: (N,) bool).
 
     value_edges: those to keep, such as a pre-trained encoder's; without them they are fitted to the training events.
-    counts: of the training samples, (n, F); without them they stay as they are, for an encoder that reads none.
+    counts: of the training samples, (n, F), the match scalars behind them; without them they stay as they are, for an
+    encoder that reads none.
     interests: the vectors that a model reads, `partitions` of a user's at a time.
     """
     times = np.bincount(log.item[train], minlength=len(log.items))
     trained, rest = np.flatnonzero(times > 0), np.flatnonzero(times == 0)
     held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
     users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
-    mean, std = _mean_and_std(counts)
+    mean, std = _mean_and_std(counts, dense_names(match))
     return FeatureSpec(
         tasks=tasks,
         history=history,
@@ -185,6 +189,8 @@ def fit_spec(
         scale=fit_scale(log, labels, train),
         dense_mean=mean,
         dense_std=std,
+        dense=dense_names(match),
+        match=match,
         partitions=0 if interests is None else partitions,
         text_width=0 if interests is None else interests.width,
         generation=0 if interests is None else interests.generation,
@@ -217,12 +223,27 @@ def _values(log: Log, train: Array) -> Array:
     return values[~np.isnan(values)].astype(np.float64)
 
 
-def _mean_and_std(counts: Array | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """By which the counts (n, F) are standardised."""
+def dense_names(match: MatchSpec | None) -> tuple[str, ...]:
+    """The dense features of a model, in order."""
+    return NAMES if match is None else (*NAMES, *match.names)
+
+
+def _mean_and_std(counts: Array | None, names: tuple[str, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """By which the dense features (n, F) are standardised.
+
+    Those of match scalars have four digits: the last bits of a matrix product are not the same on every machine, and
+    an interrupted run goes on only where the spec is the same.
+    """
     if counts is None:
-        return (0.0,) * len(NAMES), (1.0,) * len(NAMES)
-    mean, std = counts.mean(axis=0, dtype=np.float64), counts.std(axis=0, dtype=np.float64)
-    return tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist())  # a constant column stays 0
+        return (0.0,) * len(names), (1.0,) * len(names)
+    mean, std = counts.mean(axis=0, dtype=np.float64).tolist(), counts.std(axis=0, dtype=np.float64)
+    std = np.where(std > 1e-6, std, 1.0).tolist()  # a constant column stays 0
+    return _rounded(mean), _rounded(std)
+
+
+def _rounded(numbers: list[float]) -> tuple[float, ...]:
+    exact = len(NAMES)
+    return (*numbers[:exact], *(float(f"{number:.4g}") for number in numbers[exact:]))
 
 
 def _current(stored: Any) -> Any:

@@ -19,6 +19,9 @@ from fusion.features.counts import ItemStatistics
 from fusion.features.impressions import impressions_at
 from fusion.features.interest_vectors import read_interest_vectors
 from fusion.features.log import Array, read_log
+from fusion.features.match.features import Match
+from fusion.features.match.item_vectors import read_item_vectors
+from fusion.features.match.space import Space
 from fusion.features.samples import Samples, make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.model import Bahe
@@ -70,7 +73,7 @@ class Scorer:
         if not pairs:
             return Scores(np.empty(0), np.empty(0, bool), np.empty(0, bool))
         spec, statistics = self._statistics(connection, pairs, at)
-        samples = current_samples(connection, spec, statistics, pairs, at)
+        samples = current_samples(connection, spec, statistics, pairs, at, space=self._artifact.space)
         if self._texts is not None:
             samples = with_bank(samples, self._artifact.config.model.recipe, partial(self._texts, connection))
         return Scores(self._values(samples, pairs), *_unknown(connection, samples, pairs))
@@ -112,9 +115,18 @@ def score(connection: Connection, artifact: Artifact, pairs: Sequence[Pair], at:
 
 
 def current_samples(
-    connection: Connection, spec: FeatureSpec, statistics: ItemStatistics, pairs: Sequence[Pair], at: float
+    connection: Connection,
+    spec: FeatureSpec,
+    statistics: ItemStatistics,
+    pairs: Sequence[Pair],
+    at: float,
+    *,
+    space: Space | None = None,
 ) -> Samples:
-    """The pairs as samples: the users' histories and partitions from the store up to `at`, item statistics as given."""
+    """The pairs as samples: the users' histories and partitions from the store up to `at`, item statistics as given.
+
+    space: the artifact's, where its spec has match scalars; items read by what the catalogue says of them now.
+    """
     users = list(dict.fromkeys(user for user, _ in pairs))
     log = read_log(connection, users)
     items = list(dict.fromkeys([*log.items, *(item for _, item in pairs)]))
@@ -131,8 +143,11 @@ def current_samples(
         interest_vectors = read_interest_vectors(
             connection, users, generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder
         )
+    catalogue, match, item_text = read_items(connection, items), None, None
+    if spec.match is not None and space is not None:
+        match, item_text = Match(spec.match, space), read_item_vectors(connection, spec.match, items, catalogue)
     return make_samples(
         spec, log, impressions, past,
-        items=items, catalogue=read_items(connection, items), profiles=read_users(connection, users),
-        interest_vectors=interest_vectors, snapshot=statistics,
+        items=items, catalogue=catalogue, profiles=read_users(connection, users),
+        interest_vectors=interest_vectors, snapshot=statistics, match=match, item_text=item_text,
     )  # fmt: skip

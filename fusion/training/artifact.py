@@ -2,6 +2,7 @@
 
 model.safetensors     the weights
 statistics.safetensors  item statistics at the end of training, by place in spec.items
+space.safetensors     the common space of items, where the model has match scalars
 config.json           model kind and its sizes, training settings, versions
 spec.json             the FeatureSpec
 metrics.json          the metrics of validation and test
@@ -15,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -27,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fusion.features.counts import ItemStatistics
+from fusion.features.match.space import Space
 from fusion.features.spec import FeatureSpec
 from fusion.models.protocol import CtrModel, ModelConfig, Network
 from fusion.models.registry import KINDS, build
@@ -35,6 +37,7 @@ from interest.errors import ArtifactError
 
 PRETRAINING = "fgbert"  # what the folder of a pre-training says that it is
 FILES = ("config.json", "metrics.json", "model.safetensors", "spec.json", "statistics.safetensors")
+SPACE = "space.safetensors"
 Metrics = dict[str, dict[str, float]]  # part ("valid", "test") -> metric -> value
 
 
@@ -61,6 +64,7 @@ class Artifact:
     statistics: ItemStatistics
     config: ArtifactConfig[Any]
     metrics: Metrics
+    space: Space | None = None  # of a spec with match scalars
 
 
 def versions() -> dict[str, str]:
@@ -78,6 +82,8 @@ def save_artifact(
     statistics: ItemStatistics,
     config: ArtifactConfig[M],
     metrics: Metrics,
+    *,
+    space: Space | None = None,
 ) -> str:
     """Write the directory and return the artifact's id. Each file is replaced atomically, config.json last.
 
@@ -92,7 +98,11 @@ def save_artifact(
     spec.save(scratch / "spec.json")
     (scratch / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(metrics), indent=1))
     (scratch / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
-    complete(folder, FILES)
+    if space is not None:
+        save_file(
+            {field.name: torch.from_numpy(getattr(space, field.name)) for field in fields(space)}, scratch / SPACE
+        )
+    complete(folder, FILES if space is None else (*FILES, SPACE), stale=() if space is not None else (SPACE,))
     return artifact_id(folder)
 
 
@@ -104,9 +114,13 @@ def begin(folder: Path) -> Path:
     return scratch
 
 
-def complete(folder: Path, names: Sequence[str]) -> None:
-    """Move the scratch folder's files to their places; the numbers are those of `save_artifact`."""
-    (folder / "config.json").unlink(missing_ok=True)  # 1
+def complete(folder: Path, names: Sequence[str], stale: Sequence[str] = ()) -> None:
+    """Move the scratch folder's files to their places; the numbers are those of `save_artifact`.
+
+    stale: files that another run may have left and this one has not.
+    """
+    for name in ("config.json", *stale):
+        (folder / name).unlink(missing_ok=True)  # 1
     for name in sorted(names, key=lambda name: name == "config.json"):  # 2, 3
         with (folder / ".partial" / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -121,8 +135,8 @@ def save_weights(model: Network, path: Path) -> None:
 def artifact_id(folder: Path, names: Sequence[str] = FILES) -> str:
     """The first 16 hex digits of the SHA-256 over the names and bytes of what decides a score."""
     digest = hashlib.sha256()
-    for name in names:
-        if name == "metrics.json":
+    for name in (*names, SPACE):
+        if name == "metrics.json" or (name == SPACE and not (folder / name).exists()):
             continue
         data = (folder / name).read_bytes()
         digest.update(f"{name} {len(data)}\n".encode())
@@ -202,7 +216,22 @@ def load_artifact(folder: Path, llm: Path | None = None) -> Artifact:
         statistics = ItemStatistics(sums["total"], sums["recent"], sums["first_at"])
     if {len(statistics.total), len(statistics.recent), len(statistics.first_at)} != {len(spec.items)}:
         raise ArtifactError(f"{folder}: statistics.safetensors and spec.json do not belong together; train again")
+    space = None
+    if spec.match is not None:
+        space = _space(folder / SPACE, spec)
     held = {part: {k: float("nan") if v is None else v for k, v in own.items()} for part, own in metrics.items()}
     config = msgspec.structs.replace(config, model=model.load_outside(llm))
     model.eval()
-    return Artifact(artifact_id(folder), model, spec, statistics, config, held)
+    return Artifact(artifact_id(folder), model, spec, statistics, config, held, space)
+
+
+def _space(file: Path, spec: FeatureSpec) -> Space:
+    if not file.is_file():
+        raise ArtifactError(
+            f"{file.parent} is not a complete artifact, it lacks {SPACE}; train again into a new folder"
+        )
+    with whole(file):
+        space = Space(**{name: array.numpy() for name, array in load_file(file).items()})
+    if len(space.place) != spec.trained_items:
+        raise ArtifactError(f"{file.parent}: {SPACE} and spec.json do not belong together; train again")
+    return space

@@ -67,7 +67,9 @@ def run(
             versions=versions(),
             statistics_at=float(dataset.log.at.max()),
         )
-        save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured)
+        match = dataset.samples.match
+        space = None if match is None else match.space
+        save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured, space=space)
         remove_checkpoint(folder)
     dist.wait()
     return measured

@@ -34,7 +34,7 @@ def fuse(
         float | None, typer.Option(help="Half-life of the pool's weights, in partitions. Default: 4.")
     ] = None,
 ) -> None:
-    """Encode interests that have no vectors yet, and write the users' representations.
+    """Encode items' texts and interests that have no vectors yet, and write the users' representations.
 
     Without --artifact, a representation is the recency-weighted pool of the user's partition vectors. If [bank] llm is
     set, new behaviours also go into the behaviour bank, as in the agent. Interrupt it at any point and run it again:
@@ -66,6 +66,7 @@ def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_
     folder = encoder_folder(encoder)
     check_encoder(folder)
     lazy = WhenNeeded(folder, encoder_id(folder))
+    _encode_items(engine, lazy)
     total = count_waiting(engine, lazy.id, prompt_version)
     if total:
         with progress("Encoding interests", total, unit="interests") as advance:
@@ -76,6 +77,22 @@ def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_
     print(f"{fused.pooled:,} user representations: recency-weighted pools, nothing trained")
     for name in fused.artifacts:
         print(f"  {name}")
+
+
+def _encode_items(engine: Engine, encoder: WhenNeeded) -> None:
+    from fusion.interests.item_vectors import collect_item_garbage, encode_items, texts_without_vectors
+    from streams.progress import progress
+    from streams.resolve.encoder import item_template
+
+    template = item_template()
+    with engine.connect() as connection:
+        texts = texts_without_vectors(connection, encoder.id, template)
+    if texts:
+        with progress("Encoding items", len(texts), unit="texts") as advance:
+            encode_items(engine, encoder, texts, advance)
+    removed = collect_item_garbage(engine, template)
+    gone = f"; {removed:,} of texts that the catalogue has no longer removed" if removed else ""
+    print(f"{len(texts):,} items' texts encoded by {encoder.id}{gone}")
 
 
 class WhenNeeded:

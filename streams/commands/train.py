@@ -20,7 +20,7 @@ from streams.commands.training_options import (
     Pack,
     SampleOptions,
 )
-from streams.commands.training_run import dataset_config, reads_interests, run_training, train_config
+from streams.commands.training_run import dataset_config, match_spec, reads_interests, run_training, train_config
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def din(
     check_out(out, "din")
     engine = open_store(store_url(log.store), create=False)
     interest = reads_interests(engine, interests)
-    data, settings = dataset_config(log, interests, interest=interest), train_config(optimiser)
+    match = match_spec(engine, interests, interest=interest)
+    data, settings = dataset_config(log, interests, interest=interest, match=match), train_config(optimiser)
     run_training(
         engine, out, data, settings, lambda dataset: (dataset, DinConfig(interest=interest), _as_built), compute
     )
@@ -110,7 +111,8 @@ def srp4ctr(
     engine = open_store(store_url(log.store), create=False)
     interest = reads_interests(engine, interests)
     edges = None if held is None else held.spec.value_edges
-    data = dataset_config(log, interests, interest=interest, value_edges=edges)
+    match = match_spec(engine, interests, interest=interest)
+    data = dataset_config(log, interests, interest=interest, match=match, value_edges=edges)
     settings = train_config(
         optimiser,
         embedding_decay=embedding_decay,

@@ -21,7 +21,7 @@ from streams.commands.training_options import (
     Rate,
     SampleOptions,
 )
-from streams.commands.training_run import dataset_config, reads_interests, run_training, train_config
+from streams.commands.training_run import dataset_config, match_spec, reads_interests, run_training, train_config
 from streams.progress import progress
 from streams.settings.load import store_url
 
@@ -116,12 +116,13 @@ def bahe(
     if last is None:
         folder, recipe = choose_recipe(llm, cut, pooling, bank_precision)
         interest = reads_interests(engine, interests)
+        match = match_spec(engine, interests, interest=interest)
     else:
         old = check_continuable(last)
-        folder, recipe, interest = Path(old.folder), old.recipe, old.interest
-        spec, until = last.spec, old.until
-        read = lambda connection, advance: read_new(connection, spec, until, advance)  # noqa: E731
-    data = dataset_config(log, interests, interest=interest)
+        folder, recipe, interest, match = Path(old.folder), old.recipe, old.interest, last.spec.match
+        spec, until, space = last.spec, old.until, last.space
+        read = lambda connection, advance: read_new(connection, spec, until, advance, space=space)  # noqa: E731
+    data = dataset_config(log, interests, interest=interest, match=match)
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         shown = lambda title, total: progress(title, total, unit="texts")  # noqa: E731

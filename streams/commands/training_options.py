@@ -30,6 +30,13 @@ Interest = Annotated[
 PromptVersion = Annotated[
     str | None, typer.Option(help="Which version of the prompts the interests are by, where the store holds several.")
 ]
+Match = Annotated[
+    Literal["auto", "yes", "no"],
+    typer.Option(
+        help="Match scalars: what the user made of items like the candidate, in a space fitted to the training part. "
+        "auto: if the store has vectors of items' texts (`interestream fuse`); yes: also without; says what it does."
+    ),
+]
 Encoder = Annotated[
     str | None, typer.Option(help="Which text encoder the vectors are by, where the store holds several.")
 ]
@@ -64,8 +71,9 @@ class SampleOptions(LogOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class InterestOptions:
-    """Whether the model reads interests, and which."""
+    """Whether the model reads interests and item texts, and which."""
 
+    match: Match = "auto"
     interest: Interest = "auto"
     prompt_version: PromptVersion = None
     encoder: Encoder = None

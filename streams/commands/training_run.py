@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from interest.errors import InputError
 from streams.commands.training_options import ComputeOptions, InterestOptions, OptimiserOptions, SampleOptions
 from streams.progress import progress
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from fusion.features.dataset import Dataset, DatasetConfig
+    from fusion.features.match.features import MatchSpec, Part
     from fusion.models.protocol import ModelConfig
     from fusion.training.artifact import Metrics
     from fusion.training.checkpoint import Epoch
@@ -61,8 +63,41 @@ def reads_interests(engine: Engine, options: InterestOptions) -> bool:
     return True
 
 
+def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> MatchSpec | None:
+    """What the match scalars are to be made of; says so. `auto` has some if the store has vectors of items' texts.
+
+    Raises InputError where it has those of several encoders and none is named.
+    """
+    from fusion.features.match.features import MatchSpec
+    from fusion.features.match.item_vectors import encoders_of_items
+    from streams.resolve.encoder import item_template
+
+    if options.match == "no":
+        _say("match: not read (--match no)")
+        return None
+    with engine.connect() as connection:
+        held = [name for name in encoders_of_items(connection) if options.encoder in (None, name)]
+    if len(held) > 1:
+        listed = ", ".join(f"--encoder {name}" for name in held)
+        raise InputError(f"the store holds vectors of items by several encoders; choose one: {listed}")
+    if not held and options.match == "auto":
+        _say("match: not read, for the store has no vectors of items' texts (`interestream fuse`)")
+        return None
+    more: tuple[Part, ...] = ("interests",) if interest else ()
+    if not held:
+        _say("match: read, without texts (`interestream fuse` encodes those of the catalogue)")
+        return MatchSpec(parts=("places", *more))
+    _say(f"match: read, with items' texts by {held[0]}")
+    return MatchSpec(parts=("text", "places", *more), encoder=held[0], template=item_template())
+
+
 def dataset_config(
-    log: SampleOptions, interests: InterestOptions, *, interest: bool, value_edges: tuple[float, ...] | None = None
+    log: SampleOptions,
+    interests: InterestOptions,
+    *,
+    interest: bool,
+    match: MatchSpec | None = None,
+    value_edges: tuple[float, ...] | None = None,
 ) -> DatasetConfig:
     """The options as the record that the samples are read by. Raises InputError for a label that is not one."""
     from fusion.features.dataset import DatasetConfig
@@ -77,6 +112,7 @@ def dataset_config(
         generation=interests.generation,
         prompt_version=interests.prompt_version,
         encoder=interests.encoder,
+        match=match,
         value_edges=value_edges,
     )
 

@@ -88,6 +88,12 @@ class BankSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     item: str | None = None  # and an item; none: "{title}, {categories}"
 
 
+class ItemSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an item reads to the text encoder."""
+
+    template: str | None = None  # none: "{title}, {categories}; {attributes}"
+
+
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"  # of /metrics, /live and /ready
     port: Port = 8080  # of the first worker; the next takes the next. 0: a free one
@@ -104,4 +110,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ingest: IngestSettings = IngestSettings()
     fusion: FusionSettings = FusionSettings()
     bank: BankSettings = BankSettings()
+    items: ItemSettings = ItemSettings()
     agent: AgentSettings = AgentSettings()

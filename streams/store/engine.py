@@ -18,7 +18,7 @@ from streams.settings.load import shown_url
 from streams.store.disk import disk_problem
 
 MIGRATING = 0x696E7465  # the number of PostgreSQL's lock for it: "inte"
-REVISION = "0005"  # the newest file of deploy/migrations/versions; a test compares them
+REVISION = "0006"  # the newest file of deploy/migrations/versions; a test compares them
 
 
 def open_store(url: str, *, create: bool = True) -> Engine:

@@ -1,0 +1,215 @@
+"""The match of users and candidates as dense features: which of them a model reads, how they are fitted and computed.
+
+Cross-fitted: a training impression reads a space that was fitted without its user, everything else, and serving, the
+one that was fitted to the whole training part. So no feature of a training impression depends on its own outcome.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import msgspec
+import numpy as np
+
+from fusion.features.impressions import Impressions, PastIndex
+from fusion.features.interest_vectors import InterestVectors
+from fusion.features.labels import NEGATIVE, POSITIVE, UNLABELLED, LabelRule
+from fusion.features.log import Array, Log
+from fusion.features.match.scalars import SIMILAR, TASTE, Events, similar_scalars, taste_scalars
+from fusion.features.match.space import LIMIT, Space, fit_space, with_interests
+
+FOLDS = 4
+AT_ONCE = 50_000  # impressions whose partitions are looked up together: 100 MB of work space
+PARTITION = ("interest_newest", "interest_mean", "interest_sum", "interest_most")
+
+Part = Literal["text", "places", "interests"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+class MatchSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's match scalars are made of. Kept in the FeatureSpec."""
+
+    parts: tuple[Part, ...]
+    encoder: str = ""  # of the items' texts; empty: no texts
+    template: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the dense features, in order."""
+        names: list[str] = []
+        if "text" in self.parts:
+            names += [f"text_{name}" for name in SIMILAR]
+        if "places" in self.parts:
+            names += [f"place_{name}" for name in (*SIMILAR, *TASTE)]
+        if "interests" in self.parts:
+            names += PARTITION
+        return tuple(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The space of a model, and those that its training impressions read."""
+
+    spec: MatchSpec
+    space: Space
+    folds: tuple[Space, ...] = ()  # without the users of each fold; none: nothing is being trained
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the label rule judges, of a log's N events: the value, else the outcome."""
+
+    value: Array  # (N,) float64, NaN where the rule says nothing of the event
+    liked: Array  # (N,) bool
+    disliked: Array  # (N,) bool
+
+
+def feedback_of(log: Log, rule: LabelRule) -> Feedback:
+    labels = rule.labels(log)
+    value = log.value.astype(np.float64) if rule.field == "value" else labels.astype(np.float64)
+    return Feedback(np.where(labels == UNLABELLED, np.nan, value), labels == POSITIVE, labels == NEGATIVE)
+
+
+def fold_of(users: Sequence[str]) -> Array:
+    """(U,) int64, by the users' ids: users who join later move nobody."""
+    return np.array([zlib.crc32(user.encode()) % FOLDS for user in users], np.int64)
+
+
+def fit_match(
+    spec: MatchSpec, log: Log, train: Array, rule: LabelRule, text: Array, interests: InterestVectors | None
+) -> Match:
+    """Fit the spaces to the events `train` ((N,) bool). text: (I, d) of the log's items, zeros where there is none.
+
+    The items of a space are those of the training events, in the log's order, as in `FeatureSpec.items`.
+    """
+    trained, number = np.unique(log.item[train], return_inverse=True)
+    rows, feedback, fold = np.flatnonzero(train), feedback_of(log, rule), fold_of(log.users)
+
+    def fitted(own: Array) -> Space:
+        space = fit_space(log.user[rows[own]], number[own], feedback.value[rows[own]], text[trained])
+        if "interests" in spec.parts and interests is not None:
+            events = _events(space, log, feedback, trained_numbers(log, train), text)
+            return _map_interests(space, log, rows[own], interests, *events)
+        return space
+
+    folds = tuple(fitted(fold[log.user[rows]] != number_) for number_ in range(FOLDS))
+    return Match(spec, fitted(np.ones(len(rows), bool)), folds)
+
+
+def trained_numbers(log: Log, train: Array) -> Array:
+    """(I,): the number of each of the log's items among those of the events `train`, -1 for the others."""
+    trained = np.unique(log.item[train])
+    number = np.full(len(log.items), -1, np.int64)
+    number[trained] = np.arange(len(trained))
+    return number
+
+
+def match_features(
+    match: Match,
+    log: Log,
+    rule: LabelRule,
+    impressions: Impressions,
+    past: PastIndex,
+    *,
+    number: Array,
+    text: Array,
+    interests: InterestVectors | None = None,
+    partitions: int = 0,
+    training: Array | None = None,
+) -> Array:
+    """The numbers named `match.spec.names`, not yet standardised: (n, F) float32.
+
+    number, text: (I',) and (I', d), of the log's items and those that only impressions name; number -1: not in the
+    space. training: (n,) bool, the impressions that read the space without their user.
+    """
+    feedback = feedback_of(log, rule)
+    out = np.zeros((len(impressions), len(match.spec.names)), np.float32)
+    which = np.full(len(impressions), len(match.folds), np.int64)
+    if training is not None and match.folds:
+        which[training] = fold_of(log.users)[impressions.user[training]]
+    for one, space in enumerate((*match.folds, match.space)):
+        chosen = np.flatnonzero(which == one)
+        if len(chosen):
+            some = impressions.take(chosen)
+            out[chosen] = _features(match.spec, space, log, feedback, some, past, number, text, interests, partitions)
+    return out
+
+
+def _features(
+    spec: MatchSpec,
+    space: Space,
+    log: Log,
+    feedback: Feedback,
+    impressions: Impressions,
+    past: PastIndex,
+    number: Array,
+    text: Array,
+    interests: InterestVectors | None,
+    partitions: int,
+) -> Array:
+    events, place, bias = _events(space, log, feedback, number, text)
+    kinds = ["text"] * ("text" in spec.parts) + ["places"] * ("places" in spec.parts)
+    vectors = [space.centred(text) if kind == "text" else place for kind in kinds]
+    columns = [similar_scalars(impressions, past, vectors, events)]
+    if "places" in spec.parts:
+        columns.append(taste_scalars(impressions, past, place, bias, events))
+        columns.append(space.by_text(text)[1][impressions.item][:, None])
+    if "interests" in spec.parts:
+        columns.append(_partition_scalars(space, impressions, place, interests, partitions))
+    return np.hstack(columns)
+
+
+def _events(space: Space, log: Log, feedback: Feedback, number: Array, text: Array) -> tuple[Events, Array, Array]:
+    """The log's events in a space, and the items' places and biases."""
+    place, bias = space.items(number, text)
+    standard = space.standard(feedback.value)
+    says = ~np.isnan(standard)
+    residual = np.where(says, standard - bias[log.item], 0.0).astype(np.float32)
+    return Events(log.item, residual, says, feedback.liked, feedback.disliked), place, bias
+
+
+def _map_interests(
+    space: Space, log: Log, rows: Array, interests: InterestVectors, events: Events, place: Array, _bias: Array
+) -> Space:
+    """The space with partitions' texts mapped to the mean place of what was liked in them, on partitions in `rows`."""
+    from scipy.sparse import coo_matrix
+
+    owner = np.repeat(np.arange(len(interests.starts) - 1), np.diff(interests.starts))
+    if not len(owner):
+        return space
+    span = int(max(log.seq.max(initial=0), interests.last_seq.max())) + 2
+    key = owner * span + interests.last_seq
+    partition = np.searchsorted(key, log.user[rows].astype(np.int64) * span + log.seq[rows])
+    inside = (partition < len(key)) & (owner[np.minimum(partition, len(key) - 1)] == log.user[rows])
+    rows, partition = rows[inside], partition[inside]
+    size = np.bincount(partition, events.says[rows], len(key))
+    usual = np.bincount(partition, events.residual[rows], len(key)) / np.maximum(size, 1)
+    rest = np.clip(events.residual[rows] - usual[partition], -LIMIT, LIMIT) * events.says[rows]
+    profile = coo_matrix((rest, (partition, events.item[rows])), (len(key), len(place))).tocsr() @ place
+    used = np.flatnonzero(size > 0)
+    vectors = interests.vectors[used].astype(np.float32)
+    return with_interests(space, vectors, profile[used] / size[used, None], size[used])
+
+
+def _partition_scalars(
+    space: Space, impressions: Impressions, place: Array, interests: InterestVectors | None, partitions: int
+) -> Array:
+    """(n, 4): where each visible partition's text says that the user's liking lies, along the candidate's place."""
+    out = np.zeros((len(impressions), len(PARTITION)), np.float32)
+    if interests is None or not len(interests.vectors) or len(space.interest_map) != interests.width + 1:
+        return out
+    mapped = np.vstack([space.interests(interests.vectors.astype(np.float32)), np.zeros((1, place.shape[1]))])
+    for start in range(0, len(impressions), AT_ONCE):
+        some = impressions.take(slice(start, start + AT_ONCE))
+        visible = interests.visible(some, partitions)  # (n, P), -1: the row of zeros
+        along = np.einsum("npk,nk->np", mapped[visible], place[some.item], optimize=True)
+        size = (visible >= 0).sum(axis=1)
+        total = along.sum(axis=1)
+        most = np.where(visible >= 0, along, -np.inf).max(axis=1, initial=-np.inf)
+        out[start : start + AT_ONCE] = np.stack(
+            [along[:, 0], total / np.maximum(size, 1), total, np.where(size > 0, most, 0.0)], axis=1
+        )
+    return out

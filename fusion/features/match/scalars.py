@@ -1,0 +1,107 @@
+"""Match scalars: what a user made of items that are like the candidate, as a few numbers an impression.
+
+A user's side is the vectors and residuals of the newest LOOKS_BACK behaviours and two running sums over all of them, so
+it does not depend on the candidate; a candidate costs one small product with it. A residual is how far an event's
+feedback is above the item's usual. Only the impression's own past is read, as `Impressions` bounds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusion.features.impressions import Impressions, PastIndex
+from fusion.features.log import Array
+
+LOOKS_BACK = 200  # single behaviours
+SHARPNESS = 8.0  # a behaviour's weight is exp(8 s) of its similarity s, and exp(16 s) in the second
+FLOOR = 0.3  # similarity whose weight is that of one imagined behaviour with the user's usual residual
+SHRINK = 10.0  # as many imagined behaviours in the whole past
+TOGETHER = 128  # impressions of a user whose windows share a block
+BLOCK = 4096  # candidates of one moment in a block
+
+SIMILAR = ("close", "closest", "liked", "disliked", "lean", "alike")
+TASTE = ("taste", "taste_sum", "usual", "bias", "bias_by_text")
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What a log's N events say, by the log's row."""
+
+    item: Array  # (N,) int, into the vectors
+    residual: Array  # (N,) float32; 0 where the event says nothing
+    says: Array  # (N,) bool
+    liked: Array  # (N,) bool
+    disliked: Array  # (N,) bool
+
+
+def similar_scalars(impressions: Impressions, past: PastIndex, vectors: Sequence[Array], events: Events) -> Array:
+    """(n, 6 V) float32: SIMILAR by each of V kinds of item vectors (I, d), of the newest LOOKS_BACK behaviours.
+
+    close, closest: the similarity-weighted mean residual, above the window's plain one; liked, disliked: the greatest
+    similarity to an item with that outcome, 0 where there is none; lean: their difference; alike: mean similarity.
+    """
+    out = np.zeros((len(impressions), len(SIMILAR) * len(vectors)), np.float32)
+    for chosen in _blocks(impressions):
+        some = impressions.take(chosen)
+        stop = int(some.stop.max())
+        start = max(int(some.first[0]), int(some.stop.min()) - LOOKS_BACK)
+        if stop <= start:
+            continue
+        entry, rows = np.arange(start, stop), past.rows[start:stop]
+        sees = (entry >= some.stop[:, None] - LOOKS_BACK) & (entry < some.stop[:, None])  # (B, T)
+        for number, own in enumerate(vectors):
+            similarity = own[some.item] @ own[events.item[rows]].T  # (B, T)
+            columns = slice(number * len(SIMILAR), (number + 1) * len(SIMILAR))
+            out[chosen, columns] = _similar(similarity, sees, events, rows)
+    return out
+
+
+def _similar(similarity: Array, sees: Array, events: Events, rows: Array) -> Array:
+    residual, says = events.residual[rows], sees & events.says[rows]
+    usual = (says @ residual) / (says.sum(axis=1) + 5)
+    weight = np.exp(SHARPNESS * (similarity - 1)) * says
+    squared = weight * weight
+    floor = np.exp(SHARPNESS * (FLOOR - 1))
+    close = (weight @ residual - usual * weight.sum(axis=1)) / (weight.sum(axis=1) + floor)
+    closest = (squared @ residual - usual * squared.sum(axis=1)) / (squared.sum(axis=1) + floor**2)
+    liked, disliked = (_greatest(similarity, sees & which[rows]) for which in (events.liked, events.disliked))
+    alike = (similarity * sees).sum(axis=1) / np.maximum(sees.sum(axis=1), 1)
+    return np.stack([close, closest, liked, disliked, liked - disliked, alike], axis=1)
+
+
+def taste_scalars(impressions: Impressions, past: PastIndex, place: Array, bias: Array, events: Events) -> Array:
+    """(n, 4) float32: the whole past's residuals along the candidate's place, as a mean and as a sum that grows with
+    the root of the number; the user's usual residual; the candidate's bias. place: (I, K); bias: (I,).
+    """
+    rows = past.rows
+    where, residual = place[events.item[rows]].astype(np.float64), events.residual[rows].astype(np.float64)
+    says = events.says[rows]
+    sums = np.zeros((len(rows) + 1, 2 * place.shape[1] + 2))
+    np.cumsum(np.column_stack([where * residual[:, None], where * says[:, None], residual, says]), 0, out=sums[1:])
+    own = sums[impressions.stop] - sums[impressions.first]
+    liking, all_, total, size = np.split(own, np.cumsum([place.shape[1], place.shape[1], 1]), axis=1)
+    usual = total / (size + 5)
+    along = ((liking - usual * all_) * place[impressions.item]).sum(axis=1, keepdims=True)
+    return np.hstack(
+        [along / (size + SHRINK), along / np.sqrt(size + SHRINK), usual, bias[impressions.item][:, None]]
+    ).astype(np.float32)
+
+
+def _greatest(similarity: Array, among: Array) -> Array:
+    return np.where(among.any(axis=1), np.where(among, similarity, -np.inf).max(axis=1, initial=-np.inf), 0.0)
+
+
+def _blocks(impressions: Impressions) -> Iterator[Array]:
+    """Impressions whose windows lie close together in one run of the past."""
+    order = np.lexsort((impressions.stop, impressions.first))
+    first, stop = impressions.first[order], impressions.stop[order]
+    start = 0
+    while start < len(order):
+        same = int(np.searchsorted(first, first[start], side="right"))
+        near = int(np.searchsorted(stop[start:same], stop[start] + TOGETHER)) + start
+        end = min(near, start + BLOCK)
+        yield order[start:end]
+        start = end
