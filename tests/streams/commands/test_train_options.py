@@ -48,6 +48,7 @@ TRAIN = {
     "prompt_version": ("p9", {"data.prompt_version": "p9"}),
     "encoder": ("e9", {"data.encoder": "e9"}),
     "generation": (2, {"data.generation": 2}),
+    "match": ("yes", {"data.match.parts": ("places",), "data.match.encoder": "", "data.match.template": ""}),
 }
 SRP4CTR = {
     "interest": ("yes", {"data.interest": True, "model.interest": True}),
