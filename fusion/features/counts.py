@@ -106,6 +106,64 @@ class ItemHistory:
         return self.before(items, np.full(len(items), np.inf))
 
 
+@dataclass(frozen=True, slots=True)
+class PastSums:
+    """What the pasts of n moments add up to: all that the counts know of a user."""
+
+    size: Array  # (n,) float64: behaviours
+    whole: Array  # (n, 4): the sums of `event_columns`
+    fifty: Array  # (n, 4): the same over the last 50
+    ten: Array  # (n, 4)
+    squares: Array  # (n,): of the standardised values
+    first_at: Array  # (n,): event time of the oldest and of the newest; anything where there is no past
+    newest_at: Array  # (n,)
+    by_category: Array  # (n, C, 4): over the behaviours on items of the offered item's c-th category; 0 without one
+    slots: Array  # (n,): categories of the offered item
+
+
+def count_columns(past: PastSums, item: ItemStatistics, at: Array, scale: Scale) -> Array:
+    """The numbers named NAMES: (n, F) float32. item: (n,) rows, of the offered items. at: (n,), when it is offered."""
+    mean, value = _mean(past.whole, USER_SHRINK, scale), _value(past.whole, USER_SHRINK)
+    spread = (past.squares + USER_SHRINK) / (past.whole[:, VALUED] + USER_SHRINK) - value**2
+    item_mean, item_count = _mean(item.total, ITEM_SHRINK, scale), item.total[:, LABELLED]
+    features = [
+        _logit(mean),
+        _logit(_mean(past.fifty, USER_SHRINK, scale)),
+        _logit(_mean(past.ten, USER_SHRINK, scale)),
+        value,
+        _value(past.fifty, USER_SHRINK),
+        _value(past.ten, USER_SHRINK),
+        np.sqrt(np.maximum(spread, 0.0)),
+        np.log1p(past.size),
+        *_category_columns(past, mean, value),
+        _logit(item_mean),
+        _logit(_mean(item.recent, ITEM_SHRINK, scale)),
+        _value(item.total, ITEM_SHRINK),
+        np.log1p(item_count),
+        _log_days(at - item.first_at, item_count > 0),
+        _log_days(at - past.first_at, past.size > 0),
+        _log_days(at - past.newest_at, past.size > 0),
+        mean + item_mean - scale.prior,
+    ]
+    return np.stack(features, axis=1).astype(np.float32)
+
+
+def _category_columns(past: PastSums, mean: Array, value: Array) -> list[Array]:
+    """How the user took to the offered item's categories, against the user's own mean: six (n,) arrays."""
+    sums, slots = past.by_category, np.maximum(past.slots, 1)
+    labelled, valued = sums[:, :, LABELLED], sums[:, :, VALUED]
+    lift = (sums[:, :, POSITIVES] - mean[:, None] * labelled) / (labelled + CATEGORY_SHRINK)
+    value_lift = (sums[:, :, VALUE] - value[:, None] * valued) / (valued + CATEGORY_SHRINK)
+    return [  # slots without a category hold zeros
+        lift.sum(axis=1) / slots,
+        lift.max(axis=1, initial=0.0),
+        lift.min(axis=1, initial=0.0),
+        value_lift.sum(axis=1) / slots,
+        labelled.sum(axis=1) / slots / np.maximum(past.size, 1.0),
+        np.log1p(labelled).sum(axis=1) / slots,
+    ]
+
+
 class UserHistory:
     """Every user's past, to be asked at any moment about the user and about the offered item's categories.
 
@@ -130,59 +188,36 @@ class UserHistory:
         size = (impressions.stop - impressions.first).astype(np.float64)
         first = np.where(size > 0, impressions.first, len(self._at) - 1)
         newest = np.where(size > 0, impressions.stop - 1, len(self._at) - 1)
-        whole, fifty, ten = (self._last(impressions, k) for k in (None, 50, 10))
-        mean, value = self._mean(whole, USER_SHRINK), _value(whole, USER_SHRINK)
-        squares = self._squares[impressions.stop] - self._squares[impressions.first]
-        spread = (squares + USER_SHRINK) / (whole[:, VALUED] + USER_SHRINK) - value**2
-        item_mean, item_count = self._mean(item.total, ITEM_SHRINK), item.total[:, LABELLED]
-        features = [
-            _logit(mean),
-            _logit(self._mean(fifty, USER_SHRINK)),
-            _logit(self._mean(ten, USER_SHRINK)),
-            value,
-            _value(fifty, USER_SHRINK),
-            _value(ten, USER_SHRINK),
-            np.sqrt(np.maximum(spread, 0.0)),
-            np.log1p(size),
-            *self._category_counts(impressions, mean, value, size),
-            _logit(item_mean),
-            _logit(self._mean(item.recent, ITEM_SHRINK)),
-            _value(item.total, ITEM_SHRINK),
-            np.log1p(item_count),
-            _log_days(impressions.at - item.first_at, item_count > 0),
-            _log_days(impressions.at - self._at[first], size > 0),
-            _log_days(impressions.at - self._at[newest], size > 0),
-            mean + item_mean - self._scale.prior,
-        ]
-        return np.stack(features, axis=1).astype(np.float32)
+        sums, slots = self._by_category(impressions, size)
+        return count_columns(
+            PastSums(
+                size=size,
+                whole=self._last(impressions, None),
+                fifty=self._last(impressions, 50),
+                ten=self._last(impressions, 10),
+                squares=self._squares[impressions.stop] - self._squares[impressions.first],
+                first_at=self._at[first],
+                newest_at=self._at[newest],
+                by_category=sums,
+                slots=slots,
+            ),
+            item,
+            impressions.at,
+            self._scale,
+        )
 
     def _last(self, impressions: Impressions, k: int | None) -> Array:
         first = impressions.first if k is None else np.maximum(impressions.first, impressions.stop - k)
         return np.asarray(self._sums[impressions.stop] - self._sums[first])
 
-    def _mean(self, sums: Array, shrink: float) -> Array:
-        return np.asarray((sums[:, POSITIVES] + shrink * self._scale.prior) / (sums[:, LABELLED] + shrink))
-
-    def _category_counts(self, impressions: Impressions, mean: Array, value: Array, size: Array) -> list[Array]:
-        """How the user took to the offered item's categories, against the user's own mean: six (n,) arrays."""
+    def _by_category(self, impressions: Impressions, size: Array) -> tuple[Array, Array]:
+        """See `PastSums`: by_category and slots."""
         offered = self._categories[impressions.item]  # (n, C)
         mask = offered > 0
         run = self._run[np.where(size > 0, impressions.first, len(self._run) - 1)][:, None]  # -1: no past
         asked = np.where(mask & (run >= 0), run * self._width + offered, -1)
         first, stop = self._running.before(asked.ravel(), np.repeat(impressions.stop, offered.shape[1]))
-        sums = self._running.sums(first, stop).reshape(*offered.shape, -1)
-        slots = np.maximum(mask.sum(axis=1), 1)
-        labelled, valued = sums[:, :, LABELLED], sums[:, :, VALUED]
-        lift = (sums[:, :, POSITIVES] - mean[:, None] * labelled) / (labelled + CATEGORY_SHRINK)
-        value_lift = (sums[:, :, VALUE] - value[:, None] * valued) / (valued + CATEGORY_SHRINK)
-        return [  # slots without a category hold zeros
-            lift.sum(axis=1) / slots,
-            lift.max(axis=1, initial=0.0),
-            lift.min(axis=1, initial=0.0),
-            value_lift.sum(axis=1) / slots,
-            labelled.sum(axis=1) / slots / np.maximum(size, 1.0),
-            np.log1p(labelled).sum(axis=1) / slots,
-        ]
+        return self._running.sums(first, stop).reshape(*offered.shape, -1), mask.sum(axis=1)
 
 
 def count_features(
@@ -219,6 +254,10 @@ def count_features(
 def _log_days(seconds: Array, defined: Array) -> Array:
     """log(1 + whole days), 0 where undefined or negative."""
     return np.log1p(np.maximum(np.where(defined, seconds, 0.0) // DAY, 0.0))
+
+
+def _mean(sums: Array, shrink: float, scale: Scale) -> Array:
+    return np.asarray((sums[:, POSITIVES] + shrink * scale.prior) / (sums[:, LABELLED] + shrink))
 
 
 def _value(sums: Array, shrink: float) -> Array:

@@ -6,7 +6,7 @@ One million behaviours take about 40 bytes each; strings are kept once, in dicti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,29 @@ def read_log(
     )
 
 
+def read_after(connection: Connection, user_id: str, after: int) -> Iterator[Log]:
+    """One user's behaviours with greater sequence numbers than `after`, in pieces, each a log of that user alone."""
+    query = _select().where(behaviors.c.user_id == user_id, behaviors.c.seq > after).order_by(behaviors.c.seq)
+    for rows in connection.execution_options(yield_per=READ_AT_ONCE).execute(query).partitions():
+        _, seq, item, action, at, value, scene = zip(*rows, strict=True)
+        items, actions, scenes = (list(dict.fromkeys(texts)) for texts in (item, action, filter(None, scene)))
+        place = [{text: i for i, text in enumerate(texts)} for texts in (items, actions, scenes)]
+        yield Log(
+            users=[user_id],
+            items=items,
+            actions=actions,
+            starts=np.array([0, len(rows)], np.int64),
+            user=np.zeros(len(rows), np.int32),
+            item=np.array([place[0][text] for text in item], np.int32),
+            action=np.array([place[1][text] for text in action], np.int32),
+            seq=np.array(seq, np.int64),
+            at=np.array(at, np.float64),
+            value=np.array(value, np.float32),
+            scenes=scenes,
+            scene=np.array([place[2].get(text, -1) for text in scene], np.int32),
+        )
+
+
 def newest_time(connection: Connection) -> float:
     """The greatest event time of the store, UTC seconds."""
     at: float | None = connection.execute(select(func.max(behaviors.c.at))).scalar()
@@ -107,10 +130,9 @@ def newest_time(connection: Connection) -> float:
 
 
 def _chunks(connection: Connection, users: Sequence[str] | None) -> Iterable[Sequence[Any]]:
-    columns = [behaviors.c[name] for name in ("user_id", "seq", "item_id", "action", "at", "value", "scene")]
     # the order of bytes on every database, so that ties in time break alike
     by_user: Any = collate(behaviors.c.user_id, "C") if connection.dialect.name == "postgresql" else behaviors.c.user_id
-    query: Select[Any] = select(*columns).order_by(by_user, behaviors.c.seq)
+    query = _select().order_by(by_user, behaviors.c.seq)
     queries = [query]
     if users is not None:
         spans = range(0, len(users), USERS_AT_ONCE)
@@ -118,3 +140,7 @@ def _chunks(connection: Connection, users: Sequence[str] | None) -> Iterable[Seq
     for each in queries:
         result = connection.execution_options(yield_per=READ_AT_ONCE).execute(each)
         yield from result.partitions()
+
+
+def _select() -> Select[Any]:
+    return select(*(behaviors.c[name] for name in ("user_id", "seq", "item_id", "action", "at", "value", "scene")))

@@ -109,8 +109,11 @@ class ItemTable:
     attributes: Array  # (I + 1, A) int32
 
 
-def item_table(spec: FeatureSpec, ids: Sequence[str], catalogue: Mapping[str, Item]) -> ItemTable:
-    known = {item: number for number, item in enumerate(spec.items)}
+def item_table(
+    spec: FeatureSpec, ids: Sequence[str], catalogue: Mapping[str, Item], known: Mapping[str, int] | None = None
+) -> ItemTable:
+    """known: the spec's items by id, where the caller has it already."""
+    known = {item: number for number, item in enumerate(spec.items)} if known is None else known
     number = np.array([-1, *(known.get(item, -1) for item in ids)], np.int64)
     row = np.where((number >= 0) & (number < spec.trained_items), number + FIRST, UNKNOWN).astype(np.int32)
     row[0] = PADDING

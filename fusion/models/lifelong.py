@@ -26,13 +26,17 @@ class Lifelong(nn.Module):
         """(G, 2 d), from items (M, d). Zero where there is no past."""
         window = torch.repeat_interleave(users.past_size)  # (E,)
         begin = users.past_size.cumsum(0) - users.past_size
-        sums = []
+        totals, counts = [], []
         for weight in (users.past_positive, 1 - users.past_positive):
-            total = F.embedding_bag(users.past, items, begin, mode="sum", per_sample_weights=weight)
-            count = torch.zeros(len(users), device=items.device).index_add_(0, window, weight)
-            sums.append(total / (1 + count[:, None]).sqrt())
-        return torch.cat(sums, dim=1)
+            totals.append(F.embedding_bag(users.past, items, begin, mode="sum", per_sample_weights=weight))
+            counts.append(torch.zeros(len(users), device=items.device).index_add_(0, window, weight))
+        return pooled(torch.stack(totals, dim=1), torch.stack(counts, dim=1))
 
     def join(self, user: Tensor, item: Tensor) -> Tensor:
         """(B, 4 d), from (B, 2 d) and (B, d)."""
         return torch.cat([user, user * self.taste(item).repeat(1, 2)], dim=1)
+
+
+def pooled(totals: Tensor, counts: Tensor) -> Tensor:
+    """(G, 2 d), from the sums of the items' embeddings (G, 2, d), of positives and of others, and their counts (G, 2)."""
+    return (totals / (1 + counts[..., None]).sqrt()).flatten(1)

@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from fusion.features.collate import BatchIndices, RowCollator
-from fusion.features.events import LABEL_ROWS
+from fusion.features.events import LABEL_ROWS, Events
 from fusion.features.impressions import Impressions
 from fusion.features.labels import NEGATIVE, POSITIVE, UNLABELLED
 from fusion.features.log import Array
@@ -157,7 +157,7 @@ class BaheCollator(RowCollator):
         bank_index, events = samples.bank_index, samples.events
         assert bank_index is not None
         if name not in bank_index.sequences:
-            members = np.flatnonzero(chosen_by(samples, name))
+            members = np.flatnonzero(chosen_by(samples.spec, events, name))
             bank_index.sequences[name] = np.append(members, events.nothing)  # ends with what answers for padding
         entries = bank_index.sequences[name]
         stop = np.searchsorted(entries[:-1], pasts.stop)
@@ -168,19 +168,19 @@ class BaheCollator(RowCollator):
         return events.rows[entries[np.minimum(index, len(entries) - 1)]], visible
 
 
-def chosen_by(samples: Samples, name: str) -> Array:
+def chosen_by(spec: FeatureSpec, events: Events, name: str) -> Array:
     """(E,) bool: which entries of the past belong to a sequence."""
-    events, rows = samples.events, samples.events.rows[:-1]
+    rows = events.rows[:-1]
     kind, _, which = name.partition(":")
     if name == "recent":
         return np.ones(len(rows), bool)
     if name in KINDS:
         return np.asarray(events.label[rows] == KINDS[name] - UNLABELLED + 1)
     if kind == "action":
-        return np.asarray(events.action[rows] == samples.spec.actions.rows().get(which, -1))
+        return np.asarray(events.action[rows] == spec.actions.rows().get(which, -1))
     if events.scene is None:
         return np.zeros(len(rows), bool)
-    return np.asarray(events.scene[rows] == samples.spec.scenes.rows().get(which, -1))
+    return np.asarray(events.scene[rows] == spec.scenes.rows().get(which, -1))
 
 
 def named_sequences(spec: FeatureSpec, asked: Sequence[str]) -> tuple[str, ...]:
