@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, Select, and_, select
 
 from fusion.features.impressions import Impressions
 from fusion.features.log import USERS_AT_ONCE, Array
@@ -64,14 +64,7 @@ def read_interest_vectors(
     connection: Connection, users: Sequence[str], *, generation: int, prompt_version: str, encoder: str
 ) -> InterestVectors:
     """The partition vectors of `users` (in that order), of one generation, prompt version and text encoder."""
-    columns = (partitions.c.user_id, partitions.c.index, partitions.c.last_seq, partitions.c.closed_at)
-    same = [vectors.c[name] == partitions.c[name] for name in ("user_id", "generation", "index")]
-    wanted = (
-        vectors.c.generation == generation,
-        vectors.c.prompt_version == prompt_version,
-        vectors.c.encoder == encoder,
-    )
-    query = select(*columns, vectors.c.summary, vectors.c.shift).join(vectors, and_(*same)).where(*wanted)
+    query = _select(generation, prompt_version, encoder)
     rows: list[Any] = []
     if len(users) > USERS_AT_ONCE:
         rows = list(connection.execute(query))
@@ -79,17 +72,53 @@ def read_interest_vectors(
         rows = list(connection.execute(query.where(partitions.c.user_id.in_(users))))
     number = {user: i for i, user in enumerate(users)}
     ordered = sorted(((number[row[0]], *row[1:]) for row in rows if row[0] in number), key=lambda row: (row[0], row[1]))
+    return _of_rows(ordered, len(users), generation=generation, prompt_version=prompt_version, encoder=encoder)
+
+
+def read_newest_vectors(
+    connection: Connection,
+    user_id: str,
+    *,
+    before: int,
+    most: int,
+    generation: int,
+    prompt_version: str,
+    encoder: str,
+) -> InterestVectors:
+    """One user's newest partitions that have vectors, at most `most`, of behaviours before a sequence number."""
+    query = (
+        _select(generation, prompt_version, encoder)
+        .where(partitions.c.user_id == user_id, partitions.c.generation == generation, partitions.c.last_seq < before)
+        .order_by(partitions.c.index.desc())
+        .limit(most)
+    )
+    rows = [(0, *row[1:]) for row in connection.execute(query)][::-1]
+    return _of_rows(rows, 1, generation=generation, prompt_version=prompt_version, encoder=encoder)
+
+
+def _select(generation: int, prompt_version: str, encoder: str) -> Select[Any]:
+    """User, index, last_seq, closed_at, summary and shift of partitions with such vectors."""
+    columns = (partitions.c.user_id, partitions.c.index, partitions.c.last_seq, partitions.c.closed_at)
+    same = [vectors.c[name] == partitions.c[name] for name in ("user_id", "generation", "index")]
+    wanted = (
+        vectors.c.generation == generation,
+        vectors.c.prompt_version == prompt_version,
+        vectors.c.encoder == encoder,
+    )
+    return select(*columns, vectors.c.summary, vectors.c.shift).join(vectors, and_(*same)).where(*wanted)
+
+
+def _of_rows(ordered: Sequence[tuple[Any, ...]], users: int, **source: Any) -> InterestVectors:
+    """From rows of `_select` with numbers for users, by user and index."""
     if not ordered:
-        return no_interest_vectors(len(users), generation=generation, prompt_version=prompt_version, encoder=encoder)
+        return no_interest_vectors(users, **source)
     return InterestVectors(
-        starts=np.searchsorted(np.array([row[0] for row in ordered]), np.arange(len(users) + 1)).astype(np.int64),
+        starts=np.searchsorted(np.array([row[0] for row in ordered]), np.arange(users + 1)).astype(np.int64),
         index=np.array([row[1] for row in ordered], np.int64),
         last_seq=np.array([row[2] for row in ordered], np.int64),
         closed_at=np.array([row[3] for row in ordered]),
         vectors=np.stack([_both(summary, shift) for *_, summary, shift in ordered]),
-        generation=generation,
-        prompt_version=prompt_version,
-        encoder=encoder,
+        **source,
     )
 
 

@@ -38,5 +38,5 @@ class Lifelong(nn.Module):
 
 
 def pooled(totals: Tensor, counts: Tensor) -> Tensor:
-    """(G, 2 d), from the sums of the items' embeddings (G, 2, d), of positives and of others, and their counts (G, 2)."""
+    """(G, 2 d), from sums of item embeddings (G, 2, d), of positives and of others, and their counts (G, 2)."""
     return (totals / (1 + counts[..., None]).sqrt()).flatten(1)

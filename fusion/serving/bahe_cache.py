@@ -34,24 +34,33 @@ LIMIT = 10_000  # users, items, and texts that the bank lacked: 560, 46 and 12 M
 class StoredTexts:
     """Vectors from the store's bank; what the bank lacks is computed, and the newest of it kept here."""
 
-    def __init__(self, recipe: Recipe, folder: Path, width: int) -> None:
-        """width: of a vector, which a bank without any has too."""
+    def __init__(
+        self, recipe: Recipe, folder: Path, width: int, *, kept: int = LIMIT, keep_found: bool = False
+    ) -> None:
+        """width: of a vector, which a bank without any has too. kept: texts whose vectors stay here.
+
+        keep_found: keep those of the bank too, for who asks for the same texts again and again: a text's never change.
+        """
         self._recipe, self._folder, self._width = recipe, folder, width
+        self._kept, self._keep_found = kept, keep_found
         self._lower: LowerLayers | None = None
         self._made: dict[bytes, np.ndarray] = {}
 
     def __call__(self, connection: Connection, texts: Sequence[str]) -> BankFile:
         """Raises InputError or ArtifactError where a text has to be computed and the LLM is not there."""
         text_of = dict(zip(self._recipe.keys(texts), texts, strict=True))
-        found = read_vectors(connection, self._recipe.id, list(text_of))
+        asked = [key for key in text_of if key not in self._made] if self._keep_found else list(text_of)
+        found = read_vectors(connection, self._recipe.id, asked)
         lacking = [key for key in text_of if key not in found and key not in self._made]
         if lacking:
             self._lower = self._lower or open_lower_layers(self._folder, self._recipe)
             made = self._lower([text_of[key] for key in lacking]).astype(np.float16)
             self._made |= dict(zip(lacking, made, strict=True))
+        if self._keep_found:
+            self._made |= found
         keys = sorted(text_of)
         held = [found[key] if key in found else self._made[key] for key in keys]
-        for key in list(self._made)[: max(0, len(self._made) - LIMIT)]:  # the oldest; those of this call are held
+        for key in list(self._made)[: max(0, len(self._made) - self._kept)]:  # the oldest; those of this call are held
             del self._made[key]
         return BankFile(np.array(keys, KEY), np.stack(held) if held else np.zeros((0, self._width), np.float16))
 
@@ -84,6 +93,17 @@ class BaheStates:
             while len(kept) > self._limit:
                 kept.popitem(last=False)
         return logits
+
+    def nbytes(self, key: str) -> int:
+        """What is kept of a user."""
+        if key not in self._users:
+            return 0
+        _, user, interest = self._users[key]
+        return sum(side.nbytes for side in user) + (0 if interest is None else interest.nbytes)
+
+    def drop(self, key: str) -> None:
+        """Keep nothing of a user."""
+        self._users.pop(key, None)
 
     def _encode(self, batch: BaheBatch, fresh: list[int], keys: list[str], stamps: list[bytes]) -> None:
         if fresh:

@@ -8,6 +8,7 @@ vectors. What is kept is a few hundred kB a user (2 layers, L = 200, width 64: 2
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import OrderedDict
 
@@ -33,26 +34,41 @@ class UserStates:
         self.made = self.taken = 0  # states encoded, states found
 
     @torch.no_grad()
-    def score(self, samples: Samples, chosen: BatchIndices, names: list[str]) -> Tensor:
-        """(B,) logits of one part of a scoring job. names: the ids of the log's users."""
+    def score(self, samples: Samples, chosen: BatchIndices, names: list[str], lifelong: Tensor | None = None) -> Tensor:
+        """(B,) logits of one part of a scoring job. names: the ids of the log's users.
+
+        lifelong: (1, 2 d) of the one user, where the samples do not hold the whole past; else it is summed from them.
+        """
         batch = self._model.collator.collate(samples, chosen)
         heads = chosen.rows[chosen.sizes.cumsum() - chosen.sizes]
         keys = [names[user] for user in samples.impressions.take(heads).user]
         stamps = _stamps(batch)
+        if lifelong is not None:
+            stamps = [stamp + lifelong.numpy().tobytes() for stamp in stamps]
         states = [self._take(key, stamp) for key, stamp in zip(keys, stamps, strict=True)]
         missing = [window for window, state in enumerate(states) if state is None]
-        for window, state in zip(missing, self._encode(samples, heads[missing]), strict=True):
+        for window, state in zip(missing, self._encode(samples, heads[missing], lifelong), strict=True):
             states[window] = state
             self._keep(keys[window], stamps[window], state)
         state = _stack([state for state in states if state is not None], batch.candidates.age.shape[2])
         return self._model.score(state, batch.candidates, batch.items)
 
-    def _encode(self, samples: Samples, heads: Array) -> list[UserState]:
+    def _encode(self, samples: Samples, heads: Array, lifelong: Tensor | None) -> list[UserState]:
         if not len(heads):
             return []
         self.made += len(heads)
         batch: PackedBatch = self._model.collator.collate(samples, BatchIndices(heads, heads * 0 + 1))
-        return _apart(self._model.encode_user(batch.users, batch.items))
+        state = self._model.encode_user(batch.users, batch.items)
+        return _apart(state if lifelong is None else dataclasses.replace(state, lifelong=lifelong.float()))
+
+    def nbytes(self, key: str) -> int:
+        """What is kept of a user."""
+        held = self._held.get(key)
+        return 0 if held is None else sum(tensor.nbytes for tensor in _tensors(held[1]))
+
+    def drop(self, key: str) -> None:
+        """Keep nothing of a user."""
+        self._held.pop(key, None)
 
     def _take(self, key: str, stamp: bytes) -> UserState | None:
         held = self._held.get(key)
@@ -88,6 +104,11 @@ def _stamps(batch: PackedBatch) -> list[bytes]:
             digest.update(part.numpy().tobytes())
         out.append(digest.digest())
     return out
+
+
+def _tensors(state: UserState) -> list[Tensor]:
+    every = [state.mask, *state.keys, *state.values, state.states, state.queried, state.interest, state.lifelong]
+    return [tensor for tensor in every if tensor is not None]
 
 
 def _apart(state: UserState) -> list[UserState]:

@@ -1,0 +1,129 @@
+"""Items as an artifact sees them, looked up once each and kept between requests, and again when the catalogue changes.
+
+An item has a place, a number that stays. Its features are those of `item_table`; for a folding model its embedding is
+kept too. The catalogue has one counter of changes for all its items: an item is read again when it is next asked for
+and the counter has moved, and remembers at which count its features last differed, so that whoever summed them knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from sqlalchemy import Connection
+
+from fusion.features.log import Array
+from fusion.features.spec import CATEGORY_SLOTS, FeatureSpec, ItemTable, item_table
+from interest.store.sql import read_items
+from interest.types import Item
+
+STRANGER = 0  # the place of every item that neither the artifact nor the catalogue has
+ITEM_BYTES = 400  # of an item's id, its entries in dicts and its rows; its catalogue entry comes to as much again
+
+Embed = Callable[[ItemTable], Array]  # (I + 1, d) float32, of the table's rows
+
+
+class KnownItems:
+    """Places of items, and arrays by place. Not thread-safe."""
+
+    def __init__(self, spec: FeatureSpec, embed: Embed | None = None, *, texts: bool = False) -> None:
+        """embed: the model's item embeddings, to be kept. texts: keep what the catalogue says, for who reads titles."""
+        self._spec, self._embed, self._texts = spec, embed, texts
+        self._number = {item: number for number, item in enumerate(spec.items)}
+        self._place: dict[str, int] = {}
+        self.ids: list[str] = [""]
+        self.catalogue: dict[str, Item] = {}
+        none = item_table(spec, ["\0"], {}, self._number)
+        self.number = np.array([-1], np.int64)
+        self.row, self.categories, self.attributes = none.row[1:], none.categories[1:], none.attributes[1:]
+        self.listed = np.zeros(1, bool)  # whether the catalogue has it
+        self.checked = np.zeros(1, np.int64)  # the catalogue's count when it was read
+        self.changed = np.zeros(1, np.int64)  # the catalogue's count when it was last seen to be another than before
+        self.embedding = None if embed is None else embed(none)[1:]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.row, self.categories, self.attributes, self.embedding)
+        return len(self.ids) * ITEM_BYTES + len(self.catalogue) * ITEM_BYTES + sum(
+            0 if array is None else array.nbytes for array in arrays
+        )  # fmt: skip
+
+    def places(self, connection: Connection, ids: Sequence[str], count: int, *, keep: bool = False) -> Array:
+        """(n,) int64 places of items, as the catalogue has them at `count`.
+
+        keep: also give a place to items that nothing is known of, as for a past, whose items may become known later;
+        a request's would fill memory with whatever is asked for.
+        """
+        unseen = [item for item in dict.fromkeys(ids) if item not in self._place]
+        if unseen:
+            self._add(read_items(connection, unseen), unseen, count, keep=keep)
+        places = np.array([self._place.get(item, STRANGER) for item in ids], np.int64)
+        self.check(connection, places, count)
+        return places
+
+    def check(self, connection: Connection, places: Array, count: int) -> None:
+        """Read items of these places again if they were last read before the catalogue's `count`."""
+        old = places[(self.checked[places] < count) & (places != STRANGER)]
+        if not len(old):
+            return
+        old = np.unique(old)
+        ids = [self.ids[place] for place in old]
+        found = read_items(connection, ids)
+        table = item_table(self._spec, ids, found, self._number)
+        listed = np.array([item in found for item in ids])
+        same = (self.categories[old] == table.categories[1:]).all(axis=1)
+        same &= (self.attributes[old] == table.attributes[1:]).all(axis=1)
+        if self._texts:
+            same &= np.array([found.get(item) == self.catalogue.get(item) for item in ids])
+            self._tell(found, ids)
+        self.checked[old] = count
+        self.listed[old] = listed
+        other = old[~same]
+        if len(other):
+            rows = np.flatnonzero(~same) + 1
+            self.categories[other], self.attributes[other] = table.categories[rows], table.attributes[rows]
+            self.changed[other] = count
+            if self._embed is not None and self.embedding is not None:
+                self.embedding[other] = self._embed(self.table(other))[1:]
+
+    def table(self, places: Array) -> ItemTable:
+        """The features of (n,) places as samples want them: row 0 is padding, item i is row i + 1."""
+        nothing = np.zeros(1, np.int32)
+        return ItemTable(
+            np.concatenate([nothing, self.row[places]]),
+            np.concatenate([nothing - 1, self.number[places]]),
+            np.concatenate([np.zeros((1, CATEGORY_SLOTS), np.int32), self.categories[places]]),
+            np.concatenate([np.zeros((1, self.attributes.shape[1]), np.int32), self.attributes[places]]),
+        )
+
+    def unknown(self, places: Array) -> Array:
+        """(n,) bool: neither the artifact nor the catalogue has it."""
+        return (self.number[places] < 0) & ~self.listed[places]
+
+    def _add(self, found: dict[str, Item], ids: Iterable[str], count: int, *, keep: bool) -> None:
+        new = [item for item in ids if keep or item in found or item in self._number]
+        if not new:
+            return
+        table = item_table(self._spec, new, found, self._number)
+        self._place |= {item: len(self.ids) + i for i, item in enumerate(new)}
+        self.ids += new
+        self._tell(found, new)
+        counts = np.full(len(new), count, np.int64)
+        self.number = np.concatenate([self.number, table.number[1:]])
+        self.row = np.concatenate([self.row, table.row[1:]])
+        self.categories = np.concatenate([self.categories, table.categories[1:]])
+        self.attributes = np.concatenate([self.attributes, table.attributes[1:]])
+        self.listed = np.concatenate([self.listed, [item in found for item in new]])
+        self.checked = np.concatenate([self.checked, counts])
+        self.changed = np.concatenate([self.changed, counts * 0])
+        if self._embed is not None and self.embedding is not None:
+            self.embedding = np.concatenate([self.embedding, self._embed(table)[1:]])
+
+    def _tell(self, found: dict[str, Item], ids: Sequence[str]) -> None:
+        if self._texts:
+            for item in ids:
+                self.catalogue.pop(item, None)
+            self.catalogue |= found

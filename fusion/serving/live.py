@@ -1,0 +1,350 @@
+"""Scores one user's candidates as of now, from a user's side that is carried forward and items that are kept.
+
+Law: it scores as `Scorer` does at the same moment (which reads the user's whole log), to 1e-5. Every request first asks
+the store how far the user's log has come, so two processes never differ for longer than one commit. What a side was
+made of is watched by the store's own counters: of users forgotten, of the catalogue's changes. Profiles and the newest
+interests' vectors are small and read each time. Where that is not the question (an event time in the past) or not
+possible (an artifact with parts that a side does not carry) the log is read anew, and counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sqlalchemy import Connection
+
+from fusion.bank.index import with_bank
+from fusion.features.counts import NAMES, count_columns
+from fusion.features.impressions import Impressions
+from fusion.features.interest_vectors import InterestVectors, read_newest_vectors
+from fusion.features.log import Array, read_after
+from fusion.features.packed_windows import Items
+from fusion.features.samples import Named, Samples, tensor
+from fusion.features.spec import ItemTable, profile_table
+from fusion.models.bahe.model import Bahe
+from fusion.models.din import Din
+from fusion.models.lifelong import pooled
+from fusion.models.srp4ctr.model import Srp4Ctr
+from fusion.serving.bahe_cache import BaheStates, StoredTexts
+from fusion.serving.known_items import KnownItems
+from fusion.serving.score import Scorer
+from fusion.serving.srp4ctr_cache import UserStates
+from fusion.serving.user_side import Reading, UserSide, empty_recent
+from fusion.training.artifact import Artifact
+from fusion.training.train import predict
+from interest.types import User
+
+MEMORY_MB = 256  # of users' sides and encoded states: at 100 kB each some 2,500 users
+TEXTS = 50_000  # vectors of texts that are kept for BAHE: 58 MB with a small LLM
+LAYOUT = 1  # of the FeatureSpec, whose parts a side carries all
+
+
+class Head(NamedTuple):
+    """Where the store stands, in one look: what decides whether a held side is still right."""
+
+    newest: int  # sequence number of the user's newest behaviour; -1: none
+    profile: User | None
+    forgets: int  # users forgotten so far
+    catalogue: int  # changes of the catalogue so far
+    at: float | None  # the greatest event time of the store; None: nothing was ever ingested
+
+
+ReadHead = Callable[[Connection, str], Head]
+
+
+class LiveScores(NamedTuple):
+    """Of n items, in the order given."""
+
+    values: Array  # (n,) float64: the probability of a positive
+    unknown_user: bool
+    unknown_item: Array  # (n,) bool
+    at: float  # the event time that was scored at
+    newest: int  # sequence number of the user's newest behaviour that the scores know; -1: none
+    newest_at: float | None  # its event time
+    held: bool  # whether the user's side was there already
+
+
+class Counts(NamedTuple):
+    """What has happened since the start, and what is held now."""
+
+    requests: int
+    hits: int  # of these, the user's side was held, and right after reading what was new
+    built: int  # sides made from the whole log
+    read: int  # behaviours read to bring sides up to date
+    outdated: dict[str, int]  # held sides that had to be made anew, by reason
+    full_reads: dict[str, int]  # requests scored from the whole log, by reason
+    evicted: int
+    users: int
+    bytes: int
+    items: int
+    item_bytes: int
+
+
+class LiveScorer:
+    """One artifact's user sides and items. Thread-safe: sides are read side by side, scored one after the other."""
+
+    def __init__(self, artifact: Artifact, read_head: ReadHead, *, memory_mb: int = MEMORY_MB) -> None:
+        self.artifact, self._read_head, self._limit = artifact, read_head, memory_mb << 20
+        spec, model = artifact.spec, artifact.model
+        self._lock = threading.Lock()  # of everything below, and of the model
+        self._building: dict[str, threading.Lock] = {}
+        self._sides: OrderedDict[str, UserSide] = OrderedDict()
+        self._bytes: dict[str, int] = {}
+        self._held_bytes = 0
+        self._forgets = -1
+        self._counted: Counter[str] = Counter()
+        self._outdated: Counter[str] = Counter()
+        self._full_reads: Counter[str] = Counter()
+        self._states: UserStates | BaheStates | None = None
+        self._texts: StoredTexts | None = None
+        self._reading = Reading(history=spec.history)
+        self._width = 0
+        embed = None
+        if isinstance(model, Srp4Ctr):
+            self._states = UserStates(model, limit=1 << 62)  # this class lets users go
+            lifelong = model.config.lifelong
+            self._reading, self._width = Reading(history=spec.history, lifelong=lifelong), model.config.encoder.width
+            embed = partial(_embed, model) if lifelong else None
+        elif isinstance(model, Bahe):
+            self._states = BaheStates(model)
+            config = model.config
+            self._reading = Reading(history=spec.history, sequences=config.sequences, each=config.history)
+            self._texts = StoredTexts(config.recipe, Path(config.folder), model.high.width, kept=TEXTS, keep_found=True)
+        self._known = KnownItems(spec, embed, texts=isinstance(model, Bahe))
+        self._unsupported = unsupported(artifact)
+
+    def warm(self, connection: Connection) -> None:
+        """Look up every item of the artifact, so that requests need not."""
+        head = self._read_head(connection, "")
+        with self._lock:
+            self._known.places(connection, self.artifact.spec.items, head.catalogue)
+
+    def counts(self) -> Counts:
+        with self._lock:
+            own = self._counted
+            return Counts(
+                own["requests"], own["hits"], own["built"], own["read"], dict(self._outdated), dict(self._full_reads),
+                own["evicted"], len(self._sides), self._held_bytes, len(self._known), self._known.nbytes,
+            )  # fmt: skip
+
+    def score(
+        self, connection: Connection, user_id: str, item_ids: Sequence[str], at: float | None = None
+    ) -> LiveScores:
+        """Probability of a positive for each item, at the event time `at`: by default the greatest in the store.
+
+        Time: the behaviours since the last request are read, nothing else of the log. A user's first request reads it
+        once. Raises InputError or ArtifactError where a text of BAHE has to be computed and its LLM is not there.
+        """
+        head = self._read_head(connection, user_id)
+        with self._lock:
+            self._counted["requests"] += 1
+        if self._unsupported:
+            return self._read_anew(connection, user_id, item_ids, at, head, self._unsupported)
+        if at is not None and head.at is not None and at < head.at:
+            return self._read_anew(connection, user_id, item_ids, at, head, "past")
+        side, held = self._side(connection, user_id, head)
+        moment = max(side.greatest_at, -np.inf if head.at is None else head.at) if at is None else at
+        moment = moment if np.isfinite(moment) else 0.0
+        if moment < side.greatest_at:  # a behaviour that the store's clock does not know of
+            return self._read_anew(connection, user_id, item_ids, moment, head, "past")
+        vectors = self._interest_vectors(connection, side)
+        with self._lock:
+            places = self._known.places(connection, item_ids, head.catalogue)
+            samples = self._samples(side, head.profile, places, vectors, moment)
+            if self._texts is not None:
+                recipe = self.artifact.config.model.recipe
+                samples = with_bank(samples, recipe, partial(self._texts, connection))
+            values = self._values(side, samples) if len(item_ids) else np.empty(0)
+            self._weigh(user_id)
+            return LiveScores(
+                values=values,
+                unknown_user=side.size == 0 and head.profile is None,
+                unknown_item=self._known.unknown(places),
+                at=moment,
+                newest=side.newest,
+                newest_at=side.last_at if side.size else None,
+                held=held,
+            )
+
+    def _side(self, connection: Connection, user_id: str, head: Head) -> tuple[UserSide, bool]:
+        """The user's side up to date, and whether it was held. A user's side is made by one thread at a time."""
+        with self._lock:
+            if head.forgets > self._forgets:
+                self._outdated["forget"] += len(self._sides) if self._forgets >= 0 else 0
+                for user in list(self._sides):
+                    self._drop(user)
+                self._forgets = head.forgets
+            own = self._building.setdefault(user_id, threading.Lock())
+        try:
+            with own:
+                return self._brought_up(connection, user_id, head)
+        finally:
+            with self._lock:
+                if not own.locked():
+                    self._building.pop(user_id, None)
+
+    def _brought_up(self, connection: Connection, user_id: str, head: Head) -> tuple[UserSide, bool]:
+        with self._lock:
+            side = self._sides.get(user_id)
+            reason = None if side is None else self._wrong(connection, side, head)
+            if reason:
+                self._outdated[reason] += 1
+                self._drop(user_id)
+                side = None
+            held = side is not None
+            self._counted["hits"] += held
+            self._counted["built"] += not held
+        side = side or UserSide(user_id, self._width, catalogue=head.catalogue)
+        if side.newest >= head.newest:
+            return side, held
+        copy = dataclasses.replace(side)  # a reading that breaks off leaves the held side as it was
+        copy.embedded = side.embedded
+        for log in read_after(connection, user_id, side.newest):
+            with self._lock:
+                items = self._known.places(connection, log.items, head.catalogue, keep=True)
+                copy.read_on(self.artifact.spec, self._reading, self._known, log, items)
+                self._counted["read"] += log.size
+        with self._lock:
+            # what was read while a user was forgotten or an item changed serves this request alone
+            if head.forgets == self._forgets and not copy.outdated(self._known):
+                self._sides[user_id] = copy
+        return copy, held
+
+    def _wrong(self, connection: Connection, side: UserSide, head: Head) -> str | None:
+        """Why a held side cannot be carried on."""
+        if head.newest < side.newest:
+            return "behind"  # a store that was put back, or a replica that lags
+        if side.catalogue < head.catalogue:
+            self._known.check(connection, side.items, head.catalogue)
+            if side.outdated(self._known):
+                return "catalogue"
+            side.catalogue = head.catalogue
+        return None
+
+    def _interest_vectors(self, connection: Connection, side: UserSide) -> InterestVectors | None:
+        spec = self.artifact.spec
+        if not spec.partitions:
+            return None
+        return read_newest_vectors(
+            connection, side.user_id, before=side.newest + 1, most=spec.partitions,
+            generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder,
+        )  # fmt: skip
+
+    def _samples(
+        self, side: UserSide, profile: User | None, places: Array, vectors: InterestVectors | None, at: float
+    ) -> Samples:
+        """The candidates as samples: a log of the behaviours that are read one by one, counts from the sums."""
+        spec, known, many = self.artifact.spec, self._known, len(places)
+        recent = side.recent or empty_recent(spec, side.user_id)
+        size, own = recent.log.size, len(recent.places)
+        table = known.table(np.concatenate([recent.places, places]))
+        impressions = Impressions(
+            user=np.zeros(many, np.int32),
+            item=(own + np.arange(many)).astype(np.int32),
+            at=np.full(many, at),
+            seq=np.full(many, side.newest + 1),
+            first=np.zeros(many, np.int64),
+            stop=np.full(many, size),
+        )
+        statistics = self.artifact.statistics.take(known.number[places])
+        counts = count_columns(side.sums(known.categories[places]), statistics, impressions.at, spec.scale)
+        counts -= np.array(spec.dense_mean, np.float32)
+        counts /= np.array(spec.dense_std, np.float32)
+        ids = [*recent.log.items, *(known.ids[place] for place in places)] if self._texts is not None else []
+        return Samples(
+            spec=spec,
+            impressions=impressions,
+            events=recent.events,
+            items=table,
+            profiles=profile_table(spec, [side.user_id], {} if profile is None else {side.user_id: profile}),
+            dense=counts,
+            interest_vectors=vectors,
+            named=Named(recent.log, ids, known.catalogue),
+        )
+
+    @torch.no_grad()
+    def _values(self, side: UserSide, samples: Samples) -> Array:
+        model, every = self.artifact.model, np.arange(len(samples))
+        if self._states is None:
+            return predict(model, samples, every)
+        lifelong = None
+        if isinstance(self._states, UserStates) and self._reading.lifelong:
+            lifelong = pooled(torch.from_numpy(side.embedded)[None], torch.from_numpy(side.embedded_counts)[None])
+        out, names = np.empty(len(samples)), [side.user_id]
+        for part in model.collator.score_batches(samples, every):
+            if isinstance(self._states, UserStates):
+                logits = self._states.score(samples, part, names, lifelong)
+            else:
+                logits = self._states.score(samples, part, names)
+            out[part.rows] = torch.sigmoid(logits.double()).numpy()
+        return out
+
+    def _read_anew(
+        self, connection: Connection, user_id: str, item_ids: Sequence[str], at: float | None, head: Head, why: str
+    ) -> LiveScores:
+        """By the log as a whole; item statistics are of the moment where it is in the past."""
+        newest = -1
+        last_at = None
+        for log in read_after(connection, user_id, -1):
+            seen = log.at <= at if at is not None else np.ones(log.size, bool)
+            if seen.any():
+                newest, last_at = int(log.seq[seen][-1]), float(log.at[seen][-1])
+        greatest = -np.inf if head.at is None else head.at
+        moment = at if at is not None else max(greatest, last_at or 0.0)
+        scorer = Scorer(self.artifact, as_of_request=why == "past")
+        with self._lock:
+            self._full_reads[why] += 1
+        found = scorer.scores(connection, [(user_id, item) for item in item_ids], moment)
+        return LiveScores(
+            values=found.values,
+            unknown_user=bool(found.unknown_user.any()),
+            unknown_item=found.unknown_item,
+            at=moment,
+            newest=newest,
+            newest_at=last_at,
+            held=False,
+        )
+
+    def _weigh(self, user_id: str) -> None:
+        """Count what is held of a user; let those go that were not asked for for longest, above the limit."""
+        side = self._sides.get(user_id)
+        if side is None:
+            if self._states is not None:
+                self._states.drop(user_id)
+            return
+        self._sides.move_to_end(user_id)
+        size = side.nbytes + (0 if self._states is None else self._states.nbytes(user_id))
+        self._held_bytes += size - self._bytes.get(user_id, 0)
+        self._bytes[user_id] = size
+        while self._held_bytes > self._limit and self._sides:
+            self._drop(next(iter(self._sides)))
+            self._counted["evicted"] += 1
+
+    def _drop(self, user_id: str) -> None:
+        self._sides.pop(user_id, None)
+        self._held_bytes -= self._bytes.pop(user_id, 0)
+        if self._states is not None:
+            self._states.drop(user_id)
+
+
+def unsupported(artifact: Artifact) -> str | None:
+    """The part of an artifact that a side does not carry, so that logs are read whole; None: there is none."""
+    if artifact.spec.dense != NAMES or artifact.spec.layout != LAYOUT:
+        return "features"
+    if not isinstance(artifact.model, Din | Srp4Ctr | Bahe):
+        return artifact.config.kind
+    return None
+
+
+@torch.no_grad()
+def _embed(model: Srp4Ctr, table: ItemTable) -> Array:
+    items = Items(tensor(table.row), tensor(table.categories), tensor(table.attributes))
+    return np.asarray(model.encoder.items(items).numpy())

@@ -1,0 +1,168 @@
+"""Untrained artifacts of every model over a small store, and what may happen to that store between two requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from sqlalchemy import Connection, Engine, delete, func, select, update
+
+from fusion.encoders.recipe import Recipe
+from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
+from fusion.features.log import Log
+from fusion.features.samples import fit_samples
+from fusion.features.spec import FeatureSpec
+from fusion.models.din import DinConfig
+from fusion.models.protocol import ModelConfig
+from fusion.models.registry import build, kind_of
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.models.srp4ctr.model import Srp4CtrConfig
+from fusion.tables import vectors
+from fusion.training.artifact import Artifact, ArtifactConfig
+from fusion.training.train import TrainConfig
+from interest.store.sql import insert_new, item_row, upsert, user_row, writing
+from interest.store.tables import behaviors, items, partitions, users
+from interest.types import Item, User
+from streams.store import counters
+from streams.store.users import user_tables
+from tests.support.bahe_world import config_of, shaken
+from tests.support.ctr_world import TASKS, catalogue, fill, interest_vectors_of, profiles, random_rows
+
+USERS, ITEMS, HISTORY = 6, 30, 6
+CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Western")
+WIDTH = 16
+
+
+def world(store: Engine) -> Log:
+    """A store of six users with 3 to 120 behaviours each, some on items that the catalogue lacks."""
+    sizes = (3, 4, 20, 60, 75, 120)
+    rows = [row for row in random_rows(2, USERS, ITEMS, 120)]
+    kept = [row for n in range(USERS) for row in [r for r in rows if r[0] == n][: sizes[n]]]
+    return fill(store, kept, USERS, ITEMS, interests=True)
+
+
+def spec_of(log: Log) -> FeatureSpec:
+    every, train = np.arange(log.size), np.arange(log.size) % 7 != 3
+    spec = fit_samples(
+        log, every, train, catalogue(ITEMS), profiles(USERS),
+        tasks=TASKS, history=HISTORY, min_history=1, interest_vectors=interest_vectors_of(log), partitions=3,
+    ).spec  # fmt: skip
+    return msgspec.structs.replace(spec, prompt_version="p1", encoder="e1")
+
+
+def configs(llm: Path, recipe: Recipe) -> dict[str, ModelConfig]:
+    encoder = FgBertConfig(positions=HISTORY + 4, width=16, dropout=0.0)
+    srp4ctr = Srp4CtrConfig(encoder=encoder, pack=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, interest=True)
+    return {
+        "din": DinConfig(width=8, attention=8, hidden=(16,), dropout=0.0, interest=True),
+        "srp4ctr": srp4ctr,
+        "bahe": config_of(llm, recipe, sequences=("recent", "liked", "disliked"), interest=True),
+    }
+
+
+def artifact_of(log: Log, spec: FeatureSpec, config: ModelConfig) -> Artifact:
+    """A model with weights of some size, so that no law holds because everything is zero."""
+    torch.manual_seed(0)
+    model = build(spec, config)
+    shaken(model)  # type: ignore[arg-type]
+    model.eval()
+    own: ArtifactConfig[Any] = ArtifactConfig(
+        kind=kind_of(config).name, model=config, training=TrainConfig(), split="global", versions={}
+    )
+    history = ItemHistory(log, event_columns(log, spec.label.labels(log), spec.scale)).snapshot()
+    number = {item: i for i, item in enumerate(log.items)}
+    rows = np.array([number[item] for item in spec.items])
+    statistics = ItemStatistics(history.total[rows], history.recent[rows], history.first_at[rows])
+    return Artifact("a" * 16, model, spec, statistics, own, {})
+
+
+def newest_of(connection: Connection, user_id: str) -> int:
+    seq = connection.scalar(select(func.max(behaviors.c.seq)).where(behaviors.c.user_id == user_id))
+    return -1 if seq is None else seq
+
+
+def append(engine: Engine, user_id: str, rows: list[tuple[str, float, float | None, str | None]]) -> None:
+    """Behaviours (item, at, value, scene) as ingest appends them, whatever their times."""
+    with writing(engine) as connection:
+        first = newest_of(connection, user_id) + 1
+        insert_new(
+            connection,
+            behaviors,
+            [
+                {
+                    "user_id": user_id, "seq": first + i, "item_id": item, "action": "rate",
+                    "at": at, "value": value, "scene": scene,
+                }
+                for i, (item, at, value, scene) in enumerate(rows)
+            ],
+        )  # fmt: skip
+
+
+def forget(engine: Engine, user_id: str) -> None:
+    with writing(engine) as connection:
+        counters.increment(connection, counters.FORGETS)
+        for table in user_tables():
+            connection.execute(delete(table).where(table.c.user_id == user_id))
+
+
+def change_item(engine: Engine, item_id: str, category: str | None, year: str) -> None:
+    """Another category, title and year, or the item's removal."""
+    with writing(engine) as connection:
+        if category is None:
+            connection.execute(delete(items).where(items.c.item_id == item_id))
+        else:
+            changed = Item(
+                item_id=item_id, title=f"{category} {year}", categories=(category,), attributes={"release_year": year}
+            )
+            upsert(connection, items, [item_row(changed)])
+        counters.increment(connection, counters.ITEMS)
+
+
+def change_profile(engine: Engine, user_id: str, gender: str) -> None:
+    with writing(engine) as connection:
+        upsert(connection, users, [user_row(User(user_id=user_id, attributes={"gender": gender}))])
+
+
+def close_partition(engine: Engine, user_id: str, seed: int) -> None:
+    """A partition over what is open, with random vectors."""
+    rng = np.random.default_rng(seed)
+    with writing(engine) as connection:
+        newest = newest_of(connection, user_id)
+        own = (partitions.c.user_id == user_id, partitions.c.generation == 0)
+        index, last = connection.execute(
+            select(func.max(partitions.c.index), func.max(partitions.c.last_seq)).where(*own)
+        ).one()
+        index, last = (-1, -1) if index is None else (index, last)
+        if newest <= last:
+            return
+        closed = connection.scalar(
+            select(func.max(behaviors.c.at)).where(behaviors.c.user_id == user_id, behaviors.c.seq > last)
+        )
+        key = {"user_id": user_id, "generation": 0, "index": index + 1}
+        header = {"first_seq": last + 1, "last_seq": newest, "opened_at": closed, "closed_at": closed}
+        insert_new(connection, partitions, [key | header | {"reason": "count"}])
+        _vectors(connection, key, rng)
+
+
+def rewrite_interest(engine: Engine, user_id: str, seed: int) -> None:
+    """Other vectors for the newest partition."""
+    with writing(engine) as connection:
+        index = connection.scalar(select(func.max(vectors.c.index)).where(vectors.c.user_id == user_id))
+        if index is not None:
+            key = {"user_id": user_id, "generation": 0, "index": index}
+            _vectors(connection, key, np.random.default_rng(seed))
+
+
+def _vectors(connection: Connection, key: dict[str, Any], rng: np.random.Generator) -> None:
+    made = rng.normal(size=(2, WIDTH)).astype(np.float16)
+    texts = {"summary": made[0].tobytes(), "shift": made[1].tobytes()}
+    upsert(connection, vectors, [key | {"prompt_version": "p1", "encoder": "e1"} | texts])
+
+
+def touch(engine: Engine, user_id: str) -> None:
+    """Nothing changes."""
+    with writing(engine) as connection:
+        connection.execute(update(behaviors).where(behaviors.c.user_id == user_id).values(scene=behaviors.c.scene))
