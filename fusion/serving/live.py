@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -143,6 +144,7 @@ class LiveScorer:
         Time: the behaviours since the last request are read, nothing else of the log. A user's first request reads it
         once. Raises InputError or ArtifactError where a text of BAHE has to be computed and its LLM is not there.
         """
+        asked = time.monotonic()
         head = self._read_head(connection, user_id)
         with self._lock:
             self._counted["requests"] += 1
@@ -150,7 +152,7 @@ class LiveScorer:
             return self._read_anew(connection, user_id, item_ids, at, head, self._unsupported)
         if at is not None and head.at is not None and at < head.at:
             return self._read_anew(connection, user_id, item_ids, at, head, "past")
-        side, held = self._side(connection, user_id, head)
+        side, held = self._side(connection, user_id, head, asked)
         moment = max(side.greatest_at, -np.inf if head.at is None else head.at) if at is None else at
         moment = moment if np.isfinite(moment) else 0.0
         if moment < side.greatest_at:  # a behaviour that the store's clock does not know of
@@ -174,27 +176,28 @@ class LiveScorer:
                 held=held,
             )
 
-    def _side(self, connection: Connection, user_id: str, head: Head) -> tuple[UserSide, bool]:
+    def _side(self, connection: Connection, user_id: str, head: Head, asked: float) -> tuple[UserSide, bool]:
         """The user's side up to date, and whether it was held. A user's side is made by one thread at a time."""
         with self._lock:
             if head.forgets > self._forgets:
-                self._outdated["forget"] += len(self._sides) if self._forgets >= 0 else 0
+                if self._sides:
+                    self._outdated["forget"] += len(self._sides)
                 for user in list(self._sides):
                     self._drop(user)
                 self._forgets = head.forgets
             own = self._building.setdefault(user_id, threading.Lock())
         try:
             with own:
-                return self._brought_up(connection, user_id, head)
+                return self._brought_up(connection, user_id, head, asked)
         finally:
             with self._lock:
                 if not own.locked():
                     self._building.pop(user_id, None)
 
-    def _brought_up(self, connection: Connection, user_id: str, head: Head) -> tuple[UserSide, bool]:
+    def _brought_up(self, connection: Connection, user_id: str, head: Head, asked: float) -> tuple[UserSide, bool]:
         with self._lock:
             side = self._sides.get(user_id)
-            reason = None if side is None else self._wrong(connection, side, head)
+            reason = None if side is None else self._wrong(connection, side, head, asked)
             if reason:
                 self._outdated[reason] += 1
                 self._drop(user_id)
@@ -215,13 +218,14 @@ class LiveScorer:
         with self._lock:
             # what was read while a user was forgotten or an item changed serves this request alone
             if head.forgets == self._forgets and not copy.outdated(self._known):
+                copy.read_at = time.monotonic()
                 self._sides[user_id] = copy
         return copy, held
 
-    def _wrong(self, connection: Connection, side: UserSide, head: Head) -> str | None:
+    def _wrong(self, connection: Connection, side: UserSide, head: Head, asked: float) -> str | None:
         """Why a held side cannot be carried on."""
-        if head.newest < side.newest:
-            return "behind"  # a store that was put back, or a replica that lags
+        if head.newest < side.newest and asked > side.read_at:  # else another thread has read on meanwhile
+            return "behind"  # a store that was put back
         if side.catalogue < head.catalogue:
             self._known.check(connection, side.items, head.catalogue)
             if side.outdated(self._known):

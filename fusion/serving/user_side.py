@@ -68,6 +68,7 @@ class UserSide:
     embedded: Array = field(init=False)  # (2, d): sums of item embeddings, of positives and of others
     embedded_counts: Array = field(default_factory=lambda: np.zeros(2))
     recent: Recent | None = None
+    read_at: float = 0.0  # by the monotonic clock: a look at the store that is older may know less
 
     def __post_init__(self) -> None:
         self.embedded = np.zeros((2, self.width))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
@@ -24,6 +28,7 @@ from tests.support.ctr_world import DAY
 from tests.support.tiny_llm import save_llm
 
 CLOSE = 1e-5
+WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # which would take minutes
 NOW = 230 * DAY  # after everything in the log
 OFFERED = [f"i{n}" for n in range(live.ITEMS)] + ["never seen"]
 
@@ -94,15 +99,15 @@ def compare(engine: Engine, artifact: Artifact, scorer: LiveScorer, user_id: str
     np.testing.assert_array_equal(found.unknown_item, anew.unknown_item)
 
 
-@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe"])
+@pytest.mark.parametrize(("kind", "examples"), [("din", 4), ("srp4ctr", 5), ("bahe", 2)])
 def test_a_side_carried_forward_scores_as_one_built_anew(
-    folder: Path, artifacts: dict[str, Artifact], kind: str
+    folder: Path, artifacts: dict[str, Artifact], kind: str, examples: int
 ) -> None:
     """After every step of any history of the store, with any memory: late behaviours, catalogue, forgets, restarts."""
     artifact = artifacts[kind]
 
-    @given(st.lists(event, min_size=1, max_size=12), st.data())
-    @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(event, min_size=1, max_size=8), st.data())
+    @settings(max_examples=examples, phases=WITHOUT_SHRINKING, suppress_health_check=[HealthCheck.too_slow])
     def holds(events: list[tuple[object, ...]], data: st.DataObject) -> None:
         shutil.copy(folder / "template.db", folder / f"{kind}.db")
         engine = open_store(f"sqlite:///{folder / f'{kind}.db'}")
@@ -123,3 +128,81 @@ def test_a_side_carried_forward_scores_as_one_built_anew(
                 file.unlink()
 
     holds()
+
+
+@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe"])
+def test_what_was_read_once_is_not_read_again(engine: Engine, artifacts: dict[str, Artifact], kind: str) -> None:
+    scorer = LiveScorer(artifacts[kind], read_head)
+    compare(engine, artifacts[kind], scorer, "u5")
+    assert scorer.counts().read == 120
+    compare(engine, artifacts[kind], scorer, "u5")
+    live.append(engine, "u5", [("i3", 5 * DAY, 5.0, None), ("i4", 229 * DAY, 1.0, None)])
+    compare(engine, artifacts[kind], scorer, "u5")
+    counted = scorer.counts()
+    assert (counted.requests, counted.hits, counted.built, counted.read) == (3, 2, 1, 122)
+    assert counted.full_reads == {}
+
+
+def test_what_was_said_of_a_side_that_changed(engine: Engine, artifacts: dict[str, Artifact]) -> None:
+    artifact = artifacts["srp4ctr"]
+    scorer = LiveScorer(artifact, read_head)
+    compare(engine, artifact, scorer, "u5")
+    live.change_item(engine, "i2", "Western", "1996")  # one that this user knows
+    compare(engine, artifact, scorer, "u5")
+    assert scorer.counts().outdated == {"catalogue": 1}
+    live.change_item(engine, "a new item", "Western", "1996")
+    compare(engine, artifact, scorer, "u5")
+    assert scorer.counts().outdated == {"catalogue": 1}
+    live.forget(engine, "u4")
+    compare(engine, artifact, scorer, "u5")
+    assert scorer.counts().outdated == {"catalogue": 1, "forget": 1}
+    assert scorer.counts().built == 3
+
+
+def test_memory_is_bounded_and_what_is_let_go_is_counted(engine: Engine, artifacts: dict[str, Artifact]) -> None:
+    scorer = LiveScorer(artifacts["srp4ctr"], read_head, memory_mb=0)
+    for user_id in ("u5", "u4", "u5"):
+        compare(engine, artifacts["srp4ctr"], scorer, user_id)
+    counted = scorer.counts()
+    assert (counted.users, counted.bytes, counted.evicted, counted.hits) == (0, 0, 3, 0)
+
+
+@pytest.mark.parametrize("kind", ["din", "srp4ctr"])
+def test_a_moment_in_the_past_and_parts_that_a_side_lacks_are_read_anew(
+    engine: Engine, artifacts: dict[str, Artifact], kind: str
+) -> None:
+    artifact = artifacts[kind]
+    scorer = LiveScorer(artifact, read_head)
+    with engine.connect() as connection:
+        past = scorer.score(connection, "u5", OFFERED, 100 * DAY)
+        pairs = [("u5", item) for item in OFFERED]
+        anew = Scorer(artifact, as_of_request=True).scores(connection, pairs, 100 * DAY)
+        np.testing.assert_array_equal(past.values, anew.values)
+        assert scorer.counts().full_reads == {"past": 1}
+        newer = dataclasses.replace(artifact, spec=msgspec.structs.replace(artifact.spec, layout=99))
+        other = LiveScorer(newer, read_head)
+        found = other.score(connection, "u5", OFFERED, NOW)
+        np.testing.assert_allclose(found.values, scorer.score(connection, "u5", OFFERED, NOW).values, atol=CLOSE)
+        assert other.counts().full_reads == {"features": 1}
+
+
+def test_many_threads_on_one_user_while_behaviours_come_in(engine: Engine, artifacts: dict[str, Artifact]) -> None:
+    """Every answer knows at least what was committed before it was asked for, and the last is that of a full read."""
+    artifact = artifacts["srp4ctr"]
+    scorer = LiveScorer(artifact, read_head)
+    committed = [119]
+
+    def ask(number: int) -> bool:
+        if number % 5 == 0:
+            with lock:
+                live.append(engine, "u5", [(f"i{number % 30}", 229 * DAY, 4.0, None)])
+                committed[0] += 1
+        before = committed[0]
+        with engine.connect() as connection:
+            return scorer.score(connection, "u5", OFFERED, NOW).newest >= before
+
+    lock = threading.Lock()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(40)))
+    compare(engine, artifact, scorer, "u5")
+    assert scorer.counts().outdated == {}

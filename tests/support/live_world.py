@@ -39,7 +39,7 @@ WIDTH = 16
 def world(store: Engine) -> Log:
     """A store of six users with 3 to 120 behaviours each, some on items that the catalogue lacks."""
     sizes = (3, 4, 20, 60, 75, 120)
-    rows = [row for row in random_rows(2, USERS, ITEMS, 120)]
+    rows = random_rows(2, USERS, ITEMS, 120)
     kept = [row for n in range(USERS) for row in [r for r in rows if r[0] == n][: sizes[n]]]
     return fill(store, kept, USERS, ITEMS, interests=True)
 
