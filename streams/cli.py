@@ -25,6 +25,7 @@ from streams.commands.learn import learn
 from streams.commands.pretrain import pretrain
 from streams.commands.replay import replay
 from streams.commands.score import score
+from streams.commands.serve import serve
 from streams.commands.settings import settings
 from streams.commands.stats import stats
 from streams.commands.subscribe import subscribe
@@ -50,6 +51,7 @@ app.command()(lag)
 app.command()(learn)
 app.command()(replay)
 app.command()(score)
+app.command()(serve)
 app.command()(settings)
 app.command()(stats)
 app.command()(subscribe)

@@ -19,6 +19,7 @@ EXAMPLES = {
     "pretrain fgbert": "interestream pretrain fgbert --out runs/fgbert",
     "replay": "interestream replay ratings.csv --items movies.csv --map value=rating",
     "score": "interestream score runs/din --user 405 --items 50 --items 100",
+    "serve": "interestream serve --artifact runs/din --workers 2",
     "settings": "interestream settings --config interestream.toml",
     "stats": "interestream stats --json",
     "subscribe": "interestream subscribe --topic latest --from beginning --no-follow",

@@ -191,11 +191,15 @@ def _refuse_options_of_the_agent(context: typer.Context) -> None:
 
 
 def _load_catalogue(engine: Engine, sources: Sources) -> None:
+    from interest.store.sql import writing
     from streams.files.catalogue import load_items, load_users
+    from streams.store import counters
 
     if sources.items:
         with sources.rejects(sources.items.path) as rejects:
             count = load_items(engine, sources.items, rejects)
+        with writing(engine) as connection:
+            counters.increment(connection, counters.ITEMS)
         print(f"{count:,} items from {sources.items.path.name}{set_aside(rejects)}")
     if sources.users:
         with sources.rejects(sources.users.path) as rejects:

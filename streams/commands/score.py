@@ -25,7 +25,9 @@ DAY = 86_400.0
 
 
 def score(
-    artifact: Annotated[Path, typer.Argument(help="The folder that `interestream train` wrote.")],
+    artifact: Annotated[
+        Path | None, typer.Argument(help="The folder that `interestream train` wrote.", show_default=False)
+    ] = None,
     store: Store = None,
     pairs: Annotated[
         Path | None, typer.Option(help="A CSV or .parquet file with the columns user_id and item_id; may be large.")
@@ -58,6 +60,13 @@ def score(
             "training.",
         ),
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask a running `interestream serve` instead, such as http://127.0.0.1:8090: one user's items, by its "
+            "artifact. Its key is read from the environment variable SERVE_KEY."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Score items for users: the probability of a positive, given what the store knows of the user.
@@ -69,6 +78,13 @@ def score(
     if (pairs is None) == (user is None) or (user is None) != (not items and items_file is None):
         raise InputError("say what to score: either --pairs FILE, or --user U with --items I (or --items-file FILE)")
     past = None if at is None else event_time("--at", at)
+    if url is not None:
+        if artifact is not None or user is None or llm is not None or out is not None or store is not None:
+            raise InputError("--url scores one user's items by the service's artifact and store: give --user and items")
+        _ask(url, user, _listed(items or [], items_file), past, json=json)
+        return
+    if artifact is None:
+        raise InputError("give the folder of an artifact, or --url of a running service")
     from fusion.features.log import newest_time
     from fusion.models.registry import KINDS
     from fusion.serving.pair_files import open_pairs, read_item_ids
@@ -99,6 +115,35 @@ def score(
             for block in file.blocks():
                 for page in score_pairs(scorer, connection, block, moment, advance=advance):
                     write(page)
+
+
+def _listed(given: Sequence[str], file: Path | None) -> list[str]:
+    """Item ids without a catalogue to look at."""
+    from fusion.serving.pair_files import json_list, read_item_ids
+
+    ids = [] if file is None else read_item_ids(file)
+    alone = json_list(given[0]) if len(given) == 1 else None
+    return [*ids, *(given if alone is None else alone)]
+
+
+def _ask(url: str, user: str, ids: list[str], at: float | None, *, json: bool) -> None:
+    """Scores by a running service, the best first."""
+    import os
+
+    import msgspec
+
+    from streams.client import Client
+
+    with Client(url, os.environ.get("SERVE_KEY")) as client:
+        found = client.score(user, ids, top=len(ids) or None, at=at)
+    for one in found.scores:
+        if json:
+            told = msgspec.to_builtins(one) | {"user_id": user, "unknown_user": found.unknown_user}
+            print(msgspec.json.encode(told).decode())
+        else:
+            marks = (("unknown user", found.unknown_user), ("unknown item", one.unknown_item))
+            marked = ", ".join(mark for mark, holds in marks if holds)
+            print(f"{user}\t{one.item_id}\t{one.score:.4f}\t\t{marked}".rstrip())
 
 
 def _named_items(connection: Connection, model: Artifact, given: Sequence[str]) -> list[str]:

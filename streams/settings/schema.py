@@ -102,6 +102,23 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log: Literal["json", "text"] = "text"
 
 
+class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The scoring service, `interestream serve`."""
+
+    host: str = "127.0.0.1"  # any other needs access keys
+    port: Port = 8090
+    artifact: str | None = None  # a folder; none: the one that is active in the store
+    writes: Literal["store", "kafka"] = "store"  # fold what is written here, or hand it to the workers by Kafka
+    keys: Secret | None = None  # lines of a key file, with ; between them
+    keys_file: str | None = None  # is read again when it changes
+    memory_mb: Count = 256  # of each process, for users' sides: 5 to 300 kB each, by the model
+    threads: Count = 4  # of each process, for scores
+    concurrent: Count = 64  # requests that a process answers at once; more are told to come again
+    body_mb: Annotated[float, Meta(gt=0, le=1024)] = 8.0  # of one request
+    poll_s: Seconds = 5.0  # how often a new active artifact is looked for
+    drain_s: Seconds = 8.0  # between SIGTERM and the end
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: str = DEFAULT_STORE
     cache: str | None = None
@@ -112,3 +129,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bank: BankSettings = BankSettings()
     items: ItemSettings = ItemSettings()
     agent: AgentSettings = AgentSettings()
+    serve: ServeSettings = ServeSettings()

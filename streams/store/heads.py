@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
 from fusion.serving.live import Head
 from interest.store.tables import behaviors, users
@@ -24,7 +24,7 @@ def read_head(connection: Connection, user_id: str) -> Head:
     )
 
 
-_USER = bindparam("user")
+_USER: BindParameter[str] = bindparam("user")
 _HEAD = select(
     select(func.max(behaviors.c.seq)).where(behaviors.c.user_id == _USER).scalar_subquery(),
     select(users.c.attributes).where(users.c.user_id == _USER).scalar_subquery(),

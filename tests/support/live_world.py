@@ -14,7 +14,7 @@ from fusion.encoders.recipe import Recipe
 from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
 from fusion.features.log import Log
 from fusion.features.samples import fit_samples
-from fusion.features.spec import FeatureSpec
+from fusion.features.spec import Column, FeatureSpec
 from fusion.models.din import DinConfig
 from fusion.models.protocol import ModelConfig
 from fusion.models.registry import build, kind_of
@@ -27,9 +27,10 @@ from interest.store.sql import insert_new, item_row, upsert, user_row, writing
 from interest.store.tables import behaviors, items, partitions, users
 from interest.types import Item, User
 from streams.store import counters
+from streams.store.tables import offsets
 from streams.store.users import user_tables
 from tests.support.bahe_world import config_of, shaken
-from tests.support.ctr_world import TASKS, catalogue, fill, interest_vectors_of, profiles, random_rows
+from tests.support.ctr_world import DAY, TASKS, catalogue, fill, interest_vectors_of, profiles, random_rows
 
 USERS, ITEMS, HISTORY = 6, 30, 6
 CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Western")
@@ -41,6 +42,9 @@ def world(store: Engine) -> Log:
     sizes = (3, 4, 20, 60, 75, 120)
     rows = random_rows(2, USERS, ITEMS, 120)
     kept = [row for n in range(USERS) for row in [r for r in rows if r[0] == n][: sizes[n]]]
+    with writing(store) as connection:
+        progress = {"offset": 1, "watermark": 229 * DAY, "accepted": 1, "late": 0, "duplicates": 0, "rejected": 0}
+        insert_new(connection, offsets, [{"source": "log:a", "partition": 0} | progress])
     return fill(store, kept, USERS, ITEMS, interests=True)
 
 
@@ -50,15 +54,18 @@ def spec_of(log: Log) -> FeatureSpec:
         log, every, train, catalogue(ITEMS), profiles(USERS),
         tasks=TASKS, history=HISTORY, min_history=1, interest_vectors=interest_vectors_of(log), partitions=3,
     ).spec  # fmt: skip
-    return msgspec.structs.replace(spec, prompt_version="p1", encoder="e1")
+    gender = (Column("gender", ("F", "M")),)
+    return msgspec.structs.replace(spec, prompt_version="p1", encoder="e1", user_columns=gender)
+
+
+ENCODER = FgBertConfig(positions=HISTORY + 4, width=16, dropout=0.0)
+SRP4CTR = Srp4CtrConfig(encoder=ENCODER, pack=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, interest=True)
 
 
 def configs(llm: Path, recipe: Recipe) -> dict[str, ModelConfig]:
-    encoder = FgBertConfig(positions=HISTORY + 4, width=16, dropout=0.0)
-    srp4ctr = Srp4CtrConfig(encoder=encoder, pack=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, interest=True)
     return {
         "din": DinConfig(width=8, attention=8, hidden=(16,), dropout=0.0, interest=True),
-        "srp4ctr": srp4ctr,
+        "srp4ctr": SRP4CTR,
         "bahe": config_of(llm, recipe, sequences=("recent", "liked", "disliked"), interest=True),
     }
 

@@ -1,0 +1,345 @@
+"""Python client of the scoring service, for calling it plainly or with asyncio; the words are the command line's.
+
+    with Client("http://127.0.0.1:8090", key="ist_...") as client:
+        for one in client.score("405", ["50", "100"], top=10).scores: ...
+
+What is safe to repeat is tried again where the service is busy or away: everything but behaviours without an event_id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from interest.errors import InterestreamError
+from interest.types import Behavior
+
+T = TypeVar("T")
+ATTEMPTS = 4
+WAIT_S = 0.2  # before the second attempt; doubled each time, where the service does not name a time
+LONGEST_S = 5.0
+BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+
+
+class ServiceError(InterestreamError):
+    """The service has refused, or does not answer. `status` 0: it does not answer."""
+
+    def __init__(self, status: int, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.field = status, field
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    item_id: str
+    score: float  # probability of a positive
+    unknown_item: bool = False
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one user's items, in the order asked for; with `top`, best first."""
+
+    user_id: str
+    artifact: str
+    scores: list[Score]
+    unknown_user: bool
+    at: float
+    newest_seq: int
+    newest_at: float | None
+    held: bool
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    index: int
+    reason: str
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True):
+    accepted: int
+    duplicates: int
+    refused: list[Refused]
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first; `next` asks for the following page, None: this was the last."""
+
+    items: list[dict[str, Any]]
+    next: int | None
+
+
+class Representation(msgspec.Struct, frozen=True, kw_only=True):
+    user_id: str
+    artifact: str
+    index: int
+    vector: list[float]
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    answers: list[Scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request, and what its answer is."""
+
+    kind: type[T]
+    method: str
+    path: str
+    body: Any = None
+    query: Mapping[str, Any] | None = None
+    repeatable: bool = True
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        content = None if self.body is None else msgspec.json.encode(self.body)
+        query = {name: value for name, value in (self.query or {}).items() if value is not None}
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        return client.build_request(self.method, self.path, params=query, content=content, headers=headers)
+
+    def decode(self, response: httpx.Response) -> T:
+        """Raises ServiceError for an answer that is a problem."""
+        if response.is_success:
+            return msgspec.json.decode(response.content or b"null", type=self.kind)
+        try:
+            problem = msgspec.json.decode(response.content, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            problem = {}
+        detail = problem.get("detail") or f"the service answered {response.status_code} to {self.method} {self.path}"
+        raise ServiceError(response.status_code, str(detail), problem.get("field"))
+
+    def waits(self) -> Iterator[float]:
+        """Seconds before each further attempt."""
+        if self.repeatable:
+            yield from (WAIT_S * 2**n for n in range(ATTEMPTS - 1))
+
+
+def _named(response: httpx.Response, otherwise: float) -> float:
+    given = response.headers.get("retry-after", "")
+    return min(float(given), LONGEST_S) if given.isdigit() else otherwise
+
+
+def _away(client: httpx.Client | httpx.AsyncClient, error: httpx.HTTPError) -> ServiceError:
+    return ServiceError(0, f"no service answers at {client.base_url} ({type(error).__name__}: {error})")
+
+
+def _options(url: str, key: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return {"base_url": url, "headers": headers, "timeout": TIMEOUT} | dict(options)
+
+
+# --- what can be asked for, once for both clients ------------------------------------------------------------------
+
+
+def score(user_id: str, item_ids: Sequence[str], *, top: int | None, at: float | None) -> Call[Scores]:
+    return Call(Scores, "POST", "/v1/score", _score(user_id, item_ids, top, at))
+
+
+def score_batch(pairs: Mapping[str, Sequence[str]], *, top: int | None, at: float | None) -> Call[_Batch]:
+    requests = [_score(user_id, item_ids, top, at) for user_id, item_ids in pairs.items()]
+    return Call(_Batch, "POST", "/v1/score/batch", {"requests": requests})
+
+
+def _score(user_id: str, item_ids: Sequence[str], top: int | None, at: float | None) -> dict[str, Any]:
+    asked: dict[str, Any] = {"user_id": user_id, "item_ids": list(item_ids)}
+    return asked | {name: value for name, value in (("top", top), ("at", at)) if value is not None}
+
+
+def write(behaviors: Sequence[Behavior]) -> Call[Written]:
+    safe = all(one.event_id is not None for one in behaviors)
+    return Call(Written, "POST", "/v1/behaviors", list(behaviors), repeatable=safe)
+
+
+def page(user_id: str, what: str, limit: int | None, before: int | None) -> Call[Page]:
+    return Call(Page, "GET", f"{_user(user_id)}/{what}", query={"limit": limit, "before": before})
+
+
+def representation(user_id: str) -> Call[Representation]:
+    return Call(Representation, "GET", f"{_user(user_id)}/representation")
+
+
+def put_item(item_id: str, title: str, categories: Sequence[str], attributes: Mapping[str, str] | None) -> Call[None]:
+    body = {"title": title, "categories": list(categories), "attributes": dict(attributes or {})}
+    return Call(type(None), "PUT", f"/v1/items/{quote(item_id, safe='')}", body)
+
+
+def put_user(user_id: str, attributes: Mapping[str, str]) -> Call[None]:
+    return Call(type(None), "PUT", _user(user_id), {"attributes": dict(attributes)})
+
+
+def forget(user_id: str) -> Call[dict[str, int]]:
+    return Call(dict[str, int], "DELETE", _user(user_id), repeatable=False)
+
+
+def artifacts() -> Call[dict[str, Any]]:
+    return Call(dict[str, Any], "GET", "/v1/artifacts")
+
+
+def stats() -> Call[dict[str, Any]]:
+    return Call(dict[str, Any], "GET", "/v1/stats")
+
+
+def _user(user_id: str) -> str:
+    return f"/v1/users/{quote(user_id, safe='')}"
+
+
+class Client:
+    """Calls that wait. Every method raises ServiceError."""
+
+    def __init__(self, url: str, key: str | None = None, **options: Any) -> None:
+        """options: further ones of httpx.Client, such as `timeout` or `transport`."""
+        self._http = httpx.Client(**_options(url, key, options))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def run(self, call: Call[T]) -> T:
+        """Ask, again where that is safe and the service is busy or away."""
+        waits = call.waits()
+        while True:
+            wait = next(waits, None)
+            try:
+                response = self._http.send(call.request(self._http))
+            except httpx.TransportError as error:
+                if wait is None:
+                    raise _away(self._http, error) from error
+            else:
+                if wait is None or response.status_code not in BUSY:
+                    return call.decode(response)
+                wait = _named(response, wait)
+            time.sleep(wait)
+
+    def score(
+        self, user_id: str, item_ids: Sequence[str], *, top: int | None = None, at: float | None = None
+    ) -> Scores:
+        return self.run(score(user_id, item_ids, top=top, at=at))
+
+    def score_batch(
+        self, pairs: Mapping[str, Sequence[str]], *, top: int | None = None, at: float | None = None
+    ) -> list[Scores]:
+        """Items by user."""
+        return self.run(score_batch(pairs, top=top, at=at)).answers
+
+    def write(self, behaviors: Sequence[Behavior]) -> Written:
+        """Returns once they are durable."""
+        return self.run(write(behaviors))
+
+    def interests(self, user_id: str, *, limit: int | None = None, before: int | None = None) -> Page:
+        return self.run(page(user_id, "interests", limit, before))
+
+    def behaviors(self, user_id: str, *, limit: int | None = None, before: int | None = None) -> Page:
+        return self.run(page(user_id, "behaviors", limit, before))
+
+    def representation(self, user_id: str) -> Representation:
+        return self.run(representation(user_id))
+
+    def put_item(
+        self,
+        item_id: str,
+        *,
+        title: str = "",
+        categories: Sequence[str] = (),
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
+        self.run(put_item(item_id, title, categories, attributes))
+
+    def put_user(self, user_id: str, attributes: Mapping[str, str]) -> None:
+        self.run(put_user(user_id, attributes))
+
+    def forget(self, user_id: str) -> dict[str, int]:
+        """Rows deleted, by table."""
+        return self.run(forget(user_id))
+
+    def artifacts(self) -> dict[str, Any]:
+        return self.run(artifacts())
+
+    def stats(self) -> dict[str, Any]:
+        return self.run(stats())
+
+
+class AsyncClient:
+    """The same with asyncio. Every method raises ServiceError."""
+
+    def __init__(self, url: str, key: str | None = None, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**_options(url, key, options))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def run(self, call: Call[T]) -> T:
+        """See `Client.run`."""
+        waits = call.waits()
+        while True:
+            wait = next(waits, None)
+            try:
+                response = await self._http.send(call.request(self._http))
+            except httpx.TransportError as error:
+                if wait is None:
+                    raise _away(self._http, error) from error
+            else:
+                if wait is None or response.status_code not in BUSY:
+                    return call.decode(response)
+                wait = _named(response, wait)
+            await asyncio.sleep(wait)
+
+    async def score(
+        self, user_id: str, item_ids: Sequence[str], *, top: int | None = None, at: float | None = None
+    ) -> Scores:
+        return await self.run(score(user_id, item_ids, top=top, at=at))
+
+    async def score_batch(
+        self, pairs: Mapping[str, Sequence[str]], *, top: int | None = None, at: float | None = None
+    ) -> list[Scores]:
+        return (await self.run(score_batch(pairs, top=top, at=at))).answers
+
+    async def write(self, behaviors: Sequence[Behavior]) -> Written:
+        return await self.run(write(behaviors))
+
+    async def interests(self, user_id: str, *, limit: int | None = None, before: int | None = None) -> Page:
+        return await self.run(page(user_id, "interests", limit, before))
+
+    async def behaviors(self, user_id: str, *, limit: int | None = None, before: int | None = None) -> Page:
+        return await self.run(page(user_id, "behaviors", limit, before))
+
+    async def representation(self, user_id: str) -> Representation:
+        return await self.run(representation(user_id))
+
+    async def put_item(
+        self,
+        item_id: str,
+        *,
+        title: str = "",
+        categories: Sequence[str] = (),
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
+        await self.run(put_item(item_id, title, categories, attributes))
+
+    async def put_user(self, user_id: str, attributes: Mapping[str, str]) -> None:
+        await self.run(put_user(user_id, attributes))
+
+    async def forget(self, user_id: str) -> dict[str, int]:
+        return await self.run(forget(user_id))
+
+    async def artifacts(self) -> dict[str, Any]:
+        return await self.run(artifacts())
+
+    async def stats(self) -> dict[str, Any]:
+        return await self.run(stats())

@@ -1,0 +1,90 @@
+"""`interestream serve`: scores, interests and behaviours over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interest.errors import InputError
+from streams.commands.options import Store
+
+if TYPE_CHECKING:
+    from streams.settings.schema import Settings
+
+
+def serve(
+    artifact: Annotated[
+        Path | None,
+        typer.Option(help="The folder that `interestream train` wrote. Default: the one that is active in the store."),
+    ] = None,
+    store: Store = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Without access keys: loopback only.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
+    workers: Annotated[int, typer.Option(help="Processes that answer.", min=1)] = 1,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file of settings; the environment overrides it. Default: INTERESTREAM_CONFIG."),
+    ] = None,
+    new_key: Annotated[
+        str | None, typer.Option("--new-key", metavar="NAME", help="Make an access key, print it, and end.")
+    ] = None,
+    scopes: Annotated[str, typer.Option(help="Of the new key: read, write, admin, with commas.")] = "read",
+) -> None:
+    """Serve scores, interests and behaviours over HTTP until stopped; /docs describes the requests.
+
+    Settings are the INTERESTREAM_SERVE_* variables that `interestream settings` lists. A user is scored in
+    milliseconds however long the past: the first request reads it once. SIGTERM answers what is in flight, then ends.
+    """
+    if new_key is not None:
+        _print_key(new_key, scopes)
+        return
+    import importlib.util
+
+    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
+        raise InputError("serve needs FastAPI and uvicorn; install them: pip install 'interestream[serve]'")
+    import os
+    import sys
+
+    from streams.settings.load import load_settings
+
+    given = {
+        "INTERESTREAM_CONFIG": config and str(config.absolute()),
+        "INTERESTREAM_STORE": store,
+        "INTERESTREAM_SERVE_ARTIFACT": artifact and str(artifact.absolute()),
+        "INTERESTREAM_SERVE_HOST": host,
+        "INTERESTREAM_SERVE_PORT": None if port is None else str(port),
+    }
+    # every process reads its settings from the environment
+    os.environ.update({name: value for name, value in given.items() if value})
+    settings = load_settings()
+    _check(settings, artifact)
+    from streams.service.server import check_address
+    from streams.service.server import serve as run
+
+    warning = check_address(settings)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    print(f"listening on http://{settings.serve.host}:{settings.serve.port}/docs", file=sys.stderr, flush=True)
+    run(settings, workers)
+
+
+def _check(settings: Settings, artifact: Path | None) -> None:
+    """What would fail in every process is said once, before any is started."""
+    from fusion.training.artifact import load_artifact
+    from streams.store.engine import open_store
+
+    open_store(settings.store).dispose()
+    if artifact is not None:
+        load_artifact(artifact)
+
+
+def _print_key(name: str, scopes: str) -> None:
+    import sys
+
+    from streams.service.access import new_key
+
+    token, line = new_key(name, scopes)
+    print(token)
+    print(f"the key is shown this once. Its line for the key file:\n{line}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The scoring service: scores, interests and behaviours over HTTP."""

@@ -1,0 +1,88 @@
+"""The bodies of requests and answers, as the OpenAPI document shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_CANDIDATES = 10_000
+MOST_USERS = 1_000
+Id = Annotated[str, Field(min_length=1, max_length=1024)]
+Time = Annotated[
+    float | None,
+    Field(
+        ge=0, lt=4_102_444_800, description="Event time, UTC seconds; the past is read anew, without a promise of speed"
+    ),
+]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ScoreRequest(Strict):
+    user_id: Id
+    item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_CANDIDATES)]
+    top: Annotated[int | None, Field(ge=1, description="Only the best so many, best first")] = None
+    at: Time = None
+
+
+class BatchRequest(Strict):
+    requests: Annotated[list[ScoreRequest], Field(min_length=1, max_length=MOST_USERS)]
+
+
+class Score(BaseModel):
+    item_id: str
+    score: Annotated[float, Field(description="Probability of a positive")]
+    unknown_item: Annotated[bool, Field(description="Neither the artifact nor the catalogue has it")] = False
+
+
+class ScoreAnswer(BaseModel):
+    user_id: str
+    artifact: str
+    scores: Annotated[list[Score], Field(description="In the order asked for; with `top`, best first")]
+    unknown_user: Annotated[bool, Field(description="Neither behaviours nor a profile are in the store")]
+    at: Annotated[float, Field(description="The event time scored at")]
+    newest_seq: Annotated[int, Field(description="Sequence number of the newest behaviour known; -1: none")]
+    newest_at: float | None
+    held: Annotated[bool, Field(description="Whether the user's side was in memory")]
+
+
+class BatchAnswer(BaseModel):
+    answers: list[ScoreAnswer]
+
+
+class Refused(BaseModel):
+    index: int
+    reason: str
+
+
+class WriteAnswer(BaseModel):
+    accepted: int
+    duplicates: Annotated[int, Field(description="Dropped as repeats; always 0 on Kafka, where the workers find them")]
+    refused: Annotated[list[Refused], Field(description="Rows that are not behaviours, by their index in the request")]
+
+
+class ItemBody(Strict):
+    title: str = ""
+    categories: list[str] = []
+    attributes: dict[str, str] = {}
+
+
+class UserBody(Strict):
+    attributes: dict[str, str] = {}
+
+
+class Page(BaseModel):
+    """Newest first. `next` is the cursor of the following page; none: this was the last."""
+
+    items: list[dict[str, Any]]
+    next: int | None
+
+
+class Representation(BaseModel):
+    user_id: str
+    artifact: str
+    index: Annotated[int, Field(description="The newest partition it has seen")]
+    vector: list[float]
