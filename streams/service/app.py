@@ -167,26 +167,26 @@ def _told(asked: models.ScoreRequest, artifact: str, found: LiveScores) -> dict[
 def _reads(app: FastAPI, service: Service) -> None:
     read = [_allowed(service, "read")]
 
-    @app.get("/v1/users/{user_id}/interests", dependencies=read)
+    @app.get("/v1/users/{user_id:path}/interests", dependencies=read)
     def interests(user_id: str, limit: Limit = 20, before: Before = None) -> models.Page:
         """A user's interests, newest first: summary, shift, source, and the behaviours behind each summary."""
         with service.engine.connect() as connection:
             return reads.interests_page(connection, user_id, limit, before)
 
-    @app.get("/v1/users/{user_id}/representation", dependencies=read)
+    @app.get("/v1/users/{user_id:path}/representation", dependencies=read)
     def representation(user_id: str) -> models.Representation:
         """A user's newest vector."""
         artifact = service.scoring.artifact
         with service.engine.connect() as connection:
             return reads.representation(connection, user_id, None if artifact is None else artifact.id)
 
-    @app.get("/v1/users/{user_id}/behaviors", dependencies=read)
+    @app.get("/v1/users/{user_id:path}/behaviors", dependencies=read)
     def behaviors(user_id: str, limit: Limit = 50, before: Before = None) -> models.Page:
         """A user's behaviours, newest first."""
         with service.engine.connect() as connection:
             return reads.behaviors_page(connection, user_id, limit, before)
 
-    @app.get("/v1/users/{user_id}/updates", dependencies=read, response_class=StreamingResponse)
+    @app.get("/v1/users/{user_id:path}/updates", dependencies=read, response_class=StreamingResponse)
     async def user_updates(user_id: str) -> StreamingResponse:
         """Server-sent events from now on: behavior, partition, interest, representation; `ready` comes first."""
 
@@ -225,21 +225,21 @@ def _writes(app: FastAPI, service: Service) -> None:
         told = {**msgspec.to_builtins(done), "refused": msgspec.to_builtins(rows.refused)}
         return Response(msgspec.json.encode(told), media_type="application/json")
 
-    @app.put("/v1/items/{item_id}", status_code=204, dependencies=write)
+    @app.put("/v1/items/{item_id:path}", status_code=204, dependencies=write)
     async def put_item(item_id: models.Id, body: models.ItemBody) -> None:
         """Insert or replace an item of the catalogue."""
         found = Item(item_id=item_id, title=body.title, categories=tuple(body.categories), attributes=body.attributes)
         _check_text(msgspec.to_builtins(found))
         await writer.catalogue({item_id: found}, {})
 
-    @app.put("/v1/users/{user_id}", status_code=204, dependencies=write)
+    @app.put("/v1/users/{user_id:path}", status_code=204, dependencies=write)
     async def put_user(user_id: models.Id, body: models.UserBody) -> None:
         """Insert or replace a user's profile."""
         found = User(user_id=user_id, attributes=body.attributes)
         _check_text(msgspec.to_builtins(found))
         await writer.catalogue({}, {user_id: found})
 
-    @app.delete("/v1/users/{user_id}", dependencies=[_allowed(service, "admin")])
+    @app.delete("/v1/users/{user_id:path}", dependencies=[_allowed(service, "admin")])
     async def delete_user(user_id: models.Id) -> dict[str, int]:
         """Forget a user: every row of every table, and on Kafka tombstones and dead letters. Rows deleted by table."""
         await asyncio.to_thread(_require, service.engine, user_id)
