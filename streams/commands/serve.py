@@ -68,6 +68,9 @@ def serve(
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     print(f"listening on http://{settings.serve.host}:{settings.serve.port}/docs", file=sys.stderr, flush=True)
     run(settings, workers)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # all is written and closed; with torch loaded the interpreter's own end takes many seconds
 
 
 def _check(settings: Settings, artifact: Path | None) -> None:
