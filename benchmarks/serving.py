@@ -1,6 +1,6 @@
 """Claim: one process on one core scores 1,000 candidates in milliseconds over HTTP, however long the user's past.
 
-    python benchmarks/serving.py [--quick] [--models srp4ctr,din] [--store URL] [--save benchmarks/results/serving.json]
+    python benchmarks/serving.py [--quick] [--models srp4ctr,din] [--store URL] [--save FILE]
 
 Fills a store (SQLite in a temporary folder, or an empty one that is named) with a user of 50,000 behaviours, one of 50
 and forty of 100, starts `interestream serve` with an untrained model at history 50, pinned to one core, and asks it

@@ -99,14 +99,14 @@ def compare(engine: Engine, artifact: Artifact, scorer: LiveScorer, user_id: str
     np.testing.assert_array_equal(found.unknown_item, anew.unknown_item)
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("din", 4), ("srp4ctr", 5), ("bahe", 2)])
+@pytest.mark.parametrize(("kind", "examples"), [("din", 3), ("srp4ctr", 3), ("bahe", 2)])
 def test_a_side_carried_forward_scores_as_one_built_anew(
     folder: Path, artifacts: dict[str, Artifact], kind: str, examples: int
 ) -> None:
     """After every step of any history of the store, with any memory: late behaviours, catalogue, forgets, restarts."""
     artifact = artifacts[kind]
 
-    @given(st.lists(event, min_size=1, max_size=8), st.data())
+    @given(st.lists(event, min_size=1, max_size=6), st.data())
     @settings(max_examples=examples, phases=WITHOUT_SHRINKING, suppress_health_check=[HealthCheck.too_slow])
     def holds(events: list[tuple[object, ...]], data: st.DataObject) -> None:
         shutil.copy(folder / "template.db", folder / f"{kind}.db")
