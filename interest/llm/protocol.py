@@ -1,7 +1,8 @@
 """The protocol of every language model: an async callable from one request to one reply.
 
-Implementations: `interest.llm.local` (a transformers model in this process), `interest.llm.http` (a server that
-speaks the OpenAI protocol, such as vLLM), `interest.llm.scripted` (tests). All raise `Unavailable` and `Refused`
+Implementations: `interest.llm.local` and `interest.llm.int8` (a model in this process, by transformers or
+in int8 by CTranslate2), `interest.llm.http` (a server that speaks the OpenAI protocol, such as vLLM),
+`interest.llm.scripted` (tests). All raise `Unavailable` and `Refused`
 (interest.errors).
 """
 

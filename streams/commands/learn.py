@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.commands.options import Store
+from streams.commands.options import LlmBackend, Store
 from streams.resolve.llm import nouns
 from streams.settings.load import store_url
 
@@ -52,6 +52,7 @@ def learn(
         bool,
         typer.Option("--system-role/--no-system-role", help="Without: for a server's model that takes no system role."),
     ] = True,
+    llm_backend: LlmBackend = None,
 ) -> None:
     """Write a summary and a shift for every closed partition without one.
 
@@ -66,7 +67,7 @@ def learn(
 
     engine = open_store(store_url(store), create=False)
     style = Style(noun=nouns(noun))
-    with open_llm(llm, model=llm_model, batch=batch, system_role=system_role) as opened:
+    with open_llm(llm, model=llm_model, batch=batch, system_role=system_role, backend=llm_backend) as opened:
         plan = Plan(
             prompt_version=prompt_version or opened.prompt_version,
             chained=chained,

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from interest.errors import InputError
+from streams.settings.schema import Backend
 
 Store = Annotated[
     str | None,
@@ -19,6 +20,13 @@ Store = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text to read.")]
+LlmBackend = Annotated[
+    Backend | None,
+    typer.Option(
+        help="What runs a checkpoint in this process: int8 (CTranslate2), transformers, or auto, int8 if it is there.",
+        show_default="INTERESTREAM_LLM_BACKEND, else auto",
+    ),
+]
 T = TypeVar("T")
 DAY = 86_400.0
 LATEST = 4_102_444_800.0  # 2100-01-01

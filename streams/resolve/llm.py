@@ -7,6 +7,7 @@ Decides nothing about what is asked of it (`interest.write.prompts`). Used by `i
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from interest.errors import InputError
 from interest.llm.protocol import Complete
-from streams.settings.load import default_llm
-from streams.settings.schema import LlmSettings
+from streams.settings.load import default_llm, load_settings
+from streams.settings.schema import Backend, LlmSettings
 
 if TYPE_CHECKING:
     from interest.llm.http import HttpModel
+    from interest.llm.int8 import Int8Model
+    from interest.llm.local import LocalModel
     from interest.write.backlog import Plan
 
 STATISTICS = "statistics"  # the option's value that asks for plain sentences from the counts
@@ -36,7 +39,12 @@ class OpenLlm:
 
 @contextmanager
 def open_llm(
-    option: str | None = None, *, model: str | None = None, batch: int = 32, system_role: bool = True
+    option: str | None = None,
+    *,
+    model: str | None = None,
+    batch: int = 32,
+    system_role: bool = True,
+    backend: Backend | None = None,
 ) -> Iterator[OpenLlm]:
     """The LLM that `--llm` names: "statistics", an http(s) URL of an OpenAI-compatible server, or a checkpoint's
     folder.
@@ -46,9 +54,10 @@ def open_llm(
         model: the model's name on a server; needed with a URL.
         batch: requests decoded together, in process.
         system_role: false for a server whose model takes no system message.
+        backend: what decodes a checkpoint's folder in this process; None: the setting INTERESTREAM_LLM_BACKEND.
 
     Raises:
-        InputError: no model there, or a server without a model name.
+        InputError: no model there, a server without a model name, or a backend that is not installed.
     """
     if option == STATISTICS:
         yield OpenLlm(None, STATISTICS, "plain-1")
@@ -67,10 +76,28 @@ def open_llm(
             raise InputError(
                 f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm"
             )
-        from interest.llm.local import LocalModel
-
-        local = LocalModel(folder, batch=batch)
+        local = _in_process(folder, batch, backend or load_settings().llm.backend)
         yield OpenLlm(local, local.name, "plain-1")
+
+
+def _in_process(folder: Path, batch: int, backend: Backend) -> LocalModel | Int8Model:
+    """The model in `folder`: in int8 where that is wanted, or can be had; else as transformers loads it."""
+    from interest.llm.int8 import Int8Model, installed
+    from interest.llm.local import LocalModel
+    from streams.fetch.int8 import int8_weights
+
+    if backend == "int8" or (backend == "auto" and installed()):
+        try:
+            return Int8Model(folder, int8_weights(folder, say=_say), batch=batch)
+        except InputError as error:
+            if backend == "int8":
+                raise
+            _say(f"{error}; transformers runs it instead")
+    return LocalModel(folder, batch=batch)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def nouns(text: str) -> tuple[str, str]:

@@ -1,4 +1,5 @@
-"""What every language model behind the seam must do: the fake, the in-process SmolLM2, a server over HTTP, and vLLM."""
+"""What every language model behind the seam must do: the fake, SmolLM2 in this process by
+transformers and in int8, a server over HTTP, and vLLM."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ import pytest
 
 from interest.errors import Refused
 from interest.llm.http import HttpModel
+from interest.llm.int8 import Int8Model
 from interest.llm.local import LocalModel
 from interest.llm.protocol import Complete, Message, Reply, Request
 from interest.llm.scripted import Scripted
+from streams.fetch.int8 import int8_weights
 from tests.support.chat_server import ChatServer
 
 QUESTION = (Message("system", "You write plain English."), Message("user", "Name three colours in one short sentence."))
@@ -31,6 +34,11 @@ def smollm(llm_folder: Path) -> LocalModel:
     return LocalModel(llm_folder, batch=4, dtype="float32")  # where bfloat16 is quicker, a batch rounds choices apart
 
 
+@pytest.fixture(scope="session")
+def int8(llm_folder: Path) -> Int8Model:
+    return Int8Model(llm_folder, int8_weights(llm_folder, say=print), batch=4)
+
+
 def _continued(asked: Request) -> str:
     return f"{asked.opening} red, green and blue."
 
@@ -40,6 +48,7 @@ def _continued(asked: Request) -> str:
         "scripted",
         "http",
         pytest.param("smollm", marks=pytest.mark.model),
+        pytest.param("int8", marks=pytest.mark.model),
         pytest.param("http-smollm", marks=pytest.mark.model),
         pytest.param("vllm", marks=pytest.mark.vllm),
     ]
@@ -48,8 +57,8 @@ def complete(request: pytest.FixtureRequest) -> Iterator[Complete]:
     """Each implementation; the HTTP one against a real server on a socket, with scripted answers and with SmolLM2's."""
     if request.param == "scripted":
         yield Scripted(_continued)
-    elif request.param == "smollm":
-        yield request.getfixturevalue("smollm")
+    elif request.param in ("smollm", "int8"):
+        yield request.getfixturevalue(request.param)
     elif request.param == "vllm":
         server = request.getfixturevalue("vllm")
         yield HttpModel(server.url, model=server.name, key=server.key)
@@ -108,12 +117,30 @@ def test_a_batch_changes_no_answer(smollm: LocalModel) -> None:
 
 
 @pytest.mark.model
-def test_the_token_limit_is_told(smollm: LocalModel) -> None:
-    (reply,) = ask(smollm, request(max_tokens=2))
-    assert (reply.finish_reason, reply.completion_tokens) == ("length", 2)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_the_token_limit_is_told(smollm: LocalModel, int8: Int8Model, temperature: float) -> None:
+    for model in (smollm, int8):
+        (reply,) = ask(model, request(max_tokens=2, temperature=temperature))
+        assert (reply.finish_reason, reply.completion_tokens) == ("length", 2)
 
 
 @pytest.mark.model
-def test_a_prompt_longer_than_the_context_is_refused(smollm: LocalModel) -> None:
-    with pytest.raises(Refused, match="context"):
-        ask(smollm, request(messages=(Message("user", "red " * 9000),)))
+def test_a_prompt_longer_than_the_context_is_refused(smollm: LocalModel, int8: Int8Model) -> None:
+    for model in (smollm, int8):
+        with pytest.raises(Refused, match="context"):
+            ask(model, request(messages=(Message("user", "red " * 9000),)))
+
+
+@pytest.mark.model
+def test_a_sampled_answer_of_int8_is_another_one_whatever_it_is_asked_beside(int8: Int8Model) -> None:
+    greedy, sampled = request(), request(temperature=0.8, seed=3)
+    alone = [ask(int8, one)[0].text for one in (greedy, sampled)]
+    assert alone[0] != alone[1]
+    assert [reply.text for reply in ask(int8, greedy, sampled)] == alone
+
+
+@pytest.mark.model
+def test_int8_names_itself(smollm: LocalModel, int8: Int8Model) -> None:
+    """Answers and texts are stored under the name: those of the two are different ones."""
+    assert int8.name.endswith(":int8")
+    assert smollm.name.rpartition(":")[0] == int8.name.rpartition(":")[0]
