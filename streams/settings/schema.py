@@ -60,7 +60,7 @@ class LlmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     window: Count = 256  # partitions in flight at once: enough that 64 calls are always in flight
     timeout_s: Seconds = 120.0  # of one call
     system_role: bool = True  # false: the model takes no system message, so it stands in front of the user's
-    backend: Backend = "auto"  # of an LLM in the process of `learn` and `replay`; auto: int8 where it can be had
+    backend: Backend = "transformers"  # of an LLM in the process of `learn` and `replay`; auto: int8 if it can be had
 
 
 class IngestSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
