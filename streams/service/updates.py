@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ SILENCE_S = 15.0  # after which a comment is sent, so that what lies between doe
 MOST = 1_000  # rows of one kind told at a time
 
 
-async def updates(engine: Engine, user_id: str, poll_s: float = POLL_S) -> AsyncIterator[bytes]:
+async def updates(engine: Engine, user_id: str, poll_s: float = POLL_S) -> AsyncGenerator[bytes, None]:
     """Events from now on, until the caller stops reading."""
     seen = await asyncio.to_thread(_look, engine, user_id)
     silent = 0.0

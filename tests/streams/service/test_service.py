@@ -24,6 +24,7 @@ from streams.client import AsyncClient, ServiceError
 from streams.service.access import Keys, new_key
 from streams.service.app import make_app
 from streams.service.server import check_address, make_service
+from streams.service.updates import updates
 from streams.settings.schema import Secret, ServeSettings, Settings
 from streams.store.engine import open_store
 from tests.support import live_world as live
@@ -273,5 +274,39 @@ def test_the_client_speaks_to_the_service(settings: Settings) -> None:
                 await client.interests("nobody")
             assert (caught.value.status, caught.value.field) == (404, "user_id")
         service.engine.dispose()
+
+    asyncio.run(run())
+
+
+def test_two_processes_on_one_store_score_alike_and_know_each_others_writes(settings: Settings) -> None:
+    async def run() -> None:
+        async with running(settings) as one, running(settings) as other:
+            for client in (one, other):
+                assert (await client.post("/v1/score", json=OFFERED)).status_code == 200
+            row = {"user_id": "u5", "item_id": "i3", "action": "rate", "at": 229 * DAY, "value": 1.0}
+            assert (await one.post("/v1/behaviors", json=row)).json()["accepted"] == 1
+            found = [(await client.post("/v1/score", json=OFFERED)).json() for client in (one, other)]
+            assert found[0] == found[1]
+            assert found[0]["newest_seq"] == 120
+
+    asyncio.run(run())
+
+
+def test_updates_tell_of_behaviours_and_partitions_as_they_come(settings: Settings) -> None:
+    async def run() -> None:
+        engine = open_store(settings.store)
+        told = updates(engine, "u5", poll_s=0.01)
+        assert (await anext(told)).startswith(b"event: ready")
+        live.append(engine, "u5", [("i3", 229 * DAY, 4.0, None)])
+        first = (await anext(told)).decode()
+        live.close_partition(engine, "u5", 0)
+        second = (await anext(told)).decode()
+        await told.aclose()
+        engine.dispose()
+        assert first.startswith("event: behavior\ndata: ")
+        assert '"item_id":"i3"' in first
+        assert '"seq":120' in first
+        assert second.startswith("event: partition\ndata: ")
+        assert '"last_seq":120' in second
 
     asyncio.run(run())
