@@ -59,7 +59,8 @@ def test_every_setting_can_be_set_by_the_variable_that_is_shown():
         "kafka.sasl_mechanism": "SCRAM-SHA-512", "llm.url": "https://h/v1", "llm.noun": "a,b", "ingest.gap": "3h",
         "llm.chained": "true", "agent.log": "json", "kafka.certificate_file": "c",
         "bank.pooling": "last", "bank.precision": "bfloat16", "ingest.dedupe": "row",
-        "kafka.isolation": "read_uncommitted", "llm.system_role": "false",
+        "kafka.isolation": "read_uncommitted", "llm.system_role": "false", "serve.writes": "kafka",
+        "llm.backend": "auto",
     }  # fmt: skip
     defaults = shown_settings(None, {})
     environ = {one.variable: values.get(one.name, "3") for one in defaults}
