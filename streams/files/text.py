@@ -15,10 +15,10 @@ import pyarrow as pa
 Column: TypeAlias = Any  # pa.Array, or a list of values
 Reasons = dict[int, str]  # row within the chunk -> why it cannot be used
 
-# How databases and data frames write "no value", as a whole cell.
+# How databases and data frames write "no value", as a whole cell. Not "none", which is an occupation in ML-100K.
 MISSING = frozenset(
-    ["", "NULL", "Null", "null", "(null)", "<null>", "\\N", "NaN", "nan", "NAN", "-nan", "None", "none", "NONE", "NA",
-     "N/A", "n/a", "#N/A", "<NA>", "NaT", "nil", "undefined"]
+    ["", "NULL", "Null", "null", "(null)", "<null>", "\\N", "NaN", "nan", "NAN", "-nan", "None", "NONE", "NA", "N/A",
+     "n/a", "#N/A", "<NA>", "NaT", "nil", "undefined"]
 )  # fmt: skip
 _ABSENT = frozenset([*MISSING, None])
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+\.0+")

@@ -204,6 +204,14 @@ def test_the_action_column_is_found(folder: Folder, name: str) -> None:
     assert folder.behaviors() == [("bob", "p1", "star", "2022-06-24 21:20:11", None)]
 
 
+def test_none_is_a_word_and_missing_values_are_left_out(folder: Folder) -> None:
+    """Nine people of ML-100K have the occupation "none"."""
+    users = folder.write("users.csv", "user_id,age,occupation\nu1,30,none\nu2,NULL,None\n")
+    folder.replay(folder.write("log.csv", LOG), "--users", users)
+    found = {user: json.loads(attributes) for user, attributes in folder.rows("select user_id, attributes from users")}
+    assert found == {"u1": {"age": "30", "occupation": "none"}, "u2": {}}
+
+
 def test_a_bad_row_of_the_catalogue_or_the_profiles_is_set_aside(folder: Folder) -> None:
     items = folder.write(
         "items.csv", "item_id,title,genres\n1,Amelie,Comedy\n2,Heat, the film,Crime\n3,Ran,War\nNULL,X,Y\n"
