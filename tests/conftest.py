@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from xdist.scheduler import LoadScopeScheduling
 
 from deploy.kafka.node import Node
-from deploy.vllm.server import Server
+from deploy.vllm.server import START_S, Server
 from streams.settings import load as settings
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
@@ -29,6 +29,7 @@ hypothesis_settings.load_profile("shared-cores")
 RUN = pytest.StashKey[Run]()
 FORKED = ("test_distributed.py", "test_two_processes_", "test_a_killed_run_", "test_a_killed_filler_")
 LONG = ("tests/faults/", "tests/contracts/test_vllm.py")
+VLLM_S = START_S + 600.0  # the first of its tests waits for the server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +44,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long tests come first, so that no process is left with one when the others have ended."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    for item in items:
+        if "vllm" in getattr(item, "fixturenames", ()) or "[vllm]" in item.nodeid:
+            item.add_marker(pytest.mark.timeout(VLLM_S))
 
 
 class _Together(LoadScopeScheduling):

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 VENV = ROOT / ".venv-vllm"
 NAME = "smollm2"  # what the served model is called: INTERESTREAM_LLM_MODEL
-START_S = 400.0  # 45 s on two cores once Python has compiled the packages, 75 s the first time; more when shared
+START_S = 1200.0  # 45 s on two cores once Python has compiled the packages, 75 s the first time; minutes when shared
 STOP_S = 20.0
 
 # Why each: README.md
