@@ -4,6 +4,7 @@ servers (Kafka, PostgreSQL, vLLM) that are started once in a run, when the first
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ from uuid import uuid4  # random is seeded by the test's name: tried again, it w
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from kafka.errors import KafkaError as ClientError
 from sqlalchemy import Engine, create_engine, make_url, text
 from xdist.scheduler import LoadScopeScheduling
 
 from deploy.kafka.node import Node
 from deploy.vllm.server import START_S, Server
+from streams.kafka.clients import KafkaError, admin
 from streams.settings import load as settings
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
@@ -146,9 +149,16 @@ def own_node(run: Run) -> Iterator[Node]:
 
 
 @pytest.fixture
-def kafka(kafka_node: Node) -> KafkaSettings:
-    """Settings for topics of the test's own on the shared broker; the test creates those it needs."""
-    return KafkaSettings(brokers=kafka_node.bootstrap, prefix=f"t{uuid4().hex[:12]}.", session_timeout_s=6.0)
+def kafka(kafka_node: Node) -> Iterator[KafkaSettings]:
+    """Settings for topics of the test's own on the shared broker; the test creates those it needs.
+
+    They are deleted in the end: with those of a whole run, some 50,000 Kafka partitions, the broker answers no more.
+    """
+    given = KafkaSettings(brokers=kafka_node.bootstrap, prefix=f"t{uuid4().hex[:12]}.", session_timeout_s=6.0)
+    yield given
+    with contextlib.suppress(KafkaError, ClientError), admin(given) as client:
+        if own := [name for name in client.list_topics() if name.startswith(given.prefix)]:
+            client.delete_topics(own)
 
 
 @pytest.fixture(scope="session")

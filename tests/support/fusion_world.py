@@ -37,7 +37,7 @@ from streams.store.tables import outbox
 from tests.support.ctr_world import log_of as ctr_log
 from tests.support.ctr_world import random_rows, spec_of
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 PARTITIONS = 2
 KINDS = ("war", "comedy", "film noir", "musical", "western", "science fiction", "romance")
 

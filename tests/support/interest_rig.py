@@ -48,7 +48,7 @@ from streams.ubsp.policy import Policy
 
 MODEL = "scripted"
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 90.0  # a slow machine is not a failing test
+PATIENCE_S = 240.0  # a slow machine is not a failing test
 KAFKA_PARTITIONS = 3
 
 
