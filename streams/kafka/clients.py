@@ -87,7 +87,7 @@ def admin(settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
 
     check_reachable(settings)
     try:
-        client = KafkaAdminClient(**python_options(settings), request_timeout_ms=20_000)
+        client = KafkaAdminClient(**python_options(settings), request_timeout_ms=30_000)
     except (ClientError, OSError) as error:
         raise unreachable(settings, error) from error
     try:
@@ -181,7 +181,7 @@ def python_options(settings: KafkaSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "bootstrap_servers": settings.brokers.replace(" ", "").split(","),
         "security_protocol": settings.security,
-        "bootstrap_timeout_ms": 10_000,  # a broker that is there answers in one; its default is 30
+        "bootstrap_timeout_ms": 30_000,  # a closed port is told at once: check_reachable
     }
     if settings.security.startswith("SASL"):
         options |= _sasl(settings)
