@@ -262,13 +262,10 @@ def test_parts_of_a_refresh() -> None:
     assert np.bincount(part + 1).tolist() == [200, 80, 10, 10]
 
 
-def test_texts_that_the_bank_lacks_are_kept_up_to_the_limit(
-    store: Engine, llm: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fusion.serving.bahe_cache.LIMIT", 3)
+def test_texts_that_the_bank_lacks_are_kept_up_to_the_limit(store: Engine, llm: Path, recipe: Recipe) -> None:
     names = [f"film {n}" for n in range(8)]
     direct = open_lower_layers(llm, recipe)(names).astype(np.float16)
-    stored = StoredTexts(recipe, llm, direct.shape[1])
+    stored = StoredTexts(recipe, llm, direct.shape[1], kept=3)
     with store.connect() as connection:
         for chosen in ([0, 1], [1, 2, 3, 4, 5, 6], [0, 7]):  # the second asks for more than is kept
             keys = recipe.keys([names[n] for n in chosen])
