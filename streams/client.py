@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -23,6 +23,7 @@ from interest.errors import InterestreamError
 from interest.types import Behavior
 
 T = TypeVar("T")
+Outcome: TypeAlias = httpx.Response | httpx.TransportError  # of one attempt
 ATTEMPTS = 4
 WAIT_S = 0.2  # before the second attempt; doubled each time, where the service does not name a time
 LONGEST_S = 5.0
@@ -119,14 +120,20 @@ class Call(Generic[T]):
         if self.repeatable:
             yield from (WAIT_S * 2**n for n in range(ATTEMPTS - 1))
 
+    def result(self, client: httpx.Client | httpx.AsyncClient, outcome: Outcome) -> T:
+        """What the last attempt's outcome is to the caller. Raises ServiceError."""
+        if isinstance(outcome, httpx.Response):
+            return self.decode(outcome)
+        cause = f"{type(outcome).__name__}: {outcome}"
+        raise ServiceError(0, f"no service answers at {client.base_url} ({cause})") from outcome
 
-def _named(response: httpx.Response, otherwise: float) -> float:
-    given = response.headers.get("retry-after", "")
-    return min(float(given), LONGEST_S) if given.isdigit() else otherwise
 
-
-def _away(client: httpx.Client | httpx.AsyncClient, error: httpx.HTTPError) -> ServiceError:
-    return ServiceError(0, f"no service answers at {client.base_url} ({type(error).__name__}: {error})")
+def _pause(outcome: Outcome, wait: float | None) -> float | None:
+    """Seconds until the next attempt, `wait` where the service names no time; None: the outcome stands."""
+    if wait is None or (isinstance(outcome, httpx.Response) and outcome.status_code not in BUSY):
+        return None
+    given = outcome.headers.get("retry-after", "") if isinstance(outcome, httpx.Response) else ""
+    return min(float(given), LONGEST_S) if given.isdigit() else wait
 
 
 def _options(url: str, key: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,17 +216,14 @@ class Client:
         """Ask, again where that is safe and the service is busy or away."""
         waits = call.waits()
         while True:
-            wait = next(waits, None)
+            outcome: Outcome
             try:
-                response = self._http.send(call.request(self._http))
+                outcome = self._http.send(call.request(self._http))
             except httpx.TransportError as error:
-                if wait is None:
-                    raise _away(self._http, error) from error
-            else:
-                if wait is None or response.status_code not in BUSY:
-                    return call.decode(response)
-                wait = _named(response, wait)
-            time.sleep(wait)
+                outcome = error
+            if (pause := _pause(outcome, next(waits, None))) is None:
+                return call.result(self._http, outcome)
+            time.sleep(pause)
 
     def score(
         self, user_id: str, item_ids: Sequence[str], *, top: int | None = None, at: float | None = None
@@ -288,17 +292,14 @@ class AsyncClient:
         """See `Client.run`."""
         waits = call.waits()
         while True:
-            wait = next(waits, None)
+            outcome: Outcome
             try:
-                response = await self._http.send(call.request(self._http))
+                outcome = await self._http.send(call.request(self._http))
             except httpx.TransportError as error:
-                if wait is None:
-                    raise _away(self._http, error) from error
-            else:
-                if wait is None or response.status_code not in BUSY:
-                    return call.decode(response)
-                wait = _named(response, wait)
-            await asyncio.sleep(wait)
+                outcome = error
+            if (pause := _pause(outcome, next(waits, None))) is None:
+                return call.result(self._http, outcome)
+            await asyncio.sleep(pause)
 
     async def score(
         self, user_id: str, item_ids: Sequence[str], *, top: int | None = None, at: float | None = None

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from fusion.bank.index import with_bank
 from fusion.features.counts import NAMES, count_columns
@@ -41,6 +41,7 @@ from fusion.serving.srp4ctr_cache import UserStates
 from fusion.serving.user_side import Reading, UserSide, empty_recent
 from fusion.training.artifact import Artifact
 from fusion.training.train import predict
+from interest.store.tables import behaviors
 from interest.types import User
 
 MEMORY_MB = 256  # of users' sides and encoded states: at 100 kB each some 2,500 users
@@ -295,12 +296,7 @@ class LiveScorer:
         self, connection: Connection, user_id: str, item_ids: Sequence[str], at: float | None, head: Head, why: str
     ) -> LiveScores:
         """By the log as a whole; item statistics are of the moment where it is in the past."""
-        newest = -1
-        last_at = None
-        for log in read_after(connection, user_id, -1):
-            seen = log.at <= at if at is not None else np.ones(log.size, bool)
-            if seen.any():
-                newest, last_at = int(log.seq[seen][-1]), float(log.at[seen][-1])
+        newest, last_at = _newest(connection, user_id, at)
         greatest = -np.inf if head.at is None else head.at
         moment = at if at is not None else max(greatest, last_at or 0.0)
         scorer = Scorer(self.artifact, as_of_request=why == "past")
@@ -337,6 +333,15 @@ class LiveScorer:
         self._held_bytes -= self._bytes.pop(user_id, 0)
         if self._states is not None:
             self._states.drop(user_id)
+
+
+def _newest(connection: Connection, user_id: str, at: float | None) -> tuple[int, float | None]:
+    """Sequence number and event time of a user's newest behaviour, of those not after `at`; -1, None: there is none."""
+    query = select(behaviors.c.seq, behaviors.c.at).where(behaviors.c.user_id == user_id)
+    if at is not None:
+        query = query.where(behaviors.c.at <= at)
+    found = connection.execute(query.order_by(behaviors.c.seq.desc()).limit(1)).first()
+    return (-1, None) if found is None else (int(found.seq), float(found.at))
 
 
 def unsupported(artifact: Artifact) -> str | None:

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from interest.errors import InputError
 
 SCOPES = ("read", "write", "admin")
 LOOK_S = 1.0  # between two looks at the file
 DIGEST = 64  # hexadecimal digits
+log = structlog.get_logger()
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -64,8 +66,9 @@ class Keys:
             stat = self._file.stat()
             if (stat.st_mtime_ns, stat.st_size) != self._stamp:
                 self._read()
-        except (OSError, InputError):
-            return  # half written, or being replaced: those in force stay until it can be read
+        except (OSError, InputError) as error:
+            # half written, or being replaced: those in force stay until it can be read
+            log.warning("the access keys stay as they were", reason=str(error))
 
     def _read(self) -> None:
         assert self._file is not None

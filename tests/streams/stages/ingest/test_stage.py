@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
 
 import msgspec
-import pytest
 
 from interest.store.sql import read_items, read_users, writing
-from interest.store.tables import behaviors, partitions
+from interest.store.tables import behaviors
 from interest.types import Item, User
-from streams.files.rows import BehaviorLog
 from streams.kafka.clients import MAX_DEAD, make_producer
 from streams.kafka.dead_letter import dead_letter, read_letter
-from streams.replay.embedded import replay
 from streams.stages.ingest.offsets import positions_of
 from streams.stages.ingest.sweeps import owner
 from streams.store import outbox as outbox_of
-from streams.store.engine import open_store
 from streams.store.forget import forget
 from streams.store.outbox import Announcement
 from streams.store.tables import outbox, source_of
 from streams.ubsp.ingest import Ingest, Move
-from streams.ubsp.policy import Policy, Span
+from streams.ubsp.policy import Policy
 from tests.support.stage_rig import (
     GOOD,
     announced,
-    behaviors_of,
     content,
     count,
     drained,
@@ -58,36 +52,6 @@ def value(context, name, **labels) -> float:
 def places(stage) -> list:
     assignment = stage._consumer.assignment
     return [] if assignment is None else [one for one in assignment.partitions if one.topic.endswith("behaviors")]
-
-
-@pytest.fixture
-def engine(url):
-    engine = open_store(url)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def log_file(sample_log, tmp_path_factory):
-    """A third of ML-100K's users with all that they did: 34,000 ratings. `make bench` streams the whole log."""
-    header, *rows = (sample_log / "ml-100k.inter").read_text().splitlines()
-    file = tmp_path_factory.mktemp("third") / "ml-100k.inter"
-    file.write_text("\n".join([header, *(row for row in rows if int(row.split("\t")[0]) % 3 == 0)]) + "\n")
-    return file
-
-
-@pytest.fixture(scope="session")
-def embedded(log_file, tmp_path_factory):
-    """What the embedded replay makes of the log."""
-    engine = open_store(f"sqlite:///{tmp_path_factory.mktemp('embedded') / 'store.db'}")
-    replayed = replay(engine, BehaviorLog(log_file, {}), Policy())
-    yield content(engine), replayed
-    engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def log(log_file):
-    return behaviors_of(log_file)
 
 
 @in_loop
@@ -303,42 +267,6 @@ async def test_items_and_users_are_there_before_the_first_behaviour(kafka, engin
     assert len(await letters(kafka, topics.users)) == 1
     (position, *_) = [one for one in positions_of(engine, source_of(topics.users)).values() if one.rejected]
     assert position.rejected == 1
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@in_loop
-async def test_a_drained_log_is_swept_as_the_embedded_replay_sweeps_it(kafka, engine, log_file, log, tmp_path, workers):
-    policy = {"count": 40, "gap": "1d", "span": "month"}
-    inner = open_store(f"sqlite:///{tmp_path / 'embedded.db'}")
-    replay(inner, BehaviorLog(log_file, {}), Policy(count=40, gap_s=86400.0, span=Span.MONTH))
-    wanted = content(inner)
-    inner.dispose()
-    topics = make_topics(kafka)
-    async with AsyncExitStack() as stack:
-        for _ in range(workers):
-            await stack.enter_async_context(running(make_context(engine, kafka, **policy, idle_s=1.0, batch=4000)))
-        await produce(kafka, topics.behaviors, map(message, log))
-        await drained(engine, kafka)
-        await until(lambda: count(engine, partitions) == len(wanted["partitions"]), "swept")
-    assert content(engine) == wanted
-    assert len(await announced(kafka)) == len(wanted["partitions"])
-    assert count(engine, outbox) == 0
-
-
-@in_loop
-async def test_users_that_only_the_store_knows_are_swept_too(kafka, engine):
-    """After a restart memory is empty: what was open then is closed by time all the same."""
-    topics = make_topics(kafka)
-    people = [msgspec.structs.replace(GOOD, user_id=f"u{number}") for number in range(50)]
-    async with running(make_context(engine, kafka, count=None, gap="1h")):
-        await produce(kafka, topics.behaviors, map(message, people))
-        await drained(engine, kafka)
-    assert count(engine, partitions) == 0
-    late = msgspec.structs.replace(GOOD, user_id="later", at=GOOD.at + 7200)
-    async with running(make_context(engine, kafka, count=None, gap="1h", idle_s=1.0)):
-        await produce(kafka, topics.behaviors, [message(late)])
-        await until(lambda: count(engine, partitions) == 50)
-    assert len(await announced(kafka)) == 50
 
 
 @in_loop
