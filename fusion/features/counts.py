@@ -115,8 +115,8 @@ class PastSums:
     fifty: Array  # (n, 4): the same over the last 50
     ten: Array  # (n, 4)
     squares: Array  # (n,): of the standardised values
-    first_at: Array  # (n,): event time of the oldest and of the newest; anything where there is no past
-    newest_at: Array  # (n,)
+    first_at: Array  # (n,): event time of the oldest; any number where the past is empty
+    newest_at: Array  # (n,): of the newest, likewise
     by_category: Array  # (n, C, 4): over the behaviours on items of the offered item's c-th category; 0 without one
     slots: Array  # (n,): categories of the offered item
 

@@ -49,11 +49,11 @@ def verdict(models: Sequence[Variant], figures: Resampled, costs: Costs | None) 
         named = (
             "no interest text" if base.control is None else "shuffled text" if base.control == "shuffled" else base.name
         )
-        price = "it cost no LLM calls" if costs is None else f"its {costs.tokens:,.0f} tokens per 1,000 behaviours"
         if costs is None:
-            worth = "that is told apart from noise" if gain.low > 0 else "that is not told apart from noise"
+            worth = f"that is {'' if gain.low > 0 else 'not '}told apart from noise"
         else:
-            worth = f"worth {price}" if gain.low > 0 else f"not worth {price}"
+            price = f"its {costs.tokens:,.0f} tokens per 1,000 behaviours"
+            worth = f"{'' if gain.low > 0 else 'not '}worth {price}"
         begins = "On this log the interest text adds"
         sentences.append(f"{begins} {_said(gain)} of AUC over {named}: {worth}")
         stronger = [

@@ -27,15 +27,9 @@ from interest.llm.protocol import Reply, Request
 from interest.llm.transformers import LOADING, load_whole
 
 BATCH = 32
-
 RECIPE = 1  # raised when the same checkpoint is to be converted otherwise
-
 NUCLEUS = 64  # tokens that a first one is drawn from, at most; it is far smaller with top_p
-
-AGREE = (
-    0.95  # correlation of a converted model's logits with the checkpoint's; SmolLM2's is .988, a wrong one's far less
-)
-
+AGREE = 0.95  # least correlation of a converted model's logits with the checkpoint's; SmolLM2's is .988
 _PROBE = (
     "The user rated 50 films, many of them dramas, comedies and thrillers, and gave dramas higher ratings than others."
 )

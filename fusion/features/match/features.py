@@ -87,12 +87,13 @@ def fit_match(
     """
     trained, number = np.unique(log.item[train], return_inverse=True)
     rows, feedback, fold = np.flatnonzero(train), feedback_of(log, rule), fold_of(log.users)
+    numbers = trained_numbers(log, train)
 
     def fitted(own: Array) -> Space:
         space = fit_space(log.user[rows[own]], number[own], feedback.value[rows[own]], text[trained])
         if "interests" in spec.parts and interests is not None:
-            events = _events(space, log, feedback, trained_numbers(log, train), text)
-            return _map_interests(space, log, rows[own], interests, *events)
+            events, place, _ = _events(space, log, feedback, numbers, text)
+            return _map_interests(space, log, rows[own], interests, events, place)
         return space
 
     folds = tuple(fitted(fold[log.user[rows]] != number_) for number_ in range(FOLDS))
@@ -172,7 +173,7 @@ def _events(space: Space, log: Log, feedback: Feedback, number: Array, text: Arr
 
 
 def _map_interests(
-    space: Space, log: Log, rows: Array, interests: InterestVectors, events: Events, place: Array, _bias: Array
+    space: Space, log: Log, rows: Array, interests: InterestVectors, events: Events, place: Array
 ) -> Space:
     """The space with partitions' texts mapped to the mean place of what was liked in them, on partitions in `rows`."""
     from scipy.sparse import coo_matrix
