@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
 import msgspec
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from interest.errors import InputError, StoreError
 from interest.types import Behavior, Item, User
 from streams.service.writers import BusyError, Verdicts, Writer
 
+log = structlog.get_logger()
 TIMEOUT_S = 60.0  # of one transaction, with those before it
 
 
@@ -64,6 +65,7 @@ async def _answered(work: object) -> Response:
     except InputError as error:
         return Response(str(error), 422)
     except Exception as error:
+        log.exception("the store did not take what was written")
         return Response(f"the store did not take it: {type(error).__name__}", 503)
 
 
@@ -93,7 +95,6 @@ class ForwardingWriter:
         try:
             found = await self._client.post(f"/{what}", content=msgspec.json.encode(body))
         except httpx.HTTPError as error:
-            await asyncio.sleep(0)
             raise StoreError(f"the writing process does not answer ({type(error).__name__}); try again") from None
         if found.status_code == 200:
             return found.content

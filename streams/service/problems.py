@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from interest.errors import ArtifactError, InputError, InterestreamError, StoreError
 
 TYPE = "application/problem+json"
+log = structlog.get_logger()
 RETRY_S = 1  # after which a caller that was turned away may ask again
 
 
@@ -67,4 +69,5 @@ def install(app: FastAPI) -> None:
     async def _store(_request: Request, error: DBAPIError) -> Response:
         if isinstance(error, OperationalError):
             return response(503, "the store does not answer; try again", retry_s=RETRY_S)
+        log.error("the store refused a request", error=f"{type(error.orig).__name__}: {error.orig}")
         return response(500, "the store refused what was asked of it; the log says more")

@@ -16,6 +16,13 @@ from streams.service.problems import ProblemError
 from streams.store.timeline import Choice, periods, read_history
 from streams.store.users import user_tables
 
+MARKS: dict[str, Any] = {  # what numbers each kind of thing about a user
+    "behavior": behaviors.c.seq,
+    "partition": partitions.c.index,
+    "interest": interests.c.index,
+    "representation": representations.c.index,
+}
+
 
 def interests_page(connection: Connection, user_id: str, limit: int, before: int | None) -> Page:
     """Closed partitions before an index, newest first, with summary, shift, source and evidence."""
@@ -68,9 +75,8 @@ def require_user(connection: Connection, user_id: str) -> None:
 
 def marks(connection: Connection, user_id: str) -> dict[str, Any]:
     """How far each kind of thing about a user has come: what a subscriber of updates compares."""
-    of = {"behavior": behaviors.c.seq, "partition": partitions.c.index, "interest": interests.c.index}
-    of["representation"] = representations.c.index
+    columns = MARKS.values()
     query = select(
-        *(select(func.max(column)).where(column.table.c.user_id == user_id).scalar_subquery() for column in of.values())
+        *(select(func.max(column)).where(column.table.c.user_id == user_id).scalar_subquery() for column in columns)
     )
-    return dict(zip(of, connection.execute(query).one(), strict=True))
+    return dict(zip(MARKS, connection.execute(query).one(), strict=True))

@@ -9,10 +9,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Engine, select
 
-from fusion.tables import representations
 from interest.store.sql import behavior_of, partition_of
-from interest.store.tables import behaviors, interests, partitions
-from streams.service.reads import marks
+from streams.service.reads import MARKS, marks
 
 POLL_S = 0.5  # one indexed look at the store
 SILENCE_S = 15.0  # after which a comment is sent, so that what lies between does not close the connection
@@ -34,9 +32,9 @@ async def updates(engine: Engine, user_id: str, poll_s: float = POLL_S) -> Async
                 yield b": still here\n\n"
             continue
         silent = 0.0
-        for event in await asyncio.to_thread(_new, engine, user_id, seen, now):
+        events, seen = await asyncio.to_thread(_new, engine, user_id, seen, now)
+        for event in events:
             yield event
-        seen = now
 
 
 def _look(engine: Engine, user_id: str) -> dict[str, Any]:
@@ -44,31 +42,33 @@ def _look(engine: Engine, user_id: str) -> dict[str, Any]:
         return marks(connection, user_id)
 
 
-def _new(engine: Engine, user_id: str, seen: dict[str, Any], now: dict[str, Any]) -> list[bytes]:
+def _new(engine: Engine, user_id: str, seen: dict[str, Any], now: dict[str, Any]) -> tuple[list[bytes], dict[str, Any]]:
+    """Events of what is there `now` beyond `seen`, at most MOST of a kind, and how far they reach."""
+    events: list[bytes] = []
+    reached: dict[str, Any] = {}
     with engine.connect() as connection:
-        return [
-            _event(kind, told)
-            for kind in now
-            if now[kind] is not None and (seen[kind] is None or now[kind] > seen[kind])
-            for told in _rows(connection, user_id, kind, -1 if seen[kind] is None else seen[kind])
-        ]
+        for kind, newest in now.items():
+            before = seen[kind]
+            if newest is None or (before is not None and newest < before):
+                before = None  # the user was forgotten meanwhile, and begins anew
+            reached[kind] = before
+            for mark, told in _rows(connection, user_id, kind, -1 if before is None else before):
+                events.append(_event(kind, told))
+                reached[kind] = mark
+    return events, reached
 
 
-def _rows(connection: Connection, user_id: str, kind: str, after: int) -> Iterator[dict[str, Any]]:
-    column = {
-        "behavior": behaviors.c.seq,
-        "partition": partitions.c.index,
-        "interest": interests.c.index,
-        "representation": representations.c.index,
-    }[kind]
+def _rows(connection: Connection, user_id: str, kind: str, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    column = MARKS[kind]
     query = select(column.table).where(column.table.c.user_id == user_id, column > after).order_by(column).limit(MOST)
     for row in connection.execute(query).mappings():
         if kind == "behavior":
-            yield msgspec.to_builtins(behavior_of(row)) | {"seq": row["seq"]}
+            told = msgspec.to_builtins(behavior_of(row)) | {"seq": row["seq"]}
         elif kind == "partition":
-            yield msgspec.to_builtins(partition_of(row))
+            told = msgspec.to_builtins(partition_of(row))
         else:
-            yield {name: value for name, value in row.items() if not isinstance(value, bytes)}
+            told = {name: value for name, value in row.items() if not isinstance(value, bytes)}
+        yield row[column.name], told
 
 
 def _event(kind: str, told: dict[str, Any]) -> bytes:

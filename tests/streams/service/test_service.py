@@ -310,3 +310,19 @@ def test_updates_tell_of_behaviours_and_partitions_as_they_come(settings: Settin
         assert '"last_seq":120' in second
 
     asyncio.run(run())
+
+
+def test_many_updates_at_once_are_all_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.service.updates.MOST", 2)
+
+    async def run() -> None:
+        engine = open_store(settings.store)
+        told = updates(engine, "u5", poll_s=0.01)
+        await anext(told)
+        live.append(engine, "u5", [(f"i{n}", (229 + n) * DAY, 4.0, None) for n in range(5)])
+        found = [(await anext(told)).decode() for _ in range(5)]
+        await told.aclose()
+        engine.dispose()
+        assert [f'"seq":{seq}' in event for seq, event in enumerate(found, 120)] == [True] * 5
+
+    asyncio.run(asyncio.wait_for(run(), 60))
