@@ -32,6 +32,7 @@ def test_models_loaded_side_by_side_answer_as_one_loaded_alone(tmp_path: Path) -
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     folder = save_llm(tmp_path / "short")
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
