@@ -179,12 +179,9 @@ def make_samples(
         held = None if snapshot is None else snapshot.take(table.number[1:])
         dense = count_features(log, labels, spec.scale, table.categories[1:], impressions, past, snapshot=held)
         if match is not None:
-            number, trained = table.number[1:], spec.trained_items
-            if item_text is None or not item_text.shape[1]:
-                item_text = np.zeros((len(items), len(match.space.text_mean)), np.float32)
             matched = match_features(
                 match, log, spec.label, impressions, past,
-                number=np.where(number < trained, number, -1), text=item_text,
+                number=spec.trained(table.number[1:]), text=item_text,
                 interests=interest_vectors, partitions=spec.partitions,
             )  # fmt: skip
             dense = np.hstack([dense, matched])

@@ -81,6 +81,10 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
         """Rows of an item embedding."""
         return self.trained_items + FIRST
 
+    def trained(self, number: Array) -> Array:
+        """Indexes into `items`, -1 for those that were not trained: what a space of items knows them by."""
+        return np.where(number < self.trained_items, number, -1)
+
     @property
     def value_rows(self) -> int:
         return len(self.value_edges) + 1 + FIRST

@@ -30,11 +30,17 @@ def texts_without_vectors(
 
 
 def encode_items(
-    engine: Engine, encoder: Encoder, texts: list[str], advance: Callable[[int], None] = lambda _: None
+    engine: Engine,
+    encoder: Encoder,
+    texts: list[str],
+    advance: Callable[[int], None] = lambda _: None,
+    *,
+    written: Callable[[Connection], None] = lambda _: None,
 ) -> int:
     """Encode texts and write their vectors, a chunk at a time, so that a run that was killed goes on where it stopped.
 
-    Encoding happens outside any transaction. Returns how many texts were encoded.
+    Encoding happens outside any transaction. written: is called at the end of each. Returns how many texts were
+    encoded.
     """
     for start in range(0, len(texts), CHUNK):
         some = texts[start : start + CHUNK]
@@ -44,6 +50,7 @@ def encode_items(
         ]
         with writing(engine) as connection:
             insert_new(connection, item_vectors, rows)
+            written(connection)
         advance(len(some))
     return len(texts)
 

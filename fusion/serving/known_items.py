@@ -1,19 +1,24 @@
 """Items as an artifact sees them, looked up once each and kept between requests, and again when the catalogue changes.
 
 An item has a place, a number that stays. Its features are those of `item_table`; for a folding model its embedding is
-kept too. The catalogue has one counter of changes for all its items: an item is read again when it is next asked for
-and the counter has moved, and remembers at which count its features last differed, so that whoever summed them knows.
+kept too, and for match scalars what its space says of it. The store has one counter of changes for all its items, and
+one of texts' vectors: an item is read again when it is next asked for and the first has moved, or the second and its
+own vector was not there. Changes of features are numbered, and an item keeps the number of its last, so that whoever
+summed them knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from sqlalchemy import Connection
 
 from fusion.features.log import Array
+from fusion.features.match.space import Space
 from fusion.features.spec import CATEGORY_SLOTS, FeatureSpec, ItemTable, item_table
+from fusion.serving.match_side import KnownMatch
 from interest.store.sql import read_items
 from interest.types import Item
 
@@ -23,11 +28,23 @@ ITEM_BYTES = 400  # of an item's id, its entries in dicts and its rows; its cata
 Embed = Callable[[ItemTable], Array]  # (I + 1, d) float32, of the table's rows
 
 
+class ItemCounts(NamedTuple):
+    """Where the store stands with its items."""
+
+    catalogue: int  # changes of the catalogue so far
+    vectors: int  # times that vectors of items' texts came in
+
+
 class KnownItems:
     """Places of items, and arrays by place. Not thread-safe."""
 
-    def __init__(self, spec: FeatureSpec, embed: Embed | None = None, *, texts: bool = False) -> None:
-        """embed: the model's item embeddings, to be kept. texts: keep what the catalogue says, for who reads titles."""
+    def __init__(
+        self, spec: FeatureSpec, embed: Embed | None = None, *, texts: bool = False, space: Space | None = None
+    ) -> None:
+        """embed: the model's item embeddings, to be kept. texts: keep what the catalogue says, for who reads titles.
+
+        space: the artifact's, where its spec has match scalars.
+        """
         self._spec, self._embed, self._texts = spec, embed, texts
         self._number = {item: number for number, item in enumerate(spec.items)}
         self._place: dict[str, int] = {}
@@ -38,8 +55,11 @@ class KnownItems:
         self.row, self.categories, self.attributes = none.row[1:], none.categories[1:], none.attributes[1:]
         self.listed = np.zeros(1, bool)  # whether the catalogue has it
         self.checked = np.zeros(1, np.int64)  # the catalogue's count when it was read
-        self.changed = np.zeros(1, np.int64)  # the catalogue's count when it was last seen to be another than before
+        self.looked = np.zeros(1, np.int64)  # the vectors' count then
+        self.version = 0  # the number of the newest change
+        self.changed = np.zeros(1, np.int64)  # the number of the change by which it was last another than before
         self.embedding = None if embed is None else embed(none)[1:]
+        self.match = None if spec.match is None or space is None else KnownMatch(spec.match, space)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,45 +67,48 @@ class KnownItems:
     @property
     def nbytes(self) -> int:
         arrays = (self.row, self.categories, self.attributes, self.embedding)
-        return len(self.ids) * ITEM_BYTES + len(self.catalogue) * ITEM_BYTES + sum(
-            0 if array is None else array.nbytes for array in arrays
-        )  # fmt: skip
+        size = (len(self.ids) + len(self.catalogue)) * ITEM_BYTES + (0 if self.match is None else self.match.nbytes)
+        return size + sum(0 if array is None else array.nbytes for array in arrays)
 
-    def places(self, connection: Connection, ids: Sequence[str], count: int, *, keep: bool = False) -> Array:
-        """(n,) int64 places of items, as the catalogue has them at `count`.
+    def places(self, connection: Connection, ids: Sequence[str], count: ItemCounts, *, keep: bool = False) -> Array:
+        """(n,) int64 places of items, as the store has them at `count`.
 
         keep: also give a place to items that nothing is known of, as for a past, whose items may become known later;
         a request's would fill memory with whatever is asked for.
         """
         unseen = [item for item in dict.fromkeys(ids) if item not in self._place]
         if unseen:
-            self._add(read_items(connection, unseen), unseen, count, keep=keep)
+            self._add(connection, unseen, count, keep=keep)
         places = np.array([self._place.get(item, STRANGER) for item in ids], np.int64)
         self.check(connection, places, count)
         return places
 
-    def check(self, connection: Connection, places: Array, count: int) -> None:
-        """Read items of these places again if they were last read before the catalogue's `count`."""
-        old = places[(self.checked[places] < count) & (places != STRANGER)]
+    def check(self, connection: Connection, places: Array, count: ItemCounts) -> None:
+        """Read items of these places again if they may have changed by `count`."""
+        old = self.checked[places] < count.catalogue
+        if self.match is not None:
+            old |= (self.looked[places] < count.vectors) & self.match.wanting[places]
+        old = np.unique(places[old & (places != STRANGER)])
         if not len(old):
             return
-        old = np.unique(old)
         ids = [self.ids[place] for place in old]
         found = read_items(connection, ids)
         table = item_table(self._spec, ids, found, self._number)
-        listed = np.array([item in found for item in ids])
         same = (self.categories[old] == table.categories[1:]).all(axis=1)
         same &= (self.attributes[old] == table.attributes[1:]).all(axis=1)
         if self._texts:
             same &= np.array([found.get(item) == self.catalogue.get(item) for item in ids])
             self._tell(found, ids)
-        self.checked[old] = count
-        self.listed[old] = listed
+        if self.match is not None:
+            same &= self.match.replace(connection, old, ids, found, self._spec.trained(table.number[1:]))
+        self.checked[old], self.looked[old] = count
+        self.listed[old] = [item in found for item in ids]
         other = old[~same]
         if len(other):
             rows = np.flatnonzero(~same) + 1
+            self.version += 1
             self.categories[other], self.attributes[other] = table.categories[rows], table.attributes[rows]
-            self.changed[other] = count
+            self.changed[other] = self.version
             if self._embed is not None and self.embedding is not None:
                 self.embedding[other] = self._embed(self.table(other))[1:]
 
@@ -103,7 +126,8 @@ class KnownItems:
         """(n,) bool: neither the artifact nor the catalogue has it."""
         return (self.number[places] < 0) & ~self.listed[places]
 
-    def _add(self, found: dict[str, Item], ids: Iterable[str], count: int, *, keep: bool) -> None:
+    def _add(self, connection: Connection, ids: Iterable[str], count: ItemCounts, *, keep: bool) -> None:
+        found = read_items(connection, ids)
         new = [item for item in ids if keep or item in found or item in self._number]
         if not new:
             return
@@ -111,14 +135,17 @@ class KnownItems:
         self._place |= {item: len(self.ids) + i for i, item in enumerate(new)}
         self.ids += new
         self._tell(found, new)
-        counts = np.full(len(new), count, np.int64)
+        counts = np.full((2, len(new)), np.array(count)[:, None], np.int64)
         self.number = np.concatenate([self.number, table.number[1:]])
         self.row = np.concatenate([self.row, table.row[1:]])
         self.categories = np.concatenate([self.categories, table.categories[1:]])
         self.attributes = np.concatenate([self.attributes, table.attributes[1:]])
         self.listed = np.concatenate([self.listed, [item in found for item in new]])
-        self.checked = np.concatenate([self.checked, counts])
-        self.changed = np.concatenate([self.changed, counts * 0])
+        self.checked = np.concatenate([self.checked, counts[0]])
+        self.looked = np.concatenate([self.looked, counts[1]])
+        self.changed = np.concatenate([self.changed, counts[0] * 0])
+        if self.match is not None:
+            self.match.add(connection, new, found, self._spec.trained(table.number[1:]))
         if self._embed is not None and self.embedding is not None:
             self.embedding = np.concatenate([self.embedding, self._embed(table)[1:]])
 

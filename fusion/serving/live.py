@@ -23,19 +23,20 @@ import torch
 from sqlalchemy import Connection, select
 
 from fusion.bank.index import with_bank
-from fusion.features.counts import NAMES, count_columns
+from fusion.features.counts import count_columns
 from fusion.features.impressions import Impressions
 from fusion.features.interest_vectors import InterestVectors, read_newest_vectors
 from fusion.features.log import Array, read_after
 from fusion.features.packed_windows import Items
 from fusion.features.samples import Named, Samples, tensor
-from fusion.features.spec import ItemTable, profile_table
+from fusion.features.spec import ItemTable, dense_names, profile_table
 from fusion.models.bahe.model import Bahe
 from fusion.models.din import Din
 from fusion.models.lifelong import pooled
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.bahe_cache import BaheStates, StoredTexts
-from fusion.serving.known_items import KnownItems
+from fusion.serving.known_items import ItemCounts, KnownItems
+from fusion.serving.match_side import empty_match, scalars
 from fusion.serving.score import Scorer
 from fusion.serving.srp4ctr_cache import UserStates
 from fusion.serving.user_side import Reading, UserSide, empty_recent
@@ -55,7 +56,7 @@ class Head(NamedTuple):
     newest: int  # sequence number of the user's newest behaviour; -1: none
     profile: User | None
     forgets: int  # users forgotten so far
-    catalogue: int  # changes of the catalogue so far
+    items: ItemCounts
     at: float | None  # the greatest event time of the store; None: nothing was ever ingested
 
 
@@ -120,14 +121,14 @@ class LiveScorer:
             config = model.config
             self._reading = Reading(history=spec.history, sequences=config.sequences, each=config.history)
             self._texts = StoredTexts(config.recipe, Path(config.folder), model.high.width, kept=TEXTS, keep_found=True)
-        self._known = KnownItems(spec, embed, texts=isinstance(model, Bahe))
+        self._known = KnownItems(spec, embed, texts=isinstance(model, Bahe), space=artifact.space)
         self._unsupported = unsupported(artifact)
 
     def warm(self, connection: Connection) -> None:
         """Look up every item of the artifact, so that requests need not."""
         head = self._read_head(connection, "")
         with self._lock:
-            self._known.places(connection, self.artifact.spec.items, head.catalogue)
+            self._known.places(connection, self.artifact.spec.items, head.items)
 
     def counts(self) -> Counts:
         with self._lock:
@@ -160,7 +161,7 @@ class LiveScorer:
             return self._read_anew(connection, user_id, item_ids, moment, head, "past")
         vectors = self._interest_vectors(connection, side)
         with self._lock:
-            places = self._known.places(connection, item_ids, head.catalogue)
+            places = self._known.places(connection, item_ids, head.items)
             samples = self._samples(side, head.profile, places, vectors, moment)
             if self._texts is not None:
                 recipe = self.artifact.config.model.recipe
@@ -206,14 +207,15 @@ class LiveScorer:
             held = side is not None
             self._counted["hits"] += held
             self._counted["built"] += not held
-        side = side or UserSide(user_id, self._width, catalogue=head.catalogue)
+            version = self._known.version
+        side = side or UserSide(user_id, self._width, seen=head.items, version=version)
         if side.newest >= head.newest:
             return side, held
         copy = dataclasses.replace(side)  # a reading that breaks off leaves the held side as it was
         copy.embedded = side.embedded
         for log in read_after(connection, user_id, side.newest):
             with self._lock:
-                items = self._known.places(connection, log.items, head.catalogue, keep=True)
+                items = self._known.places(connection, log.items, head.items, keep=True)
                 copy.read_on(self.artifact.spec, self._reading, self._known, log, items)
                 self._counted["read"] += log.size
         with self._lock:
@@ -227,11 +229,11 @@ class LiveScorer:
         """Why a held side cannot be carried on."""
         if head.newest < side.newest and asked > side.read_at:  # else another thread has read on meanwhile
             return "behind"  # a store that was put back
-        if side.catalogue < head.catalogue:
-            self._known.check(connection, side.items, head.catalogue)
-            if side.outdated(self._known):
-                return "catalogue"
-            side.catalogue = head.catalogue
+        if side.seen != head.items:
+            self._known.check(connection, side.items, head.items)
+        if side.version < self._known.version and side.outdated(self._known):
+            return "catalogue"
+        side.seen, side.version = head.items, self._known.version
         return None
 
     def _interest_vectors(self, connection: Connection, side: UserSide) -> InterestVectors | None:
@@ -260,9 +262,12 @@ class LiveScorer:
             stop=np.full(many, size),
         )
         statistics = self.artifact.statistics.take(known.number[places])
-        counts = count_columns(side.sums(known.categories[places]), statistics, impressions.at, spec.scale)
-        counts -= np.array(spec.dense_mean, np.float32)
-        counts /= np.array(spec.dense_std, np.float32)
+        dense = count_columns(side.sums(known.categories[places]), statistics, impressions.at, spec.scale)
+        if known.match is not None:
+            own_match = side.match or empty_match(known.match)
+            dense = np.hstack([dense, scalars(own_match, spec, known.match, places, impressions, vectors)])
+        dense -= np.array(spec.dense_mean, np.float32)
+        dense /= np.array(spec.dense_std, np.float32)
         ids = [*recent.log.items, *(known.ids[place] for place in places)] if self._texts is not None else []
         return Samples(
             spec=spec,
@@ -270,7 +275,7 @@ class LiveScorer:
             events=recent.events,
             items=table,
             profiles=profile_table(spec, [side.user_id], {} if profile is None else {side.user_id: profile}),
-            dense=counts,
+            dense=dense,
             interest_vectors=vectors,
             named=Named(recent.log, ids, known.catalogue),
         )
@@ -346,7 +351,7 @@ def _newest(connection: Connection, user_id: str, at: float | None) -> tuple[int
 
 def unsupported(artifact: Artifact) -> str | None:
     """The part of an artifact that a side does not carry, so that logs are read whole; None: there is none."""
-    if artifact.spec.dense != NAMES or artifact.spec.layout != LAYOUT:
+    if artifact.spec.dense != dense_names(artifact.spec.match) or artifact.spec.layout != LAYOUT:
         return "features"
     if not isinstance(artifact.model, Din | Srp4Ctr | Bahe):
         return artifact.config.kind

@@ -21,9 +21,12 @@ from fusion.features.labels import POSITIVE
 from fusion.features.log import Array, Log
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.collate import chosen_by
-from fusion.serving.known_items import KnownItems
+from fusion.serving.known_items import ItemCounts, KnownItems
+from fusion.serving.match_side import MatchSide, empty_match
+from fusion.serving.match_side import read_on as match_read_on
 
 LAST = 50  # behaviours that the counts look at one by one
+NOTHING_SEEN = ItemCounts(0, 0)
 SIDE_BYTES = 2_000  # of the objects themselves
 
 
@@ -64,10 +67,12 @@ class UserSide:
     kinds: Array = field(default_factory=lambda: np.empty(0, np.int32))  # (K,) category rows, ascending
     by_kind: Array = field(default_factory=lambda: np.zeros((0, 4)))  # (K, 4) the sums over behaviours on such items
     items: Array = field(default_factory=lambda: np.empty(0, np.int64))  # distinct places of the past's items
-    catalogue: int = 0  # the catalogue's count up to which their features are the ones summed
+    seen: ItemCounts = NOTHING_SEEN  # up to these counts, and this version of `KnownItems`, the sums hold
+    version: int = 0
     embedded: Array = field(init=False)  # (2, d): sums of item embeddings, of positives and of others
     embedded_counts: Array = field(default_factory=lambda: np.zeros(2))
     recent: Recent | None = None
+    match: MatchSide | None = None  # where the model reads match scalars
     read_at: float = 0.0  # by the monotonic clock: a look at the store that is older may know less
 
     def __post_init__(self) -> None:
@@ -80,11 +85,12 @@ class UserSide:
             log = self.recent.log
             # the events' columns are as many again
             arrays += [self.recent.places, *2 * (log.item, log.action, log.seq, log.at, log.value, log.scene)]
-        return SIDE_BYTES + sum(array.nbytes for array in arrays)
+        matched = 0 if self.match is None else self.match.nbytes
+        return SIDE_BYTES + matched + sum(array.nbytes for array in arrays)
 
     def outdated(self, known: KnownItems) -> bool:
         """Whether an item of the past has other features now than those that were summed."""
-        return bool((known.changed[self.items] > self.catalogue).any())
+        return bool((known.changed[self.items] > self.version).any())
 
     def read_on(self, spec: FeatureSpec, reading: Reading, known: KnownItems, log: Log, places: Array) -> None:
         """Add one user's next behaviours (`log`), whose items have these places: (I,), by the log's numbers."""
@@ -102,6 +108,8 @@ class UserSide:
             positive = np.stack([labels == POSITIVE, labels != POSITIVE]).astype(np.float64)
             self.embedded = self.embedded + positive @ known.embedding[place]
             self.embedded_counts = self.embedded_counts + positive.sum(axis=1)
+        if known.match is not None:
+            self.match = match_read_on(self.match or empty_match(known.match), spec, known.match, log, places)
         self.recent = _recent(spec, reading, known, self.recent, log, place)
 
     def _add_kinds(self, kinds: Array, columns: Array) -> None:

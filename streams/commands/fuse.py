@@ -12,7 +12,7 @@ from streams.commands.options import Store
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from fusion.encoders.sentence import TextEncoder
 
@@ -83,13 +83,17 @@ def _encode_items(engine: Engine, encoder: WhenNeeded) -> None:
     from fusion.interests.item_vectors import collect_item_garbage, encode_items, texts_without_vectors
     from streams.progress import progress
     from streams.resolve.encoder import item_template
+    from streams.store import counters
+
+    def count(connection: Connection) -> None:
+        counters.increment(connection, counters.ITEM_VECTORS)
 
     template = item_template()
     with engine.connect() as connection:
         texts = texts_without_vectors(connection, encoder.id, template)
     if texts:
         with progress("Encoding items", len(texts), unit="texts") as advance:
-            encode_items(engine, encoder, texts, advance)
+            encode_items(engine, encoder, texts, advance, written=count)
     removed = collect_item_garbage(engine, template)
     gone = f"; {removed:,} of texts that the catalogue has no longer removed" if removed else ""
     print(f"{len(texts):,} items' texts encoded by {encoder.id}{gone}")

@@ -10,6 +10,7 @@ from streams.store.tables import counters
 FORGETS = "forgets"  # users forgotten: memory that is older may hold one of them, and must not write
 REMOVALS = "removals"  # removals from behaviour banks: a walk that is older would mark as filled what is gone
 ITEMS = "items"  # changes of the catalogue: the costs of a token policy are read anew
+ITEM_VECTORS = "item_vectors"  # vectors of items' texts that came in: a scorer looks for those that it lacked
 
 
 def read_locked(connection: Connection, name: str) -> int:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
+from fusion.serving.known_items import ItemCounts
 from fusion.serving.live import Head
 from interest.store.tables import behaviors, users
 from interest.types import User
-from streams.store.counters import FORGETS, ITEMS
+from streams.store.counters import FORGETS, ITEM_VECTORS, ITEMS
 from streams.store.tables import counters, offsets
 
 
 def read_head(connection: Connection, user_id: str) -> Head:
-    """One look, five index seeks: the user's newest number and profile, the store's counters and its clock."""
-    newest, attributes, forgets, catalogue, at = connection.execute(_HEAD, {"user": user_id}).one()
+    """One look, six index seeks: the user's newest number and profile, the store's counters and its clock."""
+    newest, attributes, forgets, catalogue, vectors, at = connection.execute(_HEAD, {"user": user_id}).one()
     return Head(
         newest=-1 if newest is None else newest,
         profile=None if attributes is None else User(user_id=user_id, attributes=msgspec.json.decode(attributes)),
         forgets=forgets or 0,
-        catalogue=catalogue or 0,
+        items=ItemCounts(catalogue or 0, vectors or 0),
         at=at,
     )
 
@@ -30,5 +31,6 @@ _HEAD = select(
     select(users.c.attributes).where(users.c.user_id == _USER).scalar_subquery(),
     select(counters.c.value).where(counters.c.name == FORGETS).scalar_subquery(),
     select(counters.c.value).where(counters.c.name == ITEMS).scalar_subquery(),
+    select(counters.c.value).where(counters.c.name == ITEM_VECTORS).scalar_subquery(),
     select(func.max(offsets.c.watermark)).scalar_subquery(),
 )

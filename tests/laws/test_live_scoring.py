@@ -42,12 +42,14 @@ behavior = st.tuples(
 )
 event = st.one_of(
     st.tuples(st.just("append"), user, st.lists(behavior, min_size=1, max_size=80)),
+    st.tuples(st.just("many"), user, st.integers(0, 99)),
     st.tuples(st.just("score"), user),
     st.tuples(st.just("forget"), user),
     st.tuples(st.just("item"), item, st.sampled_from([None, *live.CATEGORIES]), st.sampled_from(["1990", "1996"])),
     st.tuples(st.just("profile"), user, st.sampled_from("FM")),
     st.tuples(st.just("partition"), user, st.integers(0, 99)),
     st.tuples(st.just("rewrite"), user, st.integers(0, 99)),
+    st.tuples(st.just("encode"), st.sampled_from([1, 5, None])),
     st.tuples(st.just("restart"), st.sampled_from([0, 1])),
 )
 
@@ -61,11 +63,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def artifacts(folder: Path) -> dict[str, Artifact]:
     engine = open_store(f"sqlite:///{folder / 'template.db'}")
     log = live.world(engine)
-    engine.dispose()
     llm = save_llm(folder / "llm")
     recipe: Recipe = recipe_of(llm, 2)
-    spec = live.spec_of(log)
-    return {name: live.artifact_of(log, spec, config) for name, config in live.configs(llm, recipe).items()}
+    plain, (spec, space) = live.spec_of(log), live.fit(log, engine)
+    engine.dispose()
+    configs = live.configs(llm, recipe)
+    made = {name: live.artifact_of(log, spec, config, space) for name, config in configs.items()}
+    return made | {"plain": live.artifact_of(log, plain, configs["din"])}
 
 
 @pytest.fixture
@@ -80,6 +84,8 @@ def happens(engine: Engine, what: tuple[object, ...]) -> None:
     kind, *rest = what
     does = {
         "append": live.append,
+        "many": live.append_many,
+        "encode": live.encode,
         "forget": live.forget,
         "item": live.change_item,
         "profile": live.change_profile,
@@ -99,7 +105,7 @@ def compare(engine: Engine, artifact: Artifact, scorer: LiveScorer, user_id: str
     np.testing.assert_array_equal(found.unknown_item, anew.unknown_item)
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("din", 3), ("srp4ctr", 3), ("bahe", 2)])
+@pytest.mark.parametrize(("kind", "examples"), [("din", 4), ("srp4ctr", 3), ("bahe", 2), ("plain", 1)])
 def test_a_side_carried_forward_scores_as_one_built_anew(
     folder: Path, artifacts: dict[str, Artifact], kind: str, examples: int
 ) -> None:
@@ -118,7 +124,9 @@ def test_a_side_carried_forward_scores_as_one_built_anew(
                 if what[0] == "restart":
                     scorer = LiveScorer(artifact, read_head, memory_mb=int(str(what[1])))  # 0: nothing is held
                 happens(engine, what)
-                asked = str(what[1]) if what[0] in ("append", "score", "forget", "partition", "rewrite") else "u5"
+                asked = (
+                    str(what[1]) if what[0] in ("append", "many", "score", "forget", "partition", "rewrite") else "u5"
+                )
                 compare(engine, artifact, scorer, asked)
             for one in ("u5", data.draw(user)):
                 compare(engine, artifact, scorer, one)
@@ -157,6 +165,29 @@ def test_what_was_said_of_a_side_that_changed(engine: Engine, artifacts: dict[st
     compare(engine, artifact, scorer, "u5")
     assert scorer.counts().outdated == {"catalogue": 1, "forget": 1}
     assert scorer.counts().built == 3
+
+
+@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe"])
+def test_more_behaviours_than_the_match_looks_at_and_vectors_that_come_later(
+    engine: Engine, artifacts: dict[str, Artifact], kind: str
+) -> None:
+    """By sums and a window that moves, without a full read; texts that are encoded later are found, and other texts."""
+    artifact = artifacts[kind]
+    scorer = LiveScorer(artifact, read_head)
+    with engine.connect() as connection:
+        before = scorer.score(connection, "u5", OFFERED, NOW).values
+    for seed in range(2):
+        live.append_many(engine, "u5", seed)
+        compare(engine, artifact, scorer, "u5")
+    live.encode(engine)
+    compare(engine, artifact, scorer, "u5")
+    live.change_item(engine, "i2", "Western", "1996")
+    live.encode(engine)
+    compare(engine, artifact, scorer, "u5")
+    counted = scorer.counts()
+    assert (counted.built, counted.outdated, counted.full_reads) == (3, {"catalogue": 2}, {})
+    with engine.connect() as connection:
+        assert np.abs(scorer.score(connection, "u5", OFFERED, NOW).values - before).max() > 100 * CLOSE
 
 
 def test_memory_is_bounded_and_what_is_let_go_is_counted(engine: Engine, artifacts: dict[str, Artifact]) -> None:

@@ -10,11 +10,16 @@ import numpy as np
 import torch
 from sqlalchemy import Connection, Engine, delete, func, select, update
 
+from fusion.encoders.item_text import ITEM_TEMPLATE
 from fusion.encoders.recipe import Recipe
 from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
 from fusion.features.log import Log
+from fusion.features.match.features import PARTS, MatchSpec
+from fusion.features.match.item_vectors import read_item_vectors
+from fusion.features.match.space import Space
 from fusion.features.samples import fit_samples
 from fusion.features.spec import Column, FeatureSpec
+from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.models.din import DinConfig
 from fusion.models.protocol import ModelConfig
 from fusion.models.registry import build, kind_of
@@ -45,17 +50,51 @@ def world(store: Engine) -> Log:
     with writing(store) as connection:
         progress = {"offset": 1, "watermark": 229 * DAY, "accepted": 1, "late": 0, "duplicates": 0, "rejected": 0}
         insert_new(connection, offsets, [{"source": "log:a", "partition": 0} | progress])
-    return fill(store, kept, USERS, ITEMS, interests=True)
+    log = fill(store, kept, USERS, ITEMS, interests=True)
+    encode(store, most=20)
+    return log
 
 
 def spec_of(log: Log) -> FeatureSpec:
+    return fit(log)[0]
+
+
+def fit(log: Log, store: Engine | None = None) -> tuple[FeatureSpec, Space | None]:
+    """The spec, and with a store, from which items' vectors are read, a space: of a model with match scalars."""
     every, train = np.arange(log.size), np.arange(log.size) % 7 != 3
-    spec = fit_samples(
+    match = text = None
+    if store is not None:
+        match = MatchSpec(parts=PARTS, encoder=TextEncoder.id, template=ITEM_TEMPLATE)
+        with store.connect() as connection:
+            text = read_item_vectors(connection, match, log.items, catalogue(ITEMS))
+    samples = fit_samples(
         log, every, train, catalogue(ITEMS), profiles(USERS),
         tasks=TASKS, history=HISTORY, min_history=1, interest_vectors=interest_vectors_of(log), partitions=3,
-    ).spec  # fmt: skip
+        match=match, item_text=text,
+    )  # fmt: skip
     gender = (Column("gender", ("F", "M")),)
-    return msgspec.structs.replace(spec, prompt_version="p1", encoder="e1", user_columns=gender)
+    spec = msgspec.structs.replace(samples.spec, prompt_version="p1", encoder="e1", user_columns=gender)
+    return spec, None if samples.match is None else samples.match.space
+
+
+class TextEncoder:
+    """Vectors of texts that follow from what they say alone."""
+
+    id = "hashed"
+
+    def __call__(self, texts: list[str], /) -> np.ndarray:
+        made = np.stack([np.random.default_rng(list(text.encode())).normal(size=WIDTH) for text in texts])
+        return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), np.float32)
+
+
+def encode(engine: Engine, most: int | None = None) -> None:
+    """Encode the texts of items that have no vector yet, as `fuse` does: all of them, or some."""
+    with engine.connect() as connection:
+        texts = texts_without_vectors(connection, TextEncoder.id, ITEM_TEMPLATE)
+    encode_items(
+        engine, TextEncoder(), texts[:most],
+        written=lambda connection: counters.increment(connection, counters.ITEM_VECTORS),
+    )  # fmt: skip
 
 
 ENCODER = FgBertConfig(positions=HISTORY + 4, width=16, dropout=0.0)
@@ -70,7 +109,7 @@ def configs(llm: Path, recipe: Recipe) -> dict[str, ModelConfig]:
     }
 
 
-def artifact_of(log: Log, spec: FeatureSpec, config: ModelConfig) -> Artifact:
+def artifact_of(log: Log, spec: FeatureSpec, config: ModelConfig, space: Space | None = None) -> Artifact:
     """A model with weights of some size, so that no law holds because everything is zero."""
     torch.manual_seed(0)
     model = build(spec, config)
@@ -83,7 +122,7 @@ def artifact_of(log: Log, spec: FeatureSpec, config: ModelConfig) -> Artifact:
     number = {item: i for i, item in enumerate(log.items)}
     rows = np.array([number[item] for item in spec.items])
     statistics = ItemStatistics(history.total[rows], history.recent[rows], history.first_at[rows])
-    return Artifact("a" * 16, model, spec, statistics, own, {})
+    return Artifact("a" * 16, model, spec, statistics, own, {}, space)
 
 
 def newest_of(connection: Connection, user_id: str) -> int:
@@ -106,6 +145,13 @@ def append(engine: Engine, user_id: str, rows: list[tuple[str, float, float | No
                 for i, (item, at, value, scene) in enumerate(rows)
             ],
         )  # fmt: skip
+
+
+def append_many(engine: Engine, user_id: str, seed: int) -> None:
+    """More behaviours than are looked at one by one."""
+    rng = np.random.default_rng(seed)
+    rows = zip(rng.integers(0, ITEMS, 260).tolist(), rng.uniform(0, 229 * DAY, 260).tolist(), strict=True)
+    append(engine, user_id, [(f"i{item}", at, float(rng.integers(1, 6)), None) for item, at in rows])
 
 
 def forget(engine: Engine, user_id: str) -> None:

@@ -18,7 +18,7 @@ from fusion.features.impressions import Impressions, PastIndex
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import NEGATIVE, POSITIVE, UNLABELLED, LabelRule
 from fusion.features.log import Array, Log
-from fusion.features.match.scalars import SIMILAR, TASTE, Events, similar_scalars, taste_scalars
+from fusion.features.match.scalars import SIMILAR, TASTE, Events, similar_scalars, taste_scalars, taste_sums
 from fusion.features.match.space import LIMIT, Space, fit_space, with_interests
 
 FOLDS = 4
@@ -59,6 +59,24 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchItems:
+    """What the scalars read of I items, whoever the user is. All float32."""
+
+    place: Array  # (I, K)
+    bias: Array  # (I,)
+    bias_by_text: Array  # (I,)
+    text: Array  # (I, d): centred, length 1; zeros where an item has none
+
+
+def match_items(space: Space, number: Array, text: Array | None) -> MatchItems:
+    """Of items by their number in the space (I,), -1: not in it, and text vectors (I, d); None: nobody has one."""
+    if text is None or not text.shape[1]:
+        text = np.zeros((len(number), len(space.text_mean)), np.float32)
+    place, bias = space.items(number, text)
+    return MatchItems(place, bias, space.by_text(text)[1].astype(np.float32), space.centred(text))
+
+
+@dataclass(frozen=True, slots=True)
 class Feedback:
     """What the label rule judges, of a log's N events: the value, else the outcome."""
 
@@ -92,8 +110,8 @@ def fit_match(
     def fitted(own: Array) -> Space:
         space = fit_space(log.user[rows[own]], number[own], feedback.value[rows[own]], text[trained])
         if "interests" in spec.parts and interests is not None:
-            events, place, _ = _events(space, log, feedback, numbers, text)
-            return _map_interests(space, log, rows[own], interests, events, place)
+            items = match_items(space, numbers, text)
+            return _map_interests(space, log, rows[own], interests, match_events(space, items, log, feedback), items)
         return space
 
     folds = tuple(fitted(fold[log.user[rows]] != number_) for number_ in range(FOLDS))
@@ -116,7 +134,7 @@ def match_features(
     past: PastIndex,
     *,
     number: Array,
-    text: Array,
+    text: Array | None,
     interests: InterestVectors | None = None,
     partitions: int = 0,
     training: Array | None = None,
@@ -134,46 +152,50 @@ def match_features(
     for one, space in enumerate((*match.folds, match.space)):
         chosen = np.flatnonzero(which == one)
         if len(chosen):
-            some = impressions.take(chosen)
-            out[chosen] = _features(match.spec, space, log, feedback, some, past, number, text, interests, partitions)
+            some, items = impressions.take(chosen), match_items(space, number, text)
+            events = match_events(space, items, log, feedback)
+            sums = taste_sums(some, past, items.place, events) if "places" in match.spec.parts else None
+            out[chosen] = match_scalars(match.spec, space, items, events, some, past, sums, interests, partitions)
     return out
 
 
-def _features(
+def match_events(space: Space, items: MatchItems, log: Log, feedback: Feedback) -> Events:
+    """The log's events in a space. items: by the log's numbers."""
+    standard = space.standard(feedback.value)
+    says = ~np.isnan(standard)
+    residual = np.where(says, standard - items.bias[log.item], 0.0).astype(np.float32)
+    return Events(log.item, residual, says, feedback.liked, feedback.disliked)
+
+
+def match_scalars(
     spec: MatchSpec,
     space: Space,
-    log: Log,
-    feedback: Feedback,
+    items: MatchItems,
+    events: Events,
     impressions: Impressions,
     past: PastIndex,
-    number: Array,
-    text: Array,
+    sums: Array | None,
     interests: InterestVectors | None,
     partitions: int,
 ) -> Array:
-    events, place, bias = _events(space, log, feedback, number, text)
+    """The numbers named `spec.names`: (n, F). The one place where they are made, in training and in serving.
+
+    What is read of a user: `events`, of which the newest LOOKS_BACK of each impression are enough; `sums`, of its whole
+    past (see `taste_sums`), (n, S) or (1, S) where all have the same; the partitions that it sees.
+    """
     kinds = ["text"] * ("text" in spec.parts) + ["places"] * ("places" in spec.parts)
-    vectors = [space.centred(text) if kind == "text" else place for kind in kinds]
-    columns = [similar_scalars(impressions, past, vectors, events)]
+    columns = [similar_scalars(impressions, past, [items.text if k == "text" else items.place for k in kinds], events)]
     if "places" in spec.parts:
-        columns.append(taste_scalars(impressions, past, place, bias, events))
-        columns.append(space.by_text(text)[1][impressions.item][:, None])
+        assert sums is not None
+        columns.append(taste_scalars(sums, items.place[impressions.item], items.bias[impressions.item]))
+        columns.append(items.bias_by_text[impressions.item][:, None])
     if "interests" in spec.parts:
-        columns.append(_partition_scalars(space, impressions, place, interests, partitions))
+        columns.append(_partition_scalars(space, impressions, items.place, interests, partitions))
     return np.hstack(columns)
 
 
-def _events(space: Space, log: Log, feedback: Feedback, number: Array, text: Array) -> tuple[Events, Array, Array]:
-    """The log's events in a space, and the items' places and biases."""
-    place, bias = space.items(number, text)
-    standard = space.standard(feedback.value)
-    says = ~np.isnan(standard)
-    residual = np.where(says, standard - bias[log.item], 0.0).astype(np.float32)
-    return Events(log.item, residual, says, feedback.liked, feedback.disliked), place, bias
-
-
 def _map_interests(
-    space: Space, log: Log, rows: Array, interests: InterestVectors, events: Events, place: Array
+    space: Space, log: Log, rows: Array, interests: InterestVectors, events: Events, items: MatchItems
 ) -> Space:
     """The space with partitions' texts mapped to the mean place of what was liked in them, on partitions in `rows`."""
     from scipy.sparse import coo_matrix
@@ -189,7 +211,7 @@ def _map_interests(
     size = np.bincount(partition, events.says[rows], len(key))
     usual = np.bincount(partition, events.residual[rows], len(key)) / np.maximum(size, 1)
     rest = np.clip(events.residual[rows] - usual[partition], -LIMIT, LIMIT) * events.says[rows]
-    profile = coo_matrix((rest, (partition, events.item[rows])), (len(key), len(place))).tocsr() @ place
+    profile = coo_matrix((rest, (partition, events.item[rows])), (len(key), len(items.place))).tocsr() @ items.place
     used = np.flatnonzero(size > 0)
     vectors = interests.vectors[used].astype(np.float32)
     return with_interests(space, vectors, profile[used] / size[used, None], size[used])

@@ -36,6 +36,9 @@ class Events:
     liked: Array  # (N,) bool
     disliked: Array  # (N,) bool
 
+    def take(self, rows: Array | slice) -> Events:
+        return Events(*(getattr(self, name)[rows] for name in self.__slots__))
+
 
 def similar_scalars(impressions: Impressions, past: PastIndex, vectors: Sequence[Array], events: Events) -> Array:
     """(n, 6 V) float32: SIMILAR by each of V kinds of item vectors (I, d), of the newest LOOKS_BACK behaviours.
@@ -72,22 +75,30 @@ def _similar(similarity: Array, sees: Array, events: Events, rows: Array) -> Arr
     return np.stack([close, closest, liked, disliked, liked - disliked, alike], axis=1)
 
 
-def taste_scalars(impressions: Impressions, past: PastIndex, place: Array, bias: Array, events: Events) -> Array:
+def taste_sums(impressions: Impressions, past: PastIndex, place: Array, events: Events) -> Array:
+    """(n, 2 K + 2) float64: what the whole pasts of n impressions add up to (see `taste_columns`). place: (I, K)."""
+    sums = np.zeros((len(past.rows) + 1, 2 * place.shape[1] + 2))
+    np.cumsum(taste_columns(place, events.take(past.rows)), axis=0, out=sums[1:])
+    return np.asarray(sums[impressions.stop] - sums[impressions.first])
+
+
+def taste_columns(place: Array, events: Events) -> Array:
+    """(N, 2 K + 2) float64 of the log's N events: place times residual, place where it says something, residual, 1."""
+    where, residual, says = place[events.item].astype(np.float64), events.residual.astype(np.float64), events.says
+    return np.column_stack([where * residual[:, None], where * says[:, None], residual, says])
+
+
+def taste_scalars(sums: Array, place: Array, bias: Array) -> Array:
     """(n, 4) float32: the whole past's residuals along the candidate's place, as a mean and as a sum that grows with
-    the root of the number; the user's usual residual; the candidate's bias. place: (I, K); bias: (I,).
+    the root of the number; the user's usual residual; the candidate's bias.
+
+    sums: (n, 2 K + 2) by `taste_sums`, or one row for all. place, bias: (n, K) and (n,), the candidates'.
     """
-    rows = past.rows
-    where, residual = place[events.item[rows]].astype(np.float64), events.residual[rows].astype(np.float64)
-    says = events.says[rows]
-    sums = np.zeros((len(rows) + 1, 2 * place.shape[1] + 2))
-    np.cumsum(np.column_stack([where * residual[:, None], where * says[:, None], residual, says]), 0, out=sums[1:])
-    own = sums[impressions.stop] - sums[impressions.first]
-    liking, all_, total, size = np.split(own, np.cumsum([place.shape[1], place.shape[1], 1]), axis=1)
+    liking, all_, total, size = np.split(sums, np.cumsum([place.shape[1], place.shape[1], 1]), axis=1)
     usual = total / (size + 5)
-    along = ((liking - usual * all_) * place[impressions.item]).sum(axis=1, keepdims=True)
-    return np.hstack(
-        [along / (size + SHRINK), along / np.sqrt(size + SHRINK), usual, bias[impressions.item][:, None]]
-    ).astype(np.float32)
+    along = ((liking - usual * all_) * place).sum(axis=1, keepdims=True)
+    usual = np.broadcast_to(usual, along.shape)
+    return np.hstack([along / (size + SHRINK), along / np.sqrt(size + SHRINK), usual, bias[:, None]]).astype(np.float32)
 
 
 def _greatest(similarity: Array, among: Array) -> Array:

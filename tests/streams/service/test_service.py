@@ -36,14 +36,15 @@ OFFERED = {"user_id": "u5", "item_ids": ITEMS}
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
-    """A store, and a DIN's artifact in a folder."""
+    """A store, and an SRP4CTR's artifact with match scalars in a folder."""
     folder = tmp_path_factory.mktemp("service")
     engine = open_store(f"sqlite:///{folder / 'store.db'}")
     log = live.world(engine)
+    spec, space = live.fit(log, engine)
     engine.dispose()
-    artifact = live.artifact_of(log, live.spec_of(log), live.SRP4CTR)
+    artifact = live.artifact_of(log, spec, live.SRP4CTR, space)
     statistics: ItemStatistics = artifact.statistics
-    save_artifact(folder / "model", artifact.model, artifact.spec, statistics, artifact.config, {})
+    save_artifact(folder / "model", artifact.model, artifact.spec, statistics, artifact.config, {}, space=space)
     return folder, artifact
 
 

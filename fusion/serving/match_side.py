@@ -1,0 +1,136 @@
+"""What match scalars need, carried forward: items by place, and of a user the newest behaviours and the past's sums.
+
+The scalars themselves are made in `fusion.features.match`, from these as from a log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from sqlalchemy import Connection
+
+from fusion.encoders.item_text import catalogue_text
+from fusion.features.impressions import Impressions, PastIndex
+from fusion.features.interest_vectors import InterestVectors
+from fusion.features.log import Array, Log
+from fusion.features.match.features import (
+    MatchItems,
+    MatchSpec,
+    feedback_of,
+    match_events,
+    match_items,
+    match_scalars,
+)
+from fusion.features.match.item_vectors import read_item_vectors
+from fusion.features.match.scalars import LOOKS_BACK, Events, taste_columns
+from fusion.features.match.space import Space
+from fusion.features.spec import FeatureSpec
+from interest.types import Item
+
+
+class KnownMatch:
+    """A space's view of the items of `KnownItems`, by their places."""
+
+    def __init__(self, spec: MatchSpec, space: Space) -> None:
+        self.spec, self.space = spec, space
+        self.items = match_items(space, np.array([-1]), None)  # of the item that nothing is known of
+        self.wanting = np.zeros(1, bool)  # whether it has a text whose vector the store did not have
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(getattr(self.items, field.name).nbytes) for field in fields(self.items))
+
+    def add(self, connection: Connection, ids: Sequence[str], catalogue: Mapping[str, Item], number: Array) -> None:
+        """Further items. number: (n,) of the space's, -1 for others."""
+        made, wanting = self._look_up(connection, ids, catalogue, number)
+        both = zip(_columns(self.items), _columns(made), strict=True)
+        self.items = MatchItems(*(np.concatenate(pair) for pair in both))
+        self.wanting = np.concatenate([self.wanting, wanting])
+
+    def replace(
+        self, connection: Connection, places: Array, ids: Sequence[str], catalogue: Mapping[str, Item], number: Array
+    ) -> Array:
+        """Look items up again: (n,) bool, which are as before."""
+        made, self.wanting[places] = self._look_up(connection, ids, catalogue, number)
+        same = np.ones(len(places), bool)
+        for own, new in zip(_columns(self.items), _columns(made), strict=True):
+            same &= (own[places] == new).reshape(len(places), -1).all(axis=1)
+            own[places] = new
+        return same
+
+    def _look_up(
+        self, connection: Connection, ids: Sequence[str], catalogue: Mapping[str, Item], number: Array
+    ) -> tuple[MatchItems, Array]:
+        text = read_item_vectors(connection, self.spec, ids, catalogue)
+        wanting = np.zeros(len(ids), bool)
+        if text is not None:
+            told = [bool(catalogue_text(self.spec.template, catalogue.get(item))) for item in ids]
+            wanting = np.array(told, bool) & ~text.any(axis=1)
+        return match_items(self.space, number, text), wanting
+
+
+def _columns(items: MatchItems) -> list[Array]:
+    return [items.place, items.bias, items.bias_by_text, items.text]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSide:
+    """A user's: the newest LOOKS_BACK behaviours, by their items' places, and sums over all of them."""
+
+    newest: Events
+    sums: Array  # (S,) float64, see `taste_sums`
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.sums.nbytes) + sum(int(column.nbytes) for column in _events(self.newest))
+
+
+def empty_match(known: KnownMatch) -> MatchSide:
+    """Of a user without a past."""
+    nothing = np.empty(0, bool)
+    newest = Events(np.empty(0, np.int64), np.empty(0, np.float32), nothing, nothing, nothing)
+    return MatchSide(newest, np.zeros(2 * known.items.place.shape[1] + 2))
+
+
+def read_on(side: MatchSide, spec: FeatureSpec, known: KnownMatch, log: Log, places: Array) -> MatchSide:
+    """The side with one user's next behaviours, whose items have these places: (I,), by the log's numbers."""
+    items = MatchItems(*(column[places] for column in _columns(known.items)))
+    own = match_events(known.space, items, log, feedback_of(log, spec.label))
+    sums = side.sums + taste_columns(items.place, own).sum(axis=0)
+    new = Events(places[log.item], own.residual, own.says, own.liked, own.disliked)
+    both = zip(_events(side.newest), _events(new), strict=True)
+    return MatchSide(Events(*(np.concatenate(pair)[-LOOKS_BACK:] for pair in both)), sums)
+
+
+def _events(events: Events) -> list[Array]:
+    return [events.item, events.residual, events.says, events.liked, events.disliked]
+
+
+def scalars(
+    side: MatchSide,
+    spec: FeatureSpec,
+    known: KnownMatch,
+    places: Array,
+    moment: Impressions,
+    interests: InterestVectors | None,
+) -> Array:
+    """The match scalars of one user's candidates with these places, (n,): (n, F) float32, not yet standardised.
+
+    moment: the candidates as impressions, of which the sequence numbers and times say what partitions they see.
+    """
+    size = len(side.newest.item)
+    impressions = Impressions(
+        user=moment.user,
+        item=places,
+        at=moment.at,
+        seq=moment.seq,
+        first=np.zeros(len(places), np.int64),
+        stop=np.full(len(places), size),
+    )
+    past = PastIndex(np.arange(size), np.zeros(size, np.int64))
+    sums = side.sums[None]
+    return match_scalars(
+        known.spec, known.space, known.items, side.newest, impressions, past, sums, interests, spec.partitions
+    )
