@@ -44,14 +44,14 @@ from fusion.features.splits import TEST, TRAIN, VALID, split
 from fusion.features.tasks import Task
 from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.models.din import DinConfig
-from fusion.models.registry import build
+from fusion.models.registry import build, kind_of
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import ablations
 from fusion.training import metrics
 from fusion.training.pretrain import PretrainConfig
 from fusion.training.pretrained import Pretrained, load_pretrained, take_over
 from fusion.training.pretrained import run as pretrain
-from fusion.training.train import TrainConfig, predict, train
+from fusion.training.train import TrainConfig, predict, suited_epochs, train
 from interest.errors import ArtifactError
 from interest.store.sql import insert_new, item_row
 from interest.store.tables import behaviors, items
@@ -70,8 +70,8 @@ BOOSTED = ("LightGBM", "LightGBM + text", "LightGBM + ids", "LightGBM + text + i
 LEARNT = ("DIN", "DIN + match", "SRP4CTR", "SRP4CTR + match")
 PACK, HISTORY = 15, 50  # the defaults of the commands
 PRETRAIN = PretrainConfig()
-DIN, SRP = TrainConfig(), TrainConfig(epochs=4, embedding_decay=0.2)
-SRP_MORE = {"value_task": 0.5, "lifelong": True}
+DIN, SRP = TrainConfig(epochs=0), TrainConfig(epochs=0, embedding_decay=0.2)  # 0: as many as suit the log
+SRP_MORE = {"value_task": 0.5, "lifelong": True, "dense_path": True}
 LOGS = {
     "ml-small": ("ml_small_ratings.parquet", "ml_small_movies.parquet", ("userId", "movieId")),
     "ml-1m": ("ml1m_ratings.parquet", "ml1m_movies.parquet", ("user_id", "movie_id")),
@@ -86,6 +86,8 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
     options.add_argument("--work", type=Path, help="store, encoders and scores; default: in the cache")
+    options.add_argument("--lr", type=float, help="a trial: another learning rate; give another --work and --results")
+    options.add_argument("--results", type=Path, default=RESULTS)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--quick", action="store_true", help="60 users, one seed, one epoch; nothing kept")
     options.add_argument("--report", action="store_true", help="run nothing; the table of what there is")
@@ -97,7 +99,7 @@ def main() -> None:
             run_all(chosen, Path(folder), Path(folder) / "results", 1)
         return
     cache = Path(os.environ.get("INTERESTREAM_CACHE", Path.home() / ".cache" / "interestream"))
-    run_all(chosen, chosen.work or cache / "match", RESULTS, chosen.seeds)
+    run_all(chosen, chosen.work or cache / "match", chosen.results, chosen.seeds)
 
 
 def run_all(chosen: Any, work: Path, results: Path, seeds: int) -> None:
@@ -114,7 +116,9 @@ def run_all(chosen: Any, work: Path, results: Path, seeds: int) -> None:
         say(name)
         began = time.perf_counter()
         scores, noted = (
-            boosted(data, model, seed) if model in BOOSTED else learnt(data, model, seed, quick=chosen.quick)
+            boosted(data, model, seed)
+            if model in BOOSTED
+            else learnt(data, model, seed, quick=chosen.quick, lr=chosen.lr)
         )
         line = {part: measure(data.plain, which, scores[part]) for part, which in (("valid", VALID), ("test", TEST))}
         line |= noted | {"minutes": (time.perf_counter() - began) / 60}
@@ -251,21 +255,24 @@ def boosted(data: Data, model: str, seed: int) -> tuple[dict[str, Array], dict[s
     return {"valid": fitted.predict(x[valid]), "test": fitted.predict(x[test])}, {"rounds": fitted.best_iteration}
 
 
-def learnt(data: Data, model: str, seed: int, *, quick: bool) -> tuple[dict[str, Array], dict[str, Any]]:
+def learnt(
+    data: Data, model: str, seed: int, *, quick: bool, lr: float | None
+) -> tuple[dict[str, Array], dict[str, Any]]:
     dataset = data.matched if model.endswith("match") else data.plain
     held: Pretrained | None = None
     if model.startswith("DIN"):
-        config, settings = DinConfig(), DIN
+        config, settings = DinConfig(dense_path=True), DIN
     else:
         held = data.pretrained
         config, settings = ablations(held.config.encoder, pack=PACK, pretrained=held.id, **SRP_MORE)["full"], SRP
-    settings = msgspec.structs.replace(settings, seed=seed, epochs=1 if quick else settings.epochs)
+    training = dataset.of(TRAIN)
+    suited = suited_epochs(kind_of(config).epochs, len(training))
+    settings = msgspec.structs.replace(settings, seed=seed, lr=lr or settings.lr, epochs=1 if quick else suited)
     torch.manual_seed(seed)
     fresh = build(dataset.spec, config)
     take_over(fresh, dataset.spec, held)
-    training = dataset.of(TRAIN)
     began, busy = time.perf_counter(), time.process_time()
-    epochs = train(fresh, dataset.samples, dataset.labels, (training, dataset.of(VALID)), settings, report=say)
+    epochs = train(fresh, dataset.samples, dataset.labels, (training, dataset.of(VALID)), settings, report=say, say=say)
     rows = len(epochs) * len(training)
     noted = {
         "valid_curve": [round(epoch.auc, 5) for epoch in epochs],

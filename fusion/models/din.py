@@ -21,7 +21,7 @@ from fusion.features.events import GAP_ROWS, LABEL_ROWS
 from fusion.features.samples import Batch
 from fusion.features.spec import FeatureSpec
 from fusion.models.protocol import Loss, ctr_only
-from fusion.models.tower import Tower
+from fusion.models.tower import DensePath, Tower
 from fusion.models.uif import InterestFusion
 
 
@@ -32,6 +32,7 @@ class DinConfig(msgspec.Struct, frozen=True, kw_only=True):
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)  # the paper's
     dropout: float = 0.2
+    dense_path: bool = False  # the dense features have a network of their own beside the tower, fitted first
     interest: bool = False
 
 
@@ -59,6 +60,8 @@ class Din(nn.Module):
         inputs = d * (2 + heads) + config.profile * len(spec.user_columns) + len(spec.dense)
         inputs += 96 if config.interest else 0
         self.tower = Tower(inputs, len(spec.dense), config.hidden, config.dropout)
+        alone = config.dense_path
+        self.dense_path = DensePath(len(spec.dense), config.hidden, config.dropout) if alone else None
         self._start()
 
     def _start(self) -> None:
@@ -93,7 +96,7 @@ class Din(nn.Module):
         if self.fusion is not None:
             inputs.append(self.fusion(batch, target))
         logit: Tensor = self.tower(inputs, batch.dense)
-        return logit
+        return logit if self.dense_path is None else logit + self.dense_path(batch.dense)
 
     def loss(self, batch: Batch, labels: Tensor) -> Loss:
         return ctr_only(self(batch), labels)

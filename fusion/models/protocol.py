@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.features.collate import Collator
+from fusion.models.tower import DensePath
 from fusion.models.uif import InterestFusion
 
 ModelConfig = msgspec.Struct  # the frozen record that a model is built from, kept in its artifact
@@ -57,6 +58,10 @@ class CtrModel(Network, Protocol):
     @property
     def fusion(self) -> InterestFusion | None:
         """The network that makes user vectors of interests; None where the model reads none."""
+
+    @property
+    def dense_path(self) -> DensePath | None:
+        """The network that reads the dense features alone, and is fitted first; None where the model has none."""
 
     def __call__(self, batch: Any) -> Tensor:
         """(B,) logits of a batch that the model's collator made."""

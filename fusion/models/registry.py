@@ -20,15 +20,16 @@ class ModelKind:
     config: type[ModelConfig]  # as which the artifact's config is read
     model: type[Any]  # a CtrModel, built as model(spec, config)
     command: str  # of `interestream`, which trains it
+    epochs: int  # passes over the training part of a long log
     reads_llm: bool = False  # whether it loads a language model, whose folder can be named
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        ModelKind(name="din", config=DinConfig, model=Din, command="train din"),
-        ModelKind(name="srp4ctr", config=Srp4CtrConfig, model=Srp4Ctr, command="train srp4ctr"),
-        ModelKind(name="bahe", config=BaheConfig, model=Bahe, command="train bahe", reads_llm=True),
+        ModelKind(name="din", config=DinConfig, model=Din, command="train din", epochs=6),
+        ModelKind(name="srp4ctr", config=Srp4CtrConfig, model=Srp4Ctr, command="train srp4ctr", epochs=4),
+        ModelKind(name="bahe", config=BaheConfig, model=Bahe, command="train bahe", epochs=4, reads_llm=True),
     )
 }
 

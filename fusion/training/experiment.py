@@ -29,6 +29,7 @@ def run(
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[Epoch], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
     prepare: Callable[[Any], None] = lambda _: None,
     device: torch.device | None = None,
     dist: Processes = ALONE,
@@ -52,6 +53,7 @@ def run(
         fingerprint=fingerprint(dataset, model_config, config),
         advance=advance,
         report=report,
+        say=say,
         dist=dist,
     )
     measured = {

@@ -26,9 +26,14 @@ from fusion.features.spec import UNKNOWN
 from fusion.models.protocol import CtrModel, Network
 from fusion.training import metrics
 from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
+from fusion.training.dense_path import fit_dense_path
 from fusion.training.distributed import ALONE, Processes
 from interest.errors import InputError
 
+SHORT = (
+    125_000  # samples for each pass: with fewer, item embeddings begin to know them by heart (fusion/models/tower.py)
+)
+DENSE_EPOCHS = 6
 LOOKS_BACK = 0.42  # of a run's steps, at most, the average of the weights
 
 
@@ -43,6 +48,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     average: float = 0.999  # weights of validation, test and artifact are an exponential average; its memory: _memory
     patience: int = 2  # epochs without a better validation AUC
     seed: int = 0
+    dense_epochs: int = DENSE_EPOCHS  # of a dense path, before the rest is trained; 0: it begins as it was built
     pretrained_rate: float = 1.0  # of a pre-trained encoder's learning rate; 0 freezes it
 
 
@@ -57,6 +63,7 @@ def train(
     fingerprint: str = "",
     advance: Callable[[int], None] = lambda _: None,
     report: Callable[[Epoch], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
     dist: Processes = ALONE,
 ) -> list[Epoch]:
     """Fit in device; `model` ends with the averaged weights of the best epoch.
@@ -72,6 +79,10 @@ def train(
     if folder is not None:
         load_checkpoint(folder, state, fingerprint, Epoch)
         advance(len(state.epochs) * len(training))
+    if not state.epochs and model.dense_path is not None and config.dense_epochs:
+        auc = fit_dense_path(model, samples.dense, labels, parts, config, dist)
+        say(f"the dense features alone: validation AUC {auc:.4f}")
+        state.average, state.best = _copy(model), _copy(model)
     targets = torch.from_numpy(labels.astype(np.float32))
     collator, device = model.collator, device_of(model)
     steps = -(-len(training) // config.batch_size)
@@ -112,6 +123,11 @@ def train(
             report(state.epochs[-1])
     _load(model, state.best)
     return state.epochs
+
+
+def suited_epochs(most: int, samples: int) -> int:
+    """Passes over so many training samples: `most` on a long log, fewer on a short one, where one is enough."""
+    return max(1, min(most, samples // SHORT))
 
 
 def finite_loss(loss: Tensor, epoch: int, step: int) -> Tensor:

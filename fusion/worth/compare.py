@@ -25,8 +25,9 @@ from fusion.features.match.features import MatchSpec
 from fusion.features.match.features import Part as MatchPart
 from fusion.features.splits import TEST, TRAIN
 from fusion.models.protocol import ModelConfig
+from fusion.models.registry import kind_of
 from fusion.training.checkpoint import fingerprint_of
-from fusion.training.train import TrainConfig
+from fusion.training.train import TrainConfig, suited_epochs
 from fusion.worth.costs import Costs
 from fusion.worth.intervals import HeldOut, Resampled
 from fusion.worth.report import table_of
@@ -98,6 +99,9 @@ def compare(
                 if found[seed] is not None:
                     continue
                 training = msgspec.structs.replace(asked.plan.training, seed=seed)
+                if not training.epochs:
+                    most = kind_of(config).epochs
+                    training = msgspec.structs.replace(training, epochs=suited_epochs(most, len(dataset.of(TRAIN))))
                 title = f"{variant.name}, seed {seed} ({number * asked.seeds + seed + 1} of {count})"
                 with asked.begin(title, training.epochs * len(dataset.of(TRAIN))) as advance:
                     found[seed] = run(dataset, config, training, place, prepare=prepare, advance=advance)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +12,6 @@ from interest.errors import InputError
 from streams.commands.option_groups import CommandWithOldNames, with_groups
 from streams.commands.training_options import (
     ComputeOptions,
-    Epochs,
     InterestOptions,
     OptimiserOptions,
     Out,
@@ -30,15 +28,10 @@ if TYPE_CHECKING:
 train = typer.Typer(help="Train a CTR model on the store; one sub-command per model.", no_args_is_help=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DinOptimiser(OptimiserOptions):
-    epochs: Epochs = 6
-
-
 @train.command("din", cls=CommandWithOldNames)
 @with_groups
 def din(
-    out: Out, log: SampleOptions, interests: InterestOptions, optimiser: DinOptimiser, compute: ComputeOptions
+    out: Out, log: SampleOptions, interests: InterestOptions, optimiser: OptimiserOptions, compute: ComputeOptions
 ) -> None:
     """Train DIN on the store's behaviours; report its metrics and write the artifact."""
     from fusion.models.din import DinConfig
@@ -51,7 +44,12 @@ def din(
     match = match_spec(engine, interests, interest=interest)
     data, settings = dataset_config(log, interests, interest=interest, match=match), train_config(optimiser)
     run_training(
-        engine, out, data, settings, lambda dataset: (dataset, DinConfig(interest=interest), _as_built), compute
+        engine,
+        out,
+        data,
+        settings,
+        lambda dataset: (dataset, DinConfig(interest=interest, dense_path=True), _as_built),
+        compute,
     )
 
 
@@ -121,7 +119,7 @@ def srp4ctr(
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         encoder = encoder_for(held, dataset, split=log.split, positions=log.history + pack - 1)
-        more = {"value_task": value_task, "lifelong": lifelong, "interest": interest}
+        more = {"value_task": value_task, "lifelong": lifelong, "interest": interest, "dense_path": True}
         config = ablations(encoder, pack=pack, pretrained="" if held is None else held.id, **more)[form]
         return dataset, config, lambda fresh: take_over(fresh, dataset.spec, held)
 

@@ -20,6 +20,7 @@ from streams.commands.training_options import (
     Out,
     Rate,
     SampleOptions,
+    SuitedEpochs,
 )
 from streams.commands.training_run import dataset_config, match_spec, reads_interests, run_training, train_config
 from streams.progress import progress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BaheOptimiser(OptimiserOptions):
+    epochs: SuitedEpochs = 4
     batch_size: BatchSize = 128
     lr: Rate = 1e-3
 
@@ -105,12 +107,17 @@ def bahe(
     from fusion.training.bahe import begin_with, begin_with_llm, check_continuable, continued, newest, with_bank_vectors
     from fusion.training.distributed import choose_device
     from fusion.training.out_folder import check_out
+    from fusion.training.train import DENSE_EPOCHS
     from streams.resolve.bank import bank_files_folder, choose_recipe, llm_folder
     from streams.store.engine import open_store
 
     check_out(out, "bahe")
     engine = open_store(store_url(log.store), create=False)
-    settings = train_config(optimiser, pretrained_rate=llm_lr / optimiser.lr if optimiser.lr else 0.0)
+    settings = train_config(
+        optimiser,
+        pretrained_rate=llm_lr / optimiser.lr if optimiser.lr else 0.0,
+        dense_epochs=0 if continue_from else DENSE_EPOCHS,
+    )
     last = None if continue_from is None else load_artifact(continue_from, llm_folder(llm) if llm else None)
     read = None
     if last is None:
@@ -145,6 +152,7 @@ def bahe(
             pack=pack,
             checkpointing=checkpointing,
             precision=precision,
+            dense_path=True,
             interest=interest,
             until=newest(dataset, log.split),
         )

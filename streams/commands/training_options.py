@@ -42,6 +42,13 @@ Encoder = Annotated[
 ]
 Generation = Annotated[int, typer.Option(min=0, help="Which partitioning of the log the interests are of.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training part, at most: the best one is kept.")]
+SuitedEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Passes over the training part, at most: the best one is kept. Default: as many as suit its size, said.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples in a step.")]
 Rate = Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")]
 Seed = Annotated[int, typer.Option(help="Seed of fresh weights, the order of samples and dropout.")]
@@ -84,7 +91,7 @@ class InterestOptions:
 class OptimiserOptions:
     """How long and how fast is learnt."""
 
-    epochs: Epochs = 4
+    epochs: SuitedEpochs = None
     batch_size: BatchSize = 1024
     lr: Rate = 2e-3
     seed: Seed = 0

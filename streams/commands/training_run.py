@@ -121,7 +121,9 @@ def train_config(options: OptimiserOptions, **more: Any) -> TrainConfig:
     """The options as the record that the optimiser runs by; `more`: fields that not every model has options for."""
     from fusion.training.train import TrainConfig
 
-    return TrainConfig(epochs=options.epochs, seed=options.seed, batch_size=options.batch_size, lr=options.lr, **more)
+    return TrainConfig(
+        epochs=options.epochs or 0, seed=options.seed, batch_size=options.batch_size, lr=options.lr, **more
+    )
 
 
 def run_training(
@@ -139,14 +141,17 @@ def run_training(
     model: the samples as the model reads them, its config, and what is done to its fresh weights. read: how the samples
     are read, if not as `data` says. llm: where the model's LLM is.
     """
+    import msgspec
     import torch
 
     from fusion.features.dataset import read_dataset
     from fusion.features.splits import TRAIN
+    from fusion.models.registry import kind_of
     from fusion.serving.user_vectors import represent
     from fusion.training import experiment
     from fusion.training.artifact import load_artifact
     from fusion.training.distributed import choose_device, processes
+    from fusion.training.train import suited_epochs
 
     if compute.threads:
         torch.set_num_threads(compute.threads)
@@ -155,7 +160,11 @@ def run_training(
         with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
             dataset = read_dataset(connection, data, advance) if read is None else read(connection, advance)
         dataset, config, prepare = model(dataset)
-        began, rows = time.monotonic(), len(dataset.of(TRAIN))
+        rows = len(dataset.of(TRAIN))
+        if not settings.epochs:
+            settings = msgspec.structs.replace(settings, epochs=suited_epochs(kind_of(config).epochs, rows))
+            _say(f"epochs: {settings.epochs}, for {rows:,} training samples (--epochs sets it)")
+        began = time.monotonic()
         with shown("Training", settings.epochs * rows, "samples") as advance:
             metrics = experiment.run(
                 dataset,
@@ -165,6 +174,7 @@ def run_training(
                 folder=out,
                 advance=advance,
                 report=_print_epoch if dist.first else _say_nothing,
+                say=_print_note if dist.first else _say_nothing,
                 prepare=prepare,
                 device=device,
                 dist=dist,
@@ -185,8 +195,12 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _say_nothing(_: Epoch) -> None:
+def _say_nothing(_: object) -> None:
     pass
+
+
+def _print_note(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _print_epoch(epoch: Epoch) -> None:

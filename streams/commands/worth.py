@@ -130,7 +130,7 @@ def worth(
     more: dict[str, Any] = (
         {"embedding_decay": 0.2} if model == "srp4ctr" else {}
     )  # as their commands of `train` have it
-    training = TrainConfig(epochs=epochs or (4 if model == "srp4ctr" else 6), batch_size=batch_size, lr=lr, **more)
+    training = TrainConfig(epochs=epochs or 0, batch_size=batch_size, lr=lr, **more)
     with engine.connect() as connection:
         table, figures = compare(
             connection,
@@ -195,7 +195,7 @@ def _data(log: SampleOptions, texts: TextOptions, held: Pretrained | None, match
 def _din(_dataset: Dataset, interest: bool) -> tuple[ModelConfig, Callable[[Any], None]]:
     from fusion.models.din import DinConfig
 
-    return DinConfig(interest=interest), lambda _fresh: None
+    return DinConfig(interest=interest, dense_path=True), lambda _fresh: None
 
 
 def _srp4ctr(held: Pretrained | None, log: SampleOptions) -> Model:
@@ -206,7 +206,7 @@ def _srp4ctr(held: Pretrained | None, log: SampleOptions) -> Model:
 
     def model(dataset: Dataset, interest: bool) -> tuple[ModelConfig, Callable[[Any], None]]:
         encoder = encoder_for(held, dataset, split=log.split, positions=log.history + pack - 1)
-        more = {"value_task": 0.5, "lifelong": True, "interest": interest}
+        more = {"value_task": 0.5, "lifelong": True, "interest": interest, "dense_path": True}
         config = ablations(encoder, pack=pack, pretrained="" if held is None else held.id, **more)["full"]
         return config, lambda fresh: take_over(fresh, dataset.spec, held)
 

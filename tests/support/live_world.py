@@ -98,12 +98,14 @@ def encode(engine: Engine, most: int | None = None) -> None:
 
 
 ENCODER = FgBertConfig(positions=HISTORY + 4, width=16, dropout=0.0)
-SRP4CTR = Srp4CtrConfig(encoder=ENCODER, pack=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, interest=True)
+SRP4CTR = Srp4CtrConfig(
+    encoder=ENCODER, pack=5, queries=2, hidden=(16,), dropout=0.0, lifelong=True, interest=True, dense_path=True
+)
 
 
 def configs(llm: Path, recipe: Recipe) -> dict[str, ModelConfig]:
     return {
-        "din": DinConfig(width=8, attention=8, hidden=(16,), dropout=0.0, interest=True),
+        "din": DinConfig(width=8, attention=8, hidden=(16,), dropout=0.0, interest=True, dense_path=True),
         "srp4ctr": SRP4CTR,
         "bahe": config_of(llm, recipe, sequences=("recent", "liked", "disliked"), interest=True),
     }

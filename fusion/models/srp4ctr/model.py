@@ -39,7 +39,7 @@ from fusion.models.srp4ctr.fgbert import (
     split_heads,
     start,
 )
-from fusion.models.tower import Tower
+from fusion.models.tower import DensePath, Tower
 from fusion.models.uif import WIDTH, InterestFusion
 
 NO_CLASS = -100  # torch's number for rows that a cross-entropy leaves out
@@ -55,6 +55,7 @@ class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2
+    dense_path: bool = False  # the dense features have a network of their own beside the tower, fitted first
     lifelong: bool = False  # sums over the whole past beside the encoded history
     value_task: float = 0.0  # weight of a second task in training: which value the user gives (0: none)
     interest: bool = False
@@ -170,6 +171,8 @@ class Srp4Ctr(nn.Module):
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
         inputs += 3 * WIDTH if config.interest else 0
         self.tower = Tower(inputs, len(spec.dense), config.hidden, config.dropout)
+        alone = config.dense_path
+        self.dense_path = DensePath(len(spec.dense), config.hidden, config.dropout) if alone else None
         self.value = nn.Linear(self.tower.width, spec.value_rows) if config.value_task else None
         for embedding in self.profile:
             nn.init.normal_(cast(nn.Embedding, embedding).weight, std=0.01)
@@ -189,12 +192,12 @@ class Srp4Ctr(nn.Module):
         nn.init.zeros_(self.age.weight)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        return self.tower.logits(*self._read(batch))
+        return self._logits(self._read(batch))
 
     def loss(self, batch: PackedBatch, labels: Tensor) -> Loss:
         """The second task asks which value the user gives."""
         read = self._read(batch)
-        logits = self.tower.logits(*read)
+        logits = self._logits(read)
         if self.value is None:
             return ctr_only(logits, labels)
         bucket = batch.candidates.value_bucket
@@ -212,13 +215,17 @@ class Srp4Ctr(nn.Module):
         items = self.encoder.items(batch.items)  # (M, d)
         return self._hidden(self._encode(batch.users, items), batch.candidates, items)
 
+    def _logits(self, read: Hidden) -> Tensor:
+        logits = self.tower.logits(*read)
+        return logits if self.dense_path is None else logits + self.dense_path(read.dense)
+
     def encode_user(self, users: Users, items: Items) -> UserState:
         """The users' side, once for any number of candidates."""
         return self._encode(users, self.encoder.items(items))
 
     def score(self, state: UserState, candidates: Candidates, items: Items) -> Tensor:
         """(B,) logits of candidates, in as many windows as the state has."""
-        return self.tower.logits(*self._hidden(state, candidates, self.encoder.items(items)))
+        return self._logits(self._hidden(state, candidates, self.encoder.items(items)))
 
     def _encode(self, users: Users, items: Tensor) -> UserState:
         mask = users.event > 0

@@ -35,6 +35,7 @@ from streams.stages.announce import Announcer
 from streams.stages.consumer.message import Message
 from streams.stages.consumer.window import MessageWindow
 from streams.stages.fusion.bank_fill import BankFiller
+from streams.stages.fusion.item_texts import ItemTexts
 from streams.stages.fusion.republish import OvertakenError, RepublishProgress, plan_republishing, save_progress
 from streams.stages.fusion.rows import (
     MessagePosition,
@@ -82,6 +83,7 @@ class FusionStage:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fusion")  # torch works here; the bank has its own
         self._bank_filler = BankFiller(context, self.name, lambda: self._window.partitions if self._window else [])
         self._retry = RetryPolicy(context, self.name)
+        self._items, self._more_items = ItemTexts(context.engine), False
         self._sent: list[Announcement] = []  # acknowledged by the broker, still in the outbox
         self._last: dict[int, tuple[int, int]] = {}  # by Kafka partition: newest offset announced for, newest n
         self._config: RepresentationConfig
@@ -153,7 +155,7 @@ class FusionStage:
             if time.monotonic() >= self._next_check:
                 await self._check_activation()
             await self._plan_republishing(window.partitions)
-            messages = await window.take(timeout_s=0.0 if self._republish_queue else IDLE_S)
+            messages = await window.take(timeout_s=0.0 if self._republish_queue or self._more_items else IDLE_S)
             if messages:
                 await self._fuse(messages)
                 window.acknowledge(messages)
@@ -165,6 +167,7 @@ class FusionStage:
                     self._writing = False
             elif not messages:
                 await self._tidy()
+                await self._encode_items()
         await self._tidy()
 
     async def _on_revoked(self, _partitions: Collection[int]) -> None:
@@ -261,6 +264,11 @@ class FusionStage:
         sent, self._sent = self._sent, []
         if sent:
             await self._store(partial(self._announcer.remove, sent), "cannot tidy the outbox")
+
+    async def _encode_items(self) -> None:
+        """No message waits: a few items' texts that have no vector yet."""
+        step = partial(self._items.step, self._config.encoder)
+        self._more_items = await self._retry.storing(partial(self._in_thread, step), "cannot write vectors of items")
 
     # Another artifact.
 

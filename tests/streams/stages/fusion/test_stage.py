@@ -13,18 +13,23 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, select
 
+from fusion.encoders.item_text import ITEM_TEMPLATE, catalogue_text, text_key
 from fusion.encoders.sentence import open_encoder
+from fusion.features.match.item_vectors import stored_vectors
 from fusion.interests.pooled_rows import VectorSource, pooled_id
 from fusion.tables import vectors
 from interest.errors import InputError
 from interest.store.sql import writing
+from interest.types import Item
 from streams.kafka.clients import KafkaSettings
 from streams.kafka.messages import RepresentationUpdate
 from streams.kafka.topics import dead_of
+from streams.resolve.encoder import encoder_folder
 from streams.stages.announce import Announcer
 from streams.stages.fusion import stage as module
 from streams.stages.fusion.stage import FusionStage
-from streams.store import outbox
+from streams.stages.ingest.catalogue import apply
+from streams.store import counters, outbox
 from streams.store.forget import forget
 from tests.support.fusion_world import (
     EVERY,
@@ -243,3 +248,34 @@ def test_a_machine_without_an_encoder_is_refused_with_the_remedy(
         FusionStage(context_of(kafka, store, encoder=str(tmp_path / "nowhere")))
     with pytest.raises(InputError, match="INTERESTREAM_FUSION_HALF_LIFE"):
         FusionStage(context_of(kafka, store, half_life=-1.0))
+
+
+def test_items_that_come_or_change_have_vectors_of_their_texts_as_by_the_embedded_fuse(
+    engine: Engine, kafka: KafkaSettings, view: VectorSource
+) -> None:
+    context, encoder = context_of(kafka, engine), open_encoder(encoder_folder(None))
+    heat = Item(item_id="new1", title="Heat", categories=("Crime",))
+    ronin = Item(item_id="new2", title="Ronin", categories=("Thriller",))
+
+    def encoded(*found: Item) -> bool:
+        texts = [catalogue_text(ITEM_TEMPLATE, one) for one in found]
+        with engine.connect() as connection:
+            held = stored_vectors(connection, encoder.id, [text_key(text) for text in texts])
+        wanted = dict(zip(map(text_key, texts), encoder(texts).astype("<f2"), strict=True))
+        return {key: own.tobytes() for key, own in held.items()} == {key: own.tobytes() for key, own in wanted.items()}
+
+    def put(*found: Item) -> None:
+        with writing(engine) as connection:
+            apply(connection, {one.item_id: one for one in found}, {})
+
+    async def go() -> None:
+        async with working(context):
+            put(heat, ronin)
+            await until(lambda: encoded(heat, ronin))
+            changed = msgspec.structs.replace(ronin, title="Ronin (1998)")
+            put(changed)
+            await until(lambda: encoded(changed))
+
+    asyncio.run(go())
+    with engine.connect() as connection:
+        assert counters.read(connection, counters.ITEM_VECTORS) >= 2
