@@ -107,17 +107,12 @@ def bahe(
     from fusion.training.bahe import begin_with, begin_with_llm, check_continuable, continued, newest, with_bank_vectors
     from fusion.training.distributed import choose_device
     from fusion.training.out_folder import check_out
-    from fusion.training.train import DENSE_EPOCHS
     from streams.resolve.bank import bank_files_folder, choose_recipe, llm_folder
     from streams.store.engine import open_store
 
     check_out(out, "bahe")
     engine = open_store(store_url(log.store), create=False)
-    settings = train_config(
-        optimiser,
-        pretrained_rate=llm_lr / optimiser.lr if optimiser.lr else 0.0,
-        dense_epochs=0 if continue_from else DENSE_EPOCHS,
-    )
+    settings = train_config(optimiser, pretrained_rate=llm_lr / optimiser.lr if optimiser.lr else 0.0)
     last = None if continue_from is None else load_artifact(continue_from, llm_folder(llm) if llm else None)
     read = None
     if last is None:
@@ -152,7 +147,6 @@ def bahe(
             pack=pack,
             checkpointing=checkpointing,
             precision=precision,
-            dense_path=True,
             interest=interest,
             until=newest(dataset, log.split),
         )

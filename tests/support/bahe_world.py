@@ -54,7 +54,7 @@ class Made:
 def config_of(llm: Path, recipe: Recipe, **changes: object) -> BaheConfig:
     own = BaheConfig(
         recipe=recipe, folder=str(llm), architecture=architecture(llm), history=M,
-        heads=2, width=8, hidden=(16,), dropout=0.0, dense_path=True,
+        heads=2, width=8, hidden=(16,), dropout=0.0,
     )  # fmt: skip
     return msgspec.structs.replace(own, **changes)
 

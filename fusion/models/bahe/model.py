@@ -33,7 +33,6 @@ from fusion.models.bahe.head import Head
 from fusion.models.bahe.standardise import Standardise
 from fusion.models.bahe.target_attention import UserSide, sizes_of
 from fusion.models.protocol import Loss, ctr_only
-from fusion.models.tower import DensePath
 from fusion.models.uif import InterestFusion
 
 
@@ -60,7 +59,6 @@ class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     profile: int = 8
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.2
-    dense_path: bool = False  # the dense features have a network of their own beside the tower, fitted first
     interest: bool = False
     until: float = 0.0  # event time after which a refresh finds what is new to it (fusion.training.bahe.newest)
     continued_from: str = ""  # id of the artifact whose weights it began with
@@ -95,8 +93,10 @@ class Bahe(nn.Module):
             )
             for _ in range(config.heads)
         )  # fmt: skip
-        alone = config.dense_path
-        self.dense_path = DensePath(len(spec.dense), config.hidden, config.dropout) if alone else None
+
+    @property
+    def dense_path(self) -> None:
+        """None: what the heads shared would be no head's own."""
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
         return self.high.parameters()
@@ -154,8 +154,7 @@ class Bahe(nn.Module):
         if self.fusion is not None and interest is not None:
             interests.append(self.fusion.join(interest[batch.past], offered.chunk(2, dim=1)[0]))
         logits = [head(users, users.keys[..., n, :], offered, interests, batch) for n, head in enumerate(self.heads)]
-        stacked = torch.stack(logits, dim=1)
-        return stacked if self.dense_path is None else stacked + cast(Tensor, self.dense_path(batch.dense))[:, None]
+        return torch.stack(logits, dim=1)
 
     def _vectors(self, batch: BaheBatch) -> Tensor:
         return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
