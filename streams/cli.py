@@ -22,6 +22,7 @@ from streams.commands.forget import forget
 from streams.commands.fuse import fuse
 from streams.commands.lag import lag
 from streams.commands.learn import learn
+from streams.commands.nearest import nearest
 from streams.commands.pretrain import pretrain
 from streams.commands.replay import replay
 from streams.commands.score import score
@@ -52,6 +53,7 @@ app.command()(lag)
 app.command()(learn)
 app.command()(replay)
 app.command()(score)
+app.command()(nearest)
 app.command()(serve)
 app.command()(settings)
 app.command()(stats)

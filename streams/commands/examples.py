@@ -16,6 +16,7 @@ EXAMPLES = {
     "fuse": "interestream fuse --half-life 8",
     "lag": "interestream lag --max 1000",
     "learn": "interestream learn --llm http://localhost:8000/v1 --llm-model qwen",
+    "nearest": "interestream nearest runs/din --user 405",
     "pretrain fgbert": "interestream pretrain fgbert --out runs/fgbert",
     "replay": "interestream replay ratings.csv --items movies.csv --map value=rating",
     "score": "interestream score runs/din --user 405 --items 50 --items 100",

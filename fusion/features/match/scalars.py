@@ -94,11 +94,24 @@ def taste_scalars(sums: Array, place: Array, bias: Array) -> Array:
 
     sums: (n, 2 K + 2) by `taste_sums`, or one row for all. place, bias: (n, K) and (n,), the candidates'.
     """
-    liking, all_, total, size = np.split(sums, np.cumsum([place.shape[1], place.shape[1], 1]), axis=1)
-    usual = total / (size + 5)
-    along = ((liking - usual * all_) * place).sum(axis=1, keepdims=True)
+    liking, usual, size = _liking(sums)
+    along = (liking * place).sum(axis=1, keepdims=True)
     usual = np.broadcast_to(usual, along.shape)
     return np.hstack([along / (size + SHRINK), along / np.sqrt(size + SHRINK), usual, bias[:, None]]).astype(np.float32)
+
+
+def taste_vector(sums: Array) -> Array:
+    """(n, K) float64: whose product with a candidate's place is the first of `taste_scalars`. sums: see there."""
+    liking, _, size = _liking(sums)
+    return np.asarray(liking / (size + SHRINK))
+
+
+def _liking(sums: Array) -> tuple[Array, Array, Array]:
+    """Residuals above the user's usual one times places, summed (n, K); the usual residual; the number of events."""
+    width = (sums.shape[1] - 2) // 2
+    liking, all_, total, size = np.split(sums, np.cumsum([width, width, 1]), axis=1)
+    usual = total / (size + 5)
+    return liking - usual * all_, usual, size
 
 
 def _greatest(similarity: Array, among: Array) -> Array:

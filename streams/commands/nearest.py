@@ -1,0 +1,33 @@
+"""`interestream nearest`: a user's nearest items in the common space of an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streams.commands.options import Store
+from streams.settings.load import store_url
+
+
+def nearest(
+    artifact: Annotated[Path, typer.Argument(help="The folder that `interestream train` wrote.")],
+    user: Annotated[str, typer.Option(help="The user.")],
+    store: Store = None,
+    top: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
+    seen: Annotated[bool, typer.Option("--seen", help="Also items that the user has acted on already.")] = False,
+) -> None:
+    """Show the items whose vectors have the greatest dot product with the user's, in the model's common space.
+
+    It needs a model with match scalars (`train --match`). The space knows an item by who liked it and by its text; a
+    user is where the whole past says that liking lies. Popularity is not in it: `score` ranks by what is likely liked.
+    """
+    from fusion.serving.nearest import CommonSpace
+    from fusion.training.artifact import load_artifact
+    from streams.store.engine import open_store
+
+    space = CommonSpace(load_artifact(artifact))
+    with open_store(store_url(store), create=False).connect() as connection:
+        for one in space.nearest(connection, user, top, seen=seen):
+            print(f"{one.product:+.3f}  {one.item_id}  {one.title or ''}".rstrip())
