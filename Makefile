@@ -1,4 +1,5 @@
 # make demo    everything once, on a real log with a real small LLM: fetch, replay, train, score, timeline, stats
+# make serve   the scoring service and the live page on what make demo made: http://127.0.0.1:8091 (Ctrl-C ends both)
 # make demo-stream   the same log through a real Kafka and the stream agent (Java 17 and Maven)
 # make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
 # make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours (KILL_SEED=N kills as that run did)
@@ -20,7 +21,7 @@ TEST_PROCESSES ?= 3
 export INTERESTREAM_CACHE ?= $(HOME)/.cache/interestream
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install fetch demo demo-stream test soak lint bench clean kafka kafka-stop vllm vllm-install vllm-stop
+.PHONY: install fetch demo serve demo-stream test soak lint bench clean kafka kafka-stop vllm vllm-install vllm-stop
 
 install: $(VENV)/installed
 
@@ -35,6 +36,9 @@ fetch: install
 
 demo: fetch
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh deploy/demo.sh $(DEMO)
+
+serve: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh deploy/serve.sh $(DEMO)
 
 demo-stream: fetch
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh deploy/stream_demo.sh $(DEMO)

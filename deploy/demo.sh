@@ -22,3 +22,5 @@ interestream timeline $user
 
 say "5. What it took"
 interestream stats
+
+say "6. See it in a browser: make serve, then http://127.0.0.1:8091/?user=$user"

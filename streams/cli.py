@@ -23,6 +23,7 @@ from streams.commands.fuse import fuse
 from streams.commands.lag import lag
 from streams.commands.learn import learn
 from streams.commands.nearest import nearest
+from streams.commands.page import page
 from streams.commands.pretrain import pretrain
 from streams.commands.replay import replay
 from streams.commands.score import score
@@ -51,6 +52,7 @@ app.command()(forget)
 app.command()(fuse)
 app.command()(lag)
 app.command()(learn)
+app.command()(page)
 app.command()(replay)
 app.command()(score)
 app.command()(nearest)

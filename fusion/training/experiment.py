@@ -10,12 +10,14 @@ import msgspec
 import torch
 
 from fusion.features.dataset import Dataset
+from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.models.protocol import CtrModel, ModelConfig
 from fusion.models.registry import build, kind_of
 from fusion.training import metrics
 from fusion.training.artifact import ArtifactConfig, Metrics, save_artifact, versions
 from fusion.training.checkpoint import Epoch, fingerprint_of, remove_checkpoint
+from fusion.training.curves import Curves, calibration_bins, save_curves
 from fusion.training.distributed import ALONE, Processes
 from fusion.training.train import TrainConfig, predict, train
 
@@ -43,7 +45,7 @@ def run(
     prepare(model)
     model.to(device or torch.device("cpu"))
     training, validation = dataset.of(TRAIN), dataset.of(VALID)
-    train(
+    epochs = train(
         model,
         dataset.samples,
         dataset.labels,
@@ -56,10 +58,8 @@ def run(
         say=say,
         dist=dist,
     )
-    measured = {
-        "valid": measure(model, dataset, VALID, dist),
-        "test": measure(model, dataset, TEST, dist),
-    }
+    scored = {name: _scored(model, dataset, part, dist) for name, part in (("valid", VALID), ("test", TEST))}
+    measured = {name: _report(dataset, rows, scores) for name, (rows, scores) in scored.items()}
     if dist.first:
         record = ArtifactConfig(
             kind=kind_of(model_config).name,
@@ -71,16 +71,21 @@ def run(
         )
         match = dataset.samples.match
         space = None if match is None else match.space
-        save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured, space=space)
+        own = save_artifact(folder, model, dataset.spec, dataset.statistics, record, measured, space=space)
+        bins = {name: calibration_bins(dataset.labels[rows], scores) for name, (rows, scores) in scored.items()}
+        save_curves(folder, Curves(artifact=own, epochs=epochs, calibration=bins))
         remove_checkpoint(folder)
     dist.wait()
     return measured
 
 
-def measure(model: CtrModel, dataset: Dataset, part: int, dist: Processes = ALONE) -> dict[str, float]:
-    """Every metric on one part of the samples."""
+def _scored(model: CtrModel, dataset: Dataset, part: int, dist: Processes) -> tuple[Array, Array]:
+    """The part's sample numbers and their scores."""
     rows = dataset.of(part)
-    scores = predict(model, dataset.samples, rows, dist=dist)
+    return rows, predict(model, dataset.samples, rows, dist=dist)
+
+
+def _report(dataset: Dataset, rows: Array, scores: Array) -> dict[str, float]:
     slices = {name: chosen[rows] for name, chosen in dataset.slices.items()}
     return metrics.report(dataset.labels[rows], scores, dataset.log.user[dataset.rows[rows]], slices)
 

@@ -17,6 +17,7 @@ EXAMPLES = {
     "lag": "interestream lag --max 1000",
     "learn": "interestream learn --llm http://localhost:8000/v1 --llm-model qwen",
     "nearest": "interestream nearest runs/din --user 405",
+    "page": "interestream page --api http://127.0.0.1:8090",
     "pretrain fgbert": "interestream pretrain fgbert --out runs/fgbert",
     "replay": "interestream replay ratings.csv --items movies.csv --map value=rating",
     "score": "interestream score runs/din --user 405 --items 50 --items 100",

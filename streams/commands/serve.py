@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Without access keys: loopback only.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
     workers: Annotated[int, typer.Option(help="Processes that answer.", min=1)] = 1,
+    page: Annotated[
+        bool, typer.Option("--page", help="Also show the live page, in a process of its own; see `interestream page`.")
+    ] = False,
+    page_port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8091,
     config: Annotated[
         Path | None,
         typer.Option(help="A TOML file of settings; the environment overrides it. Default: INTERESTREAM_CONFIG."),
@@ -67,10 +73,28 @@ def serve(
     if warning:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     print(f"listening on http://{settings.serve.host}:{settings.serve.port}/docs", file=sys.stderr, flush=True)
-    run(settings, workers)
+    with _page_beside(settings.serve.host, settings.serve.port, page_port) if page else nullcontext():
+        run(settings, workers)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # all is written and closed; with torch loaded the interpreter's own end takes many seconds
+
+
+@contextmanager
+def _page_beside(host: str, port: int, page_port: int) -> Iterator[None]:
+    """The page in a process of its own, for as long as the service runs. It listens where the service does."""
+    import subprocess
+    import sys
+
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    api = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+    command = [sys.executable, "-m", "streams", "page", "--api", api, "--host", host, "--port", str(page_port)]
+    child = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait()
 
 
 def _check(settings: Settings, artifact: Path | None) -> None:

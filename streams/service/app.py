@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Annotated, Any
 
@@ -24,8 +25,10 @@ from interest.types import Item, User
 from streams.resolve.activation import read_activations
 from streams.service import models, problems, reads
 from streams.service.access import Keys
+from streams.service.insight import insight_router
 from streams.service.limits import Gate
 from streams.service.metrics import ServiceMetrics
+from streams.service.operate import operate_router
 from streams.service.problems import ProblemError
 from streams.service.rows import read_rows
 from streams.service.scoring import Scoring
@@ -77,6 +80,8 @@ def make_app(service: Service) -> FastAPI:
     _reads(app, service)
     _writes(app, service)
     _operations(app, service)
+    for router in (insight_router, operate_router):
+        app.include_router(router(service, partial(_allowed, service)))
     return app
 
 

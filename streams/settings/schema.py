@@ -123,6 +123,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drain_s: Seconds = 8.0  # between SIGTERM and the end
 
 
+class PageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The live page, `interestream page`."""
+
+    api: str = "http://127.0.0.1:8090"  # the service, as this page's process reaches it
+    host: str = "127.0.0.1"  # any other shows only what needs an access key
+    port: Port = 8091
+    origin: str | None = None  # the page's address as browsers see it, where a proxy stands before it
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: str = DEFAULT_STORE
     cache: str | None = None
@@ -134,3 +143,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     items: ItemSettings = ItemSettings()
     agent: AgentSettings = AgentSettings()
     serve: ServeSettings = ServeSettings()
+    page: PageSettings = PageSettings()

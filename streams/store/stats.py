@@ -85,7 +85,7 @@ def read_stats(connection: Connection) -> Stats:
         )
     ).one()
     consumed = connection.execute(
-        select(*(func.coalesce(func.sum(offsets.c[name]), 0) for name in _CONSUMED)).where(_OF_BEHAVIORS),
+        select(*(func.coalesce(func.sum(offsets.c[name]), 0) for name in _CONSUMED)).where(OF_BEHAVIORS),
     ).one()
     size = _store_bytes(connection)
     coverage = read_coverage(connection)
@@ -100,7 +100,7 @@ def read_stats(connection: Connection) -> Stats:
         open_caches=open_caches,
         open_behaviors=count - int(closed[1] or 0),
         versions=_versions(connection, generation),
-        llm=_llm(connection),
+        llm=read_llm_cost(connection),
         vectors=_by(connection, vectors.c.encoder),
         representations=_by(connection, representations.c.artifact),
         banks=_banks(connection),
@@ -111,7 +111,7 @@ def read_stats(connection: Connection) -> Stats:
 
 _CONSUMED = ("accepted", "late", "duplicates", "rejected")
 # logs, and the topic of behaviours under any prefix: the topics of items and users have their offsets there too
-_OF_BEHAVIORS = not_(offsets.c.source.startswith(TOPIC_SOURCE)) | offsets.c.source.endswith("behaviors")
+OF_BEHAVIORS = not_(offsets.c.source.startswith(TOPIC_SOURCE)) | offsets.c.source.endswith("behaviors")
 
 
 def _per_user(connection: Connection, generation: int) -> tuple[int, int, int]:
@@ -172,7 +172,8 @@ def _outcomes(
 _COUNTERS = ("calls", "cached", "prompt_tokens", "completion_tokens")
 
 
-def _llm(connection: Connection) -> LlmCost:
+def read_llm_cost(connection: Connection) -> LlmCost:
+    """What the language model cost, over the whole store."""
     *counts, seconds = connection.execute(
         select(*(func.coalesce(func.sum(usage.c[name]), 0) for name in (*_COUNTERS, "seconds")))
     ).one()

@@ -24,6 +24,8 @@ from interest.errors import InputError
 from streams.kafka.clients import group_of
 from streams.kafka.topics import STAGES, Topics
 from streams.observability.metrics import Metrics
+from streams.service.access import Keys
+from streams.service.metrics import ServiceMetrics
 from streams.settings.load import load_settings
 from streams.settings.schema import KafkaSettings
 
@@ -33,7 +35,13 @@ DOCKERFILES = sorted((DEPLOY / "docker").glob("*Dockerfile"))
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 VERSION = "1.30.0"  # the oldest Kubernetes that we write for
 OTHERS_KINDS = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}  # of KEDA and the Prometheus operator: no schema
-COMPOSE_VARIABLES = {"POSTGRES_PASSWORD": "p", "LLM_KEY": "k", "GRAFANA_PASSWORD": "g", "HOME": "/home/me"}
+COMPOSE_VARIABLES = {
+    "POSTGRES_PASSWORD": "p",
+    "LLM_KEY": "k",
+    "GRAFANA_PASSWORD": "g",
+    "HOME": "/home/me",
+    "SERVE_KEYS": f"shop read,write {'0' * 64}",
+}
 
 
 def documents(file: Path) -> list[dict[str, Any]]:
@@ -80,6 +88,8 @@ def environments() -> dict[str, dict[str, str]]:
         documents(DEPLOY / "kubernetes" / name)[0] for name in ("settings.yaml", "secret.template.yaml")
     )
     found["kubernetes"] = settings["data"] | secret["stringData"]
+    for name in ("interestream-serve", "interestream-page"):
+        found[name] = {one["name"]: one["value"] for one in pods()[name]["containers"][0]["env"]}
     for file in DOCKERFILES:
         words = re.findall(r"\b(INTERESTREAM_\w+)=(\S+)", file.read_text().replace("\\\n", " "))
         found[file.name] = dict(words)
@@ -96,7 +106,7 @@ def vllm_flags() -> dict[str, list[str]]:
 def metric_names() -> set[str]:
     """The names under which Prometheus knows the workers' metrics."""
     names = set()
-    for metric in vars(Metrics()).values():
+    for metric in (*vars(Metrics()).values(), *vars(ServiceMetrics()).values()):
         if isinstance(metric, Counter):
             names.add(f"{metric._name}_total")
         elif isinstance(metric, Histogram):
@@ -182,7 +192,7 @@ def test_selectors_find_their_pods_and_autoscalers_their_deployments() -> None:
     every = [one for file in KUBERNETES for one in documents(file)]
     made = {one["metadata"]["name"]: one["spec"] for one in every if one["kind"] == "Deployment"}
     labels = {name: spec["template"]["metadata"]["labels"] for name, spec in made.items()}
-    assert {f"interestream-{stage}" for stage in STAGES} <= set(made)
+    assert {f"interestream-{one}" for one in (*STAGES, "serve", "page")} <= set(made)
     for one in every:
         selector = one.get("spec", {}).get("selector", {}) if one["kind"] != "Job" else {}
         wanted = selector.get("matchLabels", selector)
@@ -194,13 +204,17 @@ def test_selectors_find_their_pods_and_autoscalers_their_deployments() -> None:
 
 def test_workers_have_time_to_drain_probes_and_no_service_links() -> None:
     """Kubernetes would add INTERESTREAM_..._SERVICE_HOST to the environment, which the settings refuse."""
-    drain = load_settings(environ={}).agent.drain_s
+    settings = load_settings(environ={})
+    drain = max(settings.agent.drain_s, settings.serve.drain_s)
     for name, pod in pods().items():
         assert pod["enableServiceLinks"] is False
         (container,) = pod["containers"]
         if name.startswith("interestream-") and name != "interestream-topics":
             assert pod["terminationGracePeriodSeconds"] >= drain + 5
-            assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+            ready = (
+                "/live" if name == "interestream-page" else "/ready"
+            )  # the page says itself that its service is away
+            assert container["readinessProbe"]["httpGet"]["path"] == ready
             assert container["livenessProbe"]["httpGet"]["path"] == "/live"
     with pytest.raises(InputError, match="INTERESTREAM_API_SERVICE_HOST"):
         load_settings(environ={"INTERESTREAM_API_SERVICE_HOST": "10.0.0.1"})
@@ -238,6 +252,44 @@ def test_every_metric_that_is_asked_for_is_one() -> None:
     assert seen <= known
     shown = {re.sub(r"_(bucket|sum|count)$", "_bucket", name) for name in known}
     assert {name for name in shown if name not in seen} <= {"interestream_skipped_total"}  # all others are shown
+
+
+def test_the_service_is_reached_by_whom_it_should_be_and_asks_for_keys() -> None:
+    """Its port is its setting, its keys come from the mounted secret, and its policies name the page's labels."""
+    pod = pods()["interestream-serve"]
+    (container,) = pod["containers"]
+    told = load_settings(environ=environments()["interestream-serve"]).serve
+    assert [port["containerPort"] for port in container["ports"]] == [told.port]
+    mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    (secret,) = (
+        one
+        for one in documents(DEPLOY / "kubernetes" / "secret.template.yaml")
+        if one["metadata"]["name"] == pod["volumes"][1]["secret"]["secretName"]
+    )
+    assert told.keys_file == f"{mounts['keys']}/{next(iter(secret['stringData']))}"
+    served = compose()["services"]["serve"]["environment"]
+    keys = load_settings(environ=served).serve.keys
+    assert keys is not None
+    assert Keys(keys.value).any
+    page = load_settings(environ=environments()["interestream-page"]).page
+    assert page.api == f"http://interestream-serve:{told.port}"
+    policies = [
+        one
+        for name in ("service.yaml", "page.yaml")
+        for one in documents(DEPLOY / "kubernetes" / name)
+        if one["kind"] == "NetworkPolicy"
+    ]
+    allowed = [rule for one in policies for way in ("ingress", "egress") for rule in one["spec"][way]]
+    labels = [{"app.kubernetes.io/name": f"interestream-{name}"} for name in ("serve", "page")]
+    named = [
+        end["podSelector"]["matchLabels"]
+        for rule in allowed
+        for end in (*rule.get("from", ()), *rule.get("to", ()))
+        if "podSelector" in end
+    ]
+    assert sorted(map(str, named)) == sorted(map(str, labels))
+    scaled = scaled_objects()["interestream-serve"]["triggers"][0]["metadata"]["query"]
+    assert "interestream_serve_in_flight" in scaled
 
 
 def test_kafka_scaling_follows_the_groups_and_topics_that_there_are() -> None:

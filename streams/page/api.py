@@ -1,0 +1,142 @@
+"""What the page asks the service for, and the shapes of the answers. The key is that of the person who looks."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from streams.client import AsyncClient, Call
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class UserRow(_Answer):
+    user_id: str
+    behaviors: int
+    partitions: int
+    interests: int
+
+
+class UserList(_Answer):
+    items: list[UserRow]
+    next: str | None
+
+
+class Cost(_Answer):
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    answers_per_1000_behaviors: float | None
+
+
+class Overview(_Answer):
+    user_id: str
+    profile: dict[str, str]
+    behaviors: int
+    first_at: float | None
+    newest_at: float | None
+    partitions: int
+    by_llm: int
+    by_statistics: int
+    prompt_version: str | None
+    closes_after: int | None
+    cost: Cost
+
+
+class ShownBehavior(_Answer):
+    seq: int
+    item_id: str
+    title: str
+    categories: list[str]
+    action: str
+    shown: str | None
+    at: float
+
+
+class OpenCache(_Answer):
+    behaviors: list[ShownBehavior]
+    total: int
+    closes_after: int | None
+
+
+class Sentence(_Answer):
+    text: str
+    seqs: list[int]
+
+
+class ShownText(_Answer):
+    sentences: list[Sentence]
+    source: str
+    outcome: str
+
+
+class Card(_Answer):
+    index: int
+    opened_at: float
+    closed_at: float
+    reason: str
+    summary: ShownText | None
+    shift: ShownText | None
+    model: str | None
+    behaviors: list[ShownBehavior]
+    total: int
+
+
+class CardPage(_Answer):
+    items: list[Card]
+    next: int | None
+
+
+class Shares(_Answer):
+    labels: list[str]
+    closed_at: list[float]
+    categories: dict[str, list[float]]
+
+
+class Candidate(_Answer):
+    item_id: str
+    title: str
+    categories: list[str]
+
+
+class _Candidates(_Answer):
+    items: list[Candidate]
+
+
+class Api:
+    """The service as one person sees it. Every method raises ServiceError."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client = client
+
+    async def users(self, prefix: str = "", *, limit: int = 20, interests: bool = False) -> UserList:
+        query = {"prefix": prefix, "limit": limit, "interests": str(interests).lower()}
+        return await self.client.run(Call(UserList, "GET", "/v1/users", query=query))
+
+    async def overview(self, user_id: str) -> Overview:
+        return await self.client.run(Call(Overview, "GET", _of(user_id, "overview")))
+
+    async def cards(self, user_id: str, *, limit: int, before: int | None = None) -> CardPage:
+        query = {"limit": limit, "before": before}
+        return await self.client.run(Call(CardPage, "GET", _of(user_id, "cards"), query=query))
+
+    async def open_cache(self, user_id: str) -> OpenCache:
+        return await self.client.run(Call(OpenCache, "GET", _of(user_id, "open")))
+
+    async def shares(self, user_id: str) -> Shares:
+        return await self.client.run(Call(Shares, "GET", _of(user_id, "shares")))
+
+    async def candidates(self, user_id: str, limit: int) -> list[Candidate]:
+        call = Call(_Candidates, "GET", _of(user_id, "candidates"), query={"limit": limit})
+        return (await self.client.run(call)).items
+
+    async def get(self, path: str) -> dict[str, Any]:
+        return await self.client.run(Call(dict[str, Any], "GET", path))
+
+
+def _of(user_id: str, what: str) -> str:
+    return f"/v1/users/{quote(user_id, safe='')}/{what}"

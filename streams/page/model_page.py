@@ -1,0 +1,108 @@
+"""A page for a model: its metrics, slices, learning curve and calibration, beside another artifact's."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from nicegui import ui
+
+from streams.page.api import Api
+from streams.page.charts import calibration_chart, curve_chart
+from streams.page.frame import panel
+from streams.page.text import attribute, isolated
+
+NAMES = {
+    "auc": "AUC",
+    "gauc": "GAUC (within users)",
+    "log_loss": "log loss",
+    "normalised_entropy": "normalised entropy",
+    "calibration": "predicted over observed positives",
+    "calibration_error": "calibration error",
+    "rows": "samples",
+}
+PARTS = {"valid": "validation", "test": "test"}
+
+
+async def model_page(api: Api, artifact: str, beside: str) -> None:
+    """artifact: by its id; empty: the one that scores. beside: another, or empty."""
+    told = await api.client.artifacts()
+    scoring = told["scoring"]["id"] if told["scoring"] else ""
+    known = list(dict.fromkeys(one for one in [scoring, *(row["artifact"] for row in told["activations"])] if one))
+    if not known:
+        ui.html(
+            '<h1>Models</h1><p class="faint">No artifact scores here and none was activated in this store. Train one '
+            "(<code>interestream train din</code>), then <code>interestream activate DIR</code>.</p>",
+            sanitize=False, tag="section",
+        )  # fmt: skip
+        return
+    chosen = artifact or scoring or known[0]
+    reports = [await api.get(f"/v1/artifacts/{one}") for one in dict.fromkeys([chosen, beside]) if one]
+    ui.html(_header(reports[0], known, scoring, chosen, beside), sanitize=False, tag="section").classes("panel head")
+    with panel("Metrics"):
+        ui.html(metrics_table(reports, slices=False), sanitize=False).classes("scroll")
+    with panel("Slices"):
+        ui.html(metrics_table(reports, slices=True), sanitize=False).classes("scroll")
+    with ui.element("div").classes("split even"):
+        with panel("Learning curve"):
+            _chart(curve_chart(reports), any(one["epochs"] for one in reports))
+        with panel("Calibration on test"):
+            _chart(calibration_chart(reports), any(one["calibration"] for one in reports))
+
+
+def _chart(options: dict[str, Any], there: bool) -> None:
+    if there:
+        ui.echart(options, renderer="svg").classes("chart")
+    else:
+        ui.html(
+            '<p class="faint">Not kept: the artifact was trained before curves were, or elsewhere.</p>', sanitize=False
+        )
+
+
+def _header(report: dict[str, Any], known: list[str], scoring: str, chosen: str, beside: str) -> str:
+    def link(one: str, name: str, *, current: bool) -> str:
+        query = urlencode({"id": chosen, "beside": beside} | {name: one})
+        mark = ' aria-current="true"' if current else ""
+        now = " (scores now)" if one and one == scoring else ""
+        return f'<a href="/models?{attribute(query, 400)}"{mark}>{attribute(one[:8] or "none")}{now}</a>'
+
+    def ways(label: str, current: str, name: str, *, none: bool) -> str:
+        ids = [*([""] if none else []), *known]
+        links = "".join(link(one, name, current=one == current) for one in ids)
+        return f'<div class="choice"><span class="faint">{label}</span>{links}</div>'
+
+    versions = ", ".join(f"{name} {text}" for name, text in report["versions"].items())
+    return (
+        f'<h1>{isolated(report["kind"]).upper()} <span class="faint">{isolated(report["id"])}</span></h1>'
+        f'<p class="faint">split {isolated(report["split"])}; {isolated(versions)}</p>'
+        + ways("artifact", chosen, "id", none=False)
+        + ways("beside", beside, "beside", none=True)
+    )
+
+
+def metrics_table(reports: list[dict[str, Any]], *, slices: bool) -> str:
+    """One row a metric, a column for each part of each artifact. slices: AUCs of parts of the samples."""
+    names = list(dict.fromkeys(name for one in reports for held in one["metrics"].values() for name in held))
+    wanted = [name for name in names if (name not in NAMES and name.endswith("_auc")) == slices]
+    wanted = [name for name in wanted if slices or name in NAMES]
+    if not wanted:
+        return '<p class="faint">None were kept.</p>'
+    columns = [(one, part) for one in reports for part in PARTS if part in one["metrics"]]
+    whose = {one["id"]: f"<br>{attribute(one['id'][:8])}" if len(reports) > 1 else "" for one in reports}
+    head = "".join(f'<th scope="col">{PARTS[part]}{whose[one["id"]]}</th>' for one, part in columns)
+    rows = "".join(_row(name, columns, slices=slices) for name in wanted)
+    return (
+        f'<table class="facts-table"><thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
+def _row(name: str, columns: list[tuple[dict[str, Any], str]], *, slices: bool) -> str:
+    cells = []
+    for one, part in columns:
+        held = one["metrics"][part]
+        value, of = held.get(name), held.get(f"{name.removesuffix('_auc')}_rows") if slices else None
+        shown = "–" if value is None else f"{value:,.0f}" if name == "rows" else f"{value:.4f}"
+        rows = "" if of is None else f' <span class="faint">of {of:,.0f}</span>'
+        cells.append(f"<td>{shown}{rows}</td>")
+    label = f"{name.removesuffix('_auc').replace('_', ' ')}, AUC" if slices else NAMES[name]
+    return f'<tr><th scope="row">{attribute(label)}</th>{"".join(cells)}</tr>'

@@ -1,0 +1,19 @@
+"""Runs the page in a process of its own, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from streams.observability.logs import set_up_logs
+from streams.page.app import make_page
+from streams.settings.schema import PageSettings
+
+
+def run_page(config: PageSettings) -> None:
+    """Serve the page."""
+    set_up_logs("text")
+    server = uvicorn.Config(
+        make_page(config), host=config.host, port=config.port, log_config=None, access_log=False, server_header=False,
+        timeout_graceful_shutdown=3,
+    )  # fmt: skip
+    uvicorn.Server(server).run()

@@ -1,0 +1,269 @@
+"""What a person's page reads of a user: who there is, overview, cards sentence by sentence, open cache, shares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, Table, func, select
+
+from interest.check import evidence as claims
+from interest.check.sentence_support import sentence_support
+from interest.facts.counts import Facts, facts_of
+from interest.facts.values import Kind, kind_of, shown
+from interest.llm.protocol import Reply
+from interest.store.sql import behaviors_between, read_items
+from interest.store.tables import answers, behaviors, interests, items, partitions
+from interest.types import Behavior, Item, Partition, Source
+from interest.write.backlog import read_usual
+from streams.service import insight_models as models
+from streams.service.reads import require_user
+from streams.store.tables import policies
+from streams.store.timeline import History, read_history
+from streams.store.users import user_tables
+from streams.ubsp.policy import Policy
+
+MOST_SHOWN = 500  # behaviours of one card: a partition that only time closes may have any number
+MOST_SHARED = 20_000  # behaviours that one picture of shares is made of
+OTHER = "other"
+
+
+def user_list(
+    connection: Connection, prefix: str, after: str | None, limit: int, *, with_interests: bool
+) -> models.UserList:
+    """Users whose id begins so, in the store's order of ids; the one with exactly this id first."""
+    table = interests if with_interests else behaviors
+    found: list[str] = []
+    if after is None and prefix and _known(connection, prefix):
+        found.append(prefix)
+    at, strict = (prefix, False) if after is None else (after, True)
+    while len(found) <= limit:
+        column = table.c.user_id
+        beyond = column > at if strict else column >= at
+        following = connection.scalar(select(func.min(column)).where(beyond))
+        if following is None or not following.startswith(prefix):
+            break
+        if following not in found[:1]:
+            found.append(following)
+        at, strict = following, True
+    more = len(found) > limit
+    rows = [
+        models.UserRow(
+            user_id=one,
+            behaviors=_next(connection, behaviors, "seq", one),
+            partitions=_next(connection, partitions, "index", one),
+            interests=_count(connection, interests, one),
+        )
+        for one in found[:limit]
+    ]
+    return models.UserList(items=rows, next=rows[-1].user_id if more and rows else None)
+
+
+def _known(connection: Connection, user_id: str) -> bool:
+    return any(
+        connection.execute(select(table.c.user_id).where(table.c.user_id == user_id).limit(1)).first()
+        for table in user_tables()
+    )
+
+
+def _next(connection: Connection, table: Table, column: str, user_id: str) -> int:
+    """The number after the user's newest row: how many there are, as numbers begin at 0 and none is left out."""
+    newest = connection.scalar(select(func.max(table.c[column])).where(table.c.user_id == user_id))
+    return 0 if newest is None else int(newest) + 1
+
+
+def _count(connection: Connection, table: Table, user_id: str) -> int:
+    counted = select(func.count(table.c["index"].distinct())).where(table.c.user_id == user_id)
+    return int(connection.scalar(counted) or 0)
+
+
+def overview(connection: Connection, user_id: str) -> models.Overview:
+    """Profile, counts and cost of one user."""
+    require_user(connection, user_id)
+    history = read_history(connection, user_id)
+    ends = select(func.max(behaviors.c.seq), func.min(behaviors.c.at), func.max(behaviors.c.at))
+    newest, first_at, newest_at = connection.execute(ends.where(behaviors.c.user_id == user_id)).one()
+    sources = Counter(row["summary_source"] for row in history.texts.values())
+    return models.Overview(
+        user_id=user_id,
+        profile=history.profile,
+        behaviors=0 if newest is None else newest + 1,
+        newest_seq=-1 if newest is None else newest,
+        first_at=first_at,
+        newest_at=newest_at,
+        partitions=len(history.closed),
+        by_llm=sources[Source.LLM],
+        by_statistics=sources[Source.STATISTICS],
+        prompt_version=history.prompt_version,
+        closes_after=_closes_after(connection),
+        cost=_cost(connection, history),
+    )
+
+
+def _cost(connection: Connection, history: History) -> models.Cost:
+    kept = connection.scalars(select(answers.c.reply).where(answers.c.user_id == history.user_id))
+    replies = [msgspec.json.decode(reply, type=Reply) for reply in kept]
+    read = sum(one.size for one in history.closed if one.index in history.texts)
+    return models.Cost(
+        answers=len(replies),
+        prompt_tokens=sum(one.prompt_tokens for one in replies),
+        completion_tokens=sum(one.completion_tokens for one in replies),
+        answers_per_1000_behaviors=round(1000 * len(replies) / read, 1) if read else None,
+    )
+
+
+def _closes_after(connection: Connection) -> int | None:
+    stored = connection.scalar(select(policies.c.policy).order_by(policies.c.generation.desc()).limit(1))
+    return None if stored is None else msgspec.json.decode(stored, type=Policy).count
+
+
+def cards(connection: Connection, user_id: str, limit: int, before: int | None) -> models.CardPage:
+    """Closed partitions before an index, newest first, with their texts sentence by sentence."""
+    require_user(connection, user_id)
+    history = read_history(connection, user_id)
+    there = [at for at, one in enumerate(history.closed) if before is None or one.index < before]
+    wanted = there[-limit:]
+    made = [_card(connection, history, at) for at in reversed(wanted)]
+    more = bool(wanted) and wanted[0] > 0
+    return models.CardPage(items=made, next=history.closed[wanted[0]].index if more else None)
+
+
+def _card(connection: Connection, history: History, at: int) -> models.Card:
+    one, row = history.closed[at], history.texts.get(history.closed[at].index)
+    rows = behaviors_between(
+        connection, history.user_id, max(one.first_seq, one.last_seq + 1 - MOST_SHOWN), one.last_seq
+    )
+    facts, catalogue = _facts(connection, history, one, rows)
+    summary = shift = None
+    if row is not None:
+        evidence = claims.Evidence(facts)
+        summary = _text(row, "summary", evidence)
+        if row["shift"] and at > 0:
+            earlier = history.closed[at - 1]
+            inside = behaviors_between(connection, history.user_id, earlier.first_seq, earlier.last_seq)
+            before, _ = _facts(connection, history, earlier, inside)
+            shift = _text(row, "shift", claims.Evidence(facts, before))
+    return models.Card(
+        index=one.index,
+        opened_at=one.opened_at,
+        closed_at=one.closed_at,
+        reason=one.reason.value,
+        summary=summary,
+        shift=shift,
+        model=row["model"] if row is not None else None,
+        behaviors=_shown(rows, catalogue, facts.kind),
+        total=one.size,
+    )
+
+
+def _facts(
+    connection: Connection, history: History, one: Partition, rows: Sequence[tuple[int, Behavior]]
+) -> tuple[Facts, dict[str, Item]]:
+    catalogue = read_items(connection, {behavior.item_id for _, behavior in rows})
+    key = (history.user_id, one.index)
+    return facts_of(rows, catalogue, usual=read_usual(connection, {key: one.last_seq})[key]), catalogue
+
+
+def _text(row: RowMapping, which: str, evidence: claims.Evidence) -> models.ShownText:
+    accepted = msgspec.json.decode(row["evidence"], type=list[int])
+    found = sentence_support(row[which], evidence, accepted)
+    return models.ShownText(
+        sentences=[models.Sentence(text=one.text, seqs=list(one.seqs)) for one in found],
+        source=row[f"{which}_source"],
+        outcome=row[f"{which}_outcome"],
+    )
+
+
+def _shown(rows: Sequence[tuple[int, Behavior]], catalogue: dict[str, Item], kind: Kind) -> list[models.ShownBehavior]:
+    return [
+        models.ShownBehavior(
+            seq=seq,
+            item_id=one.item_id,
+            title=(item.title if (item := catalogue.get(one.item_id)) else "") or one.item_id,
+            categories=list(item.categories) if item else [],
+            action=one.action,
+            value=one.value,
+            shown=None if one.value is None else shown(one.value, kind),
+            at=one.at,
+        )
+        for seq, one in rows
+    ]
+
+
+def open_cache(connection: Connection, user_id: str) -> models.OpenCache:
+    """The behaviours after the newest closed partition."""
+    require_user(connection, user_id)
+    last = _last_closed(connection, user_id)
+    newest = _next(connection, behaviors, "seq", user_id) - 1
+    rows = behaviors_between(connection, user_id, max(last + 1, newest + 1 - MOST_SHOWN), newest)
+    catalogue = read_items(connection, {one.item_id for _, one in rows})
+    values = [one.value for _, one in rows if one.value is not None]
+    kind = kind_of(rows[-1][1].action if rows else "", values, max(values, default=0.0))
+    return models.OpenCache(
+        behaviors=_shown(rows, catalogue, kind), total=newest - last, closes_after=_closes_after(connection)
+    )
+
+
+def _last_closed(connection: Connection, user_id: str) -> int:
+    of_user = partitions.c.user_id == user_id
+    generation = select(func.max(partitions.c.generation)).where(of_user).scalar_subquery()
+    query = select(func.max(partitions.c.last_seq)).where(of_user, partitions.c.generation == generation)
+    last = connection.scalar(query)
+    return -1 if last is None else int(last)
+
+
+def shares(connection: Connection, user_id: str, limit: int, most: int) -> models.Shares:
+    """Shares of the `most` commonest categories over the newest `limit` partitions and the open cache, and of the rest.
+
+    An item of two categories counts half in each, so that a partition's shares sum to 1.
+    """
+    require_user(connection, user_id)
+    closed = read_history(connection, user_id).closed
+    newest = _next(connection, behaviors, "seq", user_id) - 1
+    runs = [(str(one.index), one.first_seq, one.last_seq, one.closed_at) for one in closed][-limit:]
+    last = closed[-1].last_seq if closed else -1
+    if newest > last:
+        runs.append(("open", last + 1, newest, 0.0))
+    first = max(runs[0][1] if runs else 0, newest + 1 - MOST_SHARED)
+    rows = behaviors_between(connection, user_id, first, newest)
+    catalogue = read_items(connection, {one.item_id for _, one in rows})
+    runs = [run for run in runs if run[2] >= first]
+    counted = [_weights([one for seq, one in rows if run[1] <= seq <= run[2]], catalogue) for run in runs]
+    total = sum(counted, Counter[str]())
+    named = [name for name, _ in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))][:most]
+    series = {name: [_share(one[name], one) for one in counted] for name in named}
+    rest = [_share(sum(value for name, value in one.items() if name not in named), one) for one in counted]
+    if any(rest):
+        series[OTHER] = rest
+    times = [run[3] or (rows[-1][1].at if rows else 0.0) for run in runs]
+    return models.Shares(labels=[run[0] for run in runs], closed_at=times, categories=series)
+
+
+def _weights(rows: Sequence[Behavior], catalogue: dict[str, Item]) -> Counter[str]:
+    weights: Counter[str] = Counter()
+    for one in rows:
+        item = catalogue.get(one.item_id)
+        for name in item.categories if item else ():
+            weights[name] += 1 / len(item.categories)  # type: ignore[assignment, union-attr]
+    return weights
+
+
+def _share(weight: float, of: Counter[str]) -> float:
+    total = sum(of.values())
+    return round(weight / total, 4) if total else 0.0
+
+
+def candidates(connection: Connection, user_id: str, popular: Sequence[str], limit: int) -> models.Candidates:
+    """The first `limit` of the items, most popular first, that the catalogue has and the user has not had."""
+    require_user(connection, user_id)
+    had = set(connection.scalars(select(behaviors.c.item_id).where(behaviors.c.user_id == user_id).distinct()))
+    ordered = popular or connection.scalars(select(items.c.item_id).order_by(items.c.item_id).limit(limit + len(had)))
+    wanted = [one for one in ordered if one not in had][:limit]
+    catalogue = read_items(connection, wanted)
+    made = [
+        models.Candidate(item_id=one, title=item.title or one, categories=list(item.categories))
+        for one in wanted
+        if (item := catalogue.get(one)) is not None
+    ]
+    return models.Candidates(items=made)
