@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from fusion.models.registry import KINDS
+from fusion.training import curves
 from fusion.training.artifact import FILES, PRETRAINING, kind_in
 from fusion.training.checkpoint import NAME, run_in
 from interest.errors import InputError
@@ -33,7 +34,7 @@ def check_out(folder: Path, kind: str) -> None:
             raise InputError(f"--out {folder} holds {_named(held)}, not {_named(kind)}; {OTHERWISE}")
         return
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    own = {*(ENCODER if kind == PRETRAINING else FILES), NAME, NAME + ".partial"} - {"config.json"}
+    own = {*(ENCODER if kind == PRETRAINING else FILES), NAME, NAME + ".partial", curves.NAME} - {"config.json"}
     if foreign := [name for name in names if name not in own]:
         more = f" and {len(foreign) - NAMED} more" if len(foreign) > NAMED else ""
         raise InputError(

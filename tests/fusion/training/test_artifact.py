@@ -25,7 +25,7 @@ def test_an_artifact_comes_back_as_it_was_and_holds_no_pickle(artifact: Path, tm
     )
     again = save_artifact(tmp_path / "copy", loaded.model, loaded.spec, loaded.statistics, record, loaded.metrics)
     assert again == loaded.id == artifact_id(artifact)
-    assert sorted(path.suffix for path in artifact.iterdir()) == [".json"] * 3 + [".safetensors"] * 2
+    assert sorted(path.suffix for path in artifact.iterdir()) == [".json"] * 4 + [".safetensors"] * 2
     assert FeatureSpec.load(artifact / "spec.json") == loaded.spec
 
 
