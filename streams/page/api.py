@@ -10,30 +10,26 @@ import msgspec
 from streams.client import AsyncClient, Call
 
 
-class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    pass
-
-
-class UserRow(_Answer):
+class UserRow(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     behaviors: int
     partitions: int
     interests: int
 
 
-class UserList(_Answer):
+class UserList(msgspec.Struct, frozen=True, kw_only=True):
     items: list[UserRow]
     next: str | None
 
 
-class Cost(_Answer):
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
     answers: int
     prompt_tokens: int
     completion_tokens: int
     answers_per_1000_behaviors: float | None
 
 
-class Overview(_Answer):
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     profile: dict[str, str]
     behaviors: int
@@ -47,7 +43,7 @@ class Overview(_Answer):
     cost: Cost
 
 
-class ShownBehavior(_Answer):
+class ShownBehavior(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     item_id: str
     title: str
@@ -57,24 +53,24 @@ class ShownBehavior(_Answer):
     at: float
 
 
-class OpenCache(_Answer):
+class OpenCache(msgspec.Struct, frozen=True, kw_only=True):
     behaviors: list[ShownBehavior]
     total: int
     closes_after: int | None
 
 
-class Sentence(_Answer):
+class Sentence(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     seqs: list[int]
 
 
-class ShownText(_Answer):
+class ShownText(msgspec.Struct, frozen=True, kw_only=True):
     sentences: list[Sentence]
     source: str
     outcome: str
 
 
-class Card(_Answer):
+class Card(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     opened_at: float
     closed_at: float
@@ -86,24 +82,24 @@ class Card(_Answer):
     total: int
 
 
-class CardPage(_Answer):
+class CardPage(msgspec.Struct, frozen=True, kw_only=True):
     items: list[Card]
     next: int | None
 
 
-class Shares(_Answer):
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str]
     closed_at: list[float]
     categories: dict[str, list[float]]
 
 
-class Candidate(_Answer):
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     item_id: str
     title: str
     categories: list[str]
 
 
-class _Candidates(_Answer):
+class _Candidates(msgspec.Struct, frozen=True, kw_only=True):
     items: list[Candidate]
 
 
