@@ -30,6 +30,7 @@ hypothesis_settings.load_profile("shared-cores")
 
 
 RUN = pytest.StashKey[Run]()
+BROWSER = "tests/streams/page/test_browser.py"
 FORKED = ("test_distributed.py", "test_two_processes_", "test_a_killed_run_", "test_a_killed_filler_")
 LONG = ("tests/faults/", "tests/contracts/test_vllm.py")
 VLLM_S = START_S + 600.0  # the first of its tests waits for the server
@@ -54,7 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 class _Together(LoadScopeScheduling):
     """Tests that one test process has all of. Those of the vLLM server: it fills both cores as it is, and they count
-    what it was asked. Those that train in forks: their server is made once, and takes fifteen seconds.
+    what it was asked. Those of the page: they share a service, a page and a browser. Those that train in forks: their
+    server is made once, and takes fifteen seconds.
 
     xdist's own groups do nothing under pytest 9.2, which no longer reads the names that xdist 3.8 gives to tests.
     """
@@ -62,6 +64,8 @@ class _Together(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         if "test_vllm.py" in nodeid or "[vllm]" in nodeid:
             return "vllm"
+        if BROWSER in nodeid:
+            return "browser"
         return "forks" if any(name in nodeid for name in FORKED) else nodeid
 
 
