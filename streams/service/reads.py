@@ -13,7 +13,7 @@ from interest.store.sql import behavior_of, read_items
 from interest.store.tables import behaviors, interests, partitions
 from streams.service.models import Page, Representation
 from streams.service.problems import ProblemError
-from streams.store.timeline import Choice, periods, read_history
+from streams.store.timeline import newest_periods
 from streams.store.users import user_tables
 
 MARKS: dict[str, Any] = {  # what numbers each kind of thing about a user
@@ -27,12 +27,8 @@ MARKS: dict[str, Any] = {  # what numbers each kind of thing about a user
 def interests_page(connection: Connection, user_id: str, limit: int, before: int | None) -> Page:
     """Closed partitions before an index, newest first, with summary, shift, source and evidence."""
     require_user(connection, user_id)
-    history = read_history(connection, user_id)
-    wanted = [one.index for one in history.closed if before is None or one.index < before][-limit:]
-    found = periods(connection, history, Choice(indexes=wanted)) if wanted else iter(())
-    shown = [msgspec.to_builtins(one) for one in found][::-1]
-    more = bool(wanted) and wanted[0] > history.closed[0].index
-    return Page(items=shown, next=wanted[0] if more else None)
+    found, more = newest_periods(connection, user_id, before, limit)
+    return Page(items=msgspec.to_builtins(found), next=found[-1].index if more else None)
 
 
 def behaviors_page(connection: Connection, user_id: str, limit: int, before: int | None) -> Page:

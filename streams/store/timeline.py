@@ -15,8 +15,8 @@ from interest.check import evidence as claims
 from interest.check.counts_behind import counts_behind
 from interest.errors import InputError
 from interest.facts.counts import Facts, facts_of
-from interest.facts.values import shown
-from interest.store.sql import behaviors_between, partitions_of, read_items, read_users
+from interest.facts.values import Usual, shown
+from interest.store.sql import behaviors_between, partition_of, partitions_of, read_items, read_users
 from interest.store.tables import behaviors, interests, partitions
 from interest.types import Behavior, Item, Partition, Source
 from interest.write.backlog import read_usual
@@ -142,12 +142,11 @@ def read_history(connection: Connection, user_id: str, prompt_version: str | Non
     Raises InputError for a user no table knows.
     """
     check_user(connection, user_id)
-    newest = select(func.max(partitions.c.generation)).where(partitions.c.user_id == user_id)
-    generation = connection.scalar(newest) or 0
+    generation = _newest_generation(connection, user_id)
     of_user = (interests.c.user_id == user_id, interests.c.generation == generation)
     rows = list(connection.execute(select(interests).where(*of_user)).mappings())
     counts = Counter(row["prompt_version"] for row in rows)
-    version = prompt_version or max(counts, key=lambda name: (counts[name], name), default=None)
+    version = prompt_version or _chosen_version(counts)
     closed = partitions_of(connection, user_id, generation)
     profile = read_users(connection, [user_id]).get(user_id)
     return History(
@@ -160,6 +159,39 @@ def read_history(connection: Connection, user_id: str, prompt_version: str | Non
         texts={row["index"]: row for row in rows if row["prompt_version"] == version},
         open=_open_cache(connection, user_id, closed[-1].last_seq if closed else -1),
     )
+
+
+def newest_periods(connection: Connection, user_id: str, before: int | None, most: int) -> tuple[list[Period], bool]:
+    """A user's newest closed partitions before an index, at most `most`, newest first; and whether there are older.
+
+    Of the generation and the prompt version that `read_history` chooses; nothing else of the history is read.
+    """
+    generation = _newest_generation(connection, user_id)
+    own = (partitions.c.user_id == user_id, partitions.c.generation == generation)
+    query = select(partitions).where(*own).order_by(partitions.c.index.desc()).limit(most + 1)
+    if before is not None:
+        query = query.where(partitions.c.index < before)
+    closed = [partition_of(row) for row in connection.execute(query).mappings()]
+    of_user = (interests.c.user_id == user_id, interests.c.generation == generation)
+    counts = select(interests.c.prompt_version, func.count()).where(*of_user).group_by(interests.c.prompt_version)
+    version = _chosen_version({row[0]: row[1] for row in connection.execute(counts)})
+    shown, texts = closed[:most], {}
+    if shown and version is not None:
+        inside = interests.c.index.between(shown[-1].index, shown[0].index)
+        written = select(interests).where(*of_user, interests.c.prompt_version == version, inside)
+        texts = {row["index"]: row for row in connection.execute(written).mappings()}
+    usual = read_usual(connection, {(user_id, one.index): one.last_seq for one in shown if one.index in texts})
+    found = [_period(connection, one, texts.get(one.index), usual.get((user_id, one.index))) for one in shown]
+    return found, len(closed) > most
+
+
+def _newest_generation(connection: Connection, user_id: str) -> int:
+    newest = select(func.max(partitions.c.generation)).where(partitions.c.user_id == user_id)
+    return connection.scalar(newest) or 0
+
+
+def _chosen_version(counts: Mapping[str, int]) -> str | None:
+    return max(counts, key=lambda name: (counts[name], name), default=None)
 
 
 def periods(connection: Connection, history: History, choice: Choice | None = None) -> Iterator[Period]:
@@ -205,10 +237,11 @@ def _span(run: Sequence[Partition], texts: dict[int, RowMapping]) -> Span:
     )
 
 
-def _period(connection: Connection, partition: Partition, row: RowMapping | None) -> Period:
+def _period(connection: Connection, partition: Partition, row: RowMapping | None, usual: Usual | None = None) -> Period:
+    """usual: what the user usually gave up to then, where it has been read already."""
     shift = WrittenText(text=row["shift"], source=row["shift_source"], outcome=row["shift_outcome"]) if row else None
     summary = _summary(row) if row else None
-    evidence, counts = _behind(connection, partition, row) if row else ([], [])
+    evidence, counts = _behind(connection, partition, row, usual) if row else ([], [])
     return Period(
         index=partition.index,
         opened_at=format_time(partition.opened_at),
@@ -229,13 +262,15 @@ def _summary(row: RowMapping) -> WrittenText:
     return WrittenText(text=row["summary"], source=row["summary_source"], outcome=row["summary_outcome"])
 
 
-def _behind(connection: Connection, partition: Partition, row: RowMapping) -> tuple[list[Evidence], list[str]]:
+def _behind(
+    connection: Connection, partition: Partition, row: RowMapping, usual: Usual | None
+) -> tuple[list[Evidence], list[str]]:
     """The behaviours and the counts behind a summary. A statistics sentence has its counts in it."""
     seqs = msgspec.json.decode(row["evidence"], type=list[int])
     rows = behaviors_between(connection, partition.user_id, partition.first_seq, partition.last_seq)
     items = read_items(connection, {behavior.item_id for _, behavior in rows})
     key = (partition.user_id, partition.index)
-    facts = facts_of(rows, items, usual=read_usual(connection, {key: partition.last_seq})[key])
+    facts = facts_of(rows, items, usual=usual or read_usual(connection, {key: partition.last_seq})[key])
     inside = dict(rows)
     evidence = [_evidence(seq, inside[seq], items, facts) for seq in seqs if seq in inside]
     by_llm = row["summary_source"] == Source.LLM

@@ -19,7 +19,7 @@ from interest.store.tables import behaviors, interests, items, partitions
 from interest.types import Item
 from streams.cli import app
 from streams.commands.timeline import page
-from streams.store.timeline import format_time, read_history, read_timeline
+from streams.store.timeline import format_time, newest_periods, read_history, read_timeline
 from tests.support.small_store import ANN, AT, DAY, SECRET, behavior, fill, interest, partition
 
 
@@ -45,6 +45,17 @@ def test_a_page_of_everything(small):
     assert "summary [STATISTICS, not the LLM: rejected]" in text
     assert "no interest learned yet" in text  # partition 2
     assert "open    1998-03-28 to 1998-03-29: 2 behaviours in the open cache" in text
+
+
+def test_pages_of_the_newest_partitions_are_the_timeline_backwards(small):
+    with small.connect() as connection:
+        whole = read_timeline(connection, ANN).partitions[::-1]
+        first, more = newest_periods(connection, ANN, None, 2)
+        rest, last = newest_periods(connection, ANN, first[-1].index, 2)
+        assert (more, last) == (True, False)
+        assert first + rest == whole
+        assert newest_periods(connection, ANN, 0, 2) == ([], False)
+        assert newest_periods(connection, "nobody", None, 2) == ([], False)
 
 
 @pytest.mark.parametrize("width", [40, 80, 100])
