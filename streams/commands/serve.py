@@ -83,9 +83,15 @@ def serve(
 @contextmanager
 def _page_beside(host: str, port: int, page_port: int) -> Iterator[None]:
     """The page in a process of its own, for as long as the service runs. It listens where the service does."""
+    import signal
     import subprocess
     import sys
+    from types import FrameType
 
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)  # uvicorn raises the signal again once it has drained: the page ends then too
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     api = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
     command = [sys.executable, "-m", "streams", "page", "--api", api, "--host", host, "--port", str(page_port)]

@@ -60,6 +60,7 @@ def log_in(page: Page, key: str, path: str = "/") -> None:
 def open_user(tab: Page, user_id: str) -> None:
     tab.goto(f"/?user={user_id}")
     expect(tab.get_by_role("status")).to_have_text("live", timeout=WITHIN_MS)
+    expect(tab.locator(".ranked")).to_be_visible(timeout=WITHIN_MS)  # the last to come: nothing moves after it
 
 
 def lit(tab: Page) -> set[str]:
