@@ -48,7 +48,7 @@ def serve(
         return
     import importlib.util
 
-    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
+    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "fastapi_offline", "uvicorn")):
         raise InputError("serve needs FastAPI and uvicorn; install them: pip install 'interestream[serve]'")
     import os
     import sys

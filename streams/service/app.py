@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from fastapi_offline import FastAPIOffline  # /docs loads nothing from outside
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import Engine, select
 
@@ -71,7 +72,7 @@ def make_app(service: Service) -> FastAPI:
         threads.shutdown()
 
     threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="score")
-    app = FastAPI(title="Interestream", lifespan=lifespan, redoc_url=None, description=_ABOUT)
+    app = FastAPIOffline(title="Interestream", lifespan=lifespan, redoc_url=None, description=_ABOUT)
     problems.install(app)
     app.add_middleware(
         Gate, metrics=service.metrics, concurrent=settings.concurrent, body=int(settings.body_mb * (1 << 20))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from fusion.serving.live import Counts, LiveScorer, LiveScores
 from fusion.training.artifact import Artifact, load_artifact
@@ -47,6 +48,9 @@ class Scoring:
             except InterestreamError as error:
                 self._why = str(error)
                 log.warning("the artifact cannot be loaded", reason=self._why)
+            except DBAPIError as error:  # who watches goes on: a store that is away may come back
+                self._why = f"the store does not answer ({type(error).__name__})"
+                log.warning("the store cannot be asked for the active artifact", reason=self._why)
 
     def _refresh(self) -> None:
         folder = self._folder

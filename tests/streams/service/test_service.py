@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -232,6 +233,20 @@ def test_without_keys_others_are_not_let_in_and_a_bad_key_file_is_named(settings
         Keys(file=bad)
     with pytest.raises(InputError, match=r"serve\.keys, line 2"):
         check_address(of(settings, keys=Secret("# none;shop")))
+
+
+def test_the_page_of_documents_loads_nothing_from_outside(settings: Settings) -> None:
+    async def run() -> None:
+        async with running(settings) as client:
+            page = (await client.get("/docs")).text
+            loaded = re.findall(r'(?:src|href)="([^"]*)"', page)
+            assert len(loaded) >= 3
+            for place in loaded:
+                assert place.startswith("/")
+                assert (await client.get(place)).status_code == 200
+            assert "https://" not in page
+
+    asyncio.run(run())
 
 
 def test_more_than_the_limit_at_once_are_told_to_come_again(settings: Settings) -> None:
