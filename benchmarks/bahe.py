@@ -49,7 +49,7 @@ from fusion.features.tasks import Task
 from fusion.models.bahe.collate import BaheBatch
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.training.bahe import begin_with_llm
-from fusion.training.train import fast_cpu
+from fusion.training.processor import fast_cpu
 from interest.types import Item
 from streams.files.catalogue import ItemFile
 from streams.files.rejects import RejectWriter

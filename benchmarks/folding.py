@@ -30,7 +30,7 @@ from fusion.features.spec import fit_spec
 from fusion.features.tasks import Task
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig
-from fusion.training.train import fast_cpu
+from fusion.training.processor import fast_cpu
 
 NUMBERS = (1, 10, 100, 1000)
 ITEMS, DAY = 4000, 86_400.0

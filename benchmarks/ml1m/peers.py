@@ -20,7 +20,7 @@ from fusion.features.dataset import Dataset
 from fusion.features.log import Array
 from fusion.features.splits import TRAIN, VALID
 from fusion.training import metrics
-from fusion.training.train import fast_cpu
+from fusion.training.processor import fast_cpu
 
 WIDTH = 24  # of every feature: torch-rechub stacks those of a list
 INNER = 4  # BST's feed-forward block in widths; as it comes it is 2,048 wide, so that an epoch here takes an hour

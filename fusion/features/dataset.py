@@ -98,7 +98,7 @@ def read_labelled(
     least: where labels are not learnt, as many behaviours as some user must have in the training part.
     """
     log = read_log(connection, advance=advance)
-    catalogue, profiles = read_items(connection), read_users(connection)
+    catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
     rule = only(config.tasks).rule
     labels, part = rule.labels(log), split(log, config.split)
     rows = np.flatnonzero(eligible(log, config.min_history) & (labels != UNLABELLED))

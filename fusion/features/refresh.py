@@ -45,7 +45,7 @@ def read_new(
     Raises InputError where there is too little new to learn from.
     """
     log = read_log(connection, advance=advance)
-    catalogue, profiles = read_items(connection), read_users(connection)
+    catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
     labels, part = spec.label.labels(log), new_parts(log, until)
     rows = np.flatnonzero(eligible(log, spec.min_history) & (labels != UNLABELLED) & (part != OLD))
     _check(labels[rows], part[rows], until)

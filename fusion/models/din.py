@@ -74,7 +74,10 @@ class Din(nn.Module):
     def items(self, batch: Batch) -> Tensor:
         """(M, d): every distinct item of the batch, its id, the mean of its categories and its attributes."""
         kinds = (batch.item_categories > 0).sum(dim=1, keepdim=True).clamp(min=1)
-        x: Tensor = self.item(batch.item_row) + self.category(batch.item_categories).sum(dim=1) / kinds
+        named = F.embedding_bag(
+            batch.item_categories, self.category.weight, mode="sum", padding_idx=0
+        )  # never (M, C, d)
+        x: Tensor = self.item(batch.item_row) + named / kinds
         for column, embedding in enumerate(self.attributes):
             x = x + embedding(batch.item_attributes[:, column])
         return x

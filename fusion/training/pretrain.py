@@ -20,19 +20,18 @@ from torch.nn import functional as F
 
 from fusion.features.collate import to_device
 from fusion.features.log import Array, Log
-from fusion.features.packed_windows import Items
 from fusion.features.spec import FIRST, FeatureSpec, ItemTable
 from fusion.models.srp4ctr.fgbert import FgBert, FgBertConfig, FgBertHeads, hide
+from fusion.models.srp4ctr.item_softmax import item_softmax
 from fusion.models.srp4ctr.masking import LEAST, Masked, Sequences, batches, draw
 from fusion.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fusion.training.distributed import ALONE, Processes
-from fusion.training.train import fast_cpu, finite_loss
+from fusion.training.finite import finite_loss
+from fusion.training.processor import fast_cpu
 from interest.errors import InputError
 
 TOP = 10  # of HR@10
 VALID_BATCH = 128  # windows
-LOGITS_AT_ONCE = 2**25  # of the item softmax: 128 MB
-ITEMS_AT_ONCE = 2**16  # embedded at once in validation, where all of the log's are: 128 MB of categories
 
 
 class PretrainConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,23 +76,12 @@ class Pretraining(nn.Module):
         assert states is not None
         return states, items
 
-    def items_of(self, items: Items) -> Tensor:
-        """Embeddings (M, d), a part at a time."""
-        columns = (items.row, items.categories, items.attributes)
-        parts = zip(*(torch.split(column, ITEMS_AT_ONCE) for column in columns), strict=True)
-        return torch.cat([self.encoder.items(Items(*part)) for part in parts])
-
     def losses(self, batch: Masked, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Summed cross-entropy of the masked items and of all fields of the masked behaviours; each item's rank."""
         states, items = self(batch, items)
         asked = batch.item_masks & (batch.items.row[batch.event] >= FIRST)  # what is out of vocabulary is not a class
         wanted = batch.event[asked].long()
-        at_once = max(LOGITS_AT_ONCE // len(batch.classes), 1)
-        parts = [
-            self._item_loss(*part, items, batch)
-            for part in zip(torch.split(states[asked], at_once), torch.split(wanted, at_once), strict=True)
-        ]
-        item_loss, ranks = torch.stack([loss for loss, _ in parts]).sum(), torch.cat([rank for _, rank in parts])
+        item_loss, ranks = self._item_loss(states[asked], wanted, items, batch)
         masked, rows = states[batch.behavior_masks], batch.behavior[batch.behavior_masks].long()
         field_loss = states.new_zeros(())
         for field, head in enumerate(self.heads.fields):
@@ -102,12 +90,11 @@ class Pretraining(nn.Module):
 
     def _item_loss(self, states: Tensor, wanted: Tensor, items: Tensor, batch: Masked) -> tuple[Tensor, Tensor]:
         """Of m masked items (m, d), the loss and the ranks (m,)."""
-        row = batch.items.row
-        logits = self.heads.item_logits(states, items[batch.classes], row[batch.classes])  # (m, K)
+        row, classes = batch.items.row, items[batch.classes]
         if batch.log_share is None:
-            number = row[wanted].long() - FIRST
-            right = logits.gather(1, number[:, None])
-            return F.cross_entropy(logits, number, reduction="sum"), (logits > right).sum(dim=1)
+            bias = self.heads.bias[row[batch.classes]]
+            return item_softmax(self.heads.transform(states), classes, bias, row[wanted].long() - FIRST)
+        logits = self.heads.item_logits(states, classes, row[batch.classes])  # (m, K)
         right = self.heads.own_logits(states, items[wanted], row[wanted])
         corrected = logits - batch.log_share - np.log(len(batch.classes))
         corrected = corrected.masked_fill(batch.classes == wanted[:, None], -1e9)
@@ -173,12 +160,11 @@ def pretrain(
                 offsets = np.array([rng.integers(0, columns - len(window) + 1) for window in chosen])
                 sampled = rng.choice(known, config.negatives, p=share) if known > config.full_softmax else None
                 entries = np.concatenate(chosen)
-                items = max(int((masks[0] & (sequences.row >= FIRST))[entries].sum()), 1)
-                behaviors = max(int(masks[1][entries].sum()), 1)
+                hidden = (masks[0] & (sequences.row >= FIRST), masks[1])
+                items, behaviors = (max(int(own[entries].sum()), 1) for own in hidden)
                 mine = slice(dist.rank, None, dist.count)
                 gathered = sequences.gather(chosen[mine], masks, offsets[mine], sampled, np.log(share))
-                batch = to_device(gathered, device)
-                item_loss, field_loss, _ = model.losses(batch)
+                item_loss, field_loss, _ = model.losses(to_device(gathered, device))
                 loss = item_loss / items + field_loss / behaviors
                 _set_rate(optimizer, config, (epoch * steps + step) / (config.epochs * steps))
                 optimizer.zero_grad(set_to_none=True)
@@ -222,7 +208,7 @@ class _Validation:
             windows = self._windows[start : start + VALID_BATCH]
             offsets = np.array([self._sequences.columns - len(window) for window in windows])
             batch = to_device(self._sequences.gather(windows, self._masks, offsets, None, np.empty(0)), device)
-            embedded = model.items_of(batch.items) if embedded is None else embedded
+            embedded = model.encoder.items(batch.items) if embedded is None else embedded
             item_loss, field_loss, ranks = model.losses(batch, embedded)
             items, fields, hits = items + float(item_loss), fields + float(field_loss), hits + int((ranks < TOP).sum())
             asked += len(ranks)

@@ -6,9 +6,6 @@ the uninterrupted run drew and ends with the same weights.
 
 from __future__ import annotations
 
-import ctypes
-import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +25,8 @@ from fusion.training import metrics
 from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
 from fusion.training.dense_path import fit_dense_path
 from fusion.training.distributed import ALONE, Processes
-from interest.errors import InputError
+from fusion.training.finite import finite_loss
+from fusion.training.processor import fast_cpu, return_freed
 
 SHORT = (
     125_000  # samples for each pass: with fewer, item embeddings begin to know them by heart (fusion/models/tower.py)
@@ -112,6 +110,7 @@ def train(
                 rows_done += rows
                 advance(rows)
             dist.sum_(total)
+            return_freed()
             with weights(model, state.average):
                 auc = metrics.auc(labels[validation], predict(model, samples, validation, dist=dist))
             better = not any(auc <= earlier.auc for earlier in state.epochs)
@@ -128,17 +127,6 @@ def train(
 def suited_epochs(most: int, samples: int) -> int:
     """Passes over so many training samples: `most` on a long log, fewer on a short one, where one is enough."""
     return max(1, min(most, samples // SHORT))
-
-
-def finite_loss(loss: Tensor, epoch: int, step: int) -> Tensor:
-    """The loss. Raises InputError for one that is nan or infinite: after one step from it every weight would be too."""
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise InputError(
-            f"the loss is {value} at step {step:,} of epoch {epoch + 1}; no artifact is written. Look at the values of "
-            "the log (a rating far outside its scale: `replay --value-range`), and try a lower --lr"
-        )
-    return loss
 
 
 @torch.no_grad()
@@ -175,25 +163,6 @@ def weights(model: Network, others: dict[str, Tensor]) -> Iterator[None]:
     _load(model, others)
     yield
     _load(model, kept)
-
-
-@contextmanager
-def fast_cpu() -> Iterator[None]:
-    """Freed memory is kept for the next step, and matrix products may use bfloat16 where the processor has them.
-
-    glibc gives tensors above 32 MB back to the system at every step: keeping them saves 10 to 25 % of a step at batches
-    of 4,096 and nothing at 1,024, whose tensors are smaller. mallopt does what the MALLOC_* environment variables do,
-    without starting the process again; it stays set. bfloat16 gained nothing measurable on AVX512 without AMX.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for option, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 29)):  # MMAP_, TRIM_THRESHOLD, TOP_PAD
-            libc.mallopt(option, value)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _groups(model: CtrModel, config: TrainConfig) -> list[dict[str, object]]:

@@ -15,6 +15,9 @@ from interest.types import Behavior, Item, Partition, Reason, User
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
 
+KEYS_AT_ONCE = 500  # below every driver's limit on parameters
+MANY_KEYS = 20_000  # from here on one pass over the table takes less time than asking for keys
+
 
 def _insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     if connection.dialect.name == "postgresql":  # imported where it is used: a tenth of a command's start
@@ -143,6 +146,11 @@ def _by_key(connection: Connection, table: Table, key: str, wanted: Iterable[str
         yield from connection.execute(select(table)).mappings()
         return
     keys = list(wanted)
-    for start in range(0, len(keys), 500):  # below every driver's limit on parameters
-        query = select(table).where(table.c[key].in_(keys[start : start + 500]))
+    if len(keys) > MANY_KEYS:
+        chosen = set(keys)
+        rows = connection.execute(select(table).execution_options(yield_per=KEYS_AT_ONCE)).mappings()
+        yield from (row for row in rows if row[key] in chosen)
+        return
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        query = select(table).where(table.c[key].in_(keys[start : start + KEYS_AT_ONCE]))
         yield from connection.execute(query).mappings()

@@ -28,7 +28,6 @@ from tests.support.small_models import DATA, QUICK, SRP4CTR
 
 def _alike() -> None:
     """Shares of a batch add up to the whole batch but for rounding."""
-    torch.set_float32_matmul_precision = lambda _: None  # bfloat16 would round the shares apart
     torch.nn.Dropout.forward = lambda _, x: x  # each process draws its own
 
 

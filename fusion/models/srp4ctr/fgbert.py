@@ -91,7 +91,8 @@ class FgBert(nn.Module):
     def items(self, items: Items) -> Tensor:
         """(M, d): the sum of id, attributes and the mean of the categories. Row 0, padding, is zero."""
         kinds = (items.categories > 0).sum(dim=1, keepdim=True).clamp(min=1)
-        x: Tensor = self.item(items.row) + self.category(items.categories).sum(dim=1) / kinds
+        named = F.embedding_bag(items.categories, self.category.weight, mode="sum", padding_idx=0)  # never (M, C, d)
+        x: Tensor = self.item(items.row) + named / kinds
         for column, embedding in enumerate(self.attributes):
             x = x + embedding(items.attributes[:, column])
         return x

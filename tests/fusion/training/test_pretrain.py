@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusion.features.dataset import Labelled, read_labelled
 from fusion.features.spec import FIRST
 from fusion.features.splits import TRAIN, VALID
 from fusion.features.tasks import Task
+from fusion.models.srp4ctr import item_softmax as softmax
 from fusion.models.srp4ctr.fgbert import FgBertConfig, hide
 from fusion.models.srp4ctr.masking import LEAST, Masked, Sequences, draw
 from fusion.training import pretrain as pretraining
@@ -157,16 +160,62 @@ def test_the_hit_rate_counts_items_among_the_ten_most_probable(read: Labelled) -
     assert 0 < hits.sum() < len(hits)
 
 
-def test_losses_and_items_are_the_same_in_parts(read: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As catalogues of a million items are measured."""
+@pytest.mark.parametrize("rows", [1, 3, 10_000])
+def test_the_item_softmax_in_parts_is_the_whole_one(read: Labelled, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch computes it, with the gradients of every weight that leads to it."""
     model, batch = masked(read)
+    monkeypatch.setattr(softmax, "LOGITS_AT_ONCE", rows * len(batch.classes))
+    states, items = model(batch)
+    asked = batch.item_masks & (batch.items.row[batch.event] >= FIRST)
+    number = batch.items.row[batch.event[asked].long()].long() - FIRST
+    logits = model.heads.item_logits(states[asked], items[batch.classes], batch.items.row[batch.classes])
+    whole = F.cross_entropy(logits, number, reduction="sum")
+    loss, fields, ranks = model.losses(batch)
+    torch.testing.assert_close(loss, whole)
+    assert torch.equal(ranks, (logits > logits.gather(1, number[:, None])).sum(dim=1))
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    ours = torch.autograd.grad(3 * loss, weights, allow_unused=True)
+    theirs = torch.autograd.grad(3 * whole, weights, allow_unused=True)
+    for own, other in zip(ours, theirs, strict=True):
+        if other is None:
+            assert own is None
+        else:
+            torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        whole = model.losses(batch)
-        monkeypatch.setattr(pretraining, "LOGITS_AT_ONCE", 3 * len(batch.classes))
-        monkeypatch.setattr(pretraining, "ITEMS_AT_ONCE", 7)
-        assert torch.equal(model.items_of(batch.items), model.encoder.items(batch.items))
-        parts = model.losses(batch, model.items_of(batch.items))
-    torch.testing.assert_close(parts, whole)
+        torch.testing.assert_close(model.losses(batch, items), (loss, fields, ranks))
+
+
+def test_no_more_logits_exist_than_are_made_at_once(read: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in what torch keeps and makes: a run's memory does not grow with masked behaviours times items."""
+    model, batch = masked(read, (0.9, 0.3))
+    classes = len(batch.classes)
+    monkeypatch.setattr(softmax, "LOGITS_AT_ONCE", 2 * classes)
+    with Largest(classes) as seen:
+        model.losses(batch)[0].backward()
+    assert seen.rows == 2
+
+
+class Largest(TorchDispatchMode):
+    """The most rows of any matrix with so many columns that an operation returns."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns, self.rows = columns, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        held = {one.untyped_storage().data_ptr() for one in args if isinstance(one, torch.Tensor)}
+        is_matrix = isinstance(out, torch.Tensor) and out.dim() == 2 and out.shape[1] == self.columns
+        if is_matrix and out.untyped_storage().data_ptr() not in held:  # the items seen from the side are not new
+            self.rows = max(self.rows, len(out))
+        return out
+
+
+def test_pre_training_stops_at_a_loss_that_is_not_finite(read: Labelled, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(PRETRAINING, lr=1e30, warm_up=0.0)
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step [\d,]+ of epoch \d+;.*lower --lr"):
+        run(read, FGBERT, config, split="global", folder=tmp_path / "a")
+    assert not (tmp_path / "a" / "config.json").exists()
 
 
 def test_where_nothing_is_masked_nothing_is_measured_and_the_run_can_be_resumed(read: Labelled, tmp_path: Path) -> None:

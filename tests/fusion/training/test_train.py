@@ -20,6 +20,9 @@ from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_
 from fusion.training.experiment import fingerprint, run
 from fusion.training.train import TrainConfig, _memory, predict, train
 from interest.errors import ArtifactError, InputError
+from interest.store.sql import insert_new, item_row
+from interest.store.tables import items
+from interest.types import Item
 from tests.support.ctr_world import RULE, TASKS, fill, log_of, random_rows, samples_of, spec_of
 from tests.support.processes import killed
 from tests.support.small_models import DATA, DIN, QUICK
@@ -55,6 +58,21 @@ def test_training_stops_at_the_first_loss_that_is_not_finite_and_writes_no_artif
         run(data, DIN, QUICK, split="global", folder=tmp_path / "a")
     assert len(calls) == 3
     assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+def test_items_that_nobody_met_are_not_held(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the catalogue, a run holds what its log names, read key by key or in one pass."""
+    fill(store, random_rows(3))
+    with store.begin() as connection:
+        insert_new(connection, items, [item_row(Item(item_id=f"new{i}", title=f"{i}")) for i in range(1_000)])
+    read = []
+    for many in (10, 20_000):
+        monkeypatch.setattr("interest.store.sql.MANY_KEYS", many)
+        with store.connect() as connection:
+            read.append(read_dataset(connection, DATA).samples.named)
+    in_catalogue = {item for item in read[0].items if int(item[1:]) % 10 != 9}
+    assert set(read[0].catalogue) == in_catalogue
+    assert read[0].catalogue == read[1].catalogue
 
 
 def test_the_same_seed_gives_the_same_weights_and_the_best_epoch_is_kept(store: Engine, tmp_path: Path) -> None:
