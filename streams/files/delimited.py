@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV and RecBole's atomic files."""
+"""Rows of CSV, TSV and RecBole's atomic files; of CSV also with semicolons, as spreadsheets in Europe write it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from streams.files.text_files import open_text
 
 RECBOLE = (".inter", ".item", ".user")
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", **dict.fromkeys(RECBOLE, "\t")}
+OTHERS = (";", "\t", "|", ",")  # of a CSV or text file whose first line its own separator does not part
 csv.field_size_limit(16 << 20)  # characters: what a quote that is never closed may swallow before it is an error
 
 
@@ -24,8 +25,12 @@ class DelimitedFile:
         self.path, self.kind, self.encoding = path, kind, encoding
         self.lists: set[str] = set()  # RecBole's token_seq columns: lists separated by blanks
         self._quoted, self._has_header = kind == ".csv", not names
-        with open_text(path, encoding) as file:
-            first: list[str] = next(self._csv(file), [])
+        self._separator = SEPARATORS[kind]
+        first = self._first_row()
+        is_parted = len(first) == len(names) if names else len(first) > 1
+        if kind not in RECBOLE and not is_parted:
+            first = self._parted(first, len(names))
+        self.decimal_comma = self._separator == ";"  # as spreadsheets write where 1.5 is 1,5
         if first and kind != ".csv" and all(_is_quoted(cell) for cell in first):
             # tab-separated files have no quoting, a quote in a title is a quote; but for one whose header is quoted
             self._quoted = True
@@ -33,9 +38,24 @@ class DelimitedFile:
         if names and len(first) != len(names):
             raise InputError(
                 f"{path}: --columns names {len(names)} columns, the first line has {len(first)}: "
-                f"{SEPARATORS[kind].join(first)[:200]!r}"
+                f"{self._separator.join(first)[:200]!r}"
             )
         self.columns = list(names) if names else self._header(first)
+
+    def _first_row(self) -> list[str]:
+        with open_text(self.path, self.encoding) as file:
+            return next(self._csv(file), [])
+
+    def _parted(self, first: list[str], width: int) -> list[str]:
+        """The first row by the separator that parts it, into `width` cells where that is known; else as it was."""
+        own = self._separator, self._quoted
+        for self._separator in OTHERS:
+            self._quoted = self._separator != "\t"
+            cells = self._first_row()
+            if len(cells) == width or (not width and len(cells) > 1):
+                return cells
+        self._separator, self._quoted = own
+        return first
 
     def _header(self, cells: Sequence[str]) -> list[str]:
         names: list[str] = []
@@ -48,7 +68,7 @@ class DelimitedFile:
 
     def _csv(self, file: TextIO) -> Any:
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
-        return csv.reader(file, delimiter=SEPARATORS[self.kind], quoting=quoting)
+        return csv.reader(file, delimiter=self._separator, quoting=quoting)
 
     def chunks(self, wanted: Sequence[str], size: int) -> Iterator[Chunk]:
         places, width = [self.columns.index(name) for name in wanted], len(self.columns)
@@ -84,7 +104,7 @@ class DelimitedFile:
         self, row: list[str], last: int, width: int
     ) -> tuple[list[tuple[int, list[str]]], list[BrokenRow]]:
         """A row of the wrong width. A quote that was never closed has swallowed lines: those are read one by one."""
-        separator = SEPARATORS[self.kind]
+        separator = self._separator
         lines = separator.join(row).split("\n")
         first = last - len(lines) + 1
         reason = f"{len(row)} columns where the header has {width}"

@@ -25,6 +25,7 @@ class JsonFile:
     def __init__(self, path: Path, encoding: str | None = None) -> None:
         self.path, self.encoding = path, encoding
         self.lists: set[str] = set()
+        self.decimal_comma = False
         with open_text(path, encoding) as file:
             beginning = file.read(4096).lstrip()
         self._is_array = beginning.startswith("[") and self._array() is not None

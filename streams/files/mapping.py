@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,6 +43,8 @@ ITEM_NAMES = {
     "categories": ("categories", "genres", "genre", "category", "class", "tags", "category_id"),
 }
 USER_NAMES = {"user_id": (*BEHAVIOR_NAMES["user_id"], "id")}
+_MORE_TIMES = ("event_ts", "event_at", "action_time", "action_ts", "recorded_at", "logged_at", "server_time")
+_UNIT = re.compile(r"(?:\s*\([^)]*\)|[\s_-]+(?:[mun]?s|secs?|(?:milli|micro|nano)s|\w*seconds?|utc|gmt))+$")
 _FIELDS = {"log": BEHAVIOR_NAMES, "items": ITEM_NAMES, "users": USER_NAMES}
 
 
@@ -115,11 +118,9 @@ def find_columns(
                     f"{path} has no column {column_map[field]!r} (--map {field}=…); it has: {', '.join(columns)}"
                 )
             chosen[field] = column_map[field]
-        elif usual := usual_columns(columns, names[field]):
+        elif usual := time_columns(columns) if field == "at" else usual_columns(columns, names[field]):
             chosen[field] = usual[0]
     if missing := [field for field in required if field not in chosen]:
-        if len(columns) == 1 and ";" in columns[0]:
-            raise InputError(f"{path} is separated by semicolons; write it with commas, or as .tsv with tabs")
         if any(_is_data(column) for column in columns):
             raise InputError(
                 f"{path}: no column found for {', '.join(missing)}, and the first line looks like a row "
@@ -138,6 +139,15 @@ def usual_columns(columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """The columns that have one of the usual names, in the order of these names."""
     plain = {_plain(column): column for column in reversed(columns)}
     return [plain[_plain(name)] for name in names if _plain(name) in plain]
+
+
+def time_columns(columns: Sequence[str]) -> list[str]:
+    """The columns that may hold the event time: by the usual names; only where none has one, by these or _MORE_TIMES
+    with a unit or a zone behind: event_ts_ms, `Event Time (UTC)`."""
+    if usual := usual_columns(columns, BEHAVIOR_NAMES["at"]):
+        return usual
+    bare = {_UNIT.sub("", name.strip().lower()): name for name in reversed(columns)}
+    return [bare[name] for name in usual_columns(list(bare), [*BEHAVIOR_NAMES["at"], *_MORE_TIMES])]
 
 
 def _plain(name: str) -> str:

@@ -17,6 +17,7 @@ from streams.files.text import Column, Reasons, is_missing, shown
 
 Floats = npt.NDArray[np.float64]
 _RANGE = re.compile(r"\s*(?P<least>[-+.\de]*)\s*(?:\.\.|…)\s*(?P<most>[-+.\de]*)\s*", re.IGNORECASE)
+_COMMA = re.compile(r"\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*")
 
 
 class ValueRange(msgspec.Struct, frozen=True):
@@ -73,6 +74,14 @@ def as_numbers(
                     reasons.setdefault(row, f"{name} {problem}")
         out.append(number)
     return out
+
+
+def with_points(column: Column) -> Column:
+    """Numbers written with a decimal comma, and points between thousands, with a decimal point."""
+    return [
+        cell.strip().replace(".", "").replace(",", ".") if isinstance(cell, str) and _COMMA.fullmatch(cell) else cell
+        for cell in column
+    ]
 
 
 def whole(column: Column) -> Floats | None:

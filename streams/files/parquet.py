@@ -19,6 +19,7 @@ class ParquetFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lists: set[str] = set()
+        self.decimal_comma = False
         self.columns = [str(name) for name in pq.read_schema(path).names]
 
     def chunks(self, wanted: Sequence[str], size: int) -> Iterator[Chunk]:

@@ -40,6 +40,7 @@ class TableFile:
                 [name for part in self.parts for name in part.columns] + [name for one in self._fixed for name in one]
             )
         )
+        self.decimal_comma = any(part.decimal_comma for part in self.parts)
         self.lists = {name for part in self.parts for name in part.lists}
         if not self.columns:
             text = kind_of(paths[0]) in delimited.SEPARATORS

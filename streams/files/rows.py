@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from interest.types import MAX_ID, Behavior
-from streams.files.mapping import BEHAVIOR_NAMES, find_columns, usual_columns
-from streams.files.numbers import Floats, ValueRange, as_numbers
+from streams.files.mapping import BEHAVIOR_NAMES, find_columns, time_columns
+from streams.files.numbers import Floats, ValueRange, as_numbers, with_points
 from streams.files.readers import TableFile
 from streams.files.rejects import RejectedRow
 from streams.files.table import Chunk
@@ -114,7 +114,7 @@ class BehaviorLog:
         self.fields = find_columns(self.path, self.file.columns, BEHAVIOR_NAMES, required, column_map)
         self.time = TimeColumn(self.fields["at"])
         if "at" not in column_map:
-            candidates = usual_columns(self.file.columns, BEHAVIOR_NAMES["at"])
+            candidates = time_columns(self.file.columns)
             taken = {column for field, column in self.fields.items() if field != "at"}
             self.time = choose_time_column(self.file, [one for one in candidates if one not in taken] or candidates)
             self.fields["at"] = self.time.column
@@ -192,7 +192,8 @@ class BehaviorLog:
         at = as_times(columns[fields["at"]], fields["at"], reasons)
         value: list[float | None] = [None] * count
         if "value" in fields:
-            value = as_numbers(columns[fields["value"]], fields["value"], reasons, self.options.allowed)
+            numbers = with_points(columns[fields["value"]]) if self.file.decimal_comma else columns[fields["value"]]
+            value = as_numbers(numbers, fields["value"], reasons, self.options.allowed)
         optional: dict[str, list[str | None]] = {}
         for field in _OPTIONAL_TEXTS:
             if field in fields:

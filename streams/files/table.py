@@ -40,6 +40,7 @@ class Table(Protocol):
 
     columns: list[str]
     lists: set[str]
+    decimal_comma: bool  # 1,5 is a number
 
     def chunks(self, wanted: Sequence[str], size: int) -> Iterator[Chunk]:
         """The file's rows in file order; `wanted` columns are decoded."""

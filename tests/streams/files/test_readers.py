@@ -190,12 +190,6 @@ def test_a_damaged_file_is_told_in_a_sentence(tmp_path: Path) -> None:
         read(tmp_path / "log.csv.gz")
 
 
-def test_semicolons_are_named(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("user_id;item_id;timestamp\n1;2;3\n")
-    with pytest.raises(InputError, match="separated by semicolons"):
-        BehaviorLog(tmp_path / "log.csv", {})
-
-
 def test_missing_columns_list_what_there_is_and_the_map_to_write(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("who,what,moment\na,1,881250949\n")
