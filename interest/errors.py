@@ -32,7 +32,11 @@ class LlmError(InterestreamError):
 
 
 class Unavailable(LlmError):
-    pass
+    """Args: asked_s: the seconds that the server asks to be left alone for (Retry-After); 0 where it does not say."""
+
+    def __init__(self, message: str, *, asked_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.asked_s = asked_s
 
 
 class Failing(Unavailable):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+from functools import partial
 
 import httpx
 
@@ -23,9 +23,13 @@ from interest.llm.completion import (
 )
 from interest.llm.dialect import Dialect
 from interest.llm.protocol import Reply, Request
+from interest.llm.retry_after import asked_to_wait_s
+from interest.retry import Backoff, retry
 
 CONCURRENT = 64  # requests in flight; vLLM batches what is there together
 ATTEMPTS = 5  # with back-off 0.5, 1, 2, 4 s: rides out a restart behind a load balancer, not an outage
+JITTER = 0.5  # so that 64 requests do not come back together
+LONGEST_WAIT_S = 60.0  # that a server may ask for (Retry-After) within one call; a longer one is the caller's to know
 TIMEOUT_S = 120.0  # of one call: a long queue on the server is not a failure
 CONNECT_S = 10.0
 PROBE_S = 5.0  # a server at work answers /models in milliseconds
@@ -76,7 +80,7 @@ class HttpModel:
         self._key = key
         self._concurrent = concurrent
         self._attempts = attempts
-        self._backoff_s = backoff_s
+        self._backoff = Backoff(first_s=backoff_s, jitter=JITTER)
         self._timeout_s = timeout_s
         self._transport = transport
         self._told_room = 0
@@ -132,24 +136,26 @@ class HttpModel:
         return Unavailable(f"the language model at {self._root} does not answer: {type(error).__name__} {error}")
 
     async def _ask_again(self, client: httpx.AsyncClient, request: Request) -> Reply:
-        for attempt in range(self._attempts - 1):
-            try:
-                return await self._ask(client, request)
-            except Unavailable:
-                # with jitter, so that 64 requests do not come back together
-                await asyncio.sleep(self._backoff_s * 2**attempt * (0.5 + random.random() / 2))
-        return await self._ask(client, request)
+        return await retry(
+            partial(self._ask, client, request),
+            retriable=lambda error: isinstance(error, Unavailable) and error.asked_s <= LONGEST_WAIT_S,
+            failed=lambda *_: None,
+            backoff=self._backoff,
+            attempts=self._attempts,
+            asked_s=lambda error: error.asked_s if isinstance(error, Unavailable) else 0.0,
+        )
 
     async def _ask(self, client: httpx.AsyncClient, request: Request) -> Reply:
         """One answer; asked again at once where the server refuses a field, or the model needs room to reason."""
         while True:
             room, body = self._dialect.room, self._dialect.body(request, self._model)
-            completion = self._read(await self._post(client, body))
+            response = await self._post(client, body)
+            completion = self._read(response)
             if isinstance(completion, ErrorBody):
                 status = completion.status or 400
                 if status in (400, 422) and self._dialect.adapt(body, completion.words):
                     continue
-                raise self._error(status, completion.words)
+                raise self._error(status, completion.words, asked_to_wait_s(response.headers))
             if _thought_only(completion):
                 if not self._dialect.more_room(room):
                     raise Refused(
@@ -174,11 +180,12 @@ class HttpModel:
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise self._silent(error) from error
 
-    def _error(self, status: int, words: str) -> LlmError:
+    def _error(self, status: int, words: str, asked_s: float) -> LlmError:
         words = shortened(words) or "without a word"
         if status in _AGAIN or status >= 500:
             kind = Failing if status in _FAILING else Unavailable
-            return kind(f"the language model at {self._url} answers {status}: {words}")
+            asks = f"; it asks to wait for {asked_s:,.0f} s" if asked_s > LONGEST_WAIT_S else ""
+            return kind(f"the language model at {self._url} answers {status}: {words}{asks}", asked_s=asked_s)
         refuses = f"the language model at {self._url} refuses, {status}: {words}"
         if status in _DENIED or 300 <= status < 400:
             check = "; check the address, the key, and that it serves a model named"

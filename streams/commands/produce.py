@@ -75,8 +75,8 @@ async def _until_interrupted(
     producer: LogProducer, catalogue: list[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]
 ) -> Produced:
     """Run it; the first Ctrl-C asks it to stop, a second one ends it as any command ends."""
+    from interest.retry import retry
     from streams.kafka.errors import describe, is_retriable
-    from streams.retry import retry
 
     loop, ended_before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from interest.retry import Backoff, retry_blocking
 from streams.kafka.clients import group_of
-from streams.retry import Backoff, retry_blocking
 from streams.settings.schema import KafkaSettings
 
 if TYPE_CHECKING:

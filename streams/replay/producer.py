@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interest.errors import InputError
+from interest.retry import BACKOFF
 from streams.files.catalogue import no_usable_row
 from streams.files.rejects import RejectWriter
 from streams.files.rows import BehaviorLog, Digest, Rows
@@ -33,7 +34,6 @@ from streams.replay.messages import BATCH, ChangedError, Encoded, Sent, batches,
 from streams.replay.outage import TIMEOUT_S, Outage
 from streams.replay.rate import Pacer, Rate
 from streams.replay.recover import last_rows
-from streams.retry import BACKOFF
 from streams.settings.schema import KafkaSettings
 from streams.subscription.start import Positions
 

@@ -16,9 +16,9 @@ import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from interest.retry import BACKOFF, Backoff, retry
 from streams.kafka.clients import KafkaError
 from streams.kafka.errors import RefusedError, is_client_error
-from streams.retry import BACKOFF, Backoff, retry
 from streams.stages.stage import Context
 
 R = TypeVar("R")

@@ -12,9 +12,9 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 
 from interest.errors import StoreError
+from interest.retry import retry_blocking
 from streams.kafka.errors import is_retriable
 from streams.kafka.provision import check_topics
-from streams.retry import retry_blocking
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 

@@ -13,7 +13,7 @@ from types import FrameType
 
 import structlog
 
-from streams.retry import Backoff
+from interest.retry import Backoff
 
 REFUSED = 2  # the exit code of an error that another start would meet again
 BACKOFF = Backoff(first_s=2.0, most_s=30.0)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import structlog
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from interest.retry import BACKOFF
 from streams.kafka.clients import KafkaError
 from streams.kafka.errors import RefusedError, is_client_error
-from streams.retry import BACKOFF
 from streams.stages.retry import RetryPolicy
 from streams.ubsp.bulk_insert import refused_content
 from streams.ubsp.ingest import FencedError

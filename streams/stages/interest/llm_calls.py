@@ -16,7 +16,7 @@ import structlog
 from interest.errors import Denied, LlmError, Refused, Unavailable
 from interest.llm.protocol import Complete, Reply, Request
 from interest.llm.refusals import RefusalPolicy
-from streams.retry import Backoff, retry
+from interest.retry import Backoff, retry
 from streams.stages.interest.priority_semaphore import PrioritySemaphore
 from streams.stages.stage import Context
 

@@ -1,7 +1,7 @@
 """How this project tries again: one schedule of waits, and one loop (tenacity's) around a call that may succeed later.
 
-Who calls decides which errors may pass and what is said of them. Nothing here gives up by itself: cancel the coroutine,
-or raise from `failed`.
+Who calls decides which errors may pass and what is said of them. Without `attempts` nothing here gives up by itself:
+cancel the coroutine, or raise from `failed`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_never
 
 R = TypeVar("R")
 Retriable = Callable[[Exception], bool]
@@ -43,20 +43,24 @@ async def retry(
     retriable: Retriable,
     failed: Failed,
     backoff: Backoff = BACKOFF,
+    attempts: int | None = None,
+    asked_s: Callable[[BaseException], float] = lambda _error: 0.0,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> R:
     """The result of `call`, made again after every error that is `retriable`; any other error is raised.
 
-    failed: told of each error and of the seconds until the next attempt.
+    failed: told of each error and of the seconds until the next attempt. attempts: so many calls at most, then the
+    last error is raised. asked_s: how long an error asks to be waited for, at least.
     """
-    attempts = AsyncRetrying(
-        wait=_wait(backoff), retry=_when(retriable), before_sleep=_told(failed), sleep=sleep, reraise=True
-    )
+    trying = AsyncRetrying(
+        wait=_wait(backoff, asked_s), retry=_when(retriable), before_sleep=_told(failed), sleep=sleep, reraise=True,
+        stop=stop_after_attempt(attempts) if attempts else stop_never,
+    )  # fmt: skip
 
     async def attempt() -> R:  # tenacity awaits only what is declared so: not what a lambda returns
         return await call()
 
-    return await attempts(attempt)
+    return await trying(attempt)
 
 
 def retry_blocking(
@@ -69,13 +73,21 @@ def retry_blocking(
 ) -> R:
     """`retry` for code without an event loop."""
     attempts = Retrying(
-        wait=_wait(backoff), retry=_when(retriable), before_sleep=_told(failed), sleep=sleep, reraise=True
+        wait=_wait(backoff, lambda _error: 0.0),
+        retry=_when(retriable),
+        before_sleep=_told(failed),
+        sleep=sleep,
+        reraise=True,
     )
     return attempts(call)
 
 
-def _wait(backoff: Backoff) -> Callable[[RetryCallState], float]:
-    return lambda state: backoff.delay_s(state.attempt_number)
+def _wait(backoff: Backoff, asked_s: Callable[[BaseException], float]) -> Callable[[RetryCallState], float]:
+    def wait_s(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        return max(backoff.delay_s(state.attempt_number), asked_s(error) if error is not None else 0.0)
+
+    return wait_s
 
 
 def _when(retriable: Retriable) -> retry_if_exception:

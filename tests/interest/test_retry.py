@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from streams.retry import Backoff, retry, retry_blocking
+from interest.retry import Backoff, retry, retry_blocking
 
 
 class FlakyCall:
@@ -94,3 +94,14 @@ def test_waiting_can_be_cancelled_and_given_up() -> None:
 
     with pytest.raises(OSError, match="away"):
         retry_blocking(FlakyCall(1, OSError("away")), retriable=is_os, failed=give_up)
+
+
+def test_where_attempts_are_counted_the_last_error_is_raised() -> None:
+    call, told = FlakyCall(5, OSError("away")), []
+
+    async def sleep(_seconds: float) -> None:
+        pass
+
+    with pytest.raises(OSError, match="away"):
+        asyncio.run(retry(call.later, retriable=is_os, failed=lambda *one: told.append(one), attempts=3, sleep=sleep))
+    assert (call.calls, len(told)) == (3, 2)
