@@ -1,6 +1,6 @@
-"""Claim: training DIN or SRP4CTR, its pre-training included, stays below 1.2 GB on 196,186 behaviours, 86,537 items.
+"""Peak memory of training DIN and SRP4CTR, its pre-training included, on 196,186 behaviours, 86,537 items: bound 1.2 GB
 
-    python benchmarks/training_memory.py [--quick] [--save benchmarks/results/training_memory.json]
+    python benchmarks/training_memory.py [--quick] [--save FILE]
 
 The commands are run as a user types them, each in a process of its own, on a made-up log of 2,000 users: histories of
 3 to some 3,000 behaviours, items as popular as a film's rank makes it. A process's peak and processor time are what the
