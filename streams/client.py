@@ -57,6 +57,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     newest_seq: int
     newest_at: float | None
     held: bool
+    stale_s: float | None = None  # the store does not answer: seconds since it was last asked about the user
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,10 @@ from fusion.models.bahe.target_attention import UserSide
 LIMIT = 10_000  # users, items, and texts that the bank lacked: 560, 46 and 12 MB with a small LLM
 
 
+class LackingTextError(LookupError):
+    """A text's vector is not at hand."""
+
+
 class StoredTexts:
     """Vectors from the store's bank; what the bank lacks is computed, and the newest of it kept here."""
 
@@ -46,10 +50,17 @@ class StoredTexts:
         self._lower: LowerLayers | None = None
         self._made: dict[bytes, np.ndarray] = {}
 
-    def __call__(self, connection: Connection, texts: Sequence[str]) -> BankFile:
-        """Raises InputError or ArtifactError where a text has to be computed and the LLM is not there."""
+    def __call__(self, connection: Connection | None, texts: Sequence[str]) -> BankFile:
+        """Raises InputError or ArtifactError where a text has to be computed and the LLM is not there.
+
+        connection: None raises LackingTextError for a text that is not kept here.
+        """
         text_of = dict(zip(self._recipe.keys(texts), texts, strict=True))
         asked = [key for key in text_of if key not in self._made] if self._keep_found else list(text_of)
+        if connection is None:
+            if asked:
+                raise LackingTextError(f"{len(asked)} texts are not kept here")
+            return self._file(text_of, {})
         found = read_vectors(connection, self._recipe.id, asked)
         lacking = [key for key in text_of if key not in found and key not in self._made]
         if lacking:
@@ -58,11 +69,15 @@ class StoredTexts:
             self._made |= dict(zip(lacking, made, strict=True))
         if self._keep_found:
             self._made |= found
-        keys = sorted(text_of)
-        held = [found[key] if key in found else self._made[key] for key in keys]
+        file = self._file(text_of, found)
         for key in list(self._made)[: max(0, len(self._made) - self._kept)]:  # the oldest; those of this call are held
             del self._made[key]
-        return BankFile(np.array(keys, KEY), np.stack(held) if held else np.zeros((0, self._width), np.float16))
+        return file
+
+    def _file(self, keys: Iterable[bytes], found: Mapping[bytes, np.ndarray]) -> BankFile:
+        ordered = sorted(keys)
+        held = [found[key] if key in found else self._made[key] for key in ordered]
+        return BankFile(np.array(ordered, KEY), np.stack(held) if held else np.zeros((0, self._width), np.float16))
 
 
 class BaheStates:

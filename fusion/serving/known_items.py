@@ -16,6 +16,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from fusion.features.log import Array
+from fusion.features.match.features import MatchItems
 from fusion.features.match.space import Space
 from fusion.features.spec import CATEGORY_SLOTS, FeatureSpec, ItemTable, item_table
 from fusion.serving.match_side import KnownMatch
@@ -79,9 +80,13 @@ class KnownItems:
         unseen = [item for item in dict.fromkeys(ids) if item not in self._place]
         if unseen:
             self._add(connection, unseen, count, keep=keep)
-        places = np.array([self._place.get(item, STRANGER) for item in ids], np.int64)
+        places = self.held(ids)
         self.check(connection, places, count)
         return places
+
+    def held(self, ids: Sequence[str]) -> Array:
+        """(n,) int64 places of items by what is known already."""
+        return np.array([self._place.get(item, STRANGER) for item in ids], np.int64)
 
     def check(self, connection: Connection, places: Array, count: ItemCounts) -> None:
         """Read items of these places again if they may have changed by `count`."""
@@ -94,13 +99,14 @@ class KnownItems:
         ids = [self.ids[place] for place in old]
         found = read_items(connection, ids)
         table = item_table(self._spec, ids, found, self._number)
+        matched = self._match(connection, ids, found, table)  # all that is read comes before what is changed
         same = (self.categories[old] == table.categories[1:]).all(axis=1)
         same &= (self.attributes[old] == table.attributes[1:]).all(axis=1)
         if self._texts:
             same &= np.array([found.get(item) == self.catalogue.get(item) for item in ids])
             self._tell(found, ids)
-        if self.match is not None:
-            same &= self.match.replace(connection, old, ids, found, self._spec.trained(table.number[1:]))
+        if self.match is not None and matched is not None:
+            same &= self.match.replace(old, *matched)
         self.checked[old], self.looked[old] = count
         self.listed[old] = [item in found for item in ids]
         other = old[~same]
@@ -132,6 +138,7 @@ class KnownItems:
         if not new:
             return
         table = item_table(self._spec, new, found, self._number)
+        matched = self._match(connection, new, found, table)
         self._place |= {item: len(self.ids) + i for i, item in enumerate(new)}
         self.ids += new
         self._tell(found, new)
@@ -144,10 +151,17 @@ class KnownItems:
         self.checked = np.concatenate([self.checked, counts[0]])
         self.looked = np.concatenate([self.looked, counts[1]])
         self.changed = np.concatenate([self.changed, counts[0] * 0])
-        if self.match is not None:
-            self.match.add(connection, new, found, self._spec.trained(table.number[1:]))
+        if self.match is not None and matched is not None:
+            self.match.add(*matched)
         if self._embed is not None and self.embedding is not None:
             self.embedding = np.concatenate([self.embedding, self._embed(table)[1:]])
+
+    def _match(
+        self, connection: Connection, ids: Sequence[str], found: dict[str, Item], table: ItemTable
+    ) -> tuple[MatchItems, Array] | None:
+        if self.match is None:
+            return None
+        return self.match.look_up(connection, ids, found, self._spec.trained(table.number[1:]))
 
     def _tell(self, found: dict[str, Item], ids: Sequence[str]) -> None:
         if self._texts:

@@ -34,12 +34,12 @@ from fusion.models.bahe.model import Bahe
 from fusion.models.din import Din
 from fusion.models.lifelong import pooled
 from fusion.models.srp4ctr.model import Srp4Ctr
-from fusion.serving.bahe_cache import BaheStates, StoredTexts
+from fusion.serving.bahe_cache import BaheStates, LackingTextError, StoredTexts
 from fusion.serving.known_items import ItemCounts, KnownItems
 from fusion.serving.match_side import empty_match, scalars
 from fusion.serving.score import Scorer
 from fusion.serving.srp4ctr_cache import UserStates
-from fusion.serving.user_side import Reading, UserSide, empty_recent
+from fusion.serving.user_side import LastSeen, Reading, UserSide, empty_recent
 from fusion.training.artifact import Artifact
 from fusion.training.train import predict
 from interest.store.tables import behaviors
@@ -47,6 +47,7 @@ from interest.types import User
 
 MEMORY_MB = 256  # of users' sides and encoded states: at 100 kB each some 2,500 users
 TEXTS = 50_000  # vectors of texts that are kept for BAHE: 58 MB with a small LLM
+LOCK_S = 1.0  # after which a score without the store gives up on a thread that may be waiting for it
 LAYOUT = 1  # of the FeatureSpec, whose parts a side carries all
 
 
@@ -73,6 +74,7 @@ class LiveScores(NamedTuple):
     newest: int  # sequence number of the user's newest behaviour that the scores know; -1: none
     newest_at: float | None  # its event time
     held: bool  # whether the user's side was there already
+    stale_s: float | None = None  # seconds since the store was last asked, where it was not asked for these
 
 
 class Counts(NamedTuple):
@@ -84,6 +86,7 @@ class Counts(NamedTuple):
     read: int  # behaviours read to bring sides up to date
     outdated: dict[str, int]  # held sides that had to be made anew, by reason
     full_reads: dict[str, int]  # requests scored from the whole log, by reason
+    stale: int  # scored without the store
     evicted: int
     users: int
     bytes: int
@@ -135,7 +138,7 @@ class LiveScorer:
             own = self._counted
             return Counts(
                 own["requests"], own["hits"], own["built"], own["read"], dict(self._outdated), dict(self._full_reads),
-                own["evicted"], len(self._sides), self._held_bytes, len(self._known), self._known.nbytes,
+                own["stale"], own["evicted"], len(self._sides), self._held_bytes, len(self._known), self._known.nbytes,
             )  # fmt: skip
 
     def score(
@@ -159,24 +162,49 @@ class LiveScorer:
         moment = moment if np.isfinite(moment) else 0.0
         if moment < side.greatest_at:  # a behaviour that the store's clock does not know of
             return self._read_anew(connection, user_id, item_ids, moment, head, "past")
-        vectors = self._interest_vectors(connection, side)
+        last = LastSeen(head.profile, self._interest_vectors(connection, side), moment, asked)
         with self._lock:
             places = self._known.places(connection, item_ids, head.items)
-            samples = self._samples(side, head.profile, places, vectors, moment)
-            if self._texts is not None:
-                recipe = self.artifact.config.model.recipe
-                samples = with_bank(samples, recipe, partial(self._texts, connection))
-            values = self._values(side, samples) if len(item_ids) else np.empty(0)
+            scores = self._scored(side, last, places, connection)
+            if self._sides.get(user_id) is side:
+                side.last = last
             self._weigh(user_id)
-            return LiveScores(
-                values=values,
-                unknown_user=side.size == 0 and head.profile is None,
-                unknown_item=self._known.unknown(places),
-                at=moment,
-                newest=side.newest,
-                newest_at=side.last_at if side.size else None,
-                held=held,
-            )
+            return scores._replace(held=held)
+
+    def score_held(self, user_id: str, item_ids: Sequence[str], within_s: float) -> LiveScores | None:
+        """The scores by what is held, without the store, as of when it was last asked about this user.
+
+        Items that are not known yet are scored as unknown. None where nothing is held, the store was last asked longer
+        than `within_s` ago, or texts would have to be read.
+        """
+        if not self._lock.acquire(timeout=LOCK_S):  # a thread that waits for the store may have it
+            return None
+        try:
+            side = self._sides.get(user_id)
+            if side is None or side.last is None or (age := time.monotonic() - side.last.clock) > within_s:
+                return None
+            try:
+                scores = self._scored(side, side.last, self._known.held(item_ids), None)
+            except LackingTextError:
+                return None
+            self._counted["stale"] += 1
+            return scores._replace(stale_s=age)
+        finally:
+            self._lock.release()
+
+    def _scored(self, side: UserSide, last: LastSeen, places: Array, connection: Connection | None) -> LiveScores:
+        samples = self._samples(side, last.profile, places, last.interests, last.at)
+        if self._texts is not None:
+            samples = with_bank(samples, self.artifact.config.model.recipe, partial(self._texts, connection))
+        return LiveScores(
+            values=self._values(side, samples) if len(places) else np.empty(0),
+            unknown_user=side.size == 0 and last.profile is None,
+            unknown_item=self._known.unknown(places),
+            at=last.at,
+            newest=side.newest,
+            newest_at=side.last_at if side.size else None,
+            held=True,
+        )
 
     def _side(self, connection: Connection, user_id: str, head: Head, asked: float) -> tuple[UserSide, bool]:
         """The user's side up to date, and whether it was held. A user's side is made by one thread at a time."""

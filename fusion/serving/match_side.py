@@ -42,27 +42,25 @@ class KnownMatch:
     def nbytes(self) -> int:
         return sum(int(getattr(self.items, field.name).nbytes) for field in fields(self.items))
 
-    def add(self, connection: Connection, ids: Sequence[str], catalogue: Mapping[str, Item], number: Array) -> None:
-        """Further items. number: (n,) of the space's, -1 for others."""
-        made, wanting = self._look_up(connection, ids, catalogue, number)
+    def add(self, made: MatchItems, wanting: Array) -> None:
+        """Further items, as looked up."""
         both = zip(_columns(self.items), _columns(made), strict=True)
         self.items = MatchItems(*(np.concatenate(pair) for pair in both))
         self.wanting = np.concatenate([self.wanting, wanting])
 
-    def replace(
-        self, connection: Connection, places: Array, ids: Sequence[str], catalogue: Mapping[str, Item], number: Array
-    ) -> Array:
-        """Look items up again: (n,) bool, which are as before."""
-        made, self.wanting[places] = self._look_up(connection, ids, catalogue, number)
+    def replace(self, places: Array, made: MatchItems, wanting: Array) -> Array:
+        """What was looked up again, in its places: (n,) bool, which are as before."""
+        self.wanting[places] = wanting
         same = np.ones(len(places), bool)
         for own, new in zip(_columns(self.items), _columns(made), strict=True):
             same &= (own[places] == new).reshape(len(places), -1).all(axis=1)
             own[places] = new
         return same
 
-    def _look_up(
+    def look_up(
         self, connection: Connection, ids: Sequence[str], catalogue: Mapping[str, Item], number: Array
     ) -> tuple[MatchItems, Array]:
+        """Items as the store has them, and which are wanting. number: (n,) of the space's, -1 for others."""
         text = read_item_vectors(connection, self.spec, ids, catalogue)
         wanting = np.zeros(len(ids), bool)
         if text is not None:

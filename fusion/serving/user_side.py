@@ -11,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from fusion.features.counts import VALUE, PastSums, event_columns
 from fusion.features.events import Events
 from fusion.features.impressions import PastIndex
+from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import POSITIVE
 from fusion.features.log import Array, Log
 from fusion.features.spec import FeatureSpec
@@ -24,6 +26,7 @@ from fusion.models.bahe.collate import chosen_by
 from fusion.serving.known_items import ItemCounts, KnownItems
 from fusion.serving.match_side import MatchSide, empty_match
 from fusion.serving.match_side import read_on as match_read_on
+from interest.types import User
 
 LAST = 50  # behaviours that the counts look at one by one
 NOTHING_SEEN = ItemCounts(0, 0)
@@ -51,6 +54,15 @@ class Recent:
     ten: Array
 
 
+class LastSeen(NamedTuple):
+    """What a score reads from the store beside the log and the items."""
+
+    profile: User | None
+    interests: InterestVectors | None
+    at: float  # the event time that was scored at
+    clock: float  # the monotonic clock when the store was asked
+
+
 @dataclass(slots=True)
 class UserSide:
     """The state. `read_on` brings it up to date; what it was made of must not have changed meanwhile (`outdated`)."""
@@ -73,6 +85,7 @@ class UserSide:
     embedded_counts: Array = field(default_factory=lambda: np.zeros(2))
     recent: Recent | None = None
     match: MatchSide | None = None  # where the model reads match scalars
+    last: LastSeen | None = None  # what else was known of the user when the store was last asked
     read_at: float = 0.0  # by the monotonic clock: a look at the store that is older may know less
 
     def __post_init__(self) -> None:
@@ -86,6 +99,8 @@ class UserSide:
             # the events' columns are as many again
             arrays += [self.recent.places, *2 * (log.item, log.action, log.seq, log.at, log.value, log.scene)]
         matched = 0 if self.match is None else self.match.nbytes
+        if self.last is not None and self.last.interests is not None:
+            matched += self.last.interests.vectors.nbytes
         return SIDE_BYTES + matched + sum(array.nbytes for array in arrays)
 
     def outdated(self, known: KnownItems) -> bool:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from fastapi_offline import FastAPIOffline  # /docs loads nothing from outside
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import Engine, select
 
@@ -39,6 +39,8 @@ from streams.settings.schema import ServeSettings
 from streams.store.stats import read_stats
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Score = Callable[[str, list[str], float | None], tuple[str, LiveScores]]
+READY_S = 2.0  # that /ready waits for the store
 Before = Annotated[int | None, Query(ge=0, description="Only what is older: `next` of the page before")]
 
 
@@ -69,13 +71,20 @@ def make_app(service: Service) -> FastAPI:
         with suppress(asyncio.CancelledError):
             await watching
         await service.writer.stop()
-        threads.shutdown()
+        threads.shutdown(wait=False, cancel_futures=True)  # all is answered; one that waits for the store is left
 
     threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="score")
-    app = FastAPIOffline(title="Interestream", lifespan=lifespan, redoc_url=None, description=_ABOUT)
+    # its /docs page loads nothing from outside
+    app = FastAPIOffline(
+        title="Interestream", lifespan=lifespan, redoc_url=None, description=_ABOUT, responses=problems.RESPONSES
+    )
     problems.install(app)
     app.add_middleware(
-        Gate, metrics=service.metrics, concurrent=settings.concurrent, body=int(settings.body_mb * (1 << 20))
+        Gate,
+        metrics=service.metrics,
+        concurrent=settings.concurrent,
+        body=int(settings.body_mb * (1 << 20)),
+        body_s=settings.body_s,
     )
     _scores(app, service, threads)
     _reads(app, service)
@@ -128,20 +137,40 @@ def _allowed(service: Service, scope: str) -> Any:
 
 
 def _scores(app: FastAPI, service: Service, threads: ThreadPoolExecutor) -> None:
-    def answer(asked: models.ScoreRequest) -> dict[str, Any]:
-        artifact, found = service.scoring.score(asked.user_id, asked.item_ids, asked.at)
+    def answer(asked: models.ScoreRequest, score: Score) -> dict[str, Any]:
+        artifact, found = score(asked.user_id, asked.item_ids, asked.at)
         service.metrics.scored.inc(len(asked.item_ids))
         service.metrics.knew(found.newest_at)
         return _told(asked, artifact, found)
 
-    async def in_thread(work: Callable[[], Any]) -> Response:
-        made = await asyncio.get_running_loop().run_in_executor(threads, lambda: msgspec.json.encode(work()))
-        return Response(made, media_type="application/json")
+    settings = service.settings
+
+    spare = ThreadPoolExecutor(1, thread_name_prefix="held")
+
+    async def in_thread(work: Callable[[Score], Any], within_s: float | None = None) -> Response:
+        """within_s: then what is held is scored, for the threads may wait for a store that does not even refuse."""
+
+        def run(score: Score) -> bytes:
+            return msgspec.json.encode(work(score))
+
+        loop, scoring = asyncio.get_running_loop(), service.scoring
+        waiting = loop.run_in_executor(threads, run, scoring.score)
+        while not (await asyncio.wait({waiting}, timeout=within_s))[0]:
+            if within_s is None or scoring.waits_s() < within_s:
+                continue
+            waiting.cancel()  # where it has not begun
+            scoring.away.silent()
+            waiting = loop.run_in_executor(spare, run, lambda user_id, items, _at: scoring.score_held(user_id, items))
+            break
+        return Response(await waiting, media_type="application/json")
 
     @app.post("/v1/score", response_model=models.ScoreAnswer, dependencies=[_allowed(service, "read")])
     async def score(asked: models.ScoreRequest) -> Response:
-        """Score one user's candidates. Users and items that nothing is known of are scored too, and marked."""
-        return await in_thread(lambda: answer(asked))
+        """Score one user's candidates. Users and items that nothing is known of are scored too, and marked.
+
+        While the store does not answer, what is held of the user is scored, and `stale_s` says since when.
+        """
+        return await in_thread(lambda score: answer(asked, score), settings.store_s if asked.at is None else None)
 
     @app.post("/v1/score/batch", response_model=models.BatchAnswer, dependencies=[_allowed(service, "read")])
     async def score_batch(asked: models.BatchRequest) -> Response:
@@ -150,7 +179,7 @@ def _scores(app: FastAPI, service: Service, threads: ThreadPoolExecutor) -> None
         if many > models.MOST_CANDIDATES:
             text = f"the requests have {many:,} candidates together; {models.MOST_CANDIDATES:,} is the most"
             raise ProblemError(422, text, field="requests")
-        return await in_thread(lambda: {"answers": [answer(one) for one in asked.requests]})
+        return await in_thread(lambda score: {"answers": [answer(one, score) for one in asked.requests]})
 
 
 def _told(asked: models.ScoreRequest, artifact: str, found: LiveScores) -> dict[str, Any]:
@@ -167,6 +196,7 @@ def _told(asked: models.ScoreRequest, artifact: str, found: LiveScores) -> dict[
         "newest_seq": found.newest,
         "newest_at": found.newest_at,
         "held": found.held,
+        "stale_s": found.stale_s,
     }
 
 
@@ -290,6 +320,8 @@ _BEHAVIORS: dict[str, Any] = {
 
 
 def _operations(app: FastAPI, service: Service) -> None:
+    look = _Look(service)
+
     @app.get("/v1/artifacts", dependencies=[_allowed(service, "read")])
     def artifacts() -> dict[str, Any]:
         """The artifact that scores, and what was activated in this store, newest first."""
@@ -314,10 +346,15 @@ def _operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", include_in_schema=False)
     async def ready() -> Response:
-        reasons = [why for why in (service.scoring.not_ready, await asyncio.to_thread(_store_problem, service)) if why]
+        """Whether to send requests here. While what is held can be scored, a store that is away is no reason not to."""
+        reasons = [why for why in (service.scoring.not_ready,) if why]
+        await look.at_store(READY_S)
+        away_s = service.scoring.away.seconds
+        if away_s is not None and away_s >= service.settings.stale_s:
+            reasons.append(f"the store has not answered for {away_s:.0f} s")
         if service.draining.is_set():
             reasons.append("the service is ending")
-        told = {"ready": not reasons, "reasons": reasons}
+        told = {"ready": not reasons, "reasons": reasons, "store_away_s": away_s}
         return Response(msgspec.json.encode(told), 503 if reasons else 200, media_type="application/json")
 
     @app.get("/metrics", include_in_schema=False)
@@ -328,10 +365,25 @@ def _operations(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _store_problem(service: Service) -> str | None:
-    try:
-        with service.engine.connect() as connection:
-            connection.execute(select(1))
-    except Exception as error:
-        return f"the store does not answer ({type(error).__name__})"
-    return None
+class _Look:
+    """One question to the store at a time, whoever waits for the answer: a store may not even refuse."""
+
+    def __init__(self, service: Service) -> None:
+        self._engine, self._away = service.engine, service.scoring.away
+        self._asking: asyncio.Future[None] | None = None
+
+    async def at_store(self, within_s: float) -> None:
+        """Ask, and tell the scoring whether the store answers in time."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(asyncio.to_thread(self._ask))
+        if not (await asyncio.wait({self._asking}, timeout=within_s))[0]:
+            self._away.silent()
+
+    def _ask(self) -> None:
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(select(1))
+        except problems.STORE_AWAY:
+            self._away.silent()
+        else:
+            self._away.answered()

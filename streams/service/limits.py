@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streams.service.metrics import ServiceMetrics
@@ -17,10 +19,13 @@ WATCHED = ("/live", "/ready", "/metrics")  # are answered whatever else is going
 class Gate:
     """ASGI middleware. The access log has the route's template, never the path: that would name the user."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServiceMetrics, concurrent: int, body: int) -> None:
-        """concurrent: requests answered at once; more are told to come again. body: bytes of one, at most."""
+    def __init__(self, app: ASGIApp, *, metrics: ServiceMetrics, concurrent: int, body: int, body_s: float) -> None:
+        """concurrent: requests answered at once; more are told to come again. body: bytes of one, at most; body_s:
+        seconds in which it must have come, for who sends slowly takes the place of others.
+        """
         self._app, self._metrics = app, metrics
-        self._concurrent, self._body, self.in_flight = concurrent, body, 0
+        self._concurrent, self._body, self._body_s, self.in_flight = concurrent, body, body_s, 0
+        self._too_large = f"the body has more than {body:,} bytes"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in WATCHED:
@@ -32,19 +37,29 @@ class Gate:
             await response(503, text, retry_s=RETRY_S)(scope, receive, send)
             return
         if (length := _declared(scope)) is not None and length > self._body:
-            await self._too_large(scope, receive, send)
+            self._metrics.refused.labels("body").inc()
+            await response(413, self._too_large, field="body")(scope, receive, send)
             return
         await self._pass(scope, receive, send)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, status, size = time.monotonic(), 500, 0
+        began, status, size, whole = time.monotonic(), 500, 0, False
 
         async def counted() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            if whole:  # what is waited for now is the end of the connection
+                return await receive()
+            try:
+                async with asyncio.timeout(began + self._body_s - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                self._metrics.refused.labels("slow").inc()
+                raise BodyError(408, f"the body has not come within {self._body_s:g} s") from None
+            whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self._body:
-                raise _TooLargeError
+                self._metrics.refused.labels("body").inc()
+                raise BodyError(413, self._too_large)
             return message
 
         async def seen(message: Message) -> None:
@@ -57,9 +72,6 @@ class Gate:
         self._metrics.in_flight.inc()
         try:
             await self._app(scope, counted, seen)
-        except _TooLargeError:
-            status = 413
-            await self._too_large(scope, receive, send)
         finally:
             self.in_flight -= 1
             self._metrics.in_flight.dec()
@@ -68,13 +80,11 @@ class Gate:
             self._metrics.seconds.labels(route, str(status)).observe(seconds)
             log.info("request", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 1))
 
-    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._metrics.refused.labels("body").inc()
-        await response(413, f"the body has more than {self._body:,} bytes", field="body")(scope, receive, send)
 
+class BodyError(HTTPException):
+    """A body that did not say its length is longer than is read, or does not come."""
 
-class _TooLargeError(Exception):
-    """A body that did not say its length is longer than is read."""
+    field = "body"
 
 
 def _declared(scope: Scope) -> int | None:

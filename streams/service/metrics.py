@@ -39,6 +39,7 @@ class ServiceMetrics:
         self.hits = gauge("score_hits", "of these, the user's side was held")
         self.built = gauge("sides_built", "users' sides made from the whole log")
         self.evicted = gauge("sides_evicted", "users' sides let go for want of memory")
+        self.stale = gauge("stale_scores", "users scored without the store, by what was held")
         self.full_reads = gauge("full_reads", "users scored by reading the whole log")
         self.freshness = Gauge(
             "interestream_serve_freshness_seconds", "now minus the newest behaviour known, at the last score",
@@ -53,6 +54,7 @@ class ServiceMetrics:
         self.hits.set(counts.hits)
         self.built.set(counts.built)
         self.evicted.set(counts.evicted)
+        self.stale.set(counts.stale)
         self.full_reads.set(sum(counts.full_reads.values()))
 
     def knew(self, newest_at: float | None) -> None:

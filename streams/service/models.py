@@ -47,6 +47,9 @@ class ScoreAnswer(BaseModel):
     newest_seq: Annotated[int, Field(description="Sequence number of the newest behaviour known; -1: none")]
     newest_at: float | None
     held: Annotated[bool, Field(description="Whether the user's side was in memory")]
+    stale_s: Annotated[
+        float | None, Field(description="The store does not answer: seconds since it was last asked about the user")
+    ] = None
 
 
 class BatchAnswer(BaseModel):

@@ -10,13 +10,30 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.exceptions import HTTPException
 
 from interest.errors import ArtifactError, InputError, InterestreamError, StoreError
 
 TYPE = "application/problem+json"
+SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "field": {"type": "string", "description": "The part of the request that it is about"},
+    },
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {  # of every route, for the OpenAPI document
+    status: {"description": HTTPStatus(status).phrase, "content": {TYPE: {"schema": SCHEMA}}}
+    for status in (400, 401, 403, 404, 408, 413, 422, 503)
+}
 log = structlog.get_logger()
+STORE_AWAY = (OperationalError, InterfaceError, NoConnectionError)  # the last: none is free in the pool in time
 RETRY_S = 1  # after which a caller that was turned away may ask again
 
 
@@ -55,7 +72,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(_request: Request, error: HTTPException) -> Response:
-        return response(error.status_code, str(error.detail))
+        return response(error.status_code, str(error.detail), field=getattr(error, "field", None))
 
     @app.exception_handler(InterestreamError)
     async def _known(_request: Request, error: InterestreamError) -> Response:
@@ -65,9 +82,13 @@ def install(app: FastAPI) -> None:
             return response(503, str(error), retry_s=10)
         return response(422 if isinstance(error, InputError) else 500, str(error))
 
+    @app.exception_handler(NoConnectionError)
+    async def _crowded(_request: Request, _error: NoConnectionError) -> Response:
+        return response(503, "the store has no connection free; try again", retry_s=RETRY_S)
+
     @app.exception_handler(DBAPIError)
     async def _store(_request: Request, error: DBAPIError) -> Response:
-        if isinstance(error, OperationalError):
+        if isinstance(error, STORE_AWAY):
             return response(503, "the store does not answer; try again", retry_s=RETRY_S)
         log.error("the store refused a request", error=f"{type(error.orig).__name__}: {error.orig}")
         return response(500, "the store refused what was asked of it; the log says more")

@@ -30,6 +30,7 @@ from streams.stages.ingest.policy import policy_of
 from streams.store.engine import open_store
 
 SOCKET = "SERVE_WRITER_SOCKET"  # of the writing process, handed to the workers by the environment
+CONNECTIONS = 16  # of a process, beside those of its scores
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -64,12 +65,15 @@ def make_writer(settings: Settings) -> Writer:
 def make_service(settings: Settings, socket: str | None = None) -> Service:
     """Everything that one process works with."""
     serve = settings.serve
-    engine = open_store(settings.store)
+    # one for each score, and for pages and streams that look at the same time
+    engine = open_store(settings.store, connections=serve.threads + CONNECTIONS)
     return Service(
         settings=serve,
         engine=engine,
         keys=keys_of(settings),
-        scoring=Scoring(engine, None if serve.artifact is None else Path(serve.artifact), serve.memory_mb),
+        scoring=Scoring(
+            engine, None if serve.artifact is None else Path(serve.artifact), serve.memory_mb, serve.stale_s
+        ),
         writer=ForwardingWriter(socket) if socket else make_writer(settings),
         metrics=ServiceMetrics(),
         draining=asyncio.Event(),

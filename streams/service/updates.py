@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, select
 
 from interest.store.sql import behavior_of, partition_of
+from streams.service.problems import STORE_AWAY
 from streams.service.reads import MARKS, marks
 
 POLL_S = 0.5  # one indexed look at the store
@@ -24,15 +25,18 @@ async def updates(engine: Engine, user_id: str, poll_s: float = POLL_S) -> Async
     yield _event("ready", seen)
     while True:
         await asyncio.sleep(poll_s)
-        now = await asyncio.to_thread(_look, engine, user_id)
-        if now == seen:
+        try:
+            now = await asyncio.to_thread(_look, engine, user_id)
+            events, seen = ([], seen) if now == seen else await asyncio.to_thread(_new, engine, user_id, seen, now)
+        except STORE_AWAY:  # what has happened meanwhile is told when it is back
+            events = []
+        if not events:
             silent += poll_s
             if silent >= SILENCE_S:
                 silent = 0.0
                 yield b": still here\n\n"
             continue
         silent = 0.0
-        events, seen = await asyncio.to_thread(_new, engine, user_id, seen, now)
         for event in events:
             yield event
 

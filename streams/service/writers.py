@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SOURCE = "api:behaviors"  # of the embedded fold in the table of offsets
 BATCH = 5_000  # behaviours of one transaction
 WAITING = 50_000  # behaviours that may wait for theirs; more are told to come again
+END_S = 10.0  # that the end of the service waits for the store
 ACK_S = 15.0  # for Kafka's acknowledgement
 
 
@@ -77,12 +78,18 @@ class EmbeddedWriter:
         self._task = asyncio.create_task(self._work(), name="writer")
 
     async def stop(self) -> None:
-        """Write what waits, then end."""
-        while self._waiting:
-            await asyncio.sleep(0.01)
+        """Write what waits, then end; what a store does not take in time is refused."""
+        try:
+            async with asyncio.timeout(END_S):
+                while self._waiting:
+                    await asyncio.sleep(0.01)
+                await self._turn.acquire()
+        except TimeoutError:
+            for _, future in self._waiting:
+                if not future.done():
+                    future.set_exception(StoreError("the service has ended before the store took it; send it again"))
         if self._task is not None:
-            async with self._turn:
-                self._task.cancel()
+            self._task.cancel()
 
     async def behaviors(self, rows: Sequence[Behavior]) -> Verdicts:
         if not rows:

@@ -119,6 +119,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     threads: Count = 4  # of each process, for scores
     concurrent: Count = 64  # requests that a process answers at once; more are told to come again
     body_mb: Annotated[float, Meta(gt=0, le=1024)] = 8.0  # of one request
+    body_s: Seconds = 10.0  # in which one must have come
+    store_s: Seconds = 5.0  # that a score waits for the store before what is held is scored
+    stale_s: Annotated[float, Meta(ge=0)] = 300.0  # so long, at most, is it scored; marked. 0: never
     poll_s: Seconds = 5.0  # how often a new active artifact is looked for
     drain_s: Seconds = 8.0  # between SIGTERM and the end
 

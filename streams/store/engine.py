@@ -18,11 +18,23 @@ from streams.settings.load import shown_url
 from streams.store.disk import disk_problem
 
 MIGRATING = 0x696E7465  # the number of PostgreSQL's lock for it: "inte"
+WAIT_S = 5.0  # for a free connection
+SERVED = {  # libpq's: seconds to connect, and until a server whose machine is gone is taken for gone
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 10_000,
+}
 REVISION = "0006"  # the newest file of deploy/migrations/versions; a test compares them
 
 
-def open_store(url: str, *, create: bool = True) -> Engine:
-    """The store's engine, its tables migrated. With `create=False` a SQLite file that is not there is an error."""
+def open_store(url: str, *, create: bool = True, connections: int | None = None) -> Engine:
+    """The store's engine, its tables migrated. With `create=False` a SQLite file that is not there is an error.
+
+    connections: of a service, which asks side by side: as many at most, waited for no longer than WAIT_S; and a server
+    that does not even refuse is given up after some seconds.
+    """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # ValueError: a port that is not a number
@@ -40,8 +52,12 @@ def open_store(url: str, *, create: bool = True) -> Engine:
         if not file.parent.is_dir():
             raise StoreError(f"the folder {file.parent} of the store {file.name} does not exist; create it first")
     try:
-        # asked before use, for a server may have restarted
-        engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+        server = parsed.get_backend_name() != "sqlite"
+        options: dict[str, Any] = {"pool_pre_ping": server}  # asked before use, for a server may have restarted
+        if connections is not None:
+            options |= {"pool_size": connections, "max_overflow": 0, "pool_timeout": WAIT_S}
+            options |= {"connect_args": SERVED} if server else {}
+        engine = create_engine(parsed, **options)
     except (ArgumentError, ImportError):
         raise StoreError(
             f"{shown_url(url)!r} names a database that is not supported; "

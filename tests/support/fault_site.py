@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.partitioner import DefaultPartitioner
 from prometheus_client.parser import text_string_to_metric_families
@@ -152,10 +153,14 @@ class Postgres:
 
     def kill(self) -> None:
         """SIGKILL to the postmaster; its children end when they see it."""
-        process = self._server.get_postmaster_info().process
-        children = process.children(recursive=True)
+        process, *children = self.processes()
         process.kill()
         until(lambda: not any(one.is_running() for one in (process, *children)), "the server is gone")
+
+    def processes(self) -> list[psutil.Process]:
+        """The postmaster, then its children."""
+        process = self._server.get_postmaster_info().process
+        return [process, *process.children(recursive=True)]
 
     def start(self) -> None:
         """Start it again: it recovers from its log."""

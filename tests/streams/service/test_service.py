@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
-import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
 import pytest
 
-from fusion.features.counts import ItemStatistics
 from fusion.serving.score import Scorer
-from fusion.training.artifact import Artifact, save_artifact
+from fusion.training.artifact import Artifact
 from interest.errors import InputError
 from interest.types import Behavior
 from streams.client import AsyncClient, ServiceError
@@ -26,62 +21,11 @@ from streams.service.access import Keys, new_key
 from streams.service.app import make_app
 from streams.service.server import check_address, make_service
 from streams.service.updates import updates
-from streams.settings.schema import Secret, ServeSettings, Settings
+from streams.settings.schema import Secret, Settings
 from streams.store.engine import open_store
 from tests.support import live_world as live
 from tests.support.ctr_world import DAY
-
-ITEMS = [f"i{n}" for n in range(20)] + ["never seen"]
-OFFERED = {"user_id": "u5", "item_ids": ITEMS}
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
-    """A store, and an SRP4CTR's artifact with match scalars in a folder."""
-    folder = tmp_path_factory.mktemp("service")
-    engine = open_store(f"sqlite:///{folder / 'store.db'}")
-    log = live.world(engine)
-    spec, space = live.fit(log, engine)
-    engine.dispose()
-    artifact = live.artifact_of(log, spec, live.SRP4CTR, space)
-    statistics: ItemStatistics = artifact.statistics
-    save_artifact(folder / "model", artifact.model, artifact.spec, statistics, artifact.config, {}, space=space)
-    return folder, artifact
-
-
-@pytest.fixture
-def settings(template: tuple[Path, Artifact], tmp_path: Path) -> Settings:
-    shutil.copy(template[0] / "store.db", tmp_path / "store.db")
-    serve = ServeSettings(artifact=str(template[0] / "model"))
-    return Settings(store=f"sqlite:///{tmp_path / 'store.db'}", serve=serve)
-
-
-@asynccontextmanager
-async def running(settings: Settings, key: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    """The application with its lifespan, and a client of it."""
-    service = make_service(settings)
-    app = make_app(service)
-    service.scoring.refresh()
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers) as client:
-            yield client
-    service.engine.dispose()
-
-
-def of(settings: Settings, **changes: Any) -> Settings:
-    return msgspec.structs.replace(settings, serve=msgspec.structs.replace(settings.serve, **changes))
-
-
-def is_problem(response: httpx.Response, status: int, field: str | None = None) -> str:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    told = response.json()
-    assert told["status"] == status
-    assert told["title"]
-    assert told.get("field") == field
-    return str(told["detail"])
+from tests.support.service_rig import ITEMS, OFFERED, is_problem, of, running
 
 
 def test_scores_are_the_scorers_and_unknowns_are_marked(settings: Settings, template: tuple[Path, Artifact]) -> None:
@@ -233,20 +177,6 @@ def test_without_keys_others_are_not_let_in_and_a_bad_key_file_is_named(settings
         Keys(file=bad)
     with pytest.raises(InputError, match=r"serve\.keys, line 2"):
         check_address(of(settings, keys=Secret("# none;shop")))
-
-
-def test_the_page_of_documents_loads_nothing_from_outside(settings: Settings) -> None:
-    async def run() -> None:
-        async with running(settings) as client:
-            page = (await client.get("/docs")).text
-            loaded = re.findall(r'(?:src|href)="([^"]*)"', page)
-            assert len(loaded) >= 3
-            for place in loaded:
-                assert place.startswith("/")
-                assert (await client.get(place)).status_code == 200
-            assert "https://" not in page
-
-    asyncio.run(run())
 
 
 def test_more_than_the_limit_at_once_are_told_to_come_again(settings: Settings) -> None:
