@@ -196,7 +196,7 @@ def test_the_page_of_documents_loads_nothing_from_outside(settings: Settings) ->
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 
 
-FEW = examples(max_examples=4, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None)
+FEW = examples(max_examples=2, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE])  # bad ones: not every operation has any
