@@ -93,6 +93,11 @@ class PackedBatch:
         return dataclasses.replace(self, items=dataclasses.replace(self.items, row=item_row))
 
 
+def of_one_moment(candidates: Candidates) -> Candidates:
+    """The same where every window's offers are of one moment, as in scoring: what they see is there once, (G, 1)."""
+    return dataclasses.replace(candidates, visible=candidates.visible[:, :1], age=candidates.age[:, :1])
+
+
 class PackedCollator:
     """How a folding model reads samples (a `Collator`); scoring has one window for every distinct moment."""
 

@@ -42,7 +42,7 @@ class Batch:
     item_categories: torch.Tensor  # (M, C) int32, 0 is none
     item_attributes: torch.Tensor  # (M, A) int32
     target: torch.Tensor  # (B,) int32, into the M
-    history: torch.Tensor  # (B, L) int32, into the M; 0 is padding
+    history: torch.Tensor  # (B, L) int32, into the M; 0 is padding. This and the next four: (1, L) of one moment
     value: torch.Tensor  # (B, L) int32, bucket
     label: torch.Tensor  # (B, L) int32: 0 padding, 1 unlabelled, 2 negative, 3 positive
     action: torch.Tensor  # (B, L) int32
@@ -100,16 +100,20 @@ class Samples:
         counts = self.dense[:, : len(NAMES)]
         return (counts, self.profiles, table.row, table.categories, table.attributes, *interests, *texts)
 
-    def batch(self, chosen: Array) -> Batch:
-        """Gather the impressions `chosen` (B,)."""
+    def batch(self, chosen: Array, *, together: bool = False) -> Batch:
+        """Gather the impressions `chosen` (B,).
+
+        together: they are one user's at one moment, whose history is gathered once: the batch's is (1, L).
+        """
         picked = self.impressions.take(chosen)
-        longest = int(np.clip((picked.stop - picked.first).max(initial=1), 1, self.spec.history))
+        looks = picked.take(slice(0, 1)) if together else picked
+        longest = int(np.clip((looks.stop - looks.first).max(initial=1), 1, self.spec.history))
         events = self.events
-        entry = picked.stop[:, None] - 1 - np.arange(longest)
-        row = events.rows[np.where(entry >= picked.first[:, None], entry, events.nothing)]
+        entry = looks.stop[:, None] - 1 - np.arange(longest)
+        row = events.rows[np.where(entry >= looks.first[:, None], entry, events.nothing)]
         history, target = events.item[row], picked.item + 1
         distinct, position = self.distinct(history, target)
-        gap = buckets((picked.at // DAY).astype(np.int32)[:, None] - events.day[row])
+        gap = buckets((looks.at // DAY).astype(np.int32)[:, None] - events.day[row])
         vectors, partitions = self.visible_interests(picked)
         return Batch(
             item_row=tensor(self.items.row[distinct]),

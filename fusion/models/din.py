@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import torch
@@ -86,20 +87,30 @@ class Din(nn.Module):
         items = self.items(batch)  # (M, d)
         target = F.embedding(batch.target, items)  # (B, d)
         d, a = self.config.width, self.config.attention
-        mask = (batch.history > 0).unsqueeze(-1)  # (B, L, 1)
+        mask = (batch.history > 0).unsqueeze(-1)  # (B, L, 1); this and the next have one row where all share a history
         events = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
         item, bare = torch.split(events, [d, a + d], dim=2)
         match, value = torch.split(bare + self._feedback(batch), [a, d], dim=2)
-        match = match + self.from_product(item * target[:, None]) + self.from_target(target)[:, None]
+        match = match + self._product(item, target) + self.from_target(target)[:, None]
         weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
         even = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
-        pooled = torch.cat([weights * mask, even], dim=2).transpose(1, 2) @ F.silu(value)  # (B, heads + 1, d)
+        even = even.expand(len(target), -1, -1)
+        value = F.silu(value)
+        pooled = torch.cat([weights * mask, even], dim=2).transpose(1, 2)
+        pooled = pooled @ (value[0] if len(value) == 1 else value)  # (B, heads + 1, d)
         inputs = [target, pooled.flatten(1), batch.dense]
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         if self.fusion is not None:
             inputs.append(self.fusion(batch, target))
         logit: Tensor = self.tower(inputs, batch.dense)
         return logit if self.dense_path is None else logit + self.dense_path(batch.dense)
+
+    def _product(self, item: Tensor, target: Tensor) -> Tensor:
+        """(B, L, a), from (B, L, d) or (1, L, d), and (B, d)."""
+        if len(item) > 1 or len(target) == 1:
+            return cast(Tensor, self.from_product(item * target[:, None]))
+        table = item[0][:, None] * self.from_product.weight  # (L, a, d): one product for all, without (B, L, d)
+        return F.linear(target, table.flatten(0, 1)).unflatten(1, table.shape[:2])
 
     def loss(self, batch: Batch, labels: Tensor) -> Loss:
         return ctr_only(self(batch), labels)

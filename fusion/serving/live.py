@@ -41,12 +41,12 @@ from fusion.serving.score import Scorer
 from fusion.serving.srp4ctr_cache import UserStates
 from fusion.serving.user_side import LastSeen, Reading, UserSide, empty_recent
 from fusion.training.artifact import Artifact
-from fusion.training.train import predict
 from interest.store.tables import behaviors
 from interest.types import User
 
 MEMORY_MB = 256  # of users' sides and encoded states: at 100 kB each some 2,500 users
 TEXTS = 50_000  # vectors of texts that are kept for BAHE: 58 MB with a small LLM
+AT_ONCE = 2048  # candidates that DIN scores together: 26 MB for its widest activations at history 50
 LOCK_S = 1.0  # after which a score without the store gives up on a thread that may be waiting for it
 LAYOUT = 1  # of the FeatureSpec, whose parts a side carries all
 
@@ -311,8 +311,11 @@ class LiveScorer:
     @torch.no_grad()
     def _values(self, side: UserSide, samples: Samples) -> Array:
         model, every = self.artifact.model, np.arange(len(samples))
-        if self._states is None:
-            return predict(model, samples, every)
+        if isinstance(model, Din):
+            parts = (every[start : start + AT_ONCE] for start in range(0, len(every), AT_ONCE))
+            logits = [model(samples.batch(part, together=True)) for part in parts]
+            return np.asarray(torch.sigmoid(torch.cat(logits).double()).numpy())
+        assert self._states is not None
         lifelong = None
         if isinstance(self._states, UserStates) and self._reading.lifelong:
             lifelong = pooled(torch.from_numpy(side.embedded)[None], torch.from_numpy(side.embedded_counts)[None])

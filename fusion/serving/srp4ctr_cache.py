@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from fusion.features.collate import BatchIndices
 from fusion.features.log import Array
-from fusion.features.packed_windows import PackedBatch
+from fusion.features.packed_windows import PackedBatch, of_one_moment
 from fusion.features.samples import Samples
 from fusion.models.srp4ctr.model import Srp4Ctr, UserState
 
@@ -51,7 +51,7 @@ class UserStates:
             states[window] = state
             self._keep(keys[window], stamps[window], state)
         state = _stack([state for state in states if state is not None], batch.candidates.age.shape[2])
-        return self._model.score(state, batch.candidates, batch.items)
+        return self._model.score(state, of_one_moment(batch.candidates), batch.items)
 
     def _encode(self, samples: Samples, heads: Array, lifelong: Tensor | None) -> list[UserState]:
         if not len(heads):

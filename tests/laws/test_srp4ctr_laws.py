@@ -112,9 +112,9 @@ def test_folded_is_unfolded_and_the_order_of_candidates_only_permutes_their_scor
     parts = list(model.collator.score_batches(own, every))
     assert [part.sizes.tolist() for part in parts] == [[40]]  # one window for one user at one moment
     folded = predict(model, own, every)
-    unfolded = 1 / (1 + np.exp(-logits(model, own, alone(every))))
-    np.testing.assert_allclose(folded, unfolded, atol=CLOSE)
-    assert len(np.unique(folded.round(7))) > 30
+    unfolded = logits(model, own, alone(every))
+    np.testing.assert_allclose(folded, 1 / (1 + np.exp(-unfolded)), atol=CLOSE)
+    assert len(np.unique(unfolded.round(4))) > 30  # of logits: random weights may push every probability towards 1
     order = np.random.default_rng(0).permutation(40)
     np.testing.assert_allclose(predict(model, offers(samples, order), every), folded[order], atol=CLOSE)
 

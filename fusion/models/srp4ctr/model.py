@@ -250,7 +250,7 @@ class Srp4Ctr(nn.Module):
         )
 
     def _hidden(self, state: UserState, candidates: Candidates, items: Tensor) -> Hidden:
-        offered = F.embedding(candidates.target, items)  # (G, C, d)
+        offered = F.embedding(candidates.target, items)  # (G, C, d); what is seen may be there once, C = 1
         columns = torch.arange(state.mask.shape[1], device=offered.device, dtype=torch.int32)
         ago = candidates.visible[:, :, None] - columns  # (G, C, T): 1 is the newest event
         sees = (ago > 0) & (ago <= self.history) & state.mask[:, None, :]
@@ -267,7 +267,8 @@ class Srp4Ctr(nn.Module):
             inputs.append(self.norm(x).flatten(0, 1)[slot])
         if state.states is not None:
             even = sees / sees.sum(dim=2, keepdim=True).clamp(min=1)
-            inputs.append((even @ state.states).flatten(0, 1)[slot])
+            pooled = (even @ state.states).expand(-1, offered.shape[1], -1)
+            inputs.append(pooled.flatten(0, 1)[slot])
         if state.queried is not None:
             inputs.append(F.embedding(window, state.queried))
         if self.fusion is not None and state.interest is not None:
