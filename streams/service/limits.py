@@ -13,6 +13,7 @@ from streams.service.metrics import ServiceMetrics
 from streams.service.problems import RETRY_S, response
 
 log = structlog.get_logger()
+STREAMS = 1000  # of events, open at once: between two looks for news one costs nothing
 WATCHED = ("/live", "/ready", "/metrics")  # are answered whatever else is going on
 
 
@@ -24,7 +25,8 @@ class Gate:
         seconds in which it must have come, for who sends slowly takes the place of others.
         """
         self._app, self._metrics = app, metrics
-        self._concurrent, self._body, self._body_s, self.in_flight = concurrent, body, body_s, 0
+        self._concurrent, self._body, self._body_s = concurrent, body, body_s
+        self.in_flight = self.streams = 0  # a stream of events is in flight until it begins
         self._too_large = f"the body has more than {body:,} bytes"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,6 +38,10 @@ class Gate:
             text = f"{self._concurrent} requests are being answered; come again"
             await response(503, text, retry_s=RETRY_S)(scope, receive, send)
             return
+        if self.streams >= STREAMS and scope["path"].endswith("/updates"):
+            self._metrics.refused.labels("streams").inc()
+            await response(503, f"{STREAMS:,} streams are open; come again", retry_s=RETRY_S)(scope, receive, send)
+            return
         if (length := _declared(scope)) is not None and length > self._body:
             self._metrics.refused.labels("body").inc()
             await response(413, self._too_large, field="body")(scope, receive, send)
@@ -43,7 +49,7 @@ class Gate:
         await self._pass(scope, receive, send)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, status, size, whole = time.monotonic(), 500, 0, False
+        began, status, size, whole, streams = time.monotonic(), 500, 0, False, False
 
         async def counted() -> Message:
             nonlocal size, whole
@@ -63,22 +69,36 @@ class Gate:
             return message
 
         async def seen(message: Message) -> None:
-            nonlocal status
+            nonlocal status, streams
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if streams := (b"content-type", b"text/event-stream") in [
+                    (name, value.partition(b";")[0]) for name, value in message["headers"]
+                ]:
+                    self._count(-1, 1)
+                    ended(time.monotonic() - began)
             await send(message)
 
-        self.in_flight += 1
-        self._metrics.in_flight.inc()
+        def ended(seconds: float) -> None:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.seconds.labels(route, str(status)).observe(seconds)
+            log.info("request", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 1))
+
+        self._count(1, 0)
         try:
             await self._app(scope, counted, seen)
         finally:
-            self.in_flight -= 1
-            self._metrics.in_flight.dec()
-            route = getattr(scope.get("route"), "path", "other")
-            seconds = time.monotonic() - began
-            self._metrics.seconds.labels(route, str(status)).observe(seconds)
-            log.info("request", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 1))
+            if streams:
+                self._count(0, -1)
+            else:
+                self._count(-1, 0)
+                ended(time.monotonic() - began)
+
+    def _count(self, in_flight: int, streams: int) -> None:
+        self.in_flight += in_flight
+        self.streams += streams
+        self._metrics.in_flight.inc(in_flight)
+        self._metrics.streams.inc(streams)
 
 
 class BodyError(HTTPException):

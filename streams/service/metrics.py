@@ -33,6 +33,7 @@ class ServiceMetrics:
         self.scored = counter("scored", "candidates scored")
         self.behaviors = counter("behaviors", "behaviours taken, by what became of them", "verdict")
         self.in_flight = gauge("in_flight", "requests being answered")
+        self.streams = gauge("streams", "streams of events that are open")
         self.users = gauge("user_sides", "users' sides held")
         self.bytes = gauge("user_side_bytes", "memory of users' sides")
         self.requests = gauge("score_requests", "users scored")

@@ -63,10 +63,10 @@ def test_who_sends_slowly_or_hangs_up_takes_nobodys_place(settings: Settings) ->
             for _ in range(3):
                 _, gone = await send(head)
                 gone.close()
-            stream, watching = await send(b"GET /v1/users/u5/updates HTTP/1.1\r\nHost: x\r\n\r\n")
-            while b"event: ready" not in await stream.readline():
-                pass
-            watching.close()
+            for _ in range(3):  # as many as may be in flight, and one more: they stay open
+                stream, _ = await send(b"GET /v1/users/u5/updates HTTP/1.1\r\nHost: x\r\n\r\n")
+                while b"event: ready" not in await stream.readline():
+                    pass
             body = msgspec.json.encode(OFFERED)
             ask = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
             for _ in range(200):  # until the server has seen that they are gone
@@ -79,6 +79,7 @@ def test_who_sends_slowly_or_hangs_up_takes_nobodys_place(settings: Settings) ->
             reader, _ = await send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             page = (await reader.read()).decode()
             assert 'refused_total{limit="slow"} 2.0' in page
+            assert "interestream_serve_streams 3.0" in page
             for writer in opened:
                 writer.close()
             await asyncio.gather(*(writer.wait_closed() for writer in opened), return_exceptions=True)
