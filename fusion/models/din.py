@@ -110,7 +110,8 @@ class Din(nn.Module):
         if len(item) > 1 or len(target) == 1:
             return cast(Tensor, self.from_product(item * target[:, None]))
         table = item[0][:, None] * self.from_product.weight  # (L, a, d): one product for all, without (B, L, d)
-        return F.linear(target, table.flatten(0, 1)).unflatten(1, table.shape[:2])
+        product: Tensor = F.linear(target, table.flatten(0, 1))
+        return product.view(len(target), *table.shape[:2])
 
     def loss(self, batch: Batch, labels: Tensor) -> Loss:
         return ctr_only(self(batch), labels)

@@ -313,8 +313,8 @@ class LiveScorer:
         model, every = self.artifact.model, np.arange(len(samples))
         if isinstance(model, Din):
             parts = (every[start : start + AT_ONCE] for start in range(0, len(every), AT_ONCE))
-            logits = [model(samples.batch(part, together=True)) for part in parts]
-            return np.asarray(torch.sigmoid(torch.cat(logits).double()).numpy())
+            every_logit = torch.cat([model(samples.batch(part, together=True)) for part in parts])
+            return np.asarray(torch.sigmoid(every_logit.double()).numpy())
         assert self._states is not None
         lifelong = None
         if isinstance(self._states, UserStates) and self._reading.lifelong:

@@ -46,18 +46,21 @@ class CommonSpace:
 
     def items(self, connection: Connection, ids: Sequence[str], catalogue: Mapping[str, Item]) -> Array:
         """(n, K) float32, of items as the catalogue describes them; zeros for one of which nothing is known."""
-        known = KnownMatch(self._known.spec, self._known.space)
-        known.add(connection, ids, catalogue, np.array([self._number.get(item, -1) for item in ids], np.int64))
-        return known.items.place[1:]
+        made, _ = self._known.look_up(connection, ids, catalogue, self._numbers(ids))
+        return made.place
 
     def user(self, connection: Connection, user_id: str) -> Array:
         """(K,) float32, by the user's whole past; zeros without one."""
         log = read_log(connection, [user_id])
         known = KnownMatch(self._known.spec, self._known.space)
-        numbers = np.array([self._number.get(item, -1) for item in log.items], np.int64)
-        known.add(connection, log.items, read_items(connection, log.items), numbers)
+        catalogue = read_items(connection, log.items)
+        known.add(*known.look_up(connection, log.items, catalogue, self._numbers(log.items)))
         side = read_on(empty_match(known), self._spec, known, log, np.arange(len(log.items)) + 1)
-        return taste_vector(side.sums[None])[0].astype(np.float32)
+        return np.asarray(taste_vector(side.sums[None])[0], np.float32)
+
+    def _numbers(self, ids: Sequence[str]) -> Array:
+        """(n,): of items in the space, -1 for others."""
+        return np.array([self._number.get(item, -1) for item in ids], np.int64)
 
     def nearest(self, connection: Connection, user_id: str, top: int, *, seen: bool = False) -> list[Nearest]:
         """The catalogue's items with the greatest dot product, the greatest first.
