@@ -11,8 +11,8 @@ say() { if [ -n "${NO_COLOR:-}" ]; then printf '\n%s\n' "$*"; else printf '\n\03
 say "1. Replay 100,000 ratings; SmolLM2 writes the interests of the 8 longest users, MiniLM encodes them"
 interestream replay "$sample/ml-100k.inter" --items "$sample/ml-100k.item" --users "$sample/ml-100k.user" --noun film,films --users-limit 8
 
-say "2. Train DIN on the short-term caches and the interest vectors (3 epochs)"
-interestream train din --interest yes --epochs 3 --out "$folder/din"
+say "2. Train DIN on the short-term caches and the interest vectors"
+interestream train din --interest yes --out "$folder/din"
 
 say "3. Score five films for user $user: Star Wars, Fargo, Toy Story, The English Patient, and one nobody knows"
 interestream score "$folder/din" --user $user --items 50,100,1,286,no-such-film
