@@ -18,6 +18,7 @@ Prints one JSON line.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -63,6 +64,8 @@ CONFIGS: dict[str, ModelConfig] = {
     "srp4ctr": Srp4CtrConfig(encoder=FgBertConfig(positions=HISTORY), pack=1, lifelong=True),
     "din": DinConfig(),
 }
+
+NEW = itertools.count()  # behaviours posted so far: the models share a store, in which none may be a duplicate
 
 
 def main() -> None:
@@ -130,8 +133,8 @@ def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) ->
 
 def freshness(client: httpx.Client, ask: Callable[[str, int], None], times_: int) -> list[float]:
     out = []
-    for n in range(times_):
-        row = {"user_id": SHORT, "item_id": str(n), "action": "rate", "at": 900 * DAY + n, "value": 4.0}
+    for n in itertools.islice(NEW, times_):
+        row = {"user_id": SHORT, "item_id": str(n % 1000), "action": "rate", "at": 900 * DAY + n, "value": 4.0}
         start = time.perf_counter()
         assert client.post("/v1/behaviors", json=row).json()["accepted"] == 1
         ask(SHORT, 50 + n)
