@@ -1,6 +1,6 @@
 """How a model came to be and how far its probabilities hold, beside its artifact: for people, not for scoring.
 
-curves.json is no part of the artifact's identity: a folder without it, or with another artifact's, scores as well.
+curves.json is not part of the artifact's identity: a folder without it, or with another artifact's, scores as well.
 """
 
 from __future__ import annotations

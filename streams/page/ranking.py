@@ -32,7 +32,7 @@ async def rank(api: Api, user_id: str, last: Ranking | None) -> Ranking:
     try:
         found = {one.item_id: one for one in await api.candidates(user_id, CANDIDATES)}
         if not found:
-            return Ranking((), "", 0, "There is no item in the catalogue that this user has not had.")
+            return Ranking((), "", 0, "This user has had every item of the catalogue.")
         scored = await api.client.score(user_id, list(found), top=SHOWN)
     except ServiceError as error:
         return Ranking((), "", 0, str(error))

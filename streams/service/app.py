@@ -346,7 +346,7 @@ def _operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", include_in_schema=False)
     async def ready() -> Response:
-        """Whether to send requests here. While what is held can be scored, a store that is away is no reason not to."""
+        """Whether to send requests here. While what is held can be scored, a store that is away does not matter."""
         reasons = [why for why in (service.scoring.not_ready,) if why]
         await look.at_store(READY_S)
         away_s = service.scoring.away.seconds
