@@ -17,7 +17,7 @@ from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -94,38 +94,56 @@ class Int8Model:
         if not writing:
             return
         limit = request.max_tokens - len(writing[0].written)
-        results = self._generate(
+        answers = self._generate(
             [row.prompt + row.written for row in writing],
-            max_length=limit,
+            limit,
             repetition_penalty=request.repetition_penalty,
             callback=lambda _step: stop.is_set(),
         )
-        for row, result in zip(writing, results, strict=True):
-            written = result.sequences_ids[0]
-            row.ended = len(written) < limit
-            row.written += written
+        for row, answer in zip(writing, answers, strict=True):
+            row.ended = len(answer.tokens) < limit
+            row.written += answer.tokens
 
     def _first_tokens(self, rows: list[Row]) -> list[int]:
         """One token a row, drawn from its nucleus without the likeliest token, with the row's own seed."""
-        results = self._generate([row.prompt for row in rows], max_length=1, return_logits_vocab=True)
+        answers = self._generate([row.prompt for row in rows], 1, return_logits_vocab=True)
         return [
-            _draw(np.array(result.logits[0], dtype=np.float64).reshape(-1), row.request)
-            for row, result in zip(rows, results, strict=True)
+            _draw(np.array(answer.logits[0], dtype=np.float64).reshape(-1), row.request)
+            for row, answer in zip(rows, answers, strict=True)
         ]
 
-    def _generate(self, prompts: list[list[int]], **options: Any) -> list[Any]:
-        """Greedy continuations; what all prompts begin with (system message, question) is read once."""
-        shared = shared_prefix(prompts)
+    def _generate(self, prompts: list[list[int]], limit: int, **options: Any) -> list[_Answer]:
+        """Greedy continuations of at most `limit` tokens; what all prompts begin with (system message, question) is
+        read once.
+
+        Prompts are read together as far as the shortest goes. What the longer ones have beyond it CTranslate2 (4.8)
+        feeds step by step, counts as written and gives back before the answer, whatever `include_prompt_in_result`
+        says; so there are that many steps more, and it is taken off here.
+        """
+        shared, shortest = shared_prefix(prompts), min(map(len, prompts))
         texts = [[self._tokens[token] for token in prompt] for prompt in prompts]
-        results: list[Any] = self._model.generate_batch(
+        results = self._model.generate_batch(
             [text[shared:] for text in texts],
             static_prompt=texts[0][:shared] or None,
             include_prompt_in_result=False,
             sampling_topk=1,
             end_token=self._ends,
+            max_length=limit + max(map(len, prompts)) - shortest,
             **options,
         )
-        return results
+        answers = []
+        for prompt, result in zip(prompts, results, strict=True):
+            fed, tokens = prompt[shortest:], result.sequences_ids[0]
+            start = len(fed) if tokens[: len(fed)] == fed else 0
+            answers.append(_Answer(tokens[start : start + limit], result.logits[0][start:] if result.logits else []))
+        return answers
+
+
+class _Answer(NamedTuple):
+    """What was written after a prompt, and the logits of each token, where these were wanted."""
+
+    tokens: list[int]
+    logits: list[Any]
 
 
 def _alike(request: Request) -> tuple[float, ...]:

@@ -34,8 +34,13 @@ def chatting(folder: Path, kind: str = "llama") -> Path:
     return folder
 
 
-def ask(model: Int8Model, *openings: str) -> list[Reply]:
-    asked = [Request(messages=(Message("user", "Hello"),), opening=own, max_tokens=8) for own in openings]
+def ask(model: Int8Model, *openings: str, temperature: float = 0.0) -> list[Reply]:
+    asked = [
+        Request(
+            messages=(Message("user", "Hello"),), opening=own, max_tokens=8, temperature=temperature, top_p=1.0, seed=3
+        )
+        for own in openings
+    ]
 
     async def together() -> list[Reply]:
         return await asyncio.gather(*(model(request) for request in asked))
@@ -56,6 +61,21 @@ def test_the_checkpoint_is_converted_once_and_read_in_its_own_tokens(cache: Path
     assert costs == [(len("user: Hello\n") + len(own), 8) for own in OPENINGS]
     assert [reply.text.startswith(own) for reply, own in zip(replies, OPENINGS, strict=True)] == [True] * 3
     assert ask(Int8Model(folder, weights), *OPENINGS) == replies
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_an_answer_begins_the_same_whatever_shorter_prompts_it_is_decoded_beside(
+    cache: Path, tmp_path: Path, temperature: float
+) -> None:
+    folder = chatting(tmp_path / "tiny")
+    model = Int8Model(folder, int8_weights(folder, say=print))
+    together = ask(model, *OPENINGS, temperature=temperature)
+    alone = [reply for own in OPENINGS for reply in ask(model, own, temperature=temperature)]
+    starts = [
+        [reply.text[: len(own) + 1] for reply, own in zip(some, OPENINGS, strict=True)] for some in (together, alone)
+    ]
+    assert starts[0] == starts[1]
+    assert [reply.completion_tokens for reply in together] == [8, 8, 8]
 
 
 def test_weights_that_do_not_load_are_told(cache: Path, tmp_path: Path) -> None:
