@@ -26,6 +26,7 @@ from streams.commands.nearest import nearest
 from streams.commands.page import page
 from streams.commands.pretrain import pretrain
 from streams.commands.replay import replay
+from streams.commands.review import review
 from streams.commands.score import score
 from streams.commands.serve import serve
 from streams.commands.settings import settings
@@ -54,6 +55,7 @@ app.command()(lag)
 app.command()(learn)
 app.command()(page)
 app.command()(replay)
+app.command()(review)
 app.command()(score)
 app.command()(nearest)
 app.command()(serve)

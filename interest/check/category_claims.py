@@ -169,7 +169,9 @@ def _category_claim(text: str, names: tuple[str, ...], stance: Stance, move: int
     best = next((verdict for verdict in verdicts if not verdict), verdicts[0])
     seqs = () if best else _behind(names, stance, evidence.facts)
     liking = stance.likes and move >= 0
-    return Claim("category", text, supported=not best, why=best, seqs=seqs, about=names, liking=liking)
+    return Claim(
+        "category", text, supported=not best, why=best, seqs=seqs, about=names, liking=liking, disliking=stance.negative
+    )
 
 
 def _behind(names: tuple[str, ...], stance: Stance, facts: Facts) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ class Claim:
     seqs: tuple[int, ...] = ()  # the behaviours that support it, the best valued first; of a dislike the worst
     about: tuple[str, ...] = ()  # the catalogue's names of the categories it speaks of in general
     liking: bool = False  # it says that the user likes what it names
+    disliking: bool = False  # it speaks of what it names as disliked, or valued below the rest
 
 
 @dataclass(frozen=True, slots=True)

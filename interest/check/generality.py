@@ -31,18 +31,21 @@ def count_general(texts: Iterable[tuple[str, Subject]], others: Sequence[Subject
         for sentence, whole in sentences(text, subject.evidence):
             if whole and strangers:
                 looked_at += 1
-                general += holds_for_many(sentence, strangers)
+                general += holds_for_many([sentence], strangers)
     return looked_at, general
 
 
-def holds_for_many(sentence: str, others: Sequence[Evidence]) -> bool:
-    """Whether every claim of a sentence is supported by a third of the partitions; stops as soon as that is known."""
+def holds_for_many(said: Sequence[str], others: Sequence[Evidence]) -> bool:
+    """Whether every claim of some sentences is supported by a third of the partitions; stops as soon as that is known.
+
+    Sentences without a claim hold for anybody.
+    """
     wanted = max(1, -(-len(others) // round(1 / OF_ANYONE)))
     passed = 0
     for tried, evidence in enumerate(others):
         if passed + len(others) - tried < wanted:
             return False
-        passed += all(claim.supported for claim in claims_in(sentence, evidence))
+        passed += all(claim.supported for sentence in said for claim in claims_in(sentence, evidence))
         if passed >= wanted:
             return True
     return False

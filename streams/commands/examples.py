@@ -20,6 +20,7 @@ EXAMPLES = {
     "page": "interestream page --api http://127.0.0.1:8090",
     "pretrain fgbert": "interestream pretrain fgbert --out runs/fgbert",
     "replay": "interestream replay ratings.csv --items movies.csv --map value=rating",
+    "review": "interestream review --page review.html --sample 25 --out texts.md",
     "score": "interestream score runs/din --user 405 --items 50 --items 100",
     "serve": "interestream serve --artifact runs/din --workers 2",
     "settings": "interestream settings --config interestream.toml",

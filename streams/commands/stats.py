@@ -76,6 +76,10 @@ def _version(version: VersionStats) -> Iterator[str]:
     if version.sentences_sampled:
         note = f"of {version.sentences_sampled:,} sentences: true of a third of others"
         yield line("  of anyone", f"{version.sentences_of_anyone:,}", note)
+    if (found := version.review) is not None:
+        shares = [(name, getattr(found, name)) for name in ("generic", "coverage", "contradictions")]
+        told = ", ".join(f"{name} {100 * value:.0f} %" for name, value in shares if value is not None)
+        yield line("  review", f"{found.sampled:,}", told)
 
 
 def _bank(bank: BankStats) -> Iterator[str]:

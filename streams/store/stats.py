@@ -12,6 +12,7 @@ from interest.types import Outcome
 from streams.store.coverage import read_coverage
 from streams.store.generality import read_generality
 from streams.store.tables import TOPIC_SOURCE, offsets, policies
+from streams.store.text_review import ReviewLine, read_review_line
 
 
 class VersionStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +27,7 @@ class VersionStats(msgspec.Struct, frozen=True, kw_only=True):
     supported_share: float | None
     sentences_sampled: int  # of its summaries in the newest generation
     sentences_of_anyone: int  # of these, true of a third of other users' partitions too
+    review: ReviewLine | None  # of a sample of the summaries that the LLM wrote and that were kept
 
 
 class LlmCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +154,7 @@ def _versions(connection: Connection, generation: int) -> list[VersionStats]:
                 supported_share=round(int(supported) / int(claims), 4) if claims else None,
                 sentences_sampled=sampled,
                 sentences_of_anyone=of_anyone,
+                review=read_review_line(connection, name, generation),
             )
         )
     return versions

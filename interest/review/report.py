@@ -1,0 +1,220 @@
+"""The review of one prompt version's texts by one model: measures of each text, put together, worst examples first.
+
+Everything but outcomes and cost is measured on texts that the LLM wrote and that were kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
+
+import msgspec
+
+from interest.check.evidence import Evidence
+from interest.review.measures import Measured, measure
+from interest.review.specificity import Identified, Trial, clues_of, identify
+from interest.review.texts import ASKED, ReviewedText
+from interest.write.cascade import plain_summary
+from interest.write.prompts import Style
+
+OTHERS = 60  # partitions of others, one a user, that a text is held against: a third is known to 6 points
+EXAMPLES = 10
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that fell short, and why."""
+
+    user_id: str
+    index: int
+    text: str
+    faults: tuple[str, ...]
+
+
+class Identification(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a reader of texts about partition k names the user among partitions k+1."""
+
+    texts: int
+    accuracy: float
+    chance: float
+    statistics: float  # the accuracy of statistics sentences about the same partitions
+
+
+class Retrieval(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean reciprocal rank of the user's next text by vectors (fusion.interests.retrieval)."""
+
+    texts: int
+    mrr: float
+    chance: float
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What the texts took, by the store's counters; forgotten and rewritten texts included."""
+
+    calls: int
+    tokens: int
+    seconds: float
+    summary_calls_per_1000: float | None  # of the behaviours of partitions that the LLM was asked about
+    shift_calls_per_1000: float | None
+
+
+class Review(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt version, model and language. Shares are from 0 to 1; None where nothing could be measured."""
+
+    prompt_version: str
+    model: str
+    language: str
+    texts: int  # summaries reviewed
+    kept: int  # of these, written by the LLM and kept: what all measures are of
+    outcomes: dict[str, int]
+    replaced: float | None  # of the summaries that an LLM was asked for: those with a statistics sentence instead
+    distinct: float | None  # different texts, of the kept
+    patterns: float | None  # kept texts in the three commonest patterns: titles, categories and numbers masked
+    generic: float | None  # every claim holds for a third of other users' partitions
+    coverage: float | None  # name the category valued best, of those where one is
+    contradictions: float | None  # call liked what is valued below the user's mean
+    with_title: float | None
+    words: float | None  # median
+    claims: int  # summaries' and shifts', before cutting
+    supported: float | None
+    specificity: Identification | None
+    retrieval: Retrieval | None
+    cost: Cost | None
+    worst: tuple[Example, ...]
+
+
+def review(
+    texts: Sequence[ReviewedText],
+    *,
+    prompt_version: str,
+    model: str,
+    style: Style,
+    cost: Cost | None = None,
+    retrieval: Retrieval | None = None,
+    advance: Callable[[int], None] = lambda _count: None,
+) -> Review:
+    """Review the texts of one version and model. `advance` is called once a kept text; 10 to 100 ms each."""
+    kept = [text for text in texts if text.kept]
+    measured = measure_all(kept, strangers(texts), advance)
+    outcomes = Counter(text.interest.summary_outcome for text in texts)
+    asked = sum(outcomes[outcome] for outcome in ASKED)
+    claims = sum(text.interest.claims for text in kept)
+    return Review(
+        prompt_version=prompt_version,
+        model=model,
+        language=LANGUAGE,
+        texts=len(texts),
+        kept=len(kept),
+        outcomes={outcome.value: count for outcome, count in sorted(outcomes.items())},
+        replaced=share(asked - len(kept), asked),
+        distinct=share(len({text.interest.summary for text in kept}), len(kept)),
+        patterns=share(sum(n for _, n in Counter(each.pattern for each in measured).most_common(3)), len(kept)),
+        generic=share_of([each.generic for each in measured]),
+        coverage=share_of([each.covers for each in measured]),
+        contradictions=share_of([bool(each.contradicts) for each in measured]),
+        with_title=share_of(["TITLE" in each.pattern for each in measured]),
+        words=median(each.words for each in measured) if measured else None,
+        claims=claims,
+        supported=share(sum(text.interest.supported for text in kept), claims),
+        specificity=_identification(kept, style),
+        retrieval=retrieval,
+        cost=cost,
+        worst=tuple(worst(kept, measured)),
+    )
+
+
+LANGUAGE = "en"  # of every text: the check keeps no other
+
+
+def strangers(texts: Sequence[ReviewedText]) -> list[tuple[str, Evidence]]:
+    """One partition of each of OTHERS users, and one more: a text's own user is left out."""
+    first: dict[str, Evidence] = {}
+    for text in texts:
+        first.setdefault(text.interest.user_id, text.evidence)
+    return list(first.items())[: OTHERS + 1]
+
+
+def measure_all(
+    kept: Sequence[ReviewedText], others: Sequence[tuple[str, Evidence]], advance: Callable[[int], None]
+) -> list[Measured]:
+    """The measures of each text, against the partitions of other users."""
+    found = []
+    for text in kept:
+        mine = [evidence for user, evidence in others if user != text.interest.user_id][:OTHERS]
+        found.append(measure(text.interest.summary, text.evidence, mine))
+        advance(1)
+    return found
+
+
+def trials_of(texts: Sequence[ReviewedText], say: Callable[[ReviewedText], str]) -> list[Trial]:
+    """What `say` writes about each partition that another follows, as trials of the reader."""
+    return [
+        Trial(text.interest.user_id, text.interest.index, clues_of(say(text), text.evidence), text.after)
+        for text in texts
+        if text.after is not None
+    ]
+
+
+def _identification(kept: Sequence[ReviewedText], style: Style) -> Identification | None:
+    own: Identified | None = identify(trials_of(kept, lambda text: text.interest.summary))
+    plain = identify(trials_of(kept, lambda text: plain_summary(text.evidence.facts, style).text))
+    if own is None or plain is None:
+        return None
+    return Identification(
+        texts=own.trials,
+        accuracy=round(own.accuracy, 4),
+        chance=round(own.chance, 4),
+        statistics=round(plain.accuracy, 4),
+    )
+
+
+def worst(kept: Sequence[ReviewedText], measured: Sequence[Measured], most: int = EXAMPLES) -> list[Example]:
+    """The texts with the gravest faults: contradictions before generic ones, these before what leaves out the best."""
+    graded = sorted(
+        (
+            (grade, text, faults)
+            for text, own in zip(kept, measured, strict=True)
+            if (grade := _grade(own)) and (faults := faults_of(own, text))
+        ),
+        key=lambda row: (-row[0], row[1].interest.user_id, row[1].interest.index),
+    )
+    return [
+        Example(user_id=text.interest.user_id, index=text.interest.index, text=text.interest.summary, faults=faults)
+        for _, text, faults in graded[:most]
+    ]
+
+
+def _grade(own: Measured) -> int:
+    return 4 * bool(own.contradicts) + 2 * bool(own.generic) + (own.covers is False)
+
+
+def faults_of(own: Measured, text: ReviewedText) -> tuple[str, ...]:
+    """What is wrong with a text, in words."""
+    facts = text.evidence.facts
+    found = []
+    for name in own.contradicts:
+        category = facts.category(name)
+        assert category is not None
+        found.append(
+            f"calls {name} liked, mean {category.mean:.1f} of {category.valued}; the user's is {facts.usual.mean:.1f}"
+        )
+    if own.generic:
+        found.append("would do for a third of the others")
+    if own.covers is False:
+        means = ", ".join(
+            f"{name} ({category.mean:.1f} of {category.valued})"
+            for name in own.best
+            if (category := facts.category(name))
+        )
+        found.append(f"leaves out what was valued best: {means}")
+    return tuple(found)
+
+
+def share(part: float, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def share_of(held: Sequence[bool | None]) -> float | None:
+    """The share of what is true, of what is known."""
+    known = [each for each in held if each is not None]
+    return round(fmean(known), 4) if known else None

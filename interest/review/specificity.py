@@ -1,0 +1,150 @@
+"""Specificity: whether a text tells its user from others, by a reader who knows only the text and counts.
+
+The reader has a text about partition k of one user, titles masked, and the counted partitions k+1 of a hundred users,
+and says whose the text is. For every category that the text names the hundred are compared: how much of it they chose,
+and how they valued it against their own mean, each in standard deviations over the hundred. What a text calls liked
+adds both, what it calls disliked takes off the second, what it only names adds the first. Words of the catalogue other
+than categories (a director, a country) count as chosen or not. The user with the greatest sum is named; where several
+have it, the reader guesses among them. So a text gains by what holds of this user and of few others. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interest.check.category_claims import claims_in
+from interest.check.evidence import Evidence
+from interest.check.sentences import sentences
+from interest.facts.counts import Facts
+from interest.review.measures import masked
+
+CANDIDATES = 100
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Clue:
+    """What a text says of one category or word: 1 liked, -1 disliked, 0 only named."""
+
+    name: str
+    stance: int
+    word: bool = False  # a word of the catalogue that is not a category
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A text about partition k, and its user's partition k+1."""
+
+    user_id: str
+    index: int  # k
+    clues: tuple[Clue, ...]
+    after: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """How often the reader was right, against chance; `hits` by user, for an interval over users."""
+
+    trials: int
+    accuracy: float
+    chance: float
+    hits: dict[str, list[float]]
+
+
+# The statistics sentence says both in one clause, which the claim check would read as one stance.
+_HIGHER_AND_LOWER = re.compile(r"(higher than the rest), and(?=[^.]* lower\.)")
+
+
+def clues_of(text: str, evidence: Evidence) -> tuple[Clue, ...]:
+    """What a text says of categories and words of the catalogue, titles masked; each named category once."""
+    hidden = _HIGHER_AND_LOWER.sub(r"\1;", masked(text, evidence))
+    found: dict[str, Clue] = {}
+    for sentence, _ in sentences(hidden, evidence):
+        for claim in claims_in(sentence, evidence):
+            for name in claim.about:
+                stance = claim.liking - claim.disliking
+                if name not in found or stance:
+                    found[name] = Clue(name, stance)
+    low = hidden.lower()
+    for name in evidence.facts.names:
+        if len(name) > 2 and re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", low):
+            found.setdefault(name, Clue(name, 0, word=True))
+    return tuple(found[name] for name in sorted(found))
+
+
+def identify(trials: Sequence[Trial], candidates: int = CANDIDATES) -> Identified | None:
+    """Let the reader name the user of every text, among the users of the same index; None where nobody has company.
+
+    Users of an index are drawn into groups of `candidates` by a hash of their ids, and the last, smaller group is left
+    out where there is a full one.
+    """
+    hits: dict[str, list[float]] = {}
+    chances: list[float] = []
+    for index in sorted({trial.index for trial in trials}):
+        own = sorted((trial for trial in trials if trial.index == index), key=lambda trial: _drawn(trial.user_id))
+        groups = [own[start : start + candidates] for start in range(0, len(own), candidates)]
+        for group in groups[:1] + [group for group in groups[1:] if len(group) == candidates]:
+            if len(group) < 2:
+                continue
+            for trial, hit in zip(group, _named(group), strict=True):
+                hits.setdefault(trial.user_id, []).append(hit)
+                chances.append(1 / len(group))
+    if not chances:
+        return None
+    every = [hit for own in hits.values() for hit in own]
+    return Identified(len(every), float(np.mean(every)), float(np.mean(chances)), hits)
+
+
+def _named(group: Sequence[Trial]) -> list[float]:
+    """For each text the chance that the reader names its user: 1 of those who share the greatest sum."""
+    table: dict[tuple[str, bool, bool], Array] = {}
+
+    def column(clue: Clue, valued: bool) -> Array:
+        key = (clue.name, clue.word, valued)
+        if key not in table:
+            table[key] = _standardised([_of(trial.after, clue, valued) for trial in group])
+        return table[key]
+
+    hits = []
+    for at, trial in enumerate(group):
+        score = np.zeros(len(group))
+        for clue in trial.clues:
+            if clue.stance >= 0:
+                score += column(clue, False)
+            if clue.stance and not clue.word:
+                score += clue.stance * column(clue, True)
+        best = np.flatnonzero(score >= score.max() - 1e-9)
+        hits.append(1 / len(best) if at in best else 0.0)
+    return hits
+
+
+def _of(facts: Facts, clue: Clue, valued: bool) -> float:
+    """How much of a category a partition has; or, `valued`, its mean against the user's, shrunk where it is of few."""
+    if clue.word:
+        return float(clue.name in facts.names)
+    if not valued:
+        return facts.share(clue.name)
+    category = facts.category(clue.name)
+    if category is None or category.mean is None or facts.mean is None or not facts.spread:
+        return 0.0
+    return (category.mean - facts.mean) / facts.spread * category.valued / (category.valued + SHRINK)
+
+
+SHRINK = 3.0  # values of a category that weigh as much as the assumption that it is valued as the rest
+
+
+def _standardised(values: Sequence[float]) -> Array:
+    column: Array = np.asarray(values, dtype=np.float64)
+    spread: Any = column.std()
+    return (column - column.mean()) / spread if spread > 1e-12 else np.zeros(len(column))
+
+
+def _drawn(user_id: str) -> bytes:
+    return hashlib.sha256(user_id.encode(errors="surrogatepass")).digest()

@@ -1,0 +1,120 @@
+"""Reads the texts to review from a store, each with what its partition and its user's next one say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, func, select
+
+from interest.check.evidence import Evidence
+from interest.errors import InputError
+from interest.facts.counts import Facts
+from interest.store.sql import partition_of
+from interest.store.tables import interests, partitions
+from interest.types import Interest, Outcome, Partition, Source
+from interest.write.backlog import Plan, Work, load, read_categories
+from interest.write.writer import interest_of_row
+
+USERS = 50  # whose texts are read together
+AT_ONCE = 100  # partitions whose facts are read together
+KEPT = (Outcome.OK, Outcome.TRIMMED)
+ASKED = (*KEPT, Outcome.REJECTED, Outcome.TRUNCATED, Outcome.REFUSED)  # an LLM was asked for the text
+
+
+@dataclass(slots=True)
+class ReviewedText:
+    """A stored summary, the evidence that it rests on, and the facts of the user's next partition, where there is one.
+
+    The facts hold titles: some 20 kB a partition.
+    """
+
+    interest: Interest
+    work: Work
+    after: Facts | None
+
+    @property
+    def evidence(self) -> Evidence:
+        return Evidence(self.work.evidence.facts, categories=self.work.evidence.categories)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the LLM wrote it and the check kept it: of these texts alone is anything measured."""
+        return self.interest.summary_source == Source.LLM
+
+
+def versions_of(connection: Connection, prompt_version: str | None, model: str | None) -> list[tuple[str, str, int]]:
+    """The (prompt version, model, newest generation) of the texts to review.
+
+    Raises InputError where there are none.
+    """
+    generation = connection.scalar(select(partitions.c.generation).order_by(partitions.c.generation.desc()).limit(1))
+    query = select(interests.c.prompt_version, interests.c.model).where(interests.c.generation == (generation or 0))
+    found = sorted((row[0], row[1]) for row in connection.execute(query.distinct()))
+    wanted = [pair for pair in found if prompt_version in (None, pair[0]) and model in (None, pair[1])]
+    if not wanted:
+        there = "; ".join(f"{version} by {name}" for version, name in found) or "none"
+        raise InputError(
+            f"no texts of prompt version {prompt_version or 'any'}, model {model or 'any'} in this store; there are: "
+            f"{there}. `interestream learn` writes them"
+        )
+    return [(*pair, generation or 0) for pair in wanted]
+
+
+def read_texts(
+    connection: Connection,
+    prompt_version: str,
+    model: str,
+    generation: int,
+    most: int,
+    advance: Callable[[int], None] = lambda _count: None,
+) -> list[ReviewedText]:
+    """The texts of one prompt version and model: all, or those of whole users up to about `most` texts.
+
+    Users are drawn by a hash of their ids, so that the same store gives the same texts. `advance` is called with the
+    number of partitions read.
+    """
+    mine = and_(
+        interests.c.prompt_version == prompt_version, interests.c.model == model, interests.c.generation == generation
+    )
+    per_user = select(interests.c.user_id, func.count()).where(mine).group_by(interests.c.user_id)
+    users = _draw({row[0]: row[1] for row in connection.execute(per_user)}, most)
+    found: list[ReviewedText] = []
+    plan, categories = Plan(prompt_version=prompt_version), read_categories(connection)
+    for start in range(0, len(users), USERS):
+        some = users[start : start + USERS]
+        rows = connection.execute(select(interests).where(mine, interests.c.user_id.in_(some))).mappings()
+        texts = {(row["user_id"], row["index"]): interest_of_row(row) for row in rows}
+        works: dict[tuple[str, int], Work] = {}
+        heads = _heads(connection, some, generation, texts)
+        for at in range(0, len(heads), AT_ONCE):
+            loaded = load(connection, plan, heads[at : at + AT_ONCE], categories)
+            works |= {(work.user_id, work.partition.index): work for work in loaded}
+            advance(len(loaded))
+        for (user, index), interest in sorted(texts.items()):
+            if (user, index) in works:
+                after = works.get((user, index + 1))
+                found.append(ReviewedText(interest, works[user, index], after.evidence.facts if after else None))
+    return found
+
+
+def _draw(counts: dict[str, int], most: int) -> list[str]:
+    """Whole users, by a hash of their ids, until `most` texts are there."""
+    drawn, total = [], 0
+    for user in sorted(counts, key=lambda user: hashlib.sha256(user.encode(errors="surrogatepass")).digest()):
+        if total >= most:
+            break
+        drawn.append(user)
+        total += counts[user]
+    return drawn
+
+
+def _heads(
+    connection: Connection, users: Sequence[str], generation: int, texts: Collection[tuple[str, int]]
+) -> list[Partition]:
+    """The partitions of the texts, and those that follow them."""
+    query = select(partitions).where(partitions.c.user_id.in_(users), partitions.c.generation == generation)
+    rows = connection.execute(query.order_by(partitions.c.user_id, partitions.c.index)).mappings()
+    wanted = {*texts, *((user, index + 1) for user, index in texts)}
+    return [head for row in rows if ((head := partition_of(row)).user_id, head.index) in wanted]

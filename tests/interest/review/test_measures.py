@@ -1,0 +1,51 @@
+"""What a text leaves out, contradicts, and says of everybody."""
+
+from __future__ import annotations
+
+import pytest
+
+from interest.check.evidence import Evidence
+from interest.facts.counts import Facts
+from interest.facts.groups import best_group, worst_valued
+from interest.review.measures import masked, measure, pattern_of
+from tests.support.films import facts
+
+MANY_DRAMAS = [("2", 5), ("3", 5), ("6", 5), ("8", 5), ("7", 3), ("5", 3)]
+
+
+@pytest.fixture
+def others() -> list[Evidence]:
+    """Three who like dramas, one who watches action alone."""
+    return [Evidence(facts(*MANY_DRAMAS))] * 3 + [Evidence(facts(*[("9", 4), ("10", 4)] * 3))]
+
+
+def test_the_best_valued_group_is_named_or_left_out(evidence: Evidence) -> None:
+    assert best_group(evidence.facts) == ("Comedy",)  # three of them, all 5
+    assert measure("This user enjoyed dramas and comedies.", evidence, []).covers
+    assert measure("This user enjoyed dramas.", evidence, []).covers is False
+    assert measure("This user enjoyed dramas and disliked comedies.", evidence, []).covers is False
+    level = Evidence(facts(*[(item, 4.0) for item in "2356784"]))
+    assert measure("This user enjoyed dramas.", level, []).covers is None
+
+
+def test_what_lies_below_the_users_mean_and_is_called_liked_contradicts(evidence: Evidence, march: Facts) -> None:
+    assert [category.name for category in worst_valued(march)] == ["Thriller"]
+    assert measure("This user enjoyed dramas and thrillers.", evidence, []).contradicts == ("Thriller",)
+    assert measure("This user enjoyed dramas but disliked thrillers.", evidence, []).contradicts == ()
+    assert measure("This user rated thrillers.", evidence, []).contradicts == ()
+
+
+def test_a_text_is_generic_where_all_its_claims_hold_for_a_third_of_the_others(
+    evidence: Evidence, others: list[Evidence]
+) -> None:
+    assert measure("This user enjoyed dramas.", evidence, others).generic
+    assert measure("They watched a wide range of films.", evidence, others).generic
+    assert measure("This user enjoyed dramas. They enjoyed comedies.", evidence, others).generic is False
+    assert measure("This user enjoyed dramas such as Babe.", evidence, [others[-1]] * 3).generic is False
+    assert measure("This user enjoyed dramas.", evidence, []).generic is None
+
+
+def test_patterns_are_the_same_whatever_fills_them(evidence: Evidence) -> None:
+    one = pattern_of("This user enjoyed dramas, comedies and thrillers, such as Babe.", evidence)
+    assert one == pattern_of("This user enjoyed westerns and comedies, such as Duck Soup.", evidence)
+    assert masked("Babe and Fargo", evidence) == "TITLE and TITLE"

@@ -1,0 +1,104 @@
+"""`interestream review` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from interest.errors import InputError
+from interest.store.sql import insert_new, item_row, writing
+from interest.store.tables import behaviors, interests, items, partitions, usage
+from interest.types import Item
+from tests.support.command_line import output_of, run
+from tests.support.small_store import interest
+
+GROUPS = ("Drama", "Comedy", "Thriller", "Western")
+
+
+@pytest.fixture
+def reviewed(store: Engine) -> Engine:
+    """Eight users with two partitions each: a favourite of their own, one text in four replaced."""
+    catalogue = [
+        Item(item_id=f"{name}{at}", title=f"<b>{name}</b> {at}", categories=(name,))
+        for name in GROUPS
+        for at in range(6)
+    ]
+    rows, heads, texts = [], [], []
+    for number in range(8):
+        user, liked = f"user-{number}", GROUPS[number % 4]
+        for index in range(2):
+            chosen = [(f"{name}{at}", 5.0 if name == liked else 2.0) for name in GROUPS for at in range(3)]
+            for at, (item, value) in enumerate(chosen):
+                seq = 12 * index + at
+                row = {"user_id": user, "seq": seq, "item_id": item, "action": "rate", "at": float(seq)}
+                rows.append(row | {"value": value, "scene": None, "event_id": None})
+            head = {"user_id": user, "generation": 0, "index": index, "reason": "count"}
+            times = {"opened_at": 12.0 * index, "closed_at": 12.0 * index + 11}
+            heads.append(head | {"first_seq": 12 * index, "last_seq": 12 * index + 11} | times)
+            said = "This user enjoyed dramas." if number == 1 else f"This user loved {liked.lower()} titles the most."
+            changes = {"summary_source": "statistics", "summary_outcome": "rejected"} if number in (6, 7) else {}
+            texts.append(interest(user, index, summary=said, evidence="[]", **changes))
+    with writing(store) as connection:
+        insert_new(connection, items, [item_row(item) for item in catalogue])
+        insert_new(connection, behaviors, rows)
+        insert_new(connection, partitions, heads)
+        insert_new(connection, interests, texts)
+        counted = {"calls": 30, "cached": 0, "prompt_tokens": 10, "completion_tokens": 5, "seconds": 1.0}
+        insert_new(connection, usage, [{"model": "small", "prompt_version": "plain-1", "kind": "summary"} | counted])
+    return store
+
+
+def test_the_review_of_a_version(reviewed: Engine) -> None:
+    (found,) = json.loads(run("review", "--store", reviewed.url, "--no-retrieval", "--json").stdout)
+    assert (found["prompt_version"], found["model"], found["texts"], found["kept"]) == ("plain-1", "small", 16, 12)
+    assert found["outcomes"] == {"ok": 12, "rejected": 4}
+    assert found["replaced"] == 0.25
+    assert found["distinct"] == round(5 / 12, 4)
+    assert found["coverage"] == found["generic"] + 0.8333 == pytest.approx(0.8333)
+    assert found["contradictions"] == round(2 / 12, 4)  # user-1's comedies are loved, and "dramas" written
+    assert found["specificity"]["texts"] == 6
+    assert found["specificity"]["accuracy"] > found["specificity"]["chance"]
+    assert found["cost"]["summary_calls_per_1000"] == round(1000 * 30 / (16 * 12), 2)
+    assert [one["user_id"] for one in found["worst"]] == ["user-1", "user-1"]
+    assert "calls Drama liked" in found["worst"][0]["faults"][0]
+
+
+def test_pages_show_what_the_store_holds_and_run_none_of_it(reviewed: Engine, tmp_path: Path) -> None:
+    page, sample = tmp_path / "review.html", tmp_path / "sample.md"
+    with writing(reviewed) as connection:
+        connection.execute(
+            interests.update().where(interests.c.user_id == "user-1").values(summary="<script>dramas</script> enjoyed.")
+        )
+    text = output_of(
+        "review", "--store", reviewed.url, "--no-retrieval", "--page", page, "--sample", 3, "--out", sample
+    )
+    assert "contradictions" in text
+    assert "<script>" not in page.read_text()
+    assert "plain-1 by small" in page.read_text()
+    assert sample.read_text().count("\n## ") == 3
+    assert "<b>" not in sample.read_text()
+    assert r"5 \<b\>" in sample.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--sample", 3), "--sample and --out go together"),
+        (("--language", "fr"), "no texts in 'fr'"),
+        (("--prompt-version", "plain-9"), "there are: plain-1 by small"),
+    ],
+)
+def test_what_cannot_be_reviewed_is_told(reviewed: Engine, options: tuple[object, ...], said: str) -> None:
+    result = run("review", "--store", reviewed.url, "--no-retrieval", *options)
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
+
+
+def test_stats_has_one_line_of_it(reviewed: Engine) -> None:
+    assert "review" in output_of("stats", "--store", reviewed.url)
+    (version,) = json.loads(output_of("stats", "--store", reviewed.url, "--json"))["versions"]
+    assert version["review"]["sampled"] == 12
+    assert version["review"]["contradictions"] == round(2 / 12, 4)
