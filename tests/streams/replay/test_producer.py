@@ -127,7 +127,9 @@ def test_killed_at_any_moment_and_run_again_each_partition_is_the_same(
     create_topics(calm)
     produce(calm, log)
 
-    line, environment = command(topics, "replay", log, "--kafka", "--rate", "8000/s")  # slow beside the time that a look takes
+    line, environment = command(
+        topics, "replay", log, "--kafka", "--rate", "8000/s"
+    )  # slow beside the time that a look takes
     killed, chosen = 0, moments()
     for wanted in (1, 12_000, 24_000, 40_000):
         process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
