@@ -22,7 +22,7 @@ from fusion.features.labels import POSITIVE, UNLABELLED
 from fusion.features.log import Array
 from fusion.features.samples import Samples, tensor
 
-TOKENS_AT_ONCE = 16_384  # history positions per scoring batch: 16 MB for the widest activations at width 64
+TOKENS_AT_ONCE = 8_192  # history positions per scoring batch: 8 MB for the widest activations at width 64
 PAST_AT_ONCE = 500_000  # events of whole pasts per scoring batch: 30 MB of numbers, some of them twice
 ALIKE = 16  # batches of training whose windows are sorted by length together
 SCORES_AT_ONCE = 4096  # candidates per scoring batch

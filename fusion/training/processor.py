@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
 KEEP_FREED = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 29))
+RETURN_EVERY = 16  # steps: batches of ever other sizes leave holes that the next one's tensors do not fit into
 
 
 @contextmanager

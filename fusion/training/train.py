@@ -26,7 +26,7 @@ from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_
 from fusion.training.dense_path import fit_dense_path
 from fusion.training.distributed import ALONE, Processes
 from fusion.training.finite import finite_loss
-from fusion.training.processor import fast_cpu, return_freed
+from fusion.training.processor import RETURN_EVERY, fast_cpu, return_freed
 
 SHORT = 125_000  # samples for each pass: with fewer, embeddings know them by heart (fusion/models/tower.py)
 DENSE_EPOCHS = 6
@@ -91,7 +91,7 @@ def train(
             total = torch.zeros((), dtype=torch.float64)
             model.train()
             rows_done = 0
-            for shares in collator.epoch(samples, training, config.batch_size, rng, dist.count):
+            for number, shares in enumerate(collator.epoch(samples, training, config.batch_size, rng, dist.count)):
                 chosen, rows = shares[dist.rank], sum(len(share) for share in shares)
                 step, every = epoch * steps + rows_done / config.batch_size, config.epochs * steps
                 _set_rate(optimizer, config, step / every)
@@ -108,6 +108,8 @@ def train(
                 total += loss.detach().cpu().double() * rows
                 rows_done += rows
                 advance(rows)
+                if number % RETURN_EVERY == 0:
+                    return_freed()
             dist.sum_(total)
             return_freed()
             with weights(model, state.average):
@@ -146,7 +148,10 @@ def predict(
         batch = to_device(collator.collate(samples, BatchIndices(chosen[part.rows], part.sizes)), device)
         out[torch.from_numpy(part.rows)] = torch.sigmoid(model(batch).double()).cpu()
         advance(len(part))
+        if number % RETURN_EVERY == 0:
+            return_freed()
     model.train(was)
+    return_freed()
     dist.sum_(out)
     return out.numpy()
 

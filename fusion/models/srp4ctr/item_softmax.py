@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = 2**22  # 16 MB
+LOGITS_AT_ONCE = 2**21  # 8 MB
 
 
 def item_softmax(states: Tensor, items: Tensor, bias: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
