@@ -16,7 +16,7 @@ from fusion.features.packed_windows import Users
 
 
 class Lifelong(nn.Module):
-    """Item embeddings of width d become a user's (G, 2 d); with a candidate's d they become (B, 4 d)."""
+    """Item embeddings of width d become a user's (G, 2 d); a candidate's d meets them as (B, 2 d)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -32,9 +32,10 @@ class Lifelong(nn.Module):
             counts.append(torch.zeros(len(users), device=items.device).index_add_(0, window, weight))
         return pooled(torch.stack(totals, dim=1), torch.stack(counts, dim=1))
 
-    def join(self, user: Tensor, item: Tensor) -> Tensor:
-        """(B, 4 d), from (B, 2 d) and (B, d)."""
-        return torch.cat([user, user * self.taste(item).repeat(1, 2)], dim=1)
+    def meet(self, user: Tensor, item: Tensor) -> Tensor:
+        """(B, 2 d), from (B, 2 d), or (1, 2 d) of one user, and (B, d)."""
+        taste = self.taste(item)
+        return torch.cat([own * taste for own in user.chunk(2, dim=1)], dim=1)
 
 
 def pooled(totals: Tensor, counts: Tensor) -> Tensor:

@@ -4,8 +4,23 @@ the dense features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Shared(NamedTuple):
+    """An input that is the same for many rows, such as a user's state for all of their candidates."""
+
+    values: Tensor  # (G, w)
+    row: Tensor  # (B,) integers into the G
+
+    def expanded(self) -> Tensor:
+        """(B, w)."""
+        return F.embedding(self.row, self.values)
 
 
 class DensePath(nn.Module):
@@ -31,7 +46,10 @@ class DensePath(nn.Module):
 
 
 class Tower(nn.Module):
-    """Inputs (B, I) and dense features (B, F), which are among them too, become logits (B,)."""
+    """Inputs, I wide together, and dense features (B, F), which are among them too, become logits (B,).
+
+    What is shared goes through its columns of the first layer once for every distinct row.
+    """
 
     def __init__(self, inputs: int, dense: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
@@ -45,13 +63,27 @@ class Tower(nn.Module):
         self.width = inputs  # of what `read` returns
         nn.init.zeros_(self.linear.weight)
 
-    def forward(self, inputs: list[Tensor], dense: Tensor) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor | Shared], dense: Tensor) -> Tensor:
         return self.logits(self.read(inputs), dense)
 
-    def read(self, inputs: list[Tensor]) -> Tensor:
-        """(B, width): what the last layer sees."""
-        hidden: Tensor = self.layers(torch.cat(inputs, dim=1))
-        return hidden
+    def read(self, inputs: Sequence[Tensor | Shared]) -> Tensor:
+        """(B, width): what the last layer sees. Inputs are (B, w), or (G, w) of which each row has one; G is the same
+        for all.
+        """
+        own = [one for one in inputs if isinstance(one, Tensor)]
+        shared = [one for one in inputs if isinstance(one, Shared)]
+        if not shared or not len(self.layers):
+            whole = [one.expanded() if isinstance(one, Shared) else one for one in inputs]
+            return cast(Tensor, self.layers(torch.cat(whole, dim=1)))
+        first = cast(nn.Linear, self.layers[0])
+        widths = [(one.values if isinstance(one, Shared) else one).shape[1] for one in inputs]
+        columns = list(zip(inputs, torch.split(first.weight, widths, dim=1), strict=True))
+        ours = torch.cat([weight for one, weight in columns if isinstance(one, Shared)], dim=1)
+        apart = torch.cat([weight for one, weight in columns if isinstance(one, Tensor)], dim=1)
+        of_shared = F.linear(torch.cat([one.values for one in shared], dim=1), ours, first.bias)  # (G, h)
+        if len(of_shared) > 1:
+            of_shared = F.embedding(shared[0].row, of_shared)
+        return cast(Tensor, self.layers[1:](F.linear(torch.cat(own, dim=1), apart).add_(of_shared)))
 
     def logits(self, hidden: Tensor, dense: Tensor) -> Tensor:
         logit: Tensor = self.last(hidden) + self.linear(dense)

@@ -74,8 +74,12 @@ class InterestFusion(nn.Module):
 
     def join(self, user: Tensor, item: Tensor) -> Tensor:
         """(B, 96) from user vectors (B, 32) and item (B, E)."""
+        return torch.cat([user, self.meet(user, item)], dim=1)
+
+    def meet(self, user: Tensor, item: Tensor) -> Tensor:
+        """Item vector and its product with the user's: (B, 64), from (B, 32), or (1, 32) of one user, and (B, E)."""
         offered = self.item(item)
-        return torch.cat([user, offered, user * offered], dim=1)
+        return torch.cat([offered, user * offered], dim=1)
 
 
 def _softmax(scores: Tensor, mask: Tensor) -> Tensor:

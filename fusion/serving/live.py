@@ -118,7 +118,7 @@ class LiveScorer:
             self._states = UserStates(model, limit=1 << 62)  # this class lets users go
             lifelong = model.config.lifelong
             self._reading, self._width = Reading(history=spec.history, lifelong=lifelong), model.config.encoder.width
-            embed = partial(_embed, model) if lifelong else None
+            embed = partial(_embed, model)
         elif isinstance(model, Bahe):
             self._states = BaheStates(model)
             config = model.config
@@ -197,7 +197,7 @@ class LiveScorer:
         if self._texts is not None:
             samples = with_bank(samples, self.artifact.config.model.recipe, partial(self._texts, connection))
         return LiveScores(
-            values=self._values(side, samples) if len(places) else np.empty(0),
+            values=self._values(side, samples, places) if len(places) else np.empty(0),
             unknown_user=side.size == 0 and last.profile is None,
             unknown_item=self._known.unknown(places),
             at=last.at,
@@ -309,24 +309,24 @@ class LiveScorer:
         )
 
     @torch.no_grad()
-    def _values(self, side: UserSide, samples: Samples) -> Array:
+    def _values(self, side: UserSide, samples: Samples, places: Array) -> Array:
         model, every = self.artifact.model, np.arange(len(samples))
         if isinstance(model, Din):
             parts = (every[start : start + AT_ONCE] for start in range(0, len(every), AT_ONCE))
             every_logit = torch.cat([model(samples.batch(part, together=True)) for part in parts])
-            return np.asarray(torch.sigmoid(every_logit.double()).numpy())
-        assert self._states is not None
-        lifelong = None
-        if isinstance(self._states, UserStates) and self._reading.lifelong:
-            lifelong = pooled(torch.from_numpy(side.embedded)[None], torch.from_numpy(side.embedded_counts)[None])
-        out, names = np.empty(len(samples)), [side.user_id]
-        for part in model.collator.score_batches(samples, every):
-            if isinstance(self._states, UserStates):
-                logits = self._states.score(samples, part, names, lifelong)
-            else:
-                logits = self._states.score(samples, part, names)
-            out[part.rows] = torch.sigmoid(logits.double()).numpy()
-        return out
+        elif isinstance(self._states, UserStates):
+            assert self._known.embedding is not None
+            lifelong, embedded = None, torch.from_numpy(side.embedded)
+            if self._reading.lifelong:
+                lifelong = pooled(embedded[None], torch.from_numpy(side.embedded_counts)[None])
+            offered = torch.from_numpy(self._known.embedding[places])
+            every_logit = self._states.score_user(samples, side.user_id, lifelong, offered)
+        else:
+            assert self._states is not None
+            every_logit = torch.empty(len(samples))
+            for part in model.collator.score_batches(samples, every):
+                every_logit[torch.from_numpy(part.rows)] = self._states.score(samples, part, [side.user_id])
+        return np.asarray(torch.sigmoid(every_logit.double()).numpy())
 
     def _read_anew(
         self, connection: Connection, user_id: str, item_ids: Sequence[str], at: float | None, head: Head, why: str

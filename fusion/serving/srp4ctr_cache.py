@@ -12,14 +12,15 @@ import dataclasses
 import hashlib
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from fusion.features.collate import BatchIndices
 from fusion.features.log import Array
-from fusion.features.packed_windows import PackedBatch, of_one_moment
-from fusion.features.samples import Samples
+from fusion.features.packed_windows import Candidates, PackedBatch, of_one_moment
+from fusion.features.samples import Samples, tensor
 from fusion.models.srp4ctr.model import Srp4Ctr, UserState
 
 LIMIT = 1000  # users: 205 MB at L = 200
@@ -53,11 +54,38 @@ class UserStates:
         state = _stack([state for state in states if state is not None], batch.candidates.age.shape[2])
         return self._model.score(state, of_one_moment(batch.candidates), batch.items)
 
+    @torch.no_grad()
+    def score_user(self, samples: Samples, name: str, lifelong: Tensor | None, offered: Tensor) -> Tensor:
+        """(n,) logits of samples that are one user's at one moment, from the encoder's vectors of their items (n, d).
+
+        The first one stands for all in what they see, so that only their own numbers are gathered.
+        """
+        head: PackedBatch = self._model.collator.collate(samples, BatchIndices(np.zeros(1, np.int64), np.ones(1, int)))
+        stamp = _stamps(head)[0] + (b"" if lifelong is None else lifelong.numpy().tobytes())
+        state = self._take(name, stamp)
+        if state is None:
+            state = self._encoded(head, lifelong)[0]
+            self._keep(name, stamp, state)
+        many = torch.arange(len(samples))
+        candidates = Candidates(
+            target=many[None],
+            visible=head.candidates.visible,
+            age=head.candidates.age,
+            slot=many,
+            profile=head.candidates.profile.expand(len(samples), -1),
+            dense=tensor(samples.dense),
+            value_bucket=torch.zeros(len(samples), dtype=torch.int64),
+        )
+        state = _stack([state], head.candidates.age.shape[2])
+        return self._model.score(state, candidates, offered)
+
     def _encode(self, samples: Samples, heads: Array, lifelong: Tensor | None) -> list[UserState]:
         if not len(heads):
             return []
-        self.made += len(heads)
-        batch: PackedBatch = self._model.collator.collate(samples, BatchIndices(heads, heads * 0 + 1))
+        return self._encoded(self._model.collator.collate(samples, BatchIndices(heads, heads * 0 + 1)), lifelong)
+
+    def _encoded(self, batch: PackedBatch, lifelong: Tensor | None) -> list[UserState]:
+        self.made += len(batch.users)
         state = self._model.encode_user(batch.users, batch.items)
         return _apart(state if lifelong is None else dataclasses.replace(state, lifelong=lifelong.float()))
 
@@ -88,7 +116,6 @@ class UserStates:
 def _stamps(batch: PackedBatch) -> list[bytes]:
     """Of everything that each window's state is made of; the padding is none of it."""
     users, items = batch.users, batch.items
-    shown = torch.cat([items.row[:, None], items.categories, items.attributes], dim=1)
     sizes = users.past_size.tolist()
     pasts = zip(torch.split(users.past, sizes), torch.split(users.past_positive, sizes), strict=True)
     out = []
@@ -97,10 +124,10 @@ def _stamps(batch: PackedBatch) -> list[bytes]:
         slots = (users.partitions[window] >= 0).nonzero()[:, 0]
         told = users.interest_vectors[users.partitions[window, slots]]
         digest = hashlib.blake2b(f"{int(mask.sum())} {len(past)} {slots.tolist()}".encode(), digest_size=16)
-        for part in (
-            shown[users.event[window, mask]], users.behavior[window, mask], shown[past], positive,
-            users.context[window], users.profile[window], told,
-        ):  # fmt: skip
+        seen = torch.cat([users.event[window, mask], past])
+        shown = [of_item[seen] for of_item in (items.row, items.categories, items.attributes)]
+        own = (users.behavior[window, mask], positive, users.context[window], users.profile[window], told)
+        for part in (*shown, *own):
             digest.update(part.numpy().tobytes())
         out.append(digest.digest())
     return out

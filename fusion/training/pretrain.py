@@ -27,7 +27,7 @@ from fusion.models.srp4ctr.masking import LEAST, Masked, Sequences, batches, dra
 from fusion.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fusion.training.distributed import ALONE, Processes
 from fusion.training.finite import finite_loss
-from fusion.training.processor import RETURN_EVERY, fast_cpu, return_freed
+from fusion.training.processor import fast_cpu, return_freed
 from interest.errors import InputError
 
 TOP = 10  # of HR@10
@@ -173,10 +173,8 @@ def pretrain(
                 optimizer.step()
                 total += loss.detach().cpu().double()
                 advance(len(entries))
-                if step % RETURN_EVERY == 0:
-                    return_freed()
+                return_freed(step)
             dist.sum_(total)
-            return_freed()
             state.epochs.append(PretrainEpoch(epoch, float(total) / steps, *measured(model)))
             if folder is not None and dist.first:
                 save_checkpoint(folder, state, fingerprint)

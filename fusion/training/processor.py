@@ -35,9 +35,12 @@ def fast_cpu() -> Iterator[None]:
         return_freed()
 
 
-def return_freed() -> None:
-    """Give the pages of all freed memory back to the system, those between held ones too; without glibc, nothing."""
-    if (libc := _libc()) is not None:
+def return_freed(step: int = 0) -> None:
+    """Give the pages of all freed memory back to the system, those between held ones too; without glibc, nothing.
+
+    step: of a loop, which does so at every RETURN_EVERY-th.
+    """
+    if step % RETURN_EVERY == 0 and (libc := _libc()) is not None:
         libc.malloc_trim(0)
 
 

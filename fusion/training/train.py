@@ -26,7 +26,7 @@ from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_
 from fusion.training.dense_path import fit_dense_path
 from fusion.training.distributed import ALONE, Processes
 from fusion.training.finite import finite_loss
-from fusion.training.processor import RETURN_EVERY, fast_cpu, return_freed
+from fusion.training.processor import fast_cpu, return_freed
 
 SHORT = 125_000  # samples for each pass: with fewer, embeddings know them by heart (fusion/models/tower.py)
 DENSE_EPOCHS = 6
@@ -108,10 +108,8 @@ def train(
                 total += loss.detach().cpu().double() * rows
                 rows_done += rows
                 advance(rows)
-                if number % RETURN_EVERY == 0:
-                    return_freed()
+                return_freed(number)
             dist.sum_(total)
-            return_freed()
             with weights(model, state.average):
                 auc = metrics.auc(labels[validation], predict(model, samples, validation, dist=dist))
             better = not any(auc <= earlier.auc for earlier in state.epochs)
@@ -148,8 +146,7 @@ def predict(
         batch = to_device(collator.collate(samples, BatchIndices(chosen[part.rows], part.sizes)), device)
         out[torch.from_numpy(part.rows)] = torch.sigmoid(model(batch).double()).cpu()
         advance(len(part))
-        if number % RETURN_EVERY == 0:
-            return_freed()
+        return_freed(number)
     model.train(was)
     return_freed()
     dist.sum_(out)

@@ -39,7 +39,7 @@ from fusion.models.srp4ctr.fgbert import (
     split_heads,
     start,
 )
-from fusion.models.tower import DensePath, Tower
+from fusion.models.tower import DensePath, Shared, Tower
 from fusion.models.uif import WIDTH, InterestFusion
 
 NO_CLASS = -100  # torch's number for rows that a cross-entropy leaves out
@@ -223,9 +223,10 @@ class Srp4Ctr(nn.Module):
         """The users' side, once for any number of candidates."""
         return self._encode(users, self.encoder.items(items))
 
-    def score(self, state: UserState, candidates: Candidates, items: Items) -> Tensor:
-        """(B,) logits of candidates, in as many windows as the state has."""
-        return self._logits(self._hidden(state, candidates, self.encoder.items(items)))
+    def score(self, state: UserState, candidates: Candidates, items: Items | Tensor) -> Tensor:
+        """(B,) logits of candidates, in as many windows as the state has. items: or the encoder's of them, (M, d)."""
+        vectors = items if isinstance(items, Tensor) else self.encoder.items(items)
+        return self._logits(self._hidden(state, candidates, vectors))
 
     def _encode(self, users: Users, items: Tensor) -> UserState:
         mask = users.event > 0
@@ -255,26 +256,36 @@ class Srp4Ctr(nn.Module):
         ago = candidates.visible[:, :, None] - columns  # (G, C, T): 1 is the newest event
         sees = (ago > 0) & (ago <= self.history) & state.mask[:, None, :]
         slot = candidates.slot
+        full = len(slot) == offered.shape[0] * offered.shape[1]  # then slots are in order: nothing is to be gathered
         window = slot // candidates.target.shape[1]
-        mine = offered.flatten(0, 1)[slot]  # (B, d)
-        inputs = [mine]
+
+        def rows(x: Tensor) -> Tensor:
+            """(G, C, w) -> (B, w)."""
+            flat = x.flatten(0, 1)
+            return flat if full else flat[slot]
+
+        def of_user(x: Tensor) -> Tensor:
+            """(G, w) -> (B, w), or (1, w) of one user."""
+            return x if len(x) == 1 else F.embedding(window, x)
+
+        mine = rows(offered)  # (B, d)
+        inputs: list[Tensor | Shared] = [mine]
         if self.config.cross:
             bias = self._bias(ago, candidates.age, sees)
             some = sees.any(dim=2, keepdim=True)
             x = offered + self.position
             for number, layer in enumerate(self.cross):
                 x = layer(x, state.keys[number], state.values[number], bias[number], some)
-            inputs.append(self.norm(x).flatten(0, 1)[slot])
+            inputs.append(rows(self.norm(x)))
         if state.states is not None:
             even = sees / sees.sum(dim=2, keepdim=True).clamp(min=1)
-            pooled = (even @ state.states).expand(-1, offered.shape[1], -1)
-            inputs.append(pooled.flatten(0, 1)[slot])
+            inputs.append(rows((even @ state.states).expand(-1, offered.shape[1], -1)))
         if state.queried is not None:
-            inputs.append(F.embedding(window, state.queried))
+            inputs.append(Shared(state.queried, window))
         if self.fusion is not None and state.interest is not None:
-            inputs.append(self.fusion.join(F.embedding(window, state.interest), mine))
+            inputs += [Shared(state.interest, window), self.fusion.meet(of_user(state.interest), mine)]
         if self.lifelong is not None and state.lifelong is not None:
-            inputs.append(self.lifelong.join(F.embedding(window, state.lifelong), mine))
+            inputs += [Shared(state.lifelong, window), self.lifelong.meet(of_user(state.lifelong), mine)]
         inputs += [*self._profile(candidates.profile), candidates.dense]
         return Hidden(self.tower.read(inputs), candidates.dense)
 
