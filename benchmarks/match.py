@@ -1,15 +1,15 @@
 """Claim: with match scalars SRP4CTR and DIN are above themselves without, and above LightGBM on counts, text and ids.
 
-    python benchmarks/match.py [--log ml-small|ml-1m] [--split user|global] [--only PATTERNS] [--seeds 3]
+    python benchmarks/match.py [--log ml-small|ml-1m|ml-100k] [--split user|global] [--only PATTERNS] [--seeds 3]
                                [--data ../shared/data] [--save FILE] [--quick]
 
 Rows with at least 5 earlier events of their user, a label is 1 where the rating is at least 4, 80/10/10 by time or
-inside every user. Everything goes through a store, as `interestream fuse`, `pretrain fgbert` and `train` do: items'
-texts are title and genres, by MiniLM. LightGBM reads the counts; `+ text` the similarity to what the user liked by the
-items' texts, `+ ids` the same by a space of ratings alone, cross-fitted over users; `all scalars` what the models
-read. Selection sees only the validation part. A run is kept in benchmarks/results/match/ and not made twice, so the
-benchmark can be stopped between runs and goes on. Differences are paired over users (bootstrap). Prints a table of what
-there is and, last, one JSON line.
+inside every user (ML-100K is the sample log of `interestream fetch`). Everything goes through a store, as `interestream
+fuse`, `pretrain fgbert` and `train` do: items' texts are title and genres, by MiniLM. LightGBM reads the counts; `+
+text` the similarity to what the user liked by the items' texts, `+ ids` the same by a space of ratings alone,
+cross-fitted over users; `all scalars` what the models read. Selection sees only the validation part. A run is kept in
+benchmarks/results/match/ and not made twice, so the benchmark can be stopped between runs and goes on. Differences are
+paired over users (bootstrap). Prints a table of what there is and, last, one JSON line.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import dataclasses
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ from interest.store.sql import insert_new, item_row
 from interest.store.tables import behaviors, items
 from interest.types import Item
 from streams.resolve.encoder import encoder_folder
+from streams.settings.load import sample_log
 from streams.store.engine import open_store
 
 TEXT = "{title}. {categories}"
@@ -76,11 +78,12 @@ LOGS = {
     "ml-small": ("ml_small_ratings.parquet", "ml_small_movies.parquet", ("userId", "movieId")),
     "ml-1m": ("ml1m_ratings.parquet", "ml1m_movies.parquet", ("user_id", "movie_id")),
 }
+SAMPLE = "ml-100k"
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--log", choices=LOGS, default="ml-small")
+    options.add_argument("--log", choices=(*LOGS, SAMPLE), default="ml-small")
     options.add_argument("--split", choices=("user", "global"), default="user")
     options.add_argument("--only", default="*", help="patterns of model/seed, separated by |")
     options.add_argument("--seeds", type=int, default=3)
@@ -140,7 +143,7 @@ class Data:
         fresh = not path.exists()
         engine = open_store(f"sqlite:///{path}", create=fresh)
         if fresh:
-            fill(engine, self.chosen)
+            fill_sample(engine) if self.chosen.log == SAMPLE else fill(engine, self.chosen)
         encoder = open_encoder(encoder_folder(None))
         with engine.connect() as connection:
             texts = texts_without_vectors(connection, encoder.id, TEXT)
@@ -220,6 +223,17 @@ def fill(engine: Engine, chosen: Any) -> None:
         insert_new(
             connection, items, [item_row(item_of(str(i), t, g)) for i, t, g in films[[film, "title", "genres"]].values]
         )
+
+
+def fill_sample(engine: Engine) -> None:
+    """Replay the sample log with its catalogue and profiles, as `make demo` does."""
+    folder = sample_log()
+    if not folder.is_dir():
+        sys.exit("the sample log is not there; run `interestream fetch`")
+    files = [str(folder / f"{SAMPLE}.{kind}") for kind in ("inter", "item", "user")]
+    command = ["replay", files[0], "--items", files[1], "--users", files[2], "--no-llm"]
+    store = engine.url.render_as_string(hide_password=False)
+    subprocess.run([sys.executable, "-m", "streams", *command, "--store", store], check=True, stdout=sys.stderr)
 
 
 def item_of(item_id: str, title: str, genres: str) -> Item:
