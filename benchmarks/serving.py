@@ -10,7 +10,9 @@ over loopback HTTP from another. Untrained weights: nothing here depends on them
 - p99_ms_1000: of such requests; long_over_short: the long user's median over the short one's;
 - p99_ms_cold: the first requests of users with 100 behaviours, 1,000 candidates;
 - freshness_ms: from posting a behaviour to the end of a score that knows it, p99;
-- kb_per_user: of users' sides held, with their encoded states.
+- kb_per_user: of users' sides held, with their encoded states;
+- vs_naive: requests/s over those of a plain FastAPI handler around torch-rechub's DIN (rig/naive_service.py), which has
+  a history of the same length in memory and encodes it beside each candidate; both asked in turn.
 
 Prints one JSON line.
 """
@@ -28,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ from streams.store.heads import read_head
 from streams.ubsp.ingest import Ingest
 from streams.ubsp.policy import Policy
 
+ROOT = Path(__file__).resolve().parent.parent
+CORES = sorted(os.sched_getaffinity(0))
 HISTORY, ITEMS, CANDIDATES, DAY = 50, 4000, 1000, 86_400.0
 LONG, SHORT, COLD = "long", "short", [f"cold{n}" for n in range(40)]
 CATEGORIES = [f"category {n}" for n in range(18)]
@@ -116,6 +120,7 @@ def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) ->
         long, short = taken[::2], taken[1::2]
         fresh = freshness(client, ask, max(requests // 3, 30))
         page = client.get("/metrics").text
+        vs_naive = against_naive(ask, offered, max(requests // 10, 20))
     held = {key: float(value) for key, value in (row.split(" ") for row in page.splitlines() if row.startswith("inter"))
             if "{" not in key}  # fmt: skip
     sides = held["interestream_serve_user_side_bytes"] / held["interestream_serve_user_sides"]
@@ -128,7 +133,26 @@ def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) ->
         "p99_ms_cold": round(float(np.quantile(cold, 0.99)), 2),
         "freshness_ms": round(float(np.quantile(fresh, 0.99)), 2),
         "kb_per_user": round(sides / 1000, 1),
+        "vs_naive": round(vs_naive, 2),
     }
+
+
+def against_naive(ask: Callable[[str], None], offered: list[str], requests: int) -> float:
+    """The naive service's median time over ours, for the short user."""
+    sizes = ["--items", str(ITEMS), "--categories", str(len(CATEGORIES)), "--history", str(HISTORY)]
+    with (
+        served([sys.executable, "-m", "benchmarks.rig.naive_service", *sizes]) as base,
+        httpx.Client(base_url=base, timeout=60) as client,
+    ):
+
+        def naive(user: str) -> None:
+            found = client.post("/score", json={"user_id": user, "item_ids": offered})
+            assert len(found.json()["scores"]) == CANDIDATES
+
+        naive(SHORT)
+        pairs = [(times(naive, [SHORT])[0], times(ask, [SHORT])[0]) for _ in range(requests)]
+    theirs, ours = np.median(np.array(pairs), axis=0)
+    return float(theirs / ours)
 
 
 def freshness(client: httpx.Client, ask: Callable[[str, int], None], times_: int) -> list[float]:
@@ -226,30 +250,25 @@ def make_artifact(engine: Engine, config: ModelConfig, folder: Path) -> None:
     save_artifact(folder, build(spec, config), spec, statistics, own, {})
 
 
+def serving(url: str, artifact: Path) -> AbstractContextManager[str]:
+    """`interestream serve` of an artifact."""
+    return served([sys.executable, "-m", "streams", "serve", "--store", url, "--artifact", str(artifact)])
+
+
 @contextmanager
-def serving(url: str, artifact: Path) -> Iterator[str]:
-    """`interestream serve` on one core, this process on the others; its address once it is ready."""
+def served(command: list[str]) -> Iterator[str]:
+    """A service on one core, this process on the others; its address once it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    cores = sorted(os.sched_getaffinity(0))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [
-        sys.executable,
-        "-m",
-        "streams",
-        "serve",
-        "--store",
-        url,
-        "--artifact",
-        str(artifact),
-        "--port",
-        str(port),
-    ]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    before = os.sched_getaffinity(0)
+    own = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], env=own, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     try:
-        os.sched_setaffinity(process.pid, cores[:1])
-        os.sched_setaffinity(0, cores[1:] or cores)
+        os.sched_setaffinity(process.pid, CORES[:1])
+        os.sched_setaffinity(0, CORES[1:] or CORES)
         base = f"http://127.0.0.1:{port}"
         for _ in range(1200):
             time.sleep(0.1)
@@ -260,7 +279,7 @@ def serving(url: str, artifact: Path) -> Iterator[str]:
                 assert process.poll() is None, "the service has ended"
         yield base
     finally:
-        os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(0, before)
         process.terminate()
         process.wait()
 

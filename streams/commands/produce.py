@@ -127,9 +127,7 @@ def _catalogue(sources: Sources) -> Iterator[tuple[str, Callable[[], Iterator[Se
 
 
 def _report(produced: Produced) -> None:
-    from streams.commands.replay import set_aside
-
-    rejected = set_aside(produced.rejects) if produced.rejects else ""
+    rejected = produced.rejects.told() if produced.rejects else ""
     if produced.ended and not produced.new:
         print(f"nothing new: the topic has all {produced.rows:,} behaviours of this log{rejected}")
     else:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from interest.types import Behavior
-    from streams.files.rejects import RejectWriter
     from streams.files.sources import Sources
     from streams.replay.embedded import Replayed
 
@@ -204,16 +203,11 @@ def _load_catalogue(engine: Engine, sources: Sources) -> None:
             count = load_items(engine, sources.items, rejects)
         with writing(engine) as connection:
             counters.increment(connection, counters.ITEMS)
-        print(f"{count:,} items from {sources.items.path.name}{set_aside(rejects)}")
+        print(f"{count:,} items from {sources.items.path.name}{rejects.told()}")
     if sources.users:
         with sources.rejects(sources.users.path) as rejects:
             count = load_users(engine, sources.users, rejects)
-        print(f"{count:,} user profiles from {sources.users.path.name}{set_aside(rejects)}")
-
-
-def set_aside(rejects: RejectWriter) -> str:
-    """How many rows were set aside, and where they are."""
-    return f"; {rejects.count:,} rejected, each with line and reason: {rejects.path}" if rejects.count else ""
+        print(f"{count:,} user profiles from {sources.users.path.name}{rejects.told()}")
 
 
 def _ingest(engine: Engine, sources: Sources, policy: Policy, *, resume: bool) -> None:

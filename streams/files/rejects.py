@@ -54,6 +54,10 @@ class RejectWriter:
         self.first = self.first or rejected[0]
         self.count += len(rejected)
 
+    def told(self) -> str:
+        """The end of a command's line: how many rows were set aside, and where they are; empty where none was."""
+        return f"; {self.count:,} rejected, each with line and reason: {self.path}" if self.count else ""
+
 
 def clear(path: Path) -> None:
     """Take away what an earlier run wrote; a device or a pipe stays."""
