@@ -3,6 +3,7 @@
     python benchmarks/compare.py --other DIR [--pairs 5] [--only replay] [--quick]
 
 Each pair runs a benchmark in the other checkout and then in this one, so that a slow minute of the machine slows both.
+`cpu_s` is the processor time of the whole benchmark, which other processes on the machine change least.
 Prints a line a pair and, last, one JSON line: by benchmark and figure the ratios this / other and their median, above 1
 where this checkout is better. --quick does one pair of the shortest benchmark. Without --other the checkout is compared
 with itself: that shows how noisy the machine is.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -22,14 +24,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 # by benchmark, the figures of its JSON line that are compared, and whether more is better
 FIGURES: dict[str, dict[str, bool]] = {
-    "replay": {"events_per_s": True, "ratio_to_decode": True},
-    "folding": {"ratio_n100": True, "ms_per_candidate.100": False},
-    "ingest": {"events_per_s": True, "vs_getmany": True, "cpu_us.sqlite_uniform": False},
+    "replay": {"events_per_s": True, "ratio_to_decode": True, "cpu_s": False},
+    "folding": {"ratio_n100": True, "ms_per_candidate.100": False, "cpu_s": False},
+    "ingest": {"events_per_s": True, "vs_getmany": True, "cpu_us.sqlite_uniform": False, "cpu_s": False},
 }
 
 
 def measure(name: str, checkout: Path) -> dict[str, Any]:
-    """The JSON line that a benchmark of a checkout prints."""
+    """The JSON line that a benchmark of a checkout prints, and with it its processor time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run = subprocess.run(
         [sys.executable, f"benchmarks/{name}.py", "--quick"],
         cwd=checkout,
@@ -41,7 +44,8 @@ def measure(name: str, checkout: Path) -> dict[str, Any]:
     if run.returncode:
         sys.exit(f"{checkout}/benchmarks/{name}.py --quick: exit code {run.returncode}\n{run.stderr[-2000:]}")
     line: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
-    return line
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return line | {"cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
 
 def figure_of(line: Any, path: str) -> float:

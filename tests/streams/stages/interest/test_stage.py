@@ -148,7 +148,7 @@ def test_plain_sentences_are_replaced_once_a_model_is_asked(filled: Engine, topi
 def test_sixty_four_calls_are_in_flight_and_the_window_bounds_what_is_in_hand(
     store: Engine, sample_log: Path, tmp_path: Path, topics: KafkaSettings
 ) -> None:
-    fill(store, sample_log, tmp_path, users=20)
+    fill(store, sample_log, tmp_path, users=11)
 
     async def go() -> None:
         announced = closed(store)
