@@ -42,8 +42,9 @@ class ServiceError(InterestreamError):
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
     item_id: str
-    score: float  # probability of a positive
+    score: float  # probability of a positive, or what `blend` makes of the tasks
     unknown_item: bool = False
+    tasks: dict[str, float] | None = None  # of an artifact of several tasks: each one's score
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,18 +157,25 @@ def _no_service(client: httpx.Client | httpx.AsyncClient, error: httpx.Transport
 # --- what can be asked for, once for both clients ------------------------------------------------------------------
 
 
-def score(user_id: str, item_ids: Sequence[str], *, top: int | None, at: float | None) -> Call[Scores]:
-    return Call(Scores, "POST", "/v1/score", _score(user_id, item_ids, top, at))
+def score(
+    user_id: str, item_ids: Sequence[str], *, top: int | None, at: float | None, blend: str | None
+) -> Call[Scores]:
+    return Call(Scores, "POST", "/v1/score", _score(user_id, item_ids, top, at, blend))
 
 
-def score_batch(pairs: Mapping[str, Sequence[str]], *, top: int | None, at: float | None) -> Call[_Batch]:
-    requests = [_score(user_id, item_ids, top, at) for user_id, item_ids in pairs.items()]
+def score_batch(
+    pairs: Mapping[str, Sequence[str]], *, top: int | None, at: float | None, blend: str | None
+) -> Call[_Batch]:
+    requests = [_score(user_id, item_ids, top, at, blend) for user_id, item_ids in pairs.items()]
     return Call(_Batch, "POST", "/v1/score/batch", {"requests": requests})
 
 
-def _score(user_id: str, item_ids: Sequence[str], top: int | None, at: float | None) -> dict[str, Any]:
+def _score(
+    user_id: str, item_ids: Sequence[str], top: int | None, at: float | None, blend: str | None
+) -> dict[str, Any]:
     asked: dict[str, Any] = {"user_id": user_id, "item_ids": list(item_ids)}
-    return asked | {name: value for name, value in (("top", top), ("at", at)) if value is not None}
+    more = (("top", top), ("at", at), ("blend", blend))
+    return asked | {name: value for name, value in more if value is not None}
 
 
 def write(behaviors: Sequence[Behavior]) -> Call[Written]:
@@ -242,15 +250,27 @@ class Client:
             time.sleep(pause)
 
     def score(
-        self, user_id: str, item_ids: Sequence[str], *, top: int | None = None, at: float | None = None
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        *,
+        top: int | None = None,
+        at: float | None = None,
+        blend: str | None = None,
     ) -> Scores:
-        return self.run(score(user_id, item_ids, top=top, at=at))
+        """blend: one score of several tasks', such as like*0.7+watched*0.3; default: the main task's."""
+        return self.run(score(user_id, item_ids, top=top, at=at, blend=blend))
 
     def score_batch(
-        self, pairs: Mapping[str, Sequence[str]], *, top: int | None = None, at: float | None = None
+        self,
+        pairs: Mapping[str, Sequence[str]],
+        *,
+        top: int | None = None,
+        at: float | None = None,
+        blend: str | None = None,
     ) -> list[Scores]:
         """Items by user."""
-        return self.run(score_batch(pairs, top=top, at=at)).answers
+        return self.run(score_batch(pairs, top=top, at=at, blend=blend)).answers
 
     def write(self, behaviors: Sequence[Behavior]) -> Written:
         """Returns once they are durable."""
@@ -318,14 +338,25 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     async def score(
-        self, user_id: str, item_ids: Sequence[str], *, top: int | None = None, at: float | None = None
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        *,
+        top: int | None = None,
+        at: float | None = None,
+        blend: str | None = None,
     ) -> Scores:
-        return await self.run(score(user_id, item_ids, top=top, at=at))
+        return await self.run(score(user_id, item_ids, top=top, at=at, blend=blend))
 
     async def score_batch(
-        self, pairs: Mapping[str, Sequence[str]], *, top: int | None = None, at: float | None = None
+        self,
+        pairs: Mapping[str, Sequence[str]],
+        *,
+        top: int | None = None,
+        at: float | None = None,
+        blend: str | None = None,
     ) -> list[Scores]:
-        return (await self.run(score_batch(pairs, top=top, at=at))).answers
+        return (await self.run(score_batch(pairs, top=top, at=at, blend=blend))).answers
 
     async def write(self, behaviors: Sequence[Behavior]) -> Written:
         return await self.run(write(behaviors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from fusion.features.samples import Samples, fit_samples
 from fusion.features.slices import tail_items
 from fusion.features.spec import FeatureSpec, fit_spec
 from fusion.features.splits import TEST, TRAIN, VALID, Split, eligible, split
-from fusion.features.tasks import Tasks, only
+from fusion.features.tasks import Tasks, main_task, on_log, targets_of
 from interest.errors import InputError
 from interest.store.sql import read_items, read_users
 from interest.types import Item, User
@@ -51,10 +52,16 @@ class Dataset:
     log: Log
     samples: Samples
     rows: Array  # (n,) int64, into the log
-    labels: Array  # (n,) int8, 0 or 1
+    labels: Array  # (n,) int8, 0 or 1 by the main task's rule; of several tasks also -1, where it says nothing
     part: Array  # (n,) int8: TRAIN, VALID, TEST
     statistics: ItemStatistics  # of every item at the end of the log, by index in spec.items
     slices: dict[str, Array]  # (n,) bool each, see `slices_of`
+    targets: Array | None = None  # (n, T) float32, NaN where a task says nothing; None: there is one task
+
+    @property
+    def learnt(self) -> Array:
+        """What a model is trained on: labels (n,), or targets (n, T) of several tasks."""
+        return self.labels if self.targets is None else self.targets
 
     @property
     def spec(self) -> FeatureSpec:
@@ -72,7 +79,8 @@ class Labelled:
     log: Log
     catalogue: dict[str, Item]
     profiles: dict[str, User]
-    labels: Array  # (N,) int8: 1, 0 or UNLABELLED
+    labels: Array  # (N,) int8: 1, 0 or UNLABELLED, by the main task's rule
+    targets: Array | None  # (N, T), of several tasks
     part: Array  # (N,) int8: TRAIN, VALID, TEST
     rows: Array  # (n,) int64: the events that are samples
 
@@ -99,14 +107,20 @@ def read_labelled(
     """
     log = read_log(connection, advance=advance)
     catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
-    rule = only(config.tasks).rule
+    config = dataclasses.replace(config, tasks=on_log(config.tasks, log))
+    rule = config.tasks[main_task(config.tasks)].rule
     labels, part = rule.labels(log), split(log, config.split)
-    rows = np.flatnonzero(eligible(log, config.min_history) & (labels != UNLABELLED))
+    targets = targets_of(config.tasks, log) if len(config.tasks) > 1 else None
+    labelled = labels != UNLABELLED if targets is None else ~np.isnan(targets).all(axis=1)
+    rows = np.flatnonzero(eligible(log, config.min_history) & labelled)
     if least is None:
-        _check(log, labels, part, rows, config)
+        _check(log, labels, targets, part, rows, config)
     else:
         _check_behaviors(log, labels, part, rule, least)
-    return Labelled(config=config, log=log, catalogue=catalogue, profiles=profiles, labels=labels, part=part, rows=rows)
+    return Labelled(
+        config=config, log=log, catalogue=catalogue, profiles=profiles,
+        labels=labels, targets=targets, part=part, rows=rows,
+    )  # fmt: skip
 
 
 Replace = Callable[[InterestVectors, Log, Array], InterestVectors]
@@ -130,7 +144,7 @@ def read_dataset(
             connection, generation=config.generation, prompt_version=config.prompt_version, encoder=config.encoder
         )
     read = read_labelled(connection, config, advance)
-    log, labels, part, rows = read.log, read.labels, read.part, read.rows
+    config, log, labels, part, rows = read.config, read.log, read.labels, read.part, read.rows
     interest_vectors: InterestVectors | None = None
     if chosen:
         version, encoder = chosen
@@ -154,6 +168,7 @@ def read_dataset(
         part=part[rows],
         statistics=statistics_of(samples.spec, log, labels),
         slices=slices_of(log, rows, items=np.flatnonzero(part == TRAIN), users=training),
+        targets=None if read.targets is None else read.targets[rows],
     )
 
 
@@ -197,17 +212,32 @@ def _check_behaviors(log: Log, labels: Array, part: Array, rule: LabelRule, leas
         )
 
 
-def _check(log: Log, labels: Array, part: Array, rows: Array, config: DatasetConfig) -> None:
+def _check(log: Log, labels: Array, targets: Array | None, part: Array, rows: Array, config: DatasetConfig) -> None:
+    """Every task has something to learn, to select and to test by."""
     if not log.size:
         raise InputError(EMPTY)
-    check_classes(labels[rows] if len(rows) else labels, only(config.tasks).rule, log)
-    labels, part = labels[rows], part[rows]
+    for number, task in enumerate(config.tasks):
+        if targets is None:
+            own, name = labels, ""
+        else:
+            held, name = targets[:, number], f"task {task.name}, "
+            own = np.where(np.isnan(held), UNLABELLED, held).astype(np.int8) if not task.rule.is_number else held
+        if not task.rule.is_number:
+            check_classes(own[rows] if len(rows) else own, task.rule, log, task.given)
+        _check_parts(log, own[rows], part[rows], config, name)
+
+
+def _check_parts(log: Log, labels: Array, part: Array, config: DatasetConfig, task: str) -> None:
+    """labels: 1, 0 or UNLABELLED, or numbers with NaN."""
+    numbers = labels.dtype.kind == "f"
     for which, name in ((TRAIN, "training"), (VALID, "validation"), (TEST, "test")):
         own = labels[part == which]
+        own = own[~np.isnan(own)] if numbers else own[own != UNLABELLED]
         if len(own) < LEAST_SAMPLES or own.min() == own.max():
-            kind = f"{len(own):,} samples" if len(own) < LEAST_SAMPLES else f"{len(own):,} samples, all of one class"
+            alike = "of one value" if numbers else "of one class"
+            kind = f"{len(own):,} samples" if len(own) < LEAST_SAMPLES else f"{len(own):,} samples, all {alike}"
             raise InputError(
-                f"too few behaviours to train on: {name} has {kind}, of {log.size:,} behaviours by "
+                f"too few behaviours to train on: {task}{name} has {kind}, of {log.size:,} behaviours by "
                 f"{len(log.users):,} users "
                 f"(a sample needs {config.min_history} earlier events of its user); replay more of the log, "
                 f"or try the other --split{' or a smaller --min-history' if config.min_history else ''}"

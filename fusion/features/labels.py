@@ -1,4 +1,10 @@
-"""What counts as a positive: a small rule over one event, such as `value>=4` or `action=purchase`."""
+"""What one event says of a task: a comparison that makes it a positive (`value>=4`, `action=purchase`), or a number of
+it (`value`, `log(seconds)`).
+
+A rule may say on which events it speaks at all: `seconds>=30 if action=play`. An event of which it says nothing is
+history, but nothing is learnt from it. `seconds` are the values of what people play (interest/facts/values.py): which
+actions have them, and whether they are in milliseconds, is read from the log once, and kept in the rule.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +18,14 @@ import numpy as np
 
 from fusion.features.log import Array, Log
 from interest.errors import InputError
+from interest.facts.values import Kind, kind_of
 
 NEGATIVE, POSITIVE, UNLABELLED = 0, 1, -1
-_RULE = re.compile(r"\s*(value|action)\s*(>=|<=|!=|=|>|<)\s*(\S.*?)\s*")
+NUMBERS, NAMES = ("value", "seconds"), ("action", "scene")
+_COLUMN = "[A-Za-z_][A-Za-z0-9_.]*"
+_COMPARISON = re.compile(rf"\s*({_COLUMN})\s*(>=|<=|!=|=|>|<)\s*(\S.*?)\s*")
+_NUMBER = re.compile(rf"\s*(?:({_COLUMN})|log\(\s*({_COLUMN})\s*\))\s*")
+_IF, _AND = re.compile(r"\s+if\s+"), re.compile(r"\s+and\s+")
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -23,59 +34,187 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
 }
+MILLISECONDS = 1000.0
+_LABEL_EXAMPLE = "write for example --label 'value>=4' or --label 'action=purchase'"
 
 
-class LabelRule(msgspec.Struct, frozen=True):
-    """`field comparison operand`; its text form is what the command line takes and the artifact keeps."""
+class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`field comparison operand`, or a number of the event, where there is no comparison.
+
+    Its text form is what the command line takes and the artifact keeps.
+    """
 
     field: str
-    comparison: str
+    comparison: str  # empty: the rule is a number, not a yes or no
     operand: str
+    log: bool = False  # the number's natural logarithm
+    conditions: tuple[LabelRule, ...] = ()  # of the events that it speaks of
+    unit: float = 1.0  # stored values in one of the field's: 1000 where seconds are stored as milliseconds
 
     @classmethod
-    def parse(cls, text: str) -> LabelRule:
-        match = _RULE.fullmatch(text)
-        example = "write for example --label 'value>=4' or --label 'action=purchase'"
-        if match is None:
-            raise InputError(f"--label {text!r} is not a label rule; {example}")
-        rule = cls(*match.groups())
-        if rule.field == "value":
-            try:
-                float(rule.operand)
-            except ValueError:
-                raise InputError(f"--label {text!r}: {rule.operand!r} is not a number; {example}") from None
-        elif rule.comparison not in ("=", "!="):
-            raise InputError(f"--label {text!r}: an action can only be compared with = or !=; {example}")
-        return rule
+    def parse(cls, text: str, given: str | None = None, example: str = _LABEL_EXAMPLE) -> LabelRule:
+        """A comparison, for a task also a number, with conditions behind `if`.
+
+        given: the option and its text, as an error is to name them. Raises InputError.
+        """
+        numbers, given = given is not None, given or f"--label {text!r}"
+        body, *rest = _IF.split(text, maxsplit=1)
+        conditions = tuple(_comparison(each, given, example) for each in _AND.split(rest[0])) if rest else ()
+        number = _NUMBER.fullmatch(body)
+        if number is None or not numbers:
+            return msgspec.structs.replace(_comparison(body, given, example), conditions=conditions)
+        field = number[1] or number[2]
+        _check_field(field, given)
+        if field in NAMES:
+            raise InputError(f"{given}: {field} is a name, compare it, for example {field}=NAME")
+        return cls(field, "", "", log=number[1] is None, conditions=conditions)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it asks how much, not whether."""
+        return not self.comparison
 
     def __str__(self) -> str:
-        return f"{self.field}{self.comparison}{self.operand}"
+        body = f"log({self.field})" if self.log else f"{self.field}{self.comparison}{self.operand}"
+        return body + (f" if {' and '.join(map(str, self.conditions))}" if self.conditions else "")
 
     def labels(self, log: Log) -> Array:
         """(N,) int8: 1, 0, or -1 for an event the rule says nothing of (no value): history, but never a sample."""
         compare = _COMPARE[self.comparison]
-        if self.field == "action":
-            matches = np.array([compare(action, self.operand) for action in log.actions], dtype=bool)
-            return matches[log.action].astype(np.int8)
-        labels = np.asarray(compare(log.value.astype(np.float64), float(self.operand))).astype(np.int8)
-        labels[np.isnan(log.value)] = UNLABELLED
+        if self.field in NAMES:
+            texts, column = _names(log, self.field)
+            wanted = {self.operand, *self.operand.split("|")}  # one of several
+            matches = np.array([(text in wanted) == (self.comparison == "=") for text in texts], dtype=bool)
+            labels = matches[column].astype(np.int8)
+        else:
+            numbers = self.numbers(log)
+            labels = np.asarray(compare(numbers, float(self.operand))).astype(np.int8)
+            labels[np.isnan(numbers)] = UNLABELLED
+        labels[~self._speaks(log)] = UNLABELLED
         return labels
 
+    def numbers(self, log: Log) -> Array:
+        """(N,) float64: the field's numbers in its own unit, wherever an event has one; NaN elsewhere."""
+        numbers = log.value.astype(np.float64)
+        return numbers if self.unit == 1.0 else numbers / self.unit
 
-def check_classes(labels: Array, rule: LabelRule, log: Log) -> None:
+    def targets(self, log: Log) -> Array:
+        """(N,) float32: what a model learns of each event, NaN where that is nothing.
+
+        A logarithm that does not exist (of zero, or less) is nothing.
+        """
+        if not self.is_number:
+            labels = self.labels(log)
+            return np.where(labels == UNLABELLED, np.nan, labels).astype(np.float32)
+        numbers = self.numbers(log)
+        if self.log:
+            numbers = np.log(numbers, out=np.full(log.size, np.nan), where=numbers > 0)
+        return np.where(self._speaks(log), numbers, np.nan).astype(np.float32)
+
+    def _speaks(self, log: Log) -> Array:
+        speaks = np.ones(log.size, bool)
+        for condition in self.conditions:
+            speaks &= condition.labels(log) == POSITIVE
+        return speaks
+
+    def on(self, log: Log, given: str = "--label") -> LabelRule:
+        """The rule on a log: seconds are the values of those actions that have seconds.
+
+        Raises InputError where the log stores none, or not in one unit, and where a scene is asked for and none stored.
+        """
+        for name in (self.field, *(condition.field for condition in self.conditions)):
+            if name == "scene" and not log.scenes:
+                raise InputError(f"{given} {self}: the log stores no scenes; {_stored(log)}")
+        if self.field != "seconds":
+            return self
+        named = _played(log, self)
+        if not named:
+            raise InputError(f"{given} {self}: the log stores no seconds; {_stored(log)}")
+        units = set(named.values())
+        if len(units) > 1:
+            listed = ", ".join(f"{action} in {'milli' * (unit > 1)}seconds" for action, unit in sorted(named.items()))
+            raise InputError(f"{given} {self}: {listed}; say which: 'seconds ... if action=NAME'")
+        conditions = self.conditions
+        if not any(one.field == "action" and one.comparison == "=" for one in conditions):
+            conditions = (LabelRule("action", "=", "|".join(sorted(named))), *conditions)
+        return msgspec.structs.replace(self, conditions=conditions, unit=units.pop())
+
+
+def _played(log: Log, rule: LabelRule) -> dict[str, float]:
+    """Actions whose values are durations, of those that the rule speaks of; stored values in a second."""
+    speaks, out = rule._speaks(log) & ~np.isnan(log.value), {}
+    for number, action in enumerate(log.actions):
+        values = log.value[speaks & (log.action == number)].astype(np.float64)
+        kind = kind_of(action, values[:1000].tolist(), float(values.max())) if len(values) else Kind.NUMBER
+        if kind in (Kind.SECONDS, Kind.MILLISECONDS):
+            out[action] = 1.0 if kind is Kind.SECONDS else MILLISECONDS
+    return out
+
+
+def _stored(log: Log) -> str:
+    """What a rule can be about here."""
+    told = [f"action ({', '.join(sorted(log.actions)[:10])})"]
+    for number, action in enumerate(log.actions):
+        values = log.value[(log.action == number) & ~np.isnan(log.value)]
+        if len(values):
+            told.append(f"value (of {action}, {float(values.min()):g} to {float(values.max()):g})")
+    if log.scenes:
+        told.append(f"scene ({', '.join(sorted(log.scenes)[:10])})")
+    return f"it stores {', '.join(told)}"
+
+
+def _names(log: Log, field: str) -> tuple[list[str], Array]:
+    if field == "action":
+        return log.actions, log.action
+    column = log.scene if len(log.scene) else np.full(log.size, -1)
+    return [*log.scenes, ""], column  # -1, no scene, is the last
+
+
+def _comparison(text: str, given: str, example: str) -> LabelRule:
+    match = _COMPARISON.fullmatch(text)
+    if match is None:
+        raise InputError(f"{given} is not a label rule; {example}")
+    rule = LabelRule(match[1], match[2], match[3])
+    _check_field(rule.field, given, example)
+    if rule.field in NUMBERS:
+        try:
+            float(rule.operand)
+        except ValueError:
+            raise InputError(f"{given}: {rule.operand!r} is not a number; {example}") from None
+    elif rule.comparison not in ("=", "!="):
+        which = "an action" if rule.field == "action" else "a scene"
+        raise InputError(f"{given}: {which} can only be compared with = or !=; {example}")
+    return rule
+
+
+def _check_field(field: str, given: str, example: str = "") -> None:
+    if field not in (*NUMBERS, *NAMES):
+        raise InputError(
+            f"{given}: {field!r} is not stored; a behaviour has a value, seconds (the value of what is played), an "
+            f"action and perhaps a scene{f'; {example}' if example else ''}"
+        )
+
+
+def check_classes(labels: Array, rule: LabelRule, log: Log, given: str = "--label") -> None:
     """Refuse samples of one class only, saying what the log holds instead."""
     positive, negative = int((labels == POSITIVE).sum()), int((labels == NEGATIVE).sum())
     if positive and negative:
         return
-    if rule.field == "value" and positive + negative == 0:
-        raise InputError(f"--label {rule}: no event has a value; use the action, for example --label 'action=purchase'")
-    if rule.field == "value":
+    if rule.field in NUMBERS and positive + negative == 0:
+        raise InputError(
+            f"{given} {rule}: no event has a value; use the action, for example --label 'action=purchase'"
+            if not rule.conditions
+            else f"{given} {rule}: no sample has a label; {_stored(log)}"
+        )
+    if rule.field in NUMBERS:
         low, high = float(np.nanmin(log.value)), float(np.nanmax(log.value))
         held = f"the values lie between {low:g} and {high:g}; choose a threshold inside"
+    elif rule.field == "scene":
+        held = _stored(log)
     else:
         held = f"the actions are {', '.join(sorted(log.actions)[:10])}; name one of several"
         if len(log.actions) == 1:
             held = f"the only action is {log.actions[0]}; use the value, for example --label 'value>=4'"
     raise InputError(
-        f"--label {rule}: all {positive + negative:,} samples are {'positive' if positive else 'negative'}; {held}"
+        f"{given} {rule}: all {positive + negative:,} samples are {'positive' if positive else 'negative'}; {held}"
     )

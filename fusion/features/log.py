@@ -129,6 +129,15 @@ def newest_time(connection: Connection) -> float:
     return at
 
 
+def newest_of(connection: Connection, user_id: str, at: float | None) -> tuple[int, float | None]:
+    """Sequence number and event time of a user's newest behaviour, of those not after `at`; -1, None: there is none."""
+    query = select(behaviors.c.seq, behaviors.c.at).where(behaviors.c.user_id == user_id)
+    if at is not None:
+        query = query.where(behaviors.c.at <= at)
+    found = connection.execute(query.order_by(behaviors.c.seq.desc()).limit(1)).first()
+    return (-1, None) if found is None else (int(found.seq), float(found.at))
+
+
 def _chunks(connection: Connection, users: Sequence[str] | None) -> Iterable[Sequence[Any]]:
     # the order of bytes on every database, so that ties in time break alike
     by_user: Any = collate(behaviors.c.user_id, "C") if connection.dialect.name == "postgresql" else behaviors.c.user_id

@@ -24,6 +24,7 @@ from fusion.features.match.space import Space
 from fusion.features.samples import make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.features.splits import TEST, TRAIN, VALID, eligible
+from fusion.features.tasks import targets_of
 from interest.errors import InputError
 from interest.store.sql import read_items, read_users
 
@@ -47,7 +48,9 @@ def read_new(
     log = read_log(connection, advance=advance)
     catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
     labels, part = spec.label.labels(log), new_parts(log, until)
-    rows = np.flatnonzero(eligible(log, spec.min_history) & (labels != UNLABELLED) & (part != OLD))
+    targets = targets_of(spec.tasks, log) if len(spec.tasks) > 1 else None
+    labelled = labels != UNLABELLED if targets is None else ~np.isnan(targets).all(axis=1)
+    rows = np.flatnonzero(eligible(log, spec.min_history) & labelled & (part != OLD))
     _check(labels[rows], part[rows], until)
     known = set(spec.items)
     spec = msgspec.structs.replace(spec, items=(*spec.items, *(item for item in log.items if item not in known)))
@@ -82,6 +85,7 @@ def read_new(
         part=part[rows],
         statistics=statistics_of(spec, log, labels),
         slices=slices_of(log, rows, items=before, users=before),
+        targets=None if targets is None else targets[rows],
     )
 
 
@@ -97,7 +101,7 @@ def new_parts(log: Log, until: float) -> Array:
 
 def _check(labels: Array, part: Array, until: float) -> None:
     for which, name in ((TRAIN, "training"), (VALID, "selection"), (TEST, "test")):
-        own = labels[part == which]
+        own = labels[(part == which) & (labels != UNLABELLED)]
         if len(own) < LEAST_SAMPLES or own.min() == own.max():
             raise InputError(
                 f"too little is new since the artifact was trained (event time {until:.0f}): {len(own):,} samples for "

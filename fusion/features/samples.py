@@ -30,7 +30,7 @@ from fusion.features.spec import (
     item_table,
     profile_table,
 )
-from fusion.features.tasks import Tasks, only
+from fusion.features.tasks import Tasks, main_task
 from interest.types import Item, User
 
 
@@ -227,13 +227,14 @@ def fit_samples(
 
     match: which match scalars they are to have. item_text: see `make_samples`.
     """
-    labels, categories = only(tasks).rule.labels(log), fit_categories(log, train, catalogue)
+    rule = tasks[main_task(tasks)].rule
+    labels, categories = rule.labels(log), fit_categories(log, train, catalogue)
     impressions, past = impressions_of(log, rows)
     scale, items = fit_scale(log, labels, train), category_rows(categories, log.items, catalogue)[1:]
     dense = count_features(log, labels, scale, items, impressions, past)
     fitted = None
     if match is not None:
-        rule, text = only(tasks).rule, np.zeros((len(log.items), 0), np.float32) if item_text is None else item_text
+        text = np.zeros((len(log.items), 0), np.float32) if item_text is None else item_text
         fitted = fit_match(match, log, train, rule, text, interest_vectors)
         matched = match_features(
             fitted, log, rule, impressions, past,

@@ -20,7 +20,7 @@ from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import POSITIVE, UNLABELLED, LabelRule
 from fusion.features.log import Array, Log
 from fusion.features.match.features import MatchSpec
-from fusion.features.tasks import NAME, Tasks, only
+from fusion.features.tasks import NAME, Tasks, main_task, with_scales
 from interest.errors import ArtifactError
 from interest.types import Item, User
 
@@ -73,8 +73,8 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> LabelRule:
-        """What a positive is, of the task that is trained."""
-        return only(self.tasks).rule
+        """What a positive is in a history: the main task's rule."""
+        return self.tasks[main_task(self.tasks)].rule
 
     @property
     def item_rows(self) -> int:
@@ -182,7 +182,7 @@ def fit_spec(
     users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
     mean, std = _mean_and_std(counts, dense_names(match))
     return FeatureSpec(
-        tasks=tasks,
+        tasks=with_scales(tasks, log, train),
         history=history,
         min_history=min_history,
         items=tuple(log.items[i] for i in np.concatenate([trained, rest])),

@@ -22,7 +22,7 @@ from fusion.features.events import GAP_ROWS, LABEL_ROWS
 from fusion.features.samples import Batch
 from fusion.features.spec import FeatureSpec
 from fusion.models.protocol import Loss, ctr_only
-from fusion.models.tower import DensePath, Tower
+from fusion.models.tower import dense_paths, towers
 from fusion.models.uif import InterestFusion
 
 
@@ -38,12 +38,12 @@ class DinConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Din(nn.Module):
-    """Scores impressions: `forward(batch) -> (B,)` logits."""
+    """Scores impressions: `forward(batch) -> (B,)` logits, or (B, T) of several tasks."""
 
     def __init__(self, spec: FeatureSpec, config: DinConfig) -> None:
         super().__init__()
         d, a, heads = config.width, config.attention, config.heads
-        self.config, self.history = config, spec.history
+        self.config, self.history, self.tasks = config, spec.history, spec.tasks
         self.collator = RowCollator()
         self.item = nn.Embedding(spec.item_rows, d, padding_idx=0)
         self.category = nn.Embedding(spec.categories.size, d, padding_idx=0)
@@ -60,9 +60,9 @@ class Din(nn.Module):
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
         inputs = d * (2 + heads) + config.profile * len(spec.user_columns) + len(spec.dense)
         inputs += 96 if config.interest else 0
-        self.tower = Tower(inputs, len(spec.dense), config.hidden, config.dropout)
-        alone = config.dense_path
-        self.dense_path = DensePath(len(spec.dense), config.hidden, config.dropout) if alone else None
+        many, ends = len(spec.tasks), (len(spec.dense), config.hidden, config.dropout)
+        self.tower = towers(many, inputs, *ends)
+        self.dense_path = dense_paths(many, *ends) if config.dense_path else None
         self._start()
 
     def _start(self) -> None:
@@ -114,7 +114,7 @@ class Din(nn.Module):
         return product.view(len(target), *table.shape[:2])
 
     def loss(self, batch: Batch, labels: Tensor) -> Loss:
-        return ctr_only(self(batch), labels)
+        return ctr_only(self.tasks, self(batch), labels)
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
         return ()

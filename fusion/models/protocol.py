@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.features.collate import Collator
-from fusion.models.tower import DensePath
+from fusion.features.tasks import Task, Tasks
+from fusion.models.tower import DensePath, DensePaths
 from fusion.models.uif import InterestFusion
 
 ModelConfig = msgspec.Struct  # the frozen record that a model is built from, kept in its artifact
@@ -24,7 +25,7 @@ ModelConfig = msgspec.Struct  # the frozen record that a model is built from, ke
 class Loss(NamedTuple):
     """Summed over the rows of a batch, which may be none."""
 
-    ctr: Tensor  # of the task: what a run reports
+    ctr: Tensor  # of the task: what a run reports; of several tasks (T,), before their weights
     extra: Tensor  # of all that the model learns beside it, weighted
 
 
@@ -49,7 +50,7 @@ class Network(Protocol):
 
 
 class CtrModel(Network, Protocol):
-    """A torch module that scores impressions."""
+    """A torch module that scores impressions, for the tasks of the FeatureSpec that it is built with."""
 
     @property
     def collator(self) -> Collator:
@@ -60,14 +61,14 @@ class CtrModel(Network, Protocol):
         """The network that makes user vectors of interests; None where the model reads none."""
 
     @property
-    def dense_path(self) -> DensePath | None:
-        """The network that reads the dense features alone, and is fitted first; None where the model has none."""
+    def dense_path(self) -> DensePath | DensePaths | None:
+        """What reads the dense features alone, a network for each task, fitted first; None where there is none."""
 
     def __call__(self, batch: Any) -> Tensor:
-        """(B,) logits of a batch that the model's collator made."""
+        """(B,) logits of a batch that the model's collator made; of several tasks (B, T), see `predictions`."""
 
     def loss(self, batch: Any, labels: Tensor) -> Loss:
-        """Of a batch in training, with labels (B,) 0/1."""
+        """Of a batch in training, with labels (B,) 0/1, or targets (B, T) of several tasks, NaN where there is none."""
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
         """Those that another training may have begun: `TrainConfig.pretrained_rate` is their learning rate's share."""
@@ -89,6 +90,51 @@ def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(heads, targets, reduction="sum") / heads.shape[1]
 
 
-def ctr_only(logits: Tensor, labels: Tensor) -> Loss:
-    """The loss of a model that learns nothing beside the task."""
-    return Loss(summed_loss(logits, labels), logits.new_zeros(()))
+def task_losses(tasks: Tasks, outputs: Tensor, targets: Tensor) -> Tensor:
+    """(T,): each task's loss, summed over the rows (B,) on which it has a target, the mean over heads.
+
+    outputs: (B, T) or (B, heads, T). targets: (B, T), NaN where there is none. A yes or no has the cross-entropy of its
+    logit, a number half the squared error of its standardised value: what a normal distribution of deviation 1 has.
+    """
+    heads = outputs if outputs.dim() == 3 else outputs[:, None]
+    there = ~torch.isnan(targets)
+    wanted = torch.where(there, targets, 0.0)
+    losses = []
+    for number, task in enumerate(tasks):
+        out = heads[..., number]
+        goal = wanted[:, number, None].expand_as(out)
+        if task.rule.is_number:
+            mean, deviation = scale_of(task)
+            each = 0.5 * (out - (goal - mean) / deviation) ** 2
+        else:
+            each = F.binary_cross_entropy_with_logits(out, goal, reduction="none")
+        losses.append((each * there[:, number, None]).sum() / heads.shape[1])
+    return torch.stack(losses)
+
+
+def loss_of(tasks: Tasks, outputs: Tensor, labels: Tensor) -> Tensor:
+    """`Loss.ctr` of a model's outputs: of one task by its labels (B,), of several by their targets (B, T)."""
+    return summed_loss(outputs, labels) if labels.dim() == 1 else task_losses(tasks, outputs, labels)
+
+
+def ctr_only(tasks: Tasks, logits: Tensor, labels: Tensor) -> Loss:
+    """The loss of a model that learns nothing beside its tasks."""
+    return Loss(loss_of(tasks, logits, labels), logits.new_zeros(()))
+
+
+def predictions(tasks: Tasks, outputs: Tensor) -> Tensor:
+    """float64: probabilities of outputs (B,), or of each task's (B, T): its probability, or the number it expects."""
+    exact = outputs.double()
+    if len(tasks) == 1:
+        return torch.sigmoid(exact)
+    columns = []
+    for number, task in enumerate(tasks):
+        mean, deviation = scale_of(task)
+        own = exact[:, number]
+        columns.append(mean + deviation * own if task.rule.is_number else torch.sigmoid(own))
+    return torch.stack(columns, dim=1)
+
+
+def scale_of(task: Task) -> tuple[float, float]:
+    """Mean and deviation by which a number is standardised."""
+    return (0.0, 1.0) if isinstance(task.scale, msgspec.UnsetType) else task.scale

@@ -1,5 +1,5 @@
 """What ends every CTR model here: hidden layers over all that it has read, a linear path and a network of their own for
-the dense features.
+the dense features. Of several tasks each has its own of both; what they read is shared.
 """
 
 from __future__ import annotations
@@ -88,3 +88,44 @@ class Tower(nn.Module):
     def logits(self, hidden: Tensor, dense: Tensor) -> Tensor:
         logit: Tensor = self.last(hidden) + self.linear(dense)
         return logit[:, 0]
+
+
+class Towers(nn.Module):
+    """A tower for each of T tasks, over the same inputs and dense features (B, F): logits (B, T)."""
+
+    def __init__(self, tasks: int, inputs: int, dense: int, hidden: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(Tower(inputs, dense, hidden, dropout) for _ in range(tasks))
+        self.width = hidden[-1] if hidden else inputs  # of each task's part of what `read` returns
+
+    def forward(self, inputs: Sequence[Tensor | Shared], dense: Tensor) -> Tensor:
+        return self.logits(self.read(inputs), dense)
+
+    def read(self, inputs: Sequence[Tensor | Shared]) -> Tensor:
+        """(B, T, width): what the towers' last layers see."""
+        return torch.stack([cast(Tower, tower).read(inputs) for tower in self.each], dim=1)
+
+    def logits(self, hidden: Tensor, dense: Tensor) -> Tensor:
+        parts = zip(self.each, hidden.unbind(dim=1), strict=True)
+        return torch.stack([cast(Tower, tower).logits(own, dense) for tower, own in parts], dim=1)
+
+
+class DensePaths(nn.Module):
+    """A dense path for each of T tasks: dense features (B, F) become logits (B, T)."""
+
+    def __init__(self, tasks: int, dense: int, hidden: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(DensePath(dense, hidden, dropout) for _ in range(tasks))
+
+    def forward(self, dense: Tensor) -> Tensor:
+        return torch.stack([path(dense) for path in self.each], dim=1)
+
+
+def towers(tasks: int, inputs: int, dense: int, hidden: tuple[int, ...], dropout: float) -> Tower | Towers:
+    """One tower for one task, one each for several."""
+    return Tower(inputs, dense, hidden, dropout) if tasks == 1 else Towers(tasks, inputs, dense, hidden, dropout)
+
+
+def dense_paths(tasks: int, dense: int, hidden: tuple[int, ...], dropout: float) -> DensePath | DensePaths:
+    """One dense path for one task, one each for several."""
+    return DensePath(dense, hidden, dropout) if tasks == 1 else DensePaths(tasks, dense, hidden, dropout)

@@ -20,28 +20,29 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from fusion.bank.index import with_bank
 from fusion.features.counts import count_columns
 from fusion.features.impressions import Impressions
 from fusion.features.interest_vectors import InterestVectors, read_newest_vectors
-from fusion.features.log import Array, read_after
+from fusion.features.log import Array, newest_of, read_after
 from fusion.features.packed_windows import Items
 from fusion.features.samples import Named, Samples, tensor
 from fusion.features.spec import ItemTable, dense_names, profile_table
 from fusion.models.bahe.model import Bahe
 from fusion.models.din import Din
 from fusion.models.lifelong import pooled
+from fusion.models.protocol import predictions
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.bahe_cache import BaheStates, LackingTextError, StoredTexts
+from fusion.serving.by_task import by_task, empty_scores, main_score
 from fusion.serving.known_items import ItemCounts, KnownItems
 from fusion.serving.match_side import empty_match, scalars
 from fusion.serving.score import Scorer
 from fusion.serving.srp4ctr_cache import UserStates
 from fusion.serving.user_side import LastSeen, Reading, UserSide, empty_recent
 from fusion.training.artifact import Artifact
-from interest.store.tables import behaviors
 from interest.types import User
 
 MEMORY_MB = 256  # of users' sides and encoded states: at 100 kB each some 2,500 users
@@ -67,7 +68,7 @@ ReadHead = Callable[[Connection, str], Head]
 class LiveScores(NamedTuple):
     """Of n items, in the order given."""
 
-    values: Array  # (n,) float64: the probability of a positive
+    values: Array  # (n,) float64: the probability of a positive, of several tasks the main task's
     unknown_user: bool
     unknown_item: Array  # (n,) bool
     at: float  # the event time that was scored at
@@ -75,6 +76,7 @@ class LiveScores(NamedTuple):
     newest_at: float | None  # its event time
     held: bool  # whether the user's side was there already
     stale_s: float | None = None  # seconds since the store was last asked, where it was not asked for these
+    tasks: dict[str, Array] | None = None  # of several: each one's (n,) probabilities, or the numbers it expects
 
 
 class Counts(NamedTuple):
@@ -196,14 +198,17 @@ class LiveScorer:
         samples = self._samples(side, last.profile, places, last.interests, last.at)
         if self._texts is not None:
             samples = with_bank(samples, self.artifact.config.model.recipe, partial(self._texts, connection))
+        tasks = self.artifact.spec.tasks
+        values = self._values(side, samples, places) if len(places) else empty_scores(0, tasks)
         return LiveScores(
-            values=self._values(side, samples, places) if len(places) else np.empty(0),
+            values=main_score(tasks, values),
             unknown_user=side.size == 0 and last.profile is None,
             unknown_item=self._known.unknown(places),
             at=last.at,
             newest=side.newest,
             newest_at=side.last_at if side.size else None,
             held=True,
+            tasks=by_task(tasks, values),
         )
 
     def _side(self, connection: Connection, user_id: str, head: Head, asked: float) -> tuple[UserSide, bool]:
@@ -309,8 +314,8 @@ class LiveScorer:
         )
 
     @torch.no_grad()
-    def _values(self, side: UserSide, samples: Samples, places: Array) -> Array:
-        model, every = self.artifact.model, np.arange(len(samples))
+    def _values(self, side: UserSide, samples: Samples, places: Array) -> Array:  # (n,), of several tasks (n, T)
+        model, every, tasks = self.artifact.model, np.arange(len(samples)), samples.spec.tasks
         if isinstance(model, Din):
             parts = (every[start : start + AT_ONCE] for start in range(0, len(every), AT_ONCE))
             every_logit = torch.cat([model(samples.batch(part, together=True)) for part in parts])
@@ -323,16 +328,17 @@ class LiveScorer:
             every_logit = self._states.score_user(samples, side.user_id, lifelong, offered)
         else:
             assert self._states is not None
-            every_logit = torch.empty(len(samples))
+            every_logit = torch.from_numpy(empty_scores(len(samples), tasks))
             for part in model.collator.score_batches(samples, every):
-                every_logit[torch.from_numpy(part.rows)] = self._states.score(samples, part, [side.user_id])
-        return np.asarray(torch.sigmoid(every_logit.double()).numpy())
+                logits = self._states.score(samples, part, [side.user_id])
+                every_logit[torch.from_numpy(part.rows)] = logits.double()
+        return np.asarray(predictions(tasks, every_logit).numpy())
 
     def _read_anew(
         self, connection: Connection, user_id: str, item_ids: Sequence[str], at: float | None, head: Head, why: str
     ) -> LiveScores:
         """By the log as a whole; item statistics are of the moment where it is in the past."""
-        newest, last_at = _newest(connection, user_id, at)
+        newest, last_at = newest_of(connection, user_id, at)
         greatest = -np.inf if head.at is None else head.at
         moment = at if at is not None else max(greatest, last_at or 0.0)
         scorer = Scorer(self.artifact, as_of_request=why == "past")
@@ -347,6 +353,7 @@ class LiveScorer:
             newest=newest,
             newest_at=last_at,
             held=False,
+            tasks=found.tasks,
         )
 
     def _weigh(self, user_id: str) -> None:
@@ -369,15 +376,6 @@ class LiveScorer:
         self._held_bytes -= self._bytes.pop(user_id, 0)
         if self._states is not None:
             self._states.drop(user_id)
-
-
-def _newest(connection: Connection, user_id: str, at: float | None) -> tuple[int, float | None]:
-    """Sequence number and event time of a user's newest behaviour, of those not after `at`; -1, None: there is none."""
-    query = select(behaviors.c.seq, behaviors.c.at).where(behaviors.c.user_id == user_id)
-    if at is not None:
-        query = query.where(behaviors.c.at <= at)
-    found = connection.execute(query.order_by(behaviors.c.seq.desc()).limit(1)).first()
-    return (-1, None) if found is None else (int(found.seq), float(found.at))
 
 
 def unsupported(artifact: Artifact) -> str | None:

@@ -123,14 +123,17 @@ def json_list(text: str) -> list[str] | None:
 
 
 @contextmanager
-def open_scores(path: Path) -> Iterator[Write]:
-    """Write scores to a .parquet, .csv, .jsonl or .ndjson file; it is there once all are written, and whole."""
+def open_scores(path: Path, tasks: Sequence[str] = ()) -> Iterator[Write]:
+    """Write scores to a .parquet, .csv, .jsonl or .ndjson file; it is there once all are written, and whole.
+
+    tasks: the names of several, whose scores are columns named score_NAME, in JSON lines an object `tasks`.
+    """
     writers = {".parquet": _parquet_writer, ".csv": _csv_writer, ".jsonl": _json_writer, ".ndjson": _json_writer}
     if path.suffix not in writers:
         raise InputError(f"--out {path}: give a name that ends with {', '.join(writers)}")
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with writers[path.suffix](partial) as write:
+        with writers[path.suffix](partial, tasks) as write:
             yield write
         partial.replace(path)
     except OSError as error:
@@ -140,34 +143,52 @@ def open_scores(path: Path) -> Iterator[Write]:
 
 
 @contextmanager
-def _parquet_writer(path: Path) -> Iterator[Write]:
+def _parquet_writer(path: Path, tasks: Sequence[str]) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = (pa.string(), pa.string(), pa.float64(), pa.bool_(), pa.bool_())
-    schema = pa.schema(list(zip(Scored._fields, types, strict=True)))
+    types = (pa.string(), pa.string(), pa.float64(), pa.bool_(), pa.bool_(), *[pa.float64()] * len(tasks))
+    schema = pa.schema(list(zip(_columns(tasks), types, strict=True)))
     with pq.ParquetWriter(path, schema) as writer:
         yield lambda scored: writer.write_table(
-            pa.table([list(column) for column in zip(*scored, strict=True)] or [[] for _ in types], schema=schema)
+            pa.table(
+                [list(column) for column in zip(*(_row(one) for one in scored), strict=True)] or [[] for _ in types],
+                schema=schema,
+            )
         )
 
 
 @contextmanager
-def _csv_writer(path: Path) -> Iterator[Write]:
+def _csv_writer(path: Path, tasks: Sequence[str]) -> Iterator[Write]:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(Scored._fields)
+        writer.writerow(_columns(tasks))
         yield lambda scored: writer.writerows(
-            (*one[:2], f"{one.score:.6f}", *(str(mark).lower() for mark in one[3:])) for one in scored
-        )
+            [f"{cell:.6f}" if isinstance(cell, float) else str(cell).lower() if isinstance(cell, bool) else cell
+             for cell in _row(one)]
+            for one in scored
+        )  # fmt: skip
 
 
 @contextmanager
-def _json_writer(path: Path) -> Iterator[Write]:
+def _json_writer(path: Path, _tasks: Sequence[str]) -> Iterator[Write]:
     with path.open("w", encoding="utf-8") as file:
         yield lambda scored: file.writelines(f"{json_line(one)}\n" for one in scored)
 
 
+def _columns(tasks: Sequence[str]) -> list[str]:
+    return [*Scored._fields[:-1], *(f"score_{task}" for task in tasks)]
+
+
+def _row(scored: Scored) -> list[str | float | bool]:
+    return [*scored[:-1], *(scored.tasks or {}).values()]
+
+
 def json_line(scored: Scored) -> str:
-    """One JSON object; the score has six decimals."""
-    return json.dumps(scored._asdict() | {"score": round(scored.score, 6)})
+    """One JSON object; scores have six decimals. `tasks` is there where there are several."""
+    told = scored._asdict() | {"score": round(scored.score, 6)}
+    if scored.tasks is None:
+        del told["tasks"]
+    else:
+        told["tasks"] = {name: round(value, 6) for name, value in scored.tasks.items()}
+    return json.dumps(told)

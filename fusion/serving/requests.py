@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from fusion.serving.by_task import rows_of
 from fusion.serving.score import Pair, Scorer
 
 PAGE = 2000  # pairs read from the store and scored together
@@ -23,6 +24,7 @@ class Scored(NamedTuple):
     score: float
     unknown_user: bool
     unknown_item: bool
+    tasks: dict[str, float] | None = None  # of several tasks: each one's probability, or the number it expects
 
 
 def score_pairs(
@@ -58,10 +60,10 @@ def rank_items(
 
 
 def _scored(scorer: Scorer, connection: Connection, pairs: Sequence[Pair], at: float) -> list[Scored]:
-    columns = scorer.scores(connection, pairs, at)
-    return [
-        Scored(*pair, *row) for pair, row in zip(pairs, zip(*(c.tolist() for c in columns), strict=True), strict=True)
-    ]
+    found = scorer.scores(connection, pairs, at)
+    told = rows_of(found.tasks, len(pairs))
+    rows = zip(*(column.tolist() for column in found[:3]), told, strict=True)
+    return [Scored(*pair, *row) for pair, row in zip(pairs, rows, strict=True)]
 
 
 def _user_by_user(pairs: Sequence[Pair]) -> list[int]:

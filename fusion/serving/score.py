@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from sqlalchemy import Connection
 
 from fusion.bank.index import with_bank
@@ -25,8 +24,10 @@ from fusion.features.match.space import Space
 from fusion.features.samples import Samples, make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.model import Bahe
+from fusion.models.protocol import predictions
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.bahe_cache import BaheStates, StoredTexts
+from fusion.serving.by_task import blended, by_task, empty_scores, main_score, parse_blend, task_names
 from fusion.serving.past_statistics import PastStatistics
 from fusion.serving.srp4ctr_cache import UserStates
 from fusion.training.artifact import Artifact
@@ -39,9 +40,10 @@ Pair = tuple[str, str]  # user id, item id
 class Scores(NamedTuple):
     """Of n pairs, in the order given."""
 
-    values: Array  # (n,) float64: the probability of a positive
+    values: Array  # (n,) float64: the probability of a positive; of several tasks the main task's, or their blend
     unknown_user: Array  # (n,) bool: neither behaviours up to then nor a profile are in the store
     unknown_item: Array  # (n,) bool: neither the artifact nor the catalogue has it (as of the past: nor had anybody)
+    tasks: dict[str, Array] | None = None  # of several: each one's (n,) probabilities, or the numbers it expects
 
 
 class Scorer:
@@ -52,8 +54,11 @@ class Scorer:
     artifact's own, of the end of its training log: nothing is read for them, and they age.
     """
 
-    def __init__(self, artifact: Artifact, *, as_of_request: bool = False) -> None:
+    def __init__(self, artifact: Artifact, *, as_of_request: bool = False, blend: str | None = None) -> None:
+        """blend: how tasks become one score (fusion/serving/by_task.py). Raises InputError for another sum."""
         self._artifact, self._as_of_request = artifact, as_of_request
+        self.tasks = task_names(artifact.spec.tasks)
+        self._blend = None if blend is None else parse_blend(blend, self.tasks)
         self._past: PastStatistics | None = None
         model = artifact.model
         self.states: UserStates | BaheStates | None = None
@@ -76,7 +81,10 @@ class Scorer:
         samples = current_samples(connection, spec, statistics, pairs, at, space=self._artifact.space)
         if self._texts is not None:
             samples = with_bank(samples, self._artifact.config.model.recipe, partial(self._texts, connection))
-        return Scores(self._values(samples, pairs), *_unknown(connection, samples, pairs))
+        values = self._values(samples, pairs)
+        each = by_task(spec.tasks, values)
+        score = main_score(spec.tasks, values) if each is None or self._blend is None else blended(each, self._blend)
+        return Scores(score, *_unknown(connection, samples, pairs), each)
 
     def _statistics(
         self, connection: Connection, pairs: Sequence[Pair], at: float
@@ -89,12 +97,14 @@ class Scorer:
         return self._past.at(at, [item for _, item in pairs])
 
     def _values(self, samples: Samples, pairs: Sequence[Pair]) -> Array:
+        """(n,) of one task, (n, T) of several."""
         model, every = self._artifact.model, np.arange(len(pairs))
         if self.states is None:
             return predict(model, samples, every)
-        names, out = list(dict.fromkeys(user for user, _ in pairs)), np.empty(len(pairs))
+        names, tasks = list(dict.fromkeys(user for user, _ in pairs)), samples.spec.tasks
+        out = empty_scores(len(pairs), tasks)
         for part in model.collator.score_batches(samples, every):
-            out[part.rows] = torch.sigmoid(self.states.score(samples, part, names).double()).numpy()
+            out[part.rows] = predictions(tasks, self.states.score(samples, part, names)).numpy()
         return out
 
 

@@ -30,8 +30,14 @@ class Epoch(msgspec.Struct, frozen=True):
 
     epoch: int
     loss: float  # mean training loss
-    auc: float  # validation, of the averaged weights
+    auc: float  # validation, of the averaged weights; of several tasks the mean of those that are a yes or no
     best: bool
+    tasks: dict[str, float] | msgspec.UnsetType = msgspec.UNSET  # of several: each one's AUC, or its RMSE
+    # of a run that balances their gradients: steps, those in which two tasks' gradients pointed apart, and those in
+    # which the balancer left nothing of them (before its fallback)
+    steps: int | msgspec.UnsetType = msgspec.UNSET
+    conflicts: int | msgspec.UnsetType = msgspec.UNSET
+    zeros: int | msgspec.UnsetType = msgspec.UNSET
 
 
 E = TypeVar("E", bound=msgspec.Struct)

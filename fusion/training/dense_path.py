@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from fusion.features.log import Array
-from fusion.models.protocol import CtrModel
-from fusion.models.tower import Tower
+from fusion.features.tasks import Task, Tasks
+from fusion.models.protocol import CtrModel, scale_of
+from fusion.models.tower import DensePath, Tower
 from fusion.training import metrics
 from fusion.training.distributed import ALONE, Processes
 
@@ -23,6 +26,7 @@ MEMORY = 0.99  # of the average of the weights
 
 def fit_dense_path(
     model: CtrModel,
+    tasks: Tasks,
     dense: Array,
     labels: Array,
     parts: tuple[Array, Array],
@@ -31,14 +35,46 @@ def fit_dense_path(
 ) -> float:
     """Fit it to dense features (n, F) and labels (n,), and let the rest of the model begin by adding nothing.
 
-    parts: sample numbers of the training and of the validation part. The averaged weights of the epoch with the best
-    validation AUC, which is returned, are kept. Every process does the same work: it is little.
+    Of several tasks, whose targets are (n, T), each has its own path, fitted to the rows on which it has a target.
+    parts: sample numbers of the training and of the validation part. Returns the validation AUC, of several tasks the
+    mean of those that are a yes or no. Every process does the same work: it is little.
     """
     path = model.dense_path
     assert path is not None
+    if isinstance(path, DensePath):
+        auc = _fit(path, tasks[0], dense, labels, parts, config, dist)
+    else:
+        best = []
+        for number, (task, own) in enumerate(zip(tasks, path.each, strict=True)):
+            there = ~np.isnan(labels[:, number])
+            rows = tuple(part[there[part]] for part in parts)
+            best.append(_fit(cast(DensePath, own), task, dense, labels[:, number], (rows[0], rows[1]), config, dist))
+        auc = float(np.mean([each for each, task in zip(best, tasks, strict=True) if not task.rule.is_number]))
+    for module in model.modules():
+        if isinstance(module, Tower):
+            torch.nn.init.zeros_(module.last.weight)
+            torch.nn.init.zeros_(module.last.bias)
+    return auc
+
+
+def _fit(
+    path: DensePath,
+    task: Task,
+    dense: Array,
+    labels: Array,
+    parts: tuple[Array, Array],
+    config: TrainConfig,
+    dist: Processes,
+) -> float:
+    """Keep the averaged weights of the epoch with the best validation AUC, or least squared error; return that."""
     training, validation = parts
     batch, device = config.batch_size, next(path.parameters()).device
     x, y = torch.from_numpy(dense), torch.from_numpy(labels.astype(np.float32))
+    if task.rule.is_number:
+        mean, deviation = scale_of(task)
+        y = (y - mean) / deviation
+    loss_of: Callable[[Tensor, Tensor], Tensor]
+    loss_of = F.mse_loss if task.rule.is_number else F.binary_cross_entropy_with_logits
     parameters = list(path.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY)
     average = [value.detach().clone() for value in parameters]
@@ -52,7 +88,7 @@ def fit_dense_path(
         for start in range(0, len(order), batch):
             rows = torch.from_numpy(order[start : start + batch])
             optimizer.param_groups[0]["lr"] = RATE * (0.1 + 0.45 * (1 + np.cos(np.pi * step / steps)))
-            loss = F.binary_cross_entropy_with_logits(path(x[rows].to(device)), y[rows].to(device))
+            loss = loss_of(path(x[rows].to(device)), y[rows].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -64,7 +100,10 @@ def fit_dense_path(
         path.eval()
         with torch.no_grad():
             scores = path(x[torch.from_numpy(validation)].to(device)).double().cpu().numpy()
-        auc = metrics.auc(labels[validation], scores)
+        if task.rule.is_number:
+            auc = -float(np.mean((y.numpy()[validation] - scores) ** 2))
+        else:
+            auc = metrics.auc(labels[validation], scores)
         if not auc <= best_auc:
             best, best_auc = [value.clone() for value in average], auc
         _put(parameters, now)
@@ -74,10 +113,6 @@ def fit_dense_path(
             value.div_(dist.count)
     _put(parameters, best)
     path.train()
-    for module in model.modules():
-        if isinstance(module, Tower):
-            torch.nn.init.zeros_(module.last.weight)
-            torch.nn.init.zeros_(module.last.bias)
     return best_auc
 
 

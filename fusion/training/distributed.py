@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,15 +41,25 @@ class Processes:
         if self.count == 1:
             return
         trained = [weight for weight in model.parameters() if weight.requires_grad]
+        for weight, gradient in zip(trained, self.summed(trained, [one.grad for one in trained]), strict=True):
+            weight.grad = gradient
+
+    def summed(self, trained: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The gradients of the parameters `trained`, summed over all processes; None where no process has one."""
+        if self.count == 1:
+            return gradients
         # what one share did not use, another may have: every process sends all, and which of it is there
-        flags = [weight.grad is not None for weight in trained]
+        flags = [gradient is not None for gradient in gradients]
         present = torch.tensor(flags, dtype=torch.float32, device=trained[0].device)
-        parts = [(torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten() for weight in trained]
+        pairs = zip(trained, gradients, strict=True)
+        parts = [(torch.zeros_like(weight) if own is None else own).flatten() for weight, own in pairs]
         flat = torch.cat([present, *parts])
         dist.all_reduce(flat)
-        summed = torch.split(flat[len(trained) :], [weight.numel() for weight in trained])
-        for weight, gradient, uses in zip(trained, summed, flat[: len(trained)].tolist(), strict=True):
-            weight.grad = gradient.view_as(weight).clone() if uses else None
+        whole = torch.split(flat[len(trained) :], [weight.numel() for weight in trained])
+        return [
+            own.view_as(weight).clone() if uses else None
+            for weight, own, uses in zip(trained, whole, flat[: len(trained)].tolist(), strict=True)
+        ]
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -1,4 +1,4 @@
-"""What a CTR model is judged by. Labels are 0/1, scores are probabilities; both (n,). Undefined values are NaN."""
+"""What a model is judged by. Labels are 0/1, scores are probabilities; both (n,). Undefined values are NaN."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fusion.features.log import Array
+from fusion.features.tasks import Tasks
 
 NAN = float("nan")
 EPSILON = 1e-7
@@ -90,3 +91,41 @@ def report(labels: Array, scores: Array, users: Array, slices: dict[str, Array])
         out[f"{name}_auc"] = auc(labels[chosen], scores[chosen])
         out[f"{name}_rows"] = float(chosen.sum())
     return out
+
+
+def number_report(wanted: Array, scores: Array, slices: dict[str, Array]) -> dict[str, float]:
+    """Of a task that is a number: errors over all samples in the number's own unit, and over each named slice.
+
+    r2: the share of the variance that is explained; 0 knows only the mean.
+    """
+    errors = scores.astype(np.float64) - wanted.astype(np.float64)
+    spread = float(np.var(wanted.astype(np.float64))) if len(wanted) else 0.0
+    out = {
+        "rows": float(len(wanted)),
+        "rmse": _rmse(errors),
+        "mae": float(np.abs(errors).mean()) if len(errors) else NAN,
+    }
+    out["r2"] = 1 - float(np.mean(errors**2)) / spread if spread else NAN
+    for name, chosen in slices.items():
+        out[f"{name}_rmse"] = _rmse(errors[chosen])
+        out[f"{name}_rows"] = float(chosen.sum())
+    return out
+
+
+def _rmse(errors: Array) -> float:
+    return float(np.sqrt(np.mean(errors**2))) if len(errors) else NAN
+
+
+def by_task(tasks: Tasks, targets: Array, scores: Array) -> dict[str, float]:
+    """Each task's AUC, of a number its RMSE, over the rows on which it has a target. targets, scores: (n, T)."""
+    out = {}
+    for number, task in enumerate(tasks):
+        there = ~np.isnan(targets[:, number])
+        wanted, own = targets[there, number], scores[there, number]
+        out[task.name] = _rmse(own - wanted) if task.rule.is_number else auc(wanted, own)
+    return out
+
+
+def mean_auc(tasks: Tasks, measured: dict[str, float]) -> float:
+    """What an epoch is chosen by: the mean AUC of the tasks that are a yes or no."""
+    return float(np.mean([measured[task.name] for task in tasks if not task.rule.is_number]))

@@ -20,13 +20,13 @@ from fusion.features.collate import BatchIndices, ModelBatch, to_device
 from fusion.features.log import Array
 from fusion.features.samples import Samples
 from fusion.features.spec import UNKNOWN
-from fusion.models.protocol import CtrModel, Network
-from fusion.training import metrics
+from fusion.models.protocol import CtrModel, Network, predictions
+from fusion.training.balance import Balance
 from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
 from fusion.training.dense_path import fit_dense_path
 from fusion.training.distributed import ALONE, Processes
-from fusion.training.finite import finite_loss
 from fusion.training.processor import fast_cpu, return_freed
+from fusion.training.task_gradients import Gradients
 
 SHORT = 125_000  # samples for each pass: with fewer, embeddings know them by heart (fusion/models/tower.py)
 DENSE_EPOCHS = 6
@@ -47,6 +47,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     dense_epochs: int = DENSE_EPOCHS  # of a dense path, before the rest is trained; 0: it begins as it was built
     pretrained_rate: float = 1.0  # of a pre-trained encoder's learning rate; 0 freezes it
+    balance: Balance | msgspec.UnsetType = msgspec.UNSET  # how several tasks share parameters; unset: their sum
 
 
 def train(
@@ -65,9 +66,10 @@ def train(
 ) -> list[Epoch]:
     """Fit in device; `model` ends with the averaged weights of the best epoch.
 
-    labels: (n,) 0/1 of all samples. parts: sample numbers of the training and of the validation part. folder: where
-    each epoch's checkpoint goes, and where an interrupted run with the same fingerprint is continued. Each process of
-    `dist` learns from its share of every batch; `advance` counts the whole batch.
+    labels: (n,) 0/1 of all samples, or targets (n, T) of several tasks, NaN where there is none. parts: sample numbers
+    of the training and of the validation part. folder: where each epoch's checkpoint goes, and where an interrupted run
+    with the same fingerprint is continued. Each process of `dist` learns from its share of every batch; `advance`
+    counts the whole batch.
     Raises ArtifactError where the folder holds the checkpoint of another run.
     """
     training, validation = parts
@@ -77,12 +79,13 @@ def train(
         load_checkpoint(folder, state, fingerprint, Epoch)
         advance(len(state.epochs) * len(training))
     if not state.epochs and model.dense_path is not None and config.dense_epochs:
-        auc = fit_dense_path(model, samples.dense, labels, parts, config, dist)
+        auc = fit_dense_path(model, samples.spec.tasks, samples.dense, labels, parts, config, dist)
         say(f"the dense features alone: validation AUC {auc:.4f}")
         state.average, state.best = _copy(model), _copy(model)
     targets = torch.from_numpy(labels.astype(np.float32))
     collator, device = model.collator, device_of(model)
     steps = -(-len(training) // config.batch_size)
+    tasks = Gradients(model, samples.spec.tasks, config.balance, config.seed, dist)
     with fast_cpu():
         while len(state.epochs) < config.epochs and not _stale(state.epochs, config.patience):
             epoch = len(state.epochs)
@@ -97,12 +100,8 @@ def train(
                 _set_rate(optimizer, config, step / every)
                 batch = _with_unknown(to_device(collator.collate(samples, chosen), device), config.unknown)
                 wanted = targets[torch.from_numpy(chosen.rows)].to(device)
-                summed = model.loss(batch, wanted)
-                loss = summed.ctr / rows
-                finite = finite_loss(loss + summed.extra / rows, epoch, rows_done // config.batch_size + 1)
                 optimizer.zero_grad(set_to_none=True)
-                finite.backward()  # type: ignore[no-untyped-call]
-                dist.sum_gradients(model)
+                loss = tasks.set(model.loss(batch, wanted), rows, epoch, rows_done // config.batch_size + 1)
                 optimizer.step()
                 _follow(state.average, model, _memory(config, step, every))
                 total += loss.detach().cpu().double() * rows
@@ -111,11 +110,12 @@ def train(
                 return_freed(number)
             dist.sum_(total)
             with weights(model, state.average):
-                auc = metrics.auc(labels[validation], predict(model, samples, validation, dist=dist))
+                scores = predict(model, samples, validation, dist=dist)
+            auc, told = tasks.measure(labels[validation], scores)
             better = not any(auc <= earlier.auc for earlier in state.epochs)
             if better:
                 state.best = {name: value.clone() for name, value in state.average.items()}
-            state.epochs.append(Epoch(epoch, float(total) / max(len(training), 1), auc, better))
+            state.epochs.append(Epoch(epoch, float(total) / max(len(training), 1), auc, better, *told))
             if folder is not None and dist.first:
                 save_checkpoint(folder, state, fingerprint)
             report(state.epochs[-1])
@@ -136,15 +136,20 @@ def predict(
     advance: Callable[[int], None] = lambda _: None,
     dist: Processes = ALONE,
 ) -> Array:
-    """Probabilities of the chosen moments: (n,) float64. Processes share the work and all return the whole."""
-    was, out = model.training, torch.zeros(len(chosen), dtype=torch.float64)
+    """Probabilities of the chosen moments: (n,) float64. Processes share the work and all return the whole.
+
+    Of several tasks (n, T): each one's probability, or the number that it expects.
+    """
+    tasks = samples.spec.tasks
+    shape = (len(chosen),) if len(tasks) == 1 else (len(chosen), len(tasks))
+    was, out = model.training, torch.zeros(shape, dtype=torch.float64)
     collator, device = model.collator, device_of(model)
     model.eval()
     for number, part in enumerate(collator.score_batches(samples, chosen)):
         if number % dist.count != dist.rank:
             continue
         batch = to_device(collator.collate(samples, BatchIndices(chosen[part.rows], part.sizes)), device)
-        out[torch.from_numpy(part.rows)] = torch.sigmoid(model(batch).double()).cpu()
+        out[torch.from_numpy(part.rows)] = predictions(tasks, model(batch)).cpu()
         advance(len(part))
         return_freed(number)
     model.train(was)

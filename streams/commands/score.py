@@ -60,6 +60,14 @@ def score(
             "training.",
         ),
     ] = None,
+    blend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SUM",
+            help="Of an artifact of several tasks: the score is this sum of theirs, such as like*0.7+watched*0.3. "
+            "Default: the probability of the first task that is a yes or no.",
+        ),
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +81,8 @@ def score(
 
     Pairs are printed in the file's order, one user's items best first: user, item, score, title, separated by tabs. A
     user or an item that nothing is known of is scored too, and marked: "unknown user" and "unknown item" in a fifth
-    column, unknown_user and unknown_item in JSON and files.
+    column, unknown_user and unknown_item in JSON and files. Of several tasks each has its score too: before the title
+    as NAME=SCORE, in JSON as the object `tasks`, in files as columns score_NAME.
     """
     if (pairs is None) == (user is None) or (user is None) != (not items and items_file is None):
         raise InputError("say what to score: either --pairs FILE, or --user U with --items I (or --items-file FILE)")
@@ -81,7 +90,7 @@ def score(
     if url is not None:
         if artifact is not None or user is None or llm is not None or out is not None or store is not None:
             raise InputError("--url scores one user's items by the service's artifact and store: give --user and items")
-        _ask(url, user, _listed(items or [], items_file), past, json=json)
+        _ask(url, user, _listed(items or [], items_file), past, blend, json=json)
         return
     if artifact is None:
         raise InputError("give the folder of an artifact, or --url of a running service")
@@ -102,8 +111,8 @@ def score(
         raise InputError(
             f"--llm {llm}: {artifact} is a {model.config.kind} model, which needs no language model; leave --llm out"
         )
-    scorer = Scorer(model, as_of_request=past is not None)
-    with engine.connect() as connection, _writing(connection, out, json=json) as write:
+    scorer = Scorer(model, as_of_request=past is not None, blend=blend)
+    with engine.connect() as connection, _writing(connection, out, scorer.tasks, json=json) as write:
         moment = newest_time(connection) if past is None else past
         print(_statistics(model, moment, past=past is not None), file=sys.stderr, flush=True)
         ids += _named_items(connection, model, items or [])
@@ -126,7 +135,7 @@ def _listed(given: Sequence[str], file: Path | None) -> list[str]:
     return [*ids, *(given if alone is None else alone)]
 
 
-def _ask(url: str, user: str, ids: list[str], at: float | None, *, json: bool) -> None:
+def _ask(url: str, user: str, ids: list[str], at: float | None, blend: str | None, *, json: bool) -> None:
     """Scores by a running service, the best first."""
     import os
 
@@ -135,15 +144,17 @@ def _ask(url: str, user: str, ids: list[str], at: float | None, *, json: bool) -
     from streams.client import Client
 
     with Client(url, os.environ.get("SERVE_KEY")) as client:
-        found = client.score(user, ids, top=len(ids) or None, at=at)
+        found = client.score(user, ids, top=len(ids) or None, at=at, blend=blend)
     for one in found.scores:
         if json:
             told = msgspec.to_builtins(one) | {"user_id": user, "unknown_user": found.unknown_user}
+            if one.tasks is None:
+                del told["tasks"]
             print(msgspec.json.encode(told).decode())
         else:
             marks = (("unknown user", found.unknown_user), ("unknown item", one.unknown_item))
             marked = ", ".join(mark for mark, holds in marks if holds)
-            print(f"{user}\t{one.item_id}\t{one.score:.4f}\t\t{marked}".rstrip())
+            print(f"{user}\t{one.item_id}\t{one.score:.4f}{_by_task(one.tasks)}\t\t{marked}".rstrip())
 
 
 def _named_items(connection: Connection, model: Artifact, given: Sequence[str]) -> list[str]:
@@ -180,12 +191,14 @@ def _statistics(model: Artifact, moment: float, *, past: bool) -> str:
 
 
 @contextmanager
-def _writing(connection: Connection, out: Path | None, *, json: bool) -> Iterator[Callable[[Sequence[Scored]], None]]:
+def _writing(
+    connection: Connection, out: Path | None, tasks: Sequence[str], *, json: bool
+) -> Iterator[Callable[[Sequence[Scored]], None]]:
     """Where scores go: a file, or standard output as JSON or text."""
     from fusion.serving.pair_files import json_line, open_scores
 
     if out is not None:
-        with open_scores(out) as write:
+        with open_scores(out, tasks) as write:
             yield write
         return
 
@@ -204,4 +217,9 @@ def _text_lines(connection: Connection, scored: Sequence[Scored]) -> Iterator[st
         title = catalogue[one.item_id].title if one.item_id in catalogue else ""
         marks = (("unknown user", one.unknown_user), ("unknown item", one.unknown_item))
         marked = ", ".join(mark for mark, holds in marks if holds)
-        yield f"{one.user_id}\t{one.item_id}\t{one.score:.4f}\t{title}\t{marked}".rstrip()
+        yield f"{one.user_id}\t{one.item_id}\t{one.score:.4f}{_by_task(one.tasks)}\t{title}\t{marked}".rstrip()
+
+
+def _by_task(scores: dict[str, float] | None) -> str:
+    """A column, where there are several tasks."""
+    return "" if scores is None else "\t" + " ".join(f"{name}={value:.4f}" for name, value in scores.items())

@@ -17,6 +17,7 @@ from streams.commands.training_options import (
     Out,
     Pack,
     SampleOptions,
+    TaskOptions,
 )
 from streams.commands.training_run import dataset_config, match_spec, reads_interests, run_training, train_config
 from streams.settings.load import store_url
@@ -31,9 +32,19 @@ train = typer.Typer(help="Train a CTR model on the store; one sub-command per mo
 @train.command("din", cls=CommandWithOldNames)
 @with_groups
 def din(
-    out: Out, log: SampleOptions, interests: InterestOptions, optimiser: OptimiserOptions, compute: ComputeOptions
+    out: Out,
+    log: SampleOptions,
+    tasks: TaskOptions,
+    interests: InterestOptions,
+    optimiser: OptimiserOptions,
+    compute: ComputeOptions,
 ) -> None:
-    """Train DIN on the store's behaviours; report its metrics and write the artifact."""
+    """Train DIN on the store's behaviours; report its metrics and write the artifact.
+
+    Several tasks at once, with the gradients that they share balanced:
+
+    interestream train din --out DIR --task like='value>=4' --task love='value>=5'@0.5 --balance gdod
+    """
     from fusion.models.din import DinConfig
     from fusion.training.out_folder import check_out
     from streams.store.engine import open_store
@@ -42,7 +53,8 @@ def din(
     engine = open_store(store_url(log.store), create=False)
     interest = reads_interests(engine, interests)
     match = match_spec(engine, interests, interest=interest)
-    data, settings = dataset_config(log, interests, interest=interest, match=match), train_config(optimiser)
+    data = dataset_config(log, interests, tasks, interest=interest, match=match)
+    settings = train_config(optimiser, tasks)
     run_training(
         engine,
         out,
@@ -58,6 +70,7 @@ def din(
 def srp4ctr(
     out: Out,
     log: SampleOptions,
+    tasks: TaskOptions,
     interests: InterestOptions,
     optimiser: OptimiserOptions,
     compute: ComputeOptions,
@@ -110,9 +123,10 @@ def srp4ctr(
     interest = reads_interests(engine, interests)
     edges = None if held is None else held.spec.value_edges
     match = match_spec(engine, interests, interest=interest)
-    data = dataset_config(log, interests, interest=interest, match=match, value_edges=edges)
+    data = dataset_config(log, interests, tasks, interest=interest, match=match, value_edges=edges)
     settings = train_config(
         optimiser,
+        tasks,
         embedding_decay=embedding_decay,
         pretrained_rate=1.0 if pretrained_rate is None else pretrained_rate,
     )

@@ -21,6 +21,7 @@ from streams.commands.training_options import (
     Rate,
     SampleOptions,
     SuitedEpochs,
+    TaskOptions,
 )
 from streams.commands.training_run import dataset_config, match_spec, reads_interests, run_training, train_config
 from streams.progress import progress
@@ -43,6 +44,7 @@ class BaheOptimiser(OptimiserOptions):
 def bahe(
     out: Out,
     log: SampleOptions,
+    tasks: TaskOptions,
     interests: InterestOptions,
     optimiser: BaheOptimiser,
     compute: ComputeOptions,
@@ -112,8 +114,9 @@ def bahe(
 
     check_out(out, "bahe")
     engine = open_store(store_url(log.store), create=False)
-    settings = train_config(optimiser, pretrained_rate=llm_lr / optimiser.lr if optimiser.lr else 0.0)
     last = None if continue_from is None else load_artifact(continue_from, llm_folder(llm) if llm else None)
+    rate = llm_lr / optimiser.lr if optimiser.lr else 0.0
+    settings = train_config(optimiser, tasks, last=last, pretrained_rate=rate)
     read = None
     if last is None:
         folder, recipe = choose_recipe(llm, cut, pooling, bank_precision)
@@ -124,7 +127,7 @@ def bahe(
         folder, recipe, interest, match = Path(old.folder), old.recipe, old.interest, last.spec.match
         spec, until, space = last.spec, old.until, last.space
         read = lambda connection, advance: read_new(connection, spec, until, advance, space=space)  # noqa: E731
-    data = dataset_config(log, interests, interest=interest, match=match)
+    data = dataset_config(log, interests, tasks, interest=interest, match=match)
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         shown = lambda title, total: progress(title, total, unit="texts")  # noqa: E731

@@ -10,6 +10,7 @@ import typer
 
 from streams.commands.options import Store
 
+LABEL = "value>=4"
 Out = Annotated[
     Path,
     typer.Option(
@@ -17,6 +18,25 @@ Out = Annotated[
     ),
 ]
 Label = Annotated[str, typer.Option(help="What counts as a positive, e.g. value>=4 or action=purchase.")]
+TaskRules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        metavar="NAME=RULE[@WEIGHT]",
+        help="Learn several tasks at once, instead of --label: repeat the option. A yes or no, like='value>=4', "
+        "watched='seconds>=30'@2 or bought='action=purchase', or a number, value or log(seconds); behind `if` of which "
+        "behaviours: 'value>=4 if action=rate'. A behaviour without a task's value teaches that task nothing.",
+    ),
+]
+BalanceBy = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How the gradients of several tasks share parameters: sum, gdod (what all tasks agree on; where that is "
+        "nothing, the nearest to their sum that opposes none), gdod-pure (else nothing), gdod-pcgrad, or a peer: "
+        "pcgrad, cagrad, mgda, imtl-g, aligned-mtl, upgrad, dualproj.",
+    ),
+]
 SplitBy = Annotated[
     Literal["global", "user"],
     typer.Option(help="How 80/10/10 % become training, validation and test: by time over all users, or in each user."),
@@ -64,7 +84,7 @@ class LogOptions:
     """What is learnt from: the store's behaviours, their labels, and the parts they are split into."""
 
     store: Store = None
-    label: Label = "value>=4"
+    label: Label = LABEL
     split: SplitBy = "global"
     history: History = 50
 
@@ -74,6 +94,14 @@ class SampleOptions(LogOptions):
     """The same, where every sample has a history before it."""
 
     min_history: MinHistory = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """What is learnt, where it is not --label alone."""
+
+    task: TaskRules = None
+    balance: BalanceBy = "sum"
 
 
 @dataclass(frozen=True, kw_only=True)

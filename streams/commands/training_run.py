@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from interest.errors import InputError
-from streams.commands.training_options import ComputeOptions, InterestOptions, OptimiserOptions, SampleOptions
+from streams.commands.training_metrics import print_epoch, print_metrics, task_lines
+from streams.commands.training_options import (
+    LABEL,
+    ComputeOptions,
+    InterestOptions,
+    OptimiserOptions,
+    SampleOptions,
+    TaskOptions,
+)
 from streams.progress import progress
 
 if TYPE_CHECKING:
@@ -21,8 +29,7 @@ if TYPE_CHECKING:
     from fusion.features.dataset import Dataset, DatasetConfig
     from fusion.features.match.features import MatchSpec, Part
     from fusion.models.protocol import ModelConfig
-    from fusion.training.artifact import Metrics
-    from fusion.training.checkpoint import Epoch
+    from fusion.training.artifact import Artifact
     from fusion.training.train import TrainConfig
 
 
@@ -94,17 +101,22 @@ def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> M
 def dataset_config(
     log: SampleOptions,
     interests: InterestOptions,
+    tasks: TaskOptions,
     *,
     interest: bool,
     match: MatchSpec | None = None,
     value_edges: tuple[float, ...] | None = None,
 ) -> DatasetConfig:
-    """The options as the record that the samples are read by. Raises InputError for a label that is not one."""
+    """The options as the record that the samples are read by. Raises InputError for a label or task that is not one."""
     from fusion.features.dataset import DatasetConfig
-    from fusion.features.tasks import Task
+    from fusion.features.tasks import Task, parse_tasks
 
+    if tasks.task and log.label != LABEL:
+        raise InputError(
+            f"--label {log.label} and --task: give one of the two; the first --task says what a positive is"
+        )
     return DatasetConfig(
-        tasks=(Task.parse(log.label),),
+        tasks=parse_tasks(tasks.task) if tasks.task else (Task.parse(log.label),),
         split=log.split,
         history=log.history,
         min_history=log.min_history,
@@ -117,13 +129,31 @@ def dataset_config(
     )
 
 
-def train_config(options: OptimiserOptions, **more: Any) -> TrainConfig:
-    """The options as the record that the optimiser runs by; `more`: fields that not every model has options for."""
+def train_config(
+    options: OptimiserOptions, tasks: TaskOptions, *, last: Artifact | None = None, **more: Any
+) -> TrainConfig:
+    """The options as the record that the optimiser runs by; `more`: fields that not every model has options for.
+
+    last: the artifact whose tasks are learnt on, balanced as they were unless --balance says otherwise. Raises
+    InputError for a --balance that is not known, has one task, or needs a package that is not installed.
+    """
+    import msgspec
+
+    from fusion.training.balance import balance_named
     from fusion.training.train import TrainConfig
 
+    many = len(tasks.task or ()) if last is None else len(last.spec.tasks)
+    balance = balance_named(tasks.balance)
+    if last is not None and balance == "sum" and last.config.training.balance:
+        balance = last.config.training.balance
+    if balance != "sum" and many < 2:
+        raise InputError(
+            f"--balance {balance}: there is one task, whose gradient is taken as it is; add --task NAME=RULE"
+        )
     return TrainConfig(
-        epochs=options.epochs or 0, seed=options.seed, batch_size=options.batch_size, lr=options.lr, **more
-    )
+        epochs=options.epochs or 0, seed=options.seed, batch_size=options.batch_size, lr=options.lr,
+        balance=msgspec.UNSET if balance == "sum" else balance, **more,
+    )  # fmt: skip
 
 
 def run_training(
@@ -160,6 +190,8 @@ def run_training(
         with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
             dataset = read_dataset(connection, data, advance) if read is None else read(connection, advance)
         dataset, config, prepare = model(dataset)
+        for line in task_lines(dataset):
+            _say(line)
         rows = len(dataset.of(TRAIN))
         if not settings.epochs:
             settings = msgspec.structs.replace(settings, epochs=suited_epochs(kind_of(config).epochs, rows))
@@ -173,7 +205,7 @@ def run_training(
                 split=data.split,
                 folder=out,
                 advance=advance,
-                report=_print_epoch if dist.first else _say_nothing,
+                report=print_epoch if dist.first else _say_nothing,
                 say=_print_note if dist.first else _say_nothing,
                 prepare=prepare,
                 device=device,
@@ -182,7 +214,7 @@ def run_training(
         if not dist.first:
             return
     artifact = load_artifact(out, llm)
-    _print_metrics(metrics)
+    print_metrics(metrics)
     print(f"artifact {artifact.id} in {out} ({time.monotonic() - began:.0f} s)")
     if data.interest:
         with progress("Representing users", None, unit="partitions") as advance:
@@ -201,22 +233,3 @@ def _say_nothing(_: object) -> None:
 
 def _print_note(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _print_epoch(epoch: Epoch) -> None:
-    best = ", the best so far" if epoch.best else ""
-    typer.echo(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}, validation AUC {epoch.auc:.4f}{best}", err=True)
-
-
-def _print_metrics(metrics: Metrics) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("metric")
-    for part in metrics:
-        table.add_column(part, justify="right")
-    for name in next(iter(metrics.values())):
-        cells = [metrics[part][name] for part in metrics]
-        table.add_row(name.replace("_", " "), *(f"{v:,.0f}" if name.endswith("rows") else f"{v:.4f}" for v in cells))
-    Console(width=80).print(table)

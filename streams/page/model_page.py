@@ -19,8 +19,12 @@ NAMES = {
     "normalised_entropy": "normalised entropy",
     "calibration": "predicted over observed positives",
     "calibration_error": "calibration error",
+    "rmse": "RMSE",
+    "mae": "mean absolute error",
+    "r2": "share of the variance explained",
     "rows": "samples",
 }
+SLICED = {"_auc": "AUC", "_rmse": "RMSE"}  # how the names of slices' metrics end
 PARTS = {"valid": "validation", "test": "test"}
 
 
@@ -41,6 +45,7 @@ async def model_page(api: Api, artifact: str, beside: str) -> None:
     ui.html(_header(reports[0], known, scoring, chosen, beside), sanitize=False, tag="section").classes("panel head")
     with panel("Metrics"):
         ui.html(metrics_table(reports, slices=False), sanitize=False).classes("scroll")
+        ui.html("".join(map(balance_line, reports)), sanitize=False)
     with panel("Slices"):
         ui.html(metrics_table(reports, slices=True), sanitize=False).classes("scroll")
     with ui.element("div").classes("split even"):
@@ -81,10 +86,12 @@ def _header(report: dict[str, Any], known: list[str], scoring: str, chosen: str,
 
 
 def metrics_table(reports: list[dict[str, Any]], *, slices: bool) -> str:
-    """One row a metric, a column for each part of each artifact. slices: AUCs of parts of the samples."""
+    """One row a metric, a column for each part of each artifact. slices: those of parts of the samples.
+
+    Of several tasks each has its rows; those without a task's name are the main task's.
+    """
     names = list(dict.fromkeys(name for one in reports for held in one["metrics"].values() for name in held))
-    wanted = [name for name in names if (name not in NAMES and name.endswith("_auc")) == slices]
-    wanted = [name for name in wanted if slices or name in NAMES]
+    wanted = [name for name in names if (_sliced(name) is not None if slices else _metric(name) in NAMES)]
     if not wanted:
         return '<p class="faint">None were kept.</p>'
     columns = [(one, part) for one in reports for part in PARTS if part in one["metrics"]]
@@ -96,13 +103,38 @@ def metrics_table(reports: list[dict[str, Any]], *, slices: bool) -> str:
     )
 
 
+def balance_line(report: dict[str, Any]) -> str:
+    """What became of several tasks' gradients in training, where they were balanced."""
+    held = report["metrics"].get("training")
+    if not held:
+        return ""
+    how = attribute(str(report["training"].get("balance", "")))
+    return (
+        f'<p class="faint">{attribute(report["id"][:8])}: gradients balanced by {how}; tasks in conflict in '
+        f"{held['conflict_share']:.1%} of {held['steps']:,.0f} steps, nothing shared in {held['zero_share']:.1%}</p>"
+    )
+
+
+def _metric(name: str) -> str:
+    """Without the task."""
+    return name.rpartition("/")[2]
+
+
+def _sliced(name: str) -> str | None:
+    """How the name of a slice's metric ends; None: it is none."""
+    found = next((ending for ending in SLICED if name.endswith(ending)), None)
+    return None if _metric(name) in NAMES else found
+
+
 def _row(name: str, columns: list[tuple[dict[str, Any], str]], *, slices: bool) -> str:
-    cells = []
+    cells, ending = [], _sliced(name) or ""
     for one, part in columns:
         held = one["metrics"][part]
-        value, of = held.get(name), held.get(f"{name.removesuffix('_auc')}_rows") if slices else None
-        shown = "–" if value is None else f"{value:,.0f}" if name == "rows" else f"{value:.4f}"
+        value, of = held.get(name), held.get(f"{name.removesuffix(ending)}_rows") if slices else None
+        shown = "–" if value is None else f"{value:,.0f}" if _metric(name) == "rows" else f"{value:.4f}"
         rows = "" if of is None else f' <span class="faint">of {of:,.0f}</span>'
         cells.append(f"<td>{shown}{rows}</td>")
-    label = f"{name.removesuffix('_auc').replace('_', ' ')}, AUC" if slices else NAMES[name]
-    return f'<tr><th scope="row">{attribute(label)}</th>{"".join(cells)}</tr>'
+    task, slash, metric = name.rpartition("/")
+    label = f"{metric.removesuffix(ending).replace('_', ' ')}, {SLICED[ending]}" if slices else NAMES[metric]
+    whose = f"{task}: " if slash else ""
+    return f'<tr><th scope="row">{attribute(whose + label)}</th>{"".join(cells)}</tr>'

@@ -32,6 +32,7 @@ from streams.service.metrics import ServiceMetrics
 from streams.service.operate import operate_router
 from streams.service.problems import ProblemError
 from streams.service.rows import read_rows
+from streams.service.score_answer import score_answer
 from streams.service.scoring import Scoring
 from streams.service.updates import updates
 from streams.service.writers import Writer
@@ -141,7 +142,7 @@ def _scores(app: FastAPI, service: Service, threads: ThreadPoolExecutor) -> None
         artifact, found = score(asked.user_id, asked.item_ids, asked.at)
         service.metrics.scored.inc(len(asked.item_ids))
         service.metrics.knew(found.newest_at)
-        return _told(asked, artifact, found)
+        return score_answer(asked, artifact, found)
 
     settings = service.settings
 
@@ -180,24 +181,6 @@ def _scores(app: FastAPI, service: Service, threads: ThreadPoolExecutor) -> None
             text = f"the requests have {many:,} candidates together; {models.MOST_CANDIDATES:,} is the most"
             raise ProblemError(422, text, field="requests")
         return await in_thread(lambda score: {"answers": [answer(one, score) for one in asked.requests]})
-
-
-def _told(asked: models.ScoreRequest, artifact: str, found: LiveScores) -> dict[str, Any]:
-    rows = zip(asked.item_ids, found.values.tolist(), found.unknown_item.tolist(), strict=True)
-    scores = [{"item_id": item, "score": value, "unknown_item": unknown} for item, value, unknown in rows]
-    if asked.top is not None:
-        scores = sorted(scores, key=lambda one: -one["score"])[: asked.top]
-    return {
-        "user_id": asked.user_id,
-        "artifact": artifact,
-        "scores": scores,
-        "unknown_user": found.unknown_user,
-        "at": found.at,
-        "newest_seq": found.newest,
-        "newest_at": found.newest_at,
-        "held": found.held,
-        "stale_s": found.stale_s,
-    }
 
 
 def _reads(app: FastAPI, service: Service) -> None:

@@ -26,6 +26,15 @@ class ScoreRequest(Strict):
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_CANDIDATES)]
     top: Annotated[int | None, Field(ge=1, description="Only the best so many, best first")] = None
     at: Time = None
+    blend: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=1000,
+            description="Of an artifact of several tasks: the score is this sum of theirs, such as "
+            "like*0.7+watched*0.3; default: the probability of the first task that is a yes or no",
+        ),
+    ] = None
 
 
 class BatchRequest(Strict):
@@ -34,8 +43,12 @@ class BatchRequest(Strict):
 
 class Score(BaseModel):
     item_id: str
-    score: Annotated[float, Field(description="Probability of a positive")]
+    score: Annotated[float, Field(description="Probability of a positive, or what `blend` makes of the tasks")]
     unknown_item: Annotated[bool, Field(description="Neither the artifact nor the catalogue has it")] = False
+    tasks: Annotated[
+        dict[str, float] | None,
+        Field(description="Of an artifact of several tasks: each one's probability, or the number that it expects"),
+    ] = None
 
 
 class ScoreAnswer(BaseModel):

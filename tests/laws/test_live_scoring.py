@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from fusion.encoders.recipe import Recipe
 from fusion.encoders.split_llm import recipe_of
+from fusion.features.tasks import with_scales
 from fusion.serving.live import LiveScorer
 from fusion.serving.score import Scorer
 from fusion.training.artifact import Artifact
@@ -25,6 +26,7 @@ from streams.store.engine import open_store
 from streams.store.heads import read_head
 from tests.support import live_world as live
 from tests.support.ctr_world import DAY
+from tests.support.task_world import TASKS
 from tests.support.tiny_llm import save_llm
 
 CLOSE = 1e-5
@@ -69,7 +71,9 @@ def artifacts(folder: Path) -> dict[str, Artifact]:
     engine.dispose()
     configs = live.configs(llm, recipe)
     made = {name: live.artifact_of(log, spec, config, space) for name, config in configs.items()}
-    return made | {"plain": live.artifact_of(log, plain, configs["din"])}
+    several = msgspec.structs.replace(spec, tasks=with_scales(TASKS, log, np.ones(log.size, bool)))
+    tasks = {f"{name} tasks": live.artifact_of(log, several, config, space) for name, config in configs.items()}
+    return made | tasks | {"plain": live.artifact_of(log, plain, configs["din"])}
 
 
 @pytest.fixture
@@ -237,3 +241,26 @@ def test_many_threads_on_one_user_while_behaviours_come_in(engine: Engine, artif
         assert all(pool.map(ask, range(40)))
     compare(engine, artifact, scorer, "u5")
     assert scorer.counts().outdated == {}
+
+
+@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe"])
+def test_several_tasks_score_alike_carried_forward_and_read_anew(
+    engine: Engine, artifacts: dict[str, Artifact], kind: str
+) -> None:
+    artifact = artifacts[f"{kind} tasks"]
+    scorer, blend = LiveScorer(artifact, read_head), "like*0.7 + 0.3*love"
+    pairs = [("u5", item) for item in OFFERED]
+    with engine.connect() as connection:
+        for _ in range(2):
+            found = scorer.score(connection, "u5", OFFERED)
+            anew = Scorer(artifact).scores(connection, pairs, found.at)
+            mixed = Scorer(artifact, blend=blend).scores(connection, pairs, found.at)
+            assert found.tasks is not None
+            assert anew.tasks is not None
+            assert list(found.tasks) == ["like", "love", "stars"]
+            for name, values in found.tasks.items():
+                np.testing.assert_allclose(values, anew.tasks[name], atol=CLOSE * 10)
+                assert np.unique(values).size > 20
+            np.testing.assert_array_equal(found.values, found.tasks["like"])
+            np.testing.assert_allclose(mixed.values, 0.7 * anew.tasks["like"] + 0.3 * anew.tasks["love"], atol=1e-9)
+            live.append(engine, "u5", [("i3", 229 * DAY, 5.0, None)])

@@ -16,7 +16,7 @@ import numpy as np
 
 from fusion.features.impressions import Impressions, PastIndex
 from fusion.features.interest_vectors import InterestVectors
-from fusion.features.labels import NEGATIVE, POSITIVE, UNLABELLED, LabelRule
+from fusion.features.labels import NEGATIVE, NUMBERS, POSITIVE, UNLABELLED, LabelRule
 from fusion.features.log import Array, Log
 from fusion.features.match.scalars import SIMILAR, TASTE, Events, similar_scalars, taste_scalars, taste_sums
 from fusion.features.match.space import LIMIT, Space, fit_space, with_interests
@@ -87,7 +87,7 @@ class Feedback:
 
 def feedback_of(log: Log, rule: LabelRule) -> Feedback:
     labels = rule.labels(log)
-    value = log.value.astype(np.float64) if rule.field == "value" else labels.astype(np.float64)
+    value = rule.numbers(log) if rule.field in NUMBERS else labels.astype(np.float64)
     return Feedback(np.where(labels == UNLABELLED, np.nan, value), labels == POSITIVE, labels == NEGATIVE)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.collate import BaheBatch
 from fusion.models.bahe.target_attention import FEEDBACK_WIDTH, Slow, TargetAttention, UserSide
-from fusion.models.tower import Tower
+from fusion.models.tower import towers
 from fusion.models.uif import WIDTH
 
 
@@ -40,7 +40,8 @@ class Head(nn.Module):
         self.of_item = Slow(2 * d, width)
         self.profile = nn.ModuleList(nn.Embedding(column.size, profile) for column in spec.user_columns)
         inputs = (many + 1) * width + many * (2 + FEEDBACK_WIDTH) + profile * len(spec.user_columns) + len(spec.dense)
-        self.tower = Tower(inputs + (3 * WIDTH if interest else 0), len(spec.dense), hidden, dropout)
+        inputs += 3 * WIDTH if interest else 0
+        self.tower = towers(len(spec.tasks), inputs, len(spec.dense), hidden, dropout)
         for embedding in self.profile:
             assert isinstance(embedding, nn.Embedding)
             nn.init.normal_(embedding.weight, std=0.01)
@@ -48,7 +49,7 @@ class Head(nn.Module):
     def forward(
         self, users: UserSide, keys: Tensor, offered: Tensor, interests: list[Tensor], batch: BaheBatch
     ) -> Tensor:
-        """(B,) logits of offered items (B, 2 d); keys (S, N, M, k): this head's."""
+        """(B,) logits of offered items (B, 2 d), of T tasks (B, T); keys (S, N, M, k): this head's."""
         parts = [project(users.pooled[:, n]) for n, project in enumerate(self.of_user)]
         user = torch.cat([*parts, users.sizes.flatten(1)], dim=1)[batch.past]  # (B, N (w + 2))
         text = offered.chunk(2, dim=1)[1]

@@ -70,7 +70,7 @@ class Bahe(nn.Module):
     def __init__(self, spec: FeatureSpec, config: BaheConfig, collator: Collator | None = None) -> None:
         """collator: another way to make batches of samples, if not `BaheCollator` as the config says."""
         super().__init__()
-        self.config = config
+        self.config, self.tasks = config, spec.tasks
         # a state that has seen what comes later cannot serve an earlier moment
         pack = config.pack if config.mask == "causal" else 1
         self.collator = collator or BaheCollator(config.sequences, config.history, pack)
@@ -123,10 +123,10 @@ class Bahe(nn.Module):
 
     def loss(self, batch: BaheBatch, labels: Tensor) -> Loss:
         """The heads learn each for itself."""
-        return ctr_only(self.logits(batch), labels)
+        return ctr_only(self.tasks, self.logits(batch), labels)
 
     def logits(self, batch: BaheBatch) -> Tensor:
-        """(B, heads)."""
+        """(B, heads), of several tasks (B, heads, T)."""
         vectors = self._vectors(batch)
         users = self._encode(batch, vectors)
         return self.judge(users, self._items(batch, vectors), self.interest(batch), batch)
@@ -144,11 +144,11 @@ class Bahe(nn.Module):
         return None if self.fusion is None else self.fusion.user(batch)
 
     def score(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: BaheBatch) -> Tensor:
-        """(B,) logits from users, items (O, 2 d) and interests (S, 32): the mean of the heads'."""
+        """(B,) logits, or (B, T), from users, items (O, 2 d) and interests (S, 32): the mean of the heads'."""
         return self.judge(users, items, interest, batch).mean(dim=1)
 
     def judge(self, users: UserSide, items: Tensor, interest: Tensor | None, batch: BaheBatch) -> Tensor:
-        """(B, heads)."""
+        """(B, heads), of several tasks (B, heads, T)."""
         offered = items[batch.target]  # (B, 2 d)
         interests = []
         if self.fusion is not None and interest is not None:

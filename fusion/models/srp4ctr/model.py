@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from fusion.features.events import GAP_ROWS
 from fusion.features.packed_windows import USER_COUNTS, Candidates, Items, PackedBatch, PackedCollator, Users
 from fusion.features.spec import FIRST, FeatureSpec
+from fusion.features.tasks import main_task
 from fusion.models.lifelong import Lifelong
-from fusion.models.protocol import Loss, ctr_only, summed_loss
+from fusion.models.protocol import Loss, ctr_only, loss_of
 from fusion.models.srp4ctr.fgbert import (
     FeedForward,
     FgBert,
@@ -39,7 +40,7 @@ from fusion.models.srp4ctr.fgbert import (
     split_heads,
     start,
 )
-from fusion.models.tower import DensePath, Shared, Tower
+from fusion.models.tower import Shared, dense_paths, towers
 from fusion.models.uif import WIDTH, InterestFusion
 
 NO_CLASS = -100  # torch's number for rows that a cross-entropy leaves out
@@ -90,7 +91,7 @@ class UserState:
 class Hidden(NamedTuple):
     """What the last layers read."""
 
-    hidden: Tensor  # (B, h)
+    hidden: Tensor  # (B, h), of several tasks (B, T, h)
     dense: Tensor  # (B, F)
 
 
@@ -142,13 +143,17 @@ class Querying(nn.Module):
 
 
 class Srp4Ctr(nn.Module):
-    """Scores impressions: `forward(batch) -> (B,)` logits, which are `score(encode_user(users), candidates)`."""
+    """Scores impressions: `forward(batch) -> (B,)` logits, which are `score(encode_user(users), candidates)`.
+
+    Of T tasks they are (B, T).
+    """
 
     def __init__(self, spec: FeatureSpec, config: Srp4CtrConfig) -> None:
         super().__init__()
         encoder = config.encoder
         d = encoder.width
-        self.config, self.history = config, spec.history
+        self.config, self.history, self.tasks = config, spec.history, spec.tasks
+        self.main = main_task(spec.tasks)
         self.collator = PackedCollator(config.pack, whole_past=config.lifelong)
         self.encoder = FgBert(spec, encoder)
         self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
@@ -170,9 +175,9 @@ class Srp4Ctr(nn.Module):
         inputs += 4 * d if config.lifelong else 0
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
         inputs += 3 * WIDTH if config.interest else 0
-        self.tower = Tower(inputs, len(spec.dense), config.hidden, config.dropout)
-        alone = config.dense_path
-        self.dense_path = DensePath(len(spec.dense), config.hidden, config.dropout) if alone else None
+        many, ends = len(spec.tasks), (len(spec.dense), config.hidden, config.dropout)
+        self.tower = towers(many, inputs, *ends)
+        self.dense_path = dense_paths(many, *ends) if config.dense_path else None
         self.value = nn.Linear(self.tower.width, spec.value_rows) if config.value_task else None
         for embedding in self.profile:
             nn.init.normal_(cast(nn.Embedding, embedding).weight, std=0.01)
@@ -195,15 +200,16 @@ class Srp4Ctr(nn.Module):
         return self._logits(self._read(batch))
 
     def loss(self, batch: PackedBatch, labels: Tensor) -> Loss:
-        """The second task asks which value the user gives."""
+        """Beside its tasks it is asked which value the user gives, by what the main task's tower has read."""
         read = self._read(batch)
         logits = self._logits(read)
         if self.value is None:
-            return ctr_only(logits, labels)
+            return ctr_only(self.tasks, logits, labels)
         bucket = batch.candidates.value_bucket
         wanted = bucket.masked_fill(bucket < FIRST, NO_CLASS)
-        extra = F.cross_entropy(self.value(read.hidden), wanted, ignore_index=NO_CLASS, reduction="sum")
-        return Loss(summed_loss(logits, labels), self.config.value_task * extra)
+        hidden = read.hidden if len(self.tasks) == 1 else read.hidden[:, self.main]
+        extra = F.cross_entropy(self.value(hidden), wanted, ignore_index=NO_CLASS, reduction="sum")
+        return Loss(loss_of(self.tasks, logits, labels), self.config.value_task * extra)
 
     def pretrained_parameters(self) -> Iterable[nn.Parameter]:
         return self.encoder.parameters()

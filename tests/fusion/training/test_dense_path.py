@@ -36,8 +36,9 @@ def test_after_the_fit_the_model_scores_as_the_path_alone(store: Engine, config:
     parts = (data.of(0), data.of(1))
     told = np.where(np.arange(data.samples.dense.shape[1]) == 0, 4.0 * data.labels[:, None], data.samples.dense)
     longer = msgspec.structs.replace(QUICK, dense_epochs=40)
-    assert fit_dense_path(model, told.astype(np.float32), data.labels, parts, longer) > 0.95  # it reads the outcome
-    shown = fit_dense_path(model, data.samples.dense, data.labels, parts, QUICK)
+    tasks = data.spec.tasks
+    assert fit_dense_path(model, tasks, told.astype(np.float32), data.labels, parts, longer) > 0.95  # it reads it
+    shown = fit_dense_path(model, tasks, data.samples.dense, data.labels, parts, QUICK)
     assert metrics.auc(data.labels[data.of(1)], predict(model, data.samples, data.of(1))) == pytest.approx(shown)
 
 

@@ -48,6 +48,14 @@ TRAIN = {
     "prompt_version": ("p9", {"data.prompt_version": "p9"}),
     "encoder": ("e9", {"data.encoder": "e9"}),
     "generation": (2, {"data.generation": 2}),
+    "task": (
+        "like=value>=3@2",
+        {
+            "data.tasks": (
+                {"name": "like", "rule": {"field": "value", "comparison": ">=", "operand": "3"}, "weight": 2.0},
+            )
+        },
+    ),
     "match": ("yes", {"data.match.parts": ("places",), "data.match.encoder": "", "data.match.template": ""}),
 }
 SRP4CTR = {
@@ -83,7 +91,8 @@ JOBS: dict[str, tuple[tuple[str, str], dict[str, tuple[Any, Changes]]]] = {
     "din": (("train", "din"), DATA | TRAIN | DIN),
     "fgbert": (("pretrain", "fgbert"), DATA | FGBERT),
 }
-ALONE = {("srp4ctr", "pretrained_rate")}  # needs another option; has a test of its own
+# need another option; have tests of their own
+ALONE = {("srp4ctr", "pretrained_rate"), ("srp4ctr", "balance"), ("din", "balance")}
 
 
 class Told(Exception):
@@ -162,6 +171,8 @@ def told(
 
 def worded(name: str, value: object) -> list[str]:
     option = name.replace("_", "-")
+    if isinstance(value, list):
+        return [word for each in value for word in worded(name, each)]
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
     return [f"--{option}", str(value)]
@@ -204,6 +215,16 @@ def test_the_rate_of_pre_trained_weights_is_told_apart(told: Callable[..., dict[
     usual, slow = (told(("train", "srp4ctr"), pretrained="fgbert", **more) for more in ({}, {"pretrained_rate": 0.25}))
     assert {place: slow[place] for place in usual if slow[place] != usual[place]} == {"training.pretrained_rate": 0.25}
     assert usual["training.pretrained_rate"] == 1.0
+
+
+@pytest.mark.parametrize("job", [("train", "srp4ctr"), ("train", "din")])
+def test_a_balancer_needs_several_tasks_and_is_told_to_training_alone(
+    told: Callable[..., dict[str, Any]], job: tuple[str, str]
+) -> None:
+    several = ["like=value>=4", "love=value>=5"]
+    usual, given = (told(job, task=several, **more) for more in ({}, {"balance": "gdod"}))
+    assert {place: held for place, held in given.items() if usual.get(place) != held} == {"training.balance": "gdod"}
+    assert "training.balance" not in usual
 
 
 @pytest.mark.parametrize("job", [("train", "srp4ctr"), ("train", "din"), ("pretrain", "fgbert")])

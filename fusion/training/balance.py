@@ -1,0 +1,152 @@
+"""How the gradients of several tasks become one step: the tasks' own parameters take their plain gradients, those that
+several tasks reach take a weighted sum, whose weights a balancer gives by the gradients' Gram matrix alone.
+
+Ours is GDOD (fusion/training/gdod.py); its peers are torchjd's (github.com/TorchJD/torchjd), those that keep no state
+between steps, so that a run resumed from a checkpoint takes the steps of one that was never stopped. What a balancer
+draws at random it draws from (seed, step): every process of a distributed run draws the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fusion.models.protocol import Network
+from fusion.training.distributed import ALONE, Processes
+from fusion.training.gdod import shared_weights
+from interest.errors import InputError
+
+Balance = Literal[
+    "sum", "gdod", "gdod-pure", "gdod-pcgrad",
+    "pcgrad", "cagrad", "mgda", "imtl-g", "aligned-mtl", "upgrad", "dualproj",
+]  # fmt: skip
+NAMES: tuple[Balance, ...] = get_args(Balance)
+CAUTION = 0.5  # of CAGrad, c: its paper's
+Weights = Callable[[Tensor], Tensor]  # from a Gram matrix (T, T) float64 to weights (T,)
+EXACT = 1e-9  # what is added to the Gram matrix' diagonal, of its trace, for a solver that needs it
+NEGLIGIBLE = 1e-12  # of the gradients' squared lengths: an update of less is zero
+
+
+def balance_named(name: str) -> Balance:
+    """A balancer that is there. Raises InputError, also where the library that it comes from is not installed."""
+    for known in NAMES:
+        if known == name:
+            weights_by(known)
+            return known
+    raise InputError(f"--balance {name}: no such way; give one of {', '.join(NAMES)}")
+
+
+class Step(NamedTuple):
+    """What was seen in one step."""
+
+    conflict: bool  # the gradients of two tasks point apart
+    zero: bool  # the balancer left nothing of gradients that were not zero, before any fallback
+
+
+class Balancer:
+    """Gives tasks' gradients one direction. Its counts are of the steps since it was made, or since `reset`."""
+
+    def __init__(self, name: Balance, seed: int = 0) -> None:
+        """Raises InputError where the library that it comes from is not there."""
+        self.name, self._seed = name, seed
+        self._weights, self._fallback = weights_by(name)
+        self.gram = torch.zeros(0, 0, dtype=torch.float64)  # of the last step
+        self.reset()
+
+    def reset(self) -> None:
+        self.steps = self.conflicts = self.zeros = 0
+
+    def gradients(self, model: Network, losses: Sequence[Tensor], step: int = 0, dist: Processes = ALONE) -> Step:
+        """Set the gradient of every parameter from the tasks' losses, each a share's of the whole batch.
+
+        One backward pass of the shared part for each task. A parameter that one task alone reaches, such as its tower,
+        has its plain gradient, one that no task reaches has none.
+        """
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        own = []
+        for left, loss in zip(range(len(losses) - 1, -1, -1), losses, strict=True):
+            gradients = torch.autograd.grad(loss, trained, retain_graph=left > 0, allow_unused=True)
+            own.append(dist.summed(trained, gradients))
+        shared: list[tuple[nn.Parameter, list[Tensor | None]]] = []
+        for weight, *each in zip(trained, *own, strict=True):
+            reaching = [gradient for gradient in each if gradient is not None]
+            weight.grad = reaching[0] if len(reaching) == 1 else None
+            if len(reaching) > 1:
+                shared.append((weight, each))
+        self.gram = gram = gram_of([each for _, each in shared], len(losses))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed * 1_000_003 + step)
+            weights, seen = self._balanced(gram)
+        for weight, each in shared:
+            update = torch.zeros_like(weight)
+            for share, gradient in zip(weights.tolist(), each, strict=True):
+                if gradient is not None and share:
+                    update.add_(gradient, alpha=share)
+            weight.grad = update
+        self.steps += 1
+        self.conflicts += seen.conflict
+        self.zeros += seen.zero
+        return seen
+
+    def _balanced(self, gram: Tensor) -> tuple[Tensor, Step]:
+        length = float(gram.diagonal().sum())
+        weights = self._weights(gram) if length > 0 else torch.zeros(len(gram), dtype=torch.float64)
+        zero = length > 0 and float(weights @ gram @ weights) <= NEGLIGIBLE * length
+        if zero and self._fallback is not None:
+            weights = self._fallback(gram)
+        return weights, Step(conflict=bool((gram < 0).any()), zero=zero)
+
+
+def gram_of(gradients: Sequence[Sequence[Tensor | None]], tasks: int) -> Tensor:
+    """(T, T) float64: the products of T tasks' gradients, which are given by parameter."""
+    nothing = torch.zeros((), dtype=torch.float64)
+    products = [[nothing] * tasks for _ in range(tasks)]
+    for each in gradients:
+        for i, one in enumerate(each):
+            for j, other in enumerate(each[: i + 1]):
+                if one is not None and other is not None:
+                    product = torch.dot(one.flatten(), other.flatten()).double()
+                    products[i][j] = products[i][j].to(product.device) + product
+    lower = torch.stack([torch.stack([own.cpu() for own in row]) for row in products])
+    return lower + lower.tril(-1).T
+
+
+def weights_by(name: Balance) -> tuple[Weights, Weights | None]:
+    """A balancer's weights, and those it takes where its own leave nothing of the gradients; None: nothing is taken.
+
+    `gdod` then takes the direction that is nearest to the sum of the gradients among those that oppose no task
+    (torchjd's DualProj), `gdod-pcgrad` PCGrad's. Raises InputError where a package is not installed.
+    """
+    if name == "sum":
+        return lambda gram: torch.ones(len(gram), dtype=torch.float64), None
+    if name.startswith("gdod"):
+        fallback = {"gdod": "dualproj", "gdod-pcgrad": "pcgrad"}.get(name)
+        return shared_weights, None if fallback is None else _peer(fallback)
+    return _peer(name), None
+
+
+def _peer(name: str) -> Weights:
+    """Of torchjd, on the scale of a sum: several of them are means."""
+    try:
+        from torchjd import aggregation as peers
+        from torchjd.linalg import QuadprogProjector
+
+        made: dict[str, Callable[[], Weights]] = {
+            "pcgrad": peers.PCGradWeighting,
+            "cagrad": lambda: peers.CAGradWeighting(c=CAUTION),
+            "mgda": peers.MGDAWeighting,
+            "imtl-g": peers.IMTLGWeighting,
+            "aligned-mtl": peers.AlignedMTLWeighting,
+            "upgrad": peers.UPGradWeighting,
+            "dualproj": lambda: peers.DualProjWeighting(projector=QuadprogProjector(reg_eps=EXACT)),
+        }
+        weighting = made[name]()
+    except ImportError as error:
+        package = "torchjd[cagrad]" if name == "cagrad" else "torchjd[quadprog-projector]"
+        raise InputError(
+            f"--balance {name} needs a package that is not here ({error.name}); pip install '{package}'"
+        ) from None
+    return lambda gram: weighting(gram) * (1 if name in ("pcgrad", "aligned-mtl") else len(gram))

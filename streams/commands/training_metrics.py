@@ -1,0 +1,70 @@
+"""What `train` prints of its tasks, its epochs and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from fusion.features.dataset import Dataset
+    from fusion.training.artifact import Metrics
+    from fusion.training.checkpoint import Epoch
+
+BALANCED = "training"  # the part of the metrics that says what became of the tasks' gradients
+
+
+def task_lines(dataset: Dataset) -> Iterator[str]:
+    """What each of several tasks learns from; nothing where there is one."""
+    import numpy as np
+
+    if dataset.targets is None:
+        return
+    for task, column in zip(dataset.spec.tasks, dataset.targets.T, strict=True):
+        own = column[~np.isnan(column)]
+        held = f"mean {own.mean():.4g}" if task.rule.is_number else f"{own.mean():.1%} positive"
+        weight = f", weight {task.weight:g}" if task.weight != 1.0 else ""
+        yield f"task {task.name}: {task.rule}, of {len(own):,} of {len(column):,} samples, {held}{weight}"
+
+
+def print_epoch(epoch: Epoch) -> None:
+    best = ", the best so far" if epoch.best else ""
+    each = ""
+    if isinstance(epoch.tasks, dict):
+        each = f" ({', '.join(f'{name} {value:.4f}' for name, value in epoch.tasks.items())})"
+    typer.echo(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}, validation AUC {epoch.auc:.4f}{each}{best}", err=True)
+
+
+def print_metrics(metrics: Metrics) -> None:
+    """Of one task a table; of several one for each, and what became of their gradients."""
+    parts = {part: held for part, held in metrics.items() if part != BALANCED}
+    tasks = list(dict.fromkeys(name.partition("/")[0] for name in next(iter(parts.values())) if "/" in name))
+    for task in tasks:
+        _table(f"task {task}", {part: _of_task(held, task) for part, held in parts.items()})
+    if not tasks:
+        _table("metric", parts)
+    if BALANCED in metrics:
+        held = metrics[BALANCED]
+        print(
+            f"balanced steps: {held['steps']:,.0f}; tasks in conflict in {held['conflict_share']:.1%} of them, "
+            f"nothing shared in {held['zero_share']:.1%}"
+        )
+
+
+def _of_task(held: dict[str, float], task: str) -> dict[str, float]:
+    return {name.partition("/")[2]: value for name, value in held.items() if name.startswith(f"{task}/")}
+
+
+def _table(title: str, parts: Metrics) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title)
+    for part in parts:
+        table.add_column(part, justify="right")
+    for name in next(iter(parts.values())):
+        cells = [parts[part][name] for part in parts]
+        table.add_row(name.replace("_", " "), *(f"{v:,.0f}" if name.endswith("rows") else f"{v:.4f}" for v in cells))
+    Console(width=80).print(table)

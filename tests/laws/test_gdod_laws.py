@@ -1,0 +1,94 @@
+"""Laws of balanced gradients: GDOD opposes no task, knows no order and no ties, and one task keeps its own gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion.training.balance import NAMES, Balance, weights_by
+from fusion.training.gdod import shared_weights
+
+ROUNDING = 1e-6
+numbers = st.floats(-3, 3, allow_nan=False, width=32)
+
+
+@st.composite
+def gradients(draw: st.DrawFn, least: int = 1) -> torch.Tensor:
+    """(T, P) gradients of tasks, some alike, opposed, tied in length or zero."""
+    tasks, size = draw(st.integers(least, 5)), draw(st.integers(1, 6))
+    rows = [draw(st.lists(numbers, min_size=size, max_size=size)) for _ in range(tasks)]
+    for place in range(1, tasks):
+        kind = draw(st.sampled_from(["own", "own", "same", "opposed", "zero"]))
+        if kind != "own":
+            rows[place] = [{"same": 1.0, "opposed": -1.0, "zero": 0.0}[kind] * number for number in rows[place - 1]]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def update(own: torch.Tensor, name: Balance = "gdod-pure") -> torch.Tensor:
+    return weights_by(name)[0](own @ own.T) @ own
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [
+        ((2.0, 0.0), (-0.5, 3**0.5 / 2), (0.12596, 1.03349)),
+        ((2.0, 0.0), (0.5, 3**0.5 / 2), (2.56741, 0.31292)),
+    ],
+)
+def test_the_papers_construction_is_reproduced(
+    one: tuple[float, float], other: tuple[float, float], wanted: tuple[float, float]
+) -> None:
+    np.testing.assert_allclose(update(torch.tensor([one, other], dtype=torch.float64)), wanted, atol=1e-5)
+
+
+@given(gradients())
+def test_no_task_is_opposed(own: torch.Tensor) -> None:
+    made = update(own)
+    assert (own @ made >= -ROUNDING * (1 + float(own.norm()) ** 2)).all()
+
+
+@given(gradients(), st.randoms())
+def test_the_order_of_tasks_changes_nothing(own: torch.Tensor, random: object) -> None:
+    order = list(range(len(own)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled, gap = own[order], _gap(own @ own.T)
+    if gap > 1e-6:  # nearer than that, whether two eigenvalues are alike is a matter of rounding
+        np.testing.assert_allclose(update(shuffled), update(own), atol=1e-4 * (1 + float(own.norm())) / min(1.0, gap))
+
+
+def test_tasks_of_one_length_and_no_common_direction_are_a_tie_that_no_basis_decides() -> None:
+    """Orthogonal gradients of one length: every basis is as good, and their sum opposes none of them."""
+    own = torch.eye(4, dtype=torch.float64) * 2
+    np.testing.assert_allclose(update(own), own.sum(dim=0), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cagrad"])
+@given(own=gradients().filter(lambda own: bool(own[0].any())))
+def test_one_task_has_its_plain_gradient_by_every_balancer(name: Balance, own: torch.Tensor) -> None:
+    alone = own[:1]
+    np.testing.assert_allclose(update(alone, name), alone[0], atol=1e-3 * float(alone.norm()))
+
+
+@given(gradients(least=2))
+def test_what_is_taken_where_nothing_is_shared_opposes_no_task_either(own: torch.Tensor) -> None:
+    fallback = weights_by("gdod")[1]
+    assert fallback is not None
+    if own.any():
+        made = fallback(own @ own.T) @ own
+        assert (own @ made >= -1e-5 * float(own.norm()) ** 2).all()
+
+
+def test_zero_gradients_are_a_zero_update() -> None:
+    assert not shared_weights(torch.zeros(3, 3)).any()
+
+
+def _gap(gram: torch.Tensor) -> float:
+    """The least distance of eigenvalues that are not alike, as a share of the greatest."""
+    values = torch.linalg.eigvalsh(gram)
+    if float(values[-1]) <= 0:
+        return 1.0
+    gaps = (torch.diff(values) / values[-1]).tolist()
+    return min((gap for gap in gaps if gap > 1e-9), default=1.0)
