@@ -95,9 +95,11 @@ class Outcome(enum.StrEnum):
     OK = "ok"  # the text passed every check
     TRIMMED = "trimmed"  # sentences with claims the partition does not support were cut; the rest passed
     REJECTED = "rejected"  # no attempt passed the checks: `source` is statistics
+    GENERIC = "generic"  # what passed would do for a third of other users: `source` is statistics
     TRUNCATED = "truncated"  # every attempt stopped at the token limit before a usable sentence ended
     REFUSED = "refused"  # the server refused the request for good (a 4xx, a prompt too long)
     SPARSE = "sparse"  # too little evidence: no call was made
+    UNCHANGED = "unchanged"  # of a shift: no change beyond chance, so no call was made
     STATISTICS = "statistics"  # no LLM was asked for, by choice
 
 

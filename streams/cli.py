@@ -25,6 +25,7 @@ from streams.commands.learn import learn
 from streams.commands.nearest import nearest
 from streams.commands.page import page
 from streams.commands.pretrain import pretrain
+from streams.commands.rates import rates
 from streams.commands.replay import replay
 from streams.commands.review import review
 from streams.commands.score import score
@@ -54,6 +55,7 @@ app.command()(fuse)
 app.command()(lag)
 app.command()(learn)
 app.command()(page)
+app.command()(rates)
 app.command()(replay)
 app.command()(review)
 app.command()(score)

@@ -91,6 +91,8 @@ def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, firs
         yield replace(claim, about=()) if match.span() in attached else claim
     if not evidence.before:  # in a shift "more X than Y" speaks of change
         yield from _comparison(clause, named, facts)
+        before = [(match, meaning[match[0].lower()]) for match in pattern.finditer(lead)]
+        yield from _with_others(clause, named or before, evidence)  # "dramas | more often than others do"
     for title in titles:
         yield _title_claim(title, stance, evidence)
     yield from described
@@ -252,6 +254,26 @@ def _comparison(clause: str, named: Named, facts: Facts) -> Iterator[Claim]:
             holds = second is not None and (first is None or _exceeds(second, first, by_count=True))
         text = clause[named[0][0].start() : named[-1][0].end()]
         yield Claim("comparison", text, supported=holds, why="" if holds else "the counts say otherwise")
+
+
+_THAN_OTHERS = re.compile(
+    r"\b(?:than|often as) (?:most |the |any |all )*(?:others|other (?:users?|people|viewers?)|users|people|viewers)\b",
+    re.IGNORECASE,
+)
+_FEWER = re.compile(r"\b(?:fewer|less|rarely|seldom)\b", re.IGNORECASE)
+MORE_THAN_OTHERS = 1.15  # times the usual share; less than its inverse is fewer
+
+
+def _with_others(clause: str, named: Named, evidence: Evidence) -> Iterator[Claim]:
+    """ "far more westerns than others": held against the base rates, where a text was told them."""
+    if evidence.rates is None or not (match := _THAN_OTHERS.search(clause)):
+        return
+    fewer = bool(_FEWER.search(clause[: match.start()]))
+    for hit, names in named:
+        category = _find(names, evidence.facts)
+        lift = evidence.rates.lift(category, evidence.facts) if category else 0.0
+        holds = lift <= 1 / MORE_THAN_OTHERS if fewer else lift >= MORE_THAN_OTHERS
+        yield Claim("comparison", hit[0], supported=holds, why="" if holds else f"{lift:.1f} times the usual share")
 
 
 def _find(names: Iterable[str], facts: Facts) -> Category | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from interest.facts.base_rates import BaseRates
 from interest.facts.counts import Facts, Title
 
 
@@ -29,6 +30,7 @@ class Evidence:
     facts: Facts
     before: Facts | None = None
     categories: tuple[str, ...] = ()  # all the catalogue has, so that naming an absent one is noticed
+    rates: BaseRates | None = None  # what users choose as a rule, where a text may compare this user with others
 
     def titles(self) -> list[Title]:
         return [*self.facts.titles, *(self.before.titles if self.before else ())]

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from interest.check.category_claims import claims_in
-from interest.check.evidence import Evidence
+from interest.check.evidence import Claim, Evidence
 from interest.check.sentences import sentences
+from interest.facts.counts import Facts
+from interest.facts.groups import below
 
 OF_ANYONE = 1 / 3  # of the other users' partitions
 
@@ -49,3 +51,13 @@ def holds_for_many(said: Sequence[str], others: Sequence[Evidence]) -> bool:
         if passed >= wanted:
             return True
     return False
+
+
+def contradictions(claims: Iterable[Claim], facts: Facts) -> tuple[str, ...]:
+    """The categories called liked whose mean lies below the user's (`interest.facts.groups.below`)."""
+    found: list[str] = []
+    for claim in claims:
+        meant = [category for name in claim.about if (category := facts.category(name))]
+        if claim.liking and meant and all(below(category, facts) for category in meant):
+            found += [category.name for category in meant]
+    return tuple(dict.fromkeys(found))

@@ -83,6 +83,7 @@ class Facts:
     closed_at: float
     profile: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()  # further words of the catalogue about these items: a director, a country
+    recurring: tuple[tuple[str, int], ...] = ()  # people and themes that several items share, and how many, most first
 
     def supports(self, title: Title) -> bool:
         """Whether a text may call the title liked; where nothing is valued, nothing speaks against it."""
@@ -142,6 +143,7 @@ def facts_of(
     titles: list[Title] = []
     known = 0
     names: set[str] = set()
+    details: Counter[str] = Counter()
     for seq, behavior in behaviors:
         item = catalogue.get(behavior.item_id)
         if item is None:
@@ -149,6 +151,7 @@ def facts_of(
         categories = tuple(name for name in item.categories if name.strip().lower() not in _UNKNOWN)
         known += bool(categories)
         names.update(item.attributes.values())
+        details.update({one for text in item.attributes.values() for one in parts_of(text)})
         name, year = readable_title(item)
         feeling = _feeling(behavior.value, mean, spread)
         titles.append(
@@ -170,7 +173,22 @@ def facts_of(
         closed_at=max(times),
         profile={key: text for key, text in profile.attributes.items() if text} if profile else {},
         names=frozenset(names),
+        recurring=tuple(
+            (name, count)
+            for name, count in sorted(details.items(), key=lambda pair: (-pair[1], pair[0]))
+            if count > 1 and count <= OF_EVERYONE * len(behaviors)
+        ),
     )
+
+
+def parts_of(text: str) -> tuple[str, ...]:
+    """The people or themes of an attribute, "Tom Hanks|Tim Allen"; none of a number, a year or a whole sentence."""
+    parts = (part.strip() for part in re.split(r"[|;]", text))
+    return tuple(part for part in parts if len(part) <= LONGEST_NAME and sum(map(str.isalpha, part)) > len(part) / 2)
+
+
+OF_EVERYONE = 0.4  # of a partition: what more of its items share, a language or a certificate, sets nobody apart
+LONGEST_NAME = 40
 
 
 def readable_title(item: Item) -> tuple[str, int | None]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 from interest.check.category_claims import claims_in
 from interest.check.evidence import Claim, Evidence, title_spans
-from interest.check.generality import holds_for_many
+from interest.check.generality import contradictions, holds_for_many
 from interest.check.sentences import sentences
 from interest.facts.categories import mentions
-from interest.facts.counts import Facts
-from interest.facts.groups import below, best_group
+from interest.facts.groups import best_group
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +52,6 @@ def covers(claims: Iterable[Claim], best: Sequence[str]) -> bool:
     """Whether any of the best-valued categories is spoken of in general, and not as disliked."""
     named = {name.lower() for claim in claims if not claim.disliking for name in claim.about}
     return any(name.lower() in named for name in best)
-
-
-def contradictions(claims: Iterable[Claim], facts: Facts) -> tuple[str, ...]:
-    """The categories called liked whose mean lies below the user's (`interest.facts.groups.below`)."""
-    found: list[str] = []
-    for claim in claims:
-        meant = [category for name in claim.about if (category := facts.category(name))]
-        if claim.liking and meant and all(below(category, facts) for category in meant):
-            found += [category.name for category in meant]
-    return tuple(dict.fromkeys(found))
 
 
 def masked(text: str, evidence: Evidence) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from interest.check.category_claims import claims_in
 from interest.check.evidence import Evidence
 from interest.check.sentences import sentences
-from interest.facts.counts import Facts
+from interest.facts.counts import Facts, parts_of
 from interest.review.measures import masked
 
 CANDIDATES = 100
@@ -73,7 +73,7 @@ def clues_of(text: str, evidence: Evidence) -> tuple[Clue, ...]:
                 if name not in found or stance:
                     found[name] = Clue(name, stance)
     low = hidden.lower()
-    for name in evidence.facts.names:
+    for name in {part for text in evidence.facts.names for part in parts_of(text)}:
         if len(name) > 2 and re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", low):
             found.setdefault(name, Clue(name, 0, word=True))
     return tuple(found[name] for name in sorted(found))
@@ -128,7 +128,7 @@ def _named(group: Sequence[Trial]) -> list[float]:
 def _of(facts: Facts, clue: Clue, valued: bool) -> float:
     """How much of a category a partition has; or, `valued`, its mean against the user's, shrunk where it is of few."""
     if clue.word:
-        return float(clue.name in facts.names)
+        return float(any(clue.name in parts_of(text) for text in facts.names))
     if not valued:
         return facts.share(clue.name)
     category = facts.category(clue.name)

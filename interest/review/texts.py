@@ -20,7 +20,7 @@ from interest.write.writer import interest_of_row
 USERS = 50  # whose texts are read together
 AT_ONCE = 100  # partitions whose facts are read together
 KEPT = (Outcome.OK, Outcome.TRIMMED)
-ASKED = (*KEPT, Outcome.REJECTED, Outcome.TRUNCATED, Outcome.REFUSED)  # an LLM was asked for the text
+ASKED = (*KEPT, Outcome.REJECTED, Outcome.GENERIC, Outcome.TRUNCATED, Outcome.REFUSED)  # an LLM was asked for the text
 
 
 @dataclass(slots=True)

@@ -79,6 +79,15 @@ interests = Table(
     sqlite_with_rowid=False,
 )
 
+# What users choose as a rule, frozen (interest/facts/base_rates.py): counts alone, so nothing in it is any user's.
+base_rates = Table(
+    "base_rates",
+    metadata,
+    Column("version", Text, primary_key=True),  # a hash of the body
+    Column("number", Integer, nullable=False),  # 1, 2, 3... in the order in which they were frozen or imported
+    Column("body", Text, nullable=False),  # a msgspec JSON BaseRates
+)
+
 # What the LLM answered, under everything that can change the answer; a crash in a cascade costs no call twice.
 answers = Table(
     "answers",

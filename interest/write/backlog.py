@@ -11,13 +11,16 @@ from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 
 from interest.check.evidence import Evidence
 from interest.errors import InputError
+from interest.facts.base_rates import BaseRates
 from interest.facts.counts import Facts, facts_of
 from interest.facts.values import Usual
 from interest.store.sql import behaviors_between, partition_of, read_items, read_users
 from interest.store.tables import behaviors, interests, items, partitions
 from interest.types import Outcome, Partition
+from interest.write.apart import APART
 from interest.write.prompts import PROMPTS, Prompt, Style
 
+FROZEN = "@"  # between a prompt's name and the version of the base rates that it reads
 CHAINED = "+chained"  # what a chained run adds to the prompt version: its texts are other texts
 
 
@@ -31,17 +34,27 @@ class Plan:
     users: tuple[str, ...] = ()  # only these; empty: all
     users_limit: int | None = None  # only the users with the longest histories
     again: tuple[Outcome, ...] = ()  # texts that ended so are written once more
+    rates: BaseRates | None = None  # the frozen base rates that the prompt version names, "plain-2@1f0c52aa"
 
     def __post_init__(self) -> None:
         if self.chained and not self.prompt_version.endswith(CHAINED):
             object.__setattr__(self, "prompt_version", self.prompt_version + CHAINED)
 
     def prompt(self) -> Prompt:
+        """Raises InputError for an unknown version, and for one whose base rates are not those of the plan."""
         version = self.prompt_version.removesuffix(CHAINED)
-        if version not in PROMPTS:
-            known = ", ".join(sorted(PROMPTS))
+        if version in PROMPTS:
+            return PROMPTS[version]
+        family, _, frozen = version.partition(FROZEN)
+        if family not in APART:
+            known = ", ".join(sorted((*PROMPTS, *APART)))
             raise InputError(f"there is no prompt version {self.prompt_version!r}; there are: {known}")
-        return PROMPTS[version]
+        if self.rates is None or self.rates.version != frozen:
+            raise InputError(
+                f"the prompt version {self.prompt_version!r} reads base rates that this store does not have; "
+                "`interestream rates` shows what it has, and freezes or imports others"
+            )
+        return APART[family](self.rates)
 
 
 @dataclass(slots=True)

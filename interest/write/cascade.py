@@ -9,19 +9,21 @@ on (the run stops and can be resumed); any other `Refused` is an outcome.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from interest.check.evidence import Evidence
-from interest.check.sentences import Verdict, check
+from interest.check.generality import contradictions, holds_for_many
+from interest.check.sentences import Verdict, check, sentences
 from interest.errors import Denied, Refused
+from interest.facts.change import changed
 from interest.facts.counts import Facts, Title
 from interest.facts.mood import mood_sentence
 from interest.llm.protocol import Reply, Request
 from interest.types import Outcome, Source
 from interest.write.answer import bare, read_answer
 from interest.write.prompts import Prompt, Style
-from interest.write.template import shift_sentence, summary_sentence
+from interest.write.template import no_change_sentence, shift_sentence, summary_sentence
 
 MIN_KNOWN = 5  # behaviours with a known category; below, a text would rest on next to nothing and no call is made
 MAX_EVIDENCE = 12
@@ -50,7 +52,13 @@ async def write_summary(
     if facts.known < MIN_KNOWN:
         return replace(stand_in, outcome=Outcome.SPARSE)
     return await _attempts(
-        ask, lambda attempt: prompt.summary(facts, previous, attempt, style), evidence, style, stand_in, min_claims=2
+        ask,
+        lambda attempt: prompt.summary(facts, previous, attempt, style),
+        replace(evidence, rates=prompt.rates),
+        style,
+        stand_in,
+        min_claims=2,
+        strangers=[Evidence(other) for other in prompt.strangers],
     )
 
 
@@ -64,6 +72,8 @@ async def write_shift(
     stand_in = plain_shift(before, facts, style)
     if min(facts.known, before.known) < MIN_KNOWN:
         return replace(stand_in, outcome=Outcome.SPARSE)
+    if prompt.tested and not changed(before, facts):
+        return replace(stand_in, text=no_change_sentence(before, facts, style.noun), outcome=Outcome.UNCHANGED)
     shift = await _attempts(
         ask,
         lambda attempt: prompt.shift(before, facts, s_before, s_now, attempt, style),
@@ -98,9 +108,13 @@ async def _attempts(
     stand_in: GeneratedText,
     *,
     min_claims: int,
+    strangers: Sequence[Evidence] = (),
 ) -> GeneratedText:
-    """Ask until a text may be kept. An attempt cut by the token limit counts if at least one whole sentence stands."""
-    cut_short = 0
+    """Ask until a text may be kept. An attempt cut by the token limit counts if at least one whole sentence stands; one
+    that would do for a third of the `strangers`, or calls liked what lies below the user's mean, does not where there
+    are any.
+    """
+    cut_short = generic = 0
     for attempt in range(style.attempts):
         request = request_of(attempt)
         try:
@@ -112,9 +126,17 @@ async def _attempts(
         text, named = _parsed(reply, request, evidence)
         asked = "\n".join(message.content for message in request.messages)
         verdict = check(text, evidence, asked, min_claims=min_claims)
+        if verdict.text and strangers:
+            said = [sentence for sentence, _ in sentences(verdict.text, evidence)]
+            of_anyone = holds_for_many(said, strangers)
+            generic += of_anyone
+            if of_anyone or contradictions(verdict.kept, evidence.facts):
+                continue
         if verdict.text:
             return _accepted(verdict, named, evidence.facts)
         cut_short += reply.finish_reason != "stop"
+    if generic:
+        return replace(stand_in, outcome=Outcome.GENERIC)
     return replace(stand_in, outcome=Outcome.TRUNCATED if cut_short == style.attempts else Outcome.REJECTED)
 
 

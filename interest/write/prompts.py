@@ -7,6 +7,8 @@ plain-1  for small models. It tells only what may be repeated (a 135M model turn
          comedies"), asks one question, and begins the answer. Attempts escalate: greedy with a favourite title,
          greedy without, then sampled.
 json-1   for capable models behind a server. All the facts, and an answer in a flat JSON schema with evidence numbers.
+
+plain-2 and json-2, which ask for what sets a user apart, are in `interest.write.apart`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from interest.facts.base_rates import BaseRates
 from interest.facts.categories import listed, plural, qualifier
 from interest.facts.counts import Facts, Title
 from interest.llm.protocol import Message, Request
@@ -65,6 +68,9 @@ class Prompt:
     version: str
     summary: SummaryPrompt
     shift: ShiftPrompt
+    rates: BaseRates | None = None  # that it reads; a text may compare with others then
+    strangers: tuple[Facts, ...] = ()  # a summary that would do for a third of these partitions is asked for again
+    tested: bool = False  # a shift is asked for only where the change is beyond chance
 
 
 SAMPLED = 0.6  # temperature of the attempts after the greedy ones; 0.5 in LIBER's family
@@ -85,7 +91,7 @@ def _plain_summary(facts: Facts, previous: str | None, attempt: int, style: Styl
         statement += f" The user gave {listed(plural(name, many) for name in best)} higher ratings than other {many}."
     if attempt == 0 and (favourites := [title for title in facts.top(1) if title.feeling > 0]):
         statement += f" One of the favourites was {_described(favourites[0], style)}."
-    return _request("\n".join([*lines, statement]), "This user enjoyed", attempt)
+    return plain_request("\n".join([*lines, statement]), "This user enjoyed", attempt)
 
 
 def _plain_shift(before: Facts, now: Facts, _s_before: str, _s_now: str, attempt: int, style: Style) -> Request:
@@ -108,10 +114,10 @@ def _plain_shift(before: Facts, now: Facts, _s_before: str, _s_now: str, attempt
         )
         opening = "This user still chooses"
     question = f"How did this user's taste in {many} change? Answer in one or two short sentences.\n"
-    return _request(f"{question}\n{statement}", opening, attempt)
+    return plain_request(f"{question}\n{statement}", opening, attempt)
 
 
-def _request(content: str, opening: str, attempt: int) -> Request:
+def plain_request(content: str, opening: str, attempt: int) -> Request:
     """Two greedy attempts (the prompts differ), then sampled ones with their own seeds.
 
     No repetition penalty: the answer is to repeat what it was told, and with 1.05 half as many greedy answers were
@@ -144,21 +150,22 @@ def _json_summary(facts: Facts, previous: str | None, attempt: int, style: Style
     content = _table(facts, style)
     if previous is not None:
         content = f"Summary of the period before: {previous}\n\n{content}"
-    return _json_request(content + "\n\nWhat does this user like?", attempt)
+    return json_request(content + "\n\nWhat does this user like?", attempt)
 
 
 def _json_shift(before: Facts, now: Facts, s_before: str, s_now: str, attempt: int, style: Style) -> Request:
     content = (
         f"The period before: {s_before}\nCategories then: {_counts(before)}.\n\n"
-        f"Now: {s_now}\nCategories now: {_counts(now)}.\n{_titles(now, style)}\n\n"
+        f"Now: {s_now}\nCategories now: {_counts(now)}.\n{titles_valued(now, style)}\n\n"
         "How did this user's interests shift? One or two sentences: what grew, what fell, what is new."
     )
-    return _json_request(content, attempt)
+    return json_request(content, attempt)
 
 
-def _json_request(content: str, attempt: int) -> Request:
+def json_request(content: str, attempt: int, rules: str = _RULES) -> Request:
+    """One greedy attempt, then sampled ones; the answer is in the schema of `Answer`."""
     return Request(
-        messages=(Message("system", _RULES), Message("user", content)),
+        messages=(Message("system", rules), Message("user", content)),
         max_tokens=256,
         temperature=0.0 if attempt == 0 else SAMPLED,
         seed=attempt,
@@ -174,7 +181,7 @@ def _table(facts: Facts, style: Style) -> str:
     if profile:
         lines.append(f"Profile: {profile}.")
     lines.append(f"Categories (count, mean value): {_counts(facts)}.")
-    return "\n".join([*lines, _titles(facts, style)])
+    return "\n".join([*lines, titles_valued(facts, style)])
 
 
 def _counts(facts: Facts) -> str:
@@ -184,7 +191,7 @@ def _counts(facts: Facts) -> str:
     )
 
 
-def _titles(facts: Facts, style: Style) -> str:
+def titles_valued(facts: Facts, style: Style) -> str:
     most, least = facts.top(style.titles), facts.bottom(max(1, style.titles // 4))
     lines = [f"Valued most: {'; '.join(_numbered(title) for title in most)}."]
     if least := [title for title in least if title not in most]:

@@ -42,17 +42,26 @@ def shift_sentence(before: Facts, now: Facts, noun: tuple[str, str] = ("title", 
     return " ".join(filter(None, (_taste(before, now, noun), mood_sentence(before, now))))
 
 
+def no_change_sentence(before: Facts, now: Facts, noun: tuple[str, str] = ("title", "titles")) -> str:
+    """That the tastes stayed, whatever the counts differ by; and whether the mood changed."""
+    return " ".join(filter(None, (_same(before, now, noun), mood_sentence(before, now))))
+
+
 def _taste(before: Facts, now: Facts, noun: tuple[str, str]) -> str:
     grew, fell = moves(before, now)
     if not grew and not fell:
-        kept = [category.name for category in now.categories[:2] if before.category(category.name)]
-        same = f", with {_group(kept, noun)} still in front" if kept else ""
-        return f"This user's interests stayed much the same as in the period before{same}."
+        return _same(before, now, noun)
     if grew and fell:
         return f"This user turned from {_moved(fell, before, now, noun)} to {_moved(grew, before, now, noun)}."
     if grew:
         return f"This user chose more {_moved(grew, before, now, noun)} than in the period before."
     return f"This user chose fewer {_moved(fell, before, now, noun)} than in the period before."
+
+
+def _same(before: Facts, now: Facts, noun: tuple[str, str]) -> str:
+    kept = [category.name for category in now.categories[:2] if before.category(category.name)]
+    same = f", with {_group(kept, noun)} still in front" if kept else ""
+    return f"This user's interests stayed much the same as in the period before{same}."
 
 
 def moves(before: Facts, now: Facts, count: int = 2) -> tuple[list[str], list[str]]:

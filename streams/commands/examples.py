@@ -19,6 +19,7 @@ EXAMPLES = {
     "nearest": "interestream nearest runs/din --user 405",
     "page": "interestream page --api http://127.0.0.1:8090",
     "pretrain fgbert": "interestream pretrain fgbert --out runs/fgbert",
+    "rates": "interestream rates --freeze --export rates.json",
     "replay": "interestream replay ratings.csv --items movies.csv --map value=rating",
     "review": "interestream review --page review.html --sample 25 --out texts.md",
     "score": "interestream score runs/din --user 405 --items 50 --items 100",

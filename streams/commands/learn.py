@@ -15,6 +15,7 @@ from streams.settings.load import store_url
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from interest.facts.base_rates import BaseRates
     from interest.write.backfill import Estimate, Learned
     from interest.write.backlog import Plan
     from streams.resolve.llm import OpenLlm
@@ -40,7 +41,11 @@ def learn(
     ] = None,
     llm_model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
     prompt_version: Annotated[
-        str | None, typer.Option(help="Version of the prompts: plain-1 for small models, json-1 for capable ones.")
+        str | None,
+        typer.Option(
+            help="Version of the prompts: plain-1 for small models, json-1 for capable ones; plain-2 and json-2 ask "
+            "for what sets a user apart from the base rates that `interestream rates` shows."
+        ),
     ] = None,
     chained: Annotated[bool, typer.Option(help="Show each summary's prompt the summary before it.")] = False,
     batch: Annotated[int, typer.Option(help="Requests decoded together by an LLM in this process.", min=1)] = 32,
@@ -61,6 +66,7 @@ def learn(
     from interest.types import Outcome
     from interest.write.backlog import Plan
     from interest.write.prompts import Style
+    from interest.write.rates import with_rates
     from streams.resolve.llm import open_llm
     from streams.store.coverage import coverage_line, read_coverage
     from streams.store.engine import open_store
@@ -68,8 +74,10 @@ def learn(
     engine = open_store(store_url(store), create=False)
     style = Style(noun=nouns(noun))
     with open_llm(llm, model=llm_model, batch=batch, system_role=system_role, backend=llm_backend) as opened:
+        version, rates = with_rates(engine, prompt_version or opened.prompt_version, freeze_new=_freeze)
         plan = Plan(
-            prompt_version=prompt_version or opened.prompt_version,
+            prompt_version=version,
+            rates=rates,
             chained=chained,
             style=style,
             users=tuple(user or ()),
@@ -79,6 +87,14 @@ def learn(
         learn_with(engine, opened, plan)
         with engine.connect() as connection:
             print(coverage_line(read_coverage(connection)), file=sys.stderr, flush=True)
+
+
+def _freeze(engine: Engine) -> BaseRates:
+    from streams.commands.rates import freeze_with_progress, say_frozen
+
+    frozen = freeze_with_progress(engine)
+    say_frozen(frozen)
+    return frozen
 
 
 def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:

@@ -37,6 +37,7 @@ class Metrics:
         self.calls = counter("llm_calls", "calls to the language model", "outcome")
         self.tokens = counter("llm_tokens", "tokens read and written by the language model", "kind")
         self.interests = counter("interests", "interests written, by the outcome of their summary", "outcome")
+        self.shifts = counter("shifts", "shifts written, by their outcome; unchanged: no call was made", "outcome")
         self.representations = counter("representations", "representations written", "artifact")
         self.banked = counter("bank_behaviors", "behaviours looked up in the behaviour bank, and filled in where new")
         self.bank_behind = gauge("bank_behind_seconds", "how long behaviours that the bank may lack have been known of")

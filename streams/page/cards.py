@@ -18,7 +18,12 @@ REASONS = {
     "span": "closed at the end of a calendar span",
     "tokens": "closed before its prompt became too long",
 }
-OUTCOMES = {"trimmed": "sentences that the behaviours do not support were cut", "rejected": "none of the LLM's stood"}
+OUTCOMES = {
+    "trimmed": "sentences that the behaviours do not support were cut",
+    "rejected": "none of the LLM's stood",
+    "generic": "the LLM's would do for a third of other users",
+    "unchanged": "no change beyond chance, so no LLM was asked",
+}
 
 
 def rules() -> str:

@@ -20,6 +20,8 @@ from streams.settings.load import default_llm, load_settings
 from streams.settings.schema import Backend, LlmSettings
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from interest.llm.http import HttpModel
     from interest.llm.int8 import Int8Model
     from interest.llm.local import LocalModel
@@ -115,15 +117,21 @@ class AgentLlm:
     plan: Plan
 
 
-def agent_llm(settings: LlmSettings) -> AgentLlm:
-    """The LLM and the plan that the settings name. Raises InputError for a server without a model's name, and for an
-    unknown prompt version.
+def agent_llm(settings: LlmSettings, engine: Engine) -> AgentLlm:
+    """The LLM and the plan that the settings name.
+
+    Raises InputError for a server without a model's name, for an unknown prompt version, and for one whose base rates
+    are not named or not in the store.
     """
     from interest.write.backlog import Plan
     from interest.write.prompts import Style
+    from interest.write.rates import with_rates
 
-    version = settings.prompt_version or ("json-1" if settings.url else "plain-1")
-    plan = Plan(prompt_version=version, chained=settings.chained, style=Style(noun=nouns(settings.noun)))
+    wanted = settings.prompt_version or ("json-1" if settings.url else "plain-1")
+    version, rates = with_rates(engine, wanted)
+    if version != wanted:  # a worker that starts after others were frozen would go on with those
+        raise InputError(f"name the base rates too, so that every worker reads the same: prompt_version = {version!r}")
+    plan = Plan(prompt_version=version, rates=rates, chained=settings.chained, style=Style(noun=nouns(settings.noun)))
     plan.prompt()
     if settings.url is None:
         return AgentLlm(None, STATISTICS, plan)

@@ -54,7 +54,7 @@ class InterestStage:
     def __init__(self, context: Context) -> None:
         """Raises InputError for an LLM that the settings do not name well enough."""
         self.context = context
-        self._llm: AgentLlm = agent_llm(context.settings.llm)
+        self._llm: AgentLlm = agent_llm(context.settings.llm, context.engine)
         self._topic = context.topics.partitions
         self._announced = (context.topics.updates, context.topics.latest)
         self._retry = RetryPolicy(context, self.name)
@@ -292,6 +292,8 @@ class InterestStage:
                 continue
             if not task.known:
                 self.context.metrics.interests.labels(interest.summary_outcome).inc()
+                if interest.shift:
+                    self.context.metrics.shifts.labels(interest.shift_outcome).inc()
             self._window.acknowledge(task.messages)
 
 
