@@ -85,8 +85,10 @@ def plain_2(rates: BaseRates) -> Prompt:
         if previous is not None:
             lines.append(f"Before: {previous}")
         loved, groups = _first(facts, told)
+        if len(groups) == 1 and (beside := _beside(groups[0], facts, told)):
+            loved, groups = "enjoyed", (*groups, beside)  # alone it is repeated alone, which says too little
         statement = [f"The user {loved} {_named(groups, many)}."]
-        if told.more and groups is not told.more and attempt in (0, LAST):
+        if told.more and groups is not told.more and attempt == 0:
             statement.append(f"The user also {facts.verb} many {_named(told.more, many)}.")
         if told.favourites and attempt != BARE:
             title = told.favourites[0]
@@ -119,6 +121,14 @@ def _first(facts: Facts, told: Telling) -> tuple[str, Sequence[Category]]:
         return "enjoyed", groups
     liked = [category for category in facts.categories if _likable(category, facts) and category.count > 1]
     return ("enjoyed", liked[:GROUPS]) if liked else (facts.verb, facts.categories[:GROUPS])
+
+
+def _beside(first: Category, facts: Facts, told: Telling) -> Category | None:
+    """Another category that is liked, the most telling first."""
+    least = max(2, LEAST_SHARE * facts.size)
+    liked = (each for each in facts.categories if each.count >= least and _likable(each, facts))
+    others = (*told.best, *told.more, *liked)
+    return next((category for category in others if category != first), None)
 
 
 def _title(title: Title, kinds: Sequence[Category], style: Style) -> str:
