@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,11 +17,16 @@ from fusion.models.tower import DensePath, Tower
 from fusion.training import metrics
 from fusion.training.distributed import ALONE, Processes
 
-if TYPE_CHECKING:
-    from fusion.training.train import TrainConfig
-
 RATE, DECAY = 2e-3, 1e-4
 MEMORY = 0.99  # of the average of the weights
+
+
+class DenseSchedule(NamedTuple):
+    """How long it learns, and from what draws."""
+
+    epochs: int
+    batch_size: int
+    seed: int
 
 
 def fit_dense_path(
@@ -30,7 +35,7 @@ def fit_dense_path(
     dense: Array,
     labels: Array,
     parts: tuple[Array, Array],
-    config: TrainConfig,
+    schedule: DenseSchedule,
     dist: Processes = ALONE,
 ) -> float:
     """Fit it to dense features (n, F) and labels (n,), and let the rest of the model begin by adding nothing.
@@ -42,13 +47,13 @@ def fit_dense_path(
     path = model.dense_path
     assert path is not None
     if isinstance(path, DensePath):
-        auc = _fit(path, tasks[0], dense, labels, parts, config, dist)
+        auc = _fit(path, tasks[0], dense, labels, parts, schedule, dist)
     else:
         best = []
         for number, (task, own) in enumerate(zip(tasks, path.each, strict=True)):
             there = ~np.isnan(labels[:, number])
             rows = tuple(part[there[part]] for part in parts)
-            best.append(_fit(cast(DensePath, own), task, dense, labels[:, number], (rows[0], rows[1]), config, dist))
+            best.append(_fit(cast(DensePath, own), task, dense, labels[:, number], (rows[0], rows[1]), schedule, dist))
         auc = float(np.mean([each for each, task in zip(best, tasks, strict=True) if not task.rule.is_number]))
     for module in model.modules():
         if isinstance(module, Tower):
@@ -63,12 +68,12 @@ def _fit(
     dense: Array,
     labels: Array,
     parts: tuple[Array, Array],
-    config: TrainConfig,
+    schedule: DenseSchedule,
     dist: Processes,
 ) -> float:
     """Keep the averaged weights of the epoch with the best validation AUC, or least squared error; return that."""
     training, validation = parts
-    batch, device = config.batch_size, next(path.parameters()).device
+    batch, device = schedule.batch_size, next(path.parameters()).device
     x, y = torch.from_numpy(dense), torch.from_numpy(labels.astype(np.float32))
     if task.rule.is_number:
         mean, deviation = scale_of(task)
@@ -79,10 +84,10 @@ def _fit(
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY)
     average = [value.detach().clone() for value in parameters]
     best, best_auc = average, float("nan")
-    step, steps = 0, config.dense_epochs * -(-len(training) // batch)
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng((config.seed, 1))
-    for _ in range(config.dense_epochs):
+    step, steps = 0, schedule.epochs * -(-len(training) // batch)
+    torch.manual_seed(schedule.seed)
+    rng = np.random.default_rng((schedule.seed, 1))
+    for _ in range(schedule.epochs):
         path.train()
         order = rng.permutation(training)
         for start in range(0, len(order), batch):

@@ -23,7 +23,7 @@ from fusion.features.spec import UNKNOWN
 from fusion.models.protocol import CtrModel, Network, predictions
 from fusion.training.balance import Balance
 from fusion.training.checkpoint import Checkpoint, Epoch, load_checkpoint, save_checkpoint
-from fusion.training.dense_path import fit_dense_path
+from fusion.training.dense_path import DenseSchedule, fit_dense_path
 from fusion.training.distributed import ALONE, Processes
 from fusion.training.processor import fast_cpu, return_freed
 from fusion.training.task_gradients import Gradients
@@ -79,7 +79,8 @@ def train(
         load_checkpoint(folder, state, fingerprint, Epoch)
         advance(len(state.epochs) * len(training))
     if not state.epochs and model.dense_path is not None and config.dense_epochs:
-        auc = fit_dense_path(model, samples.spec.tasks, samples.dense, labels, parts, config, dist)
+        schedule = DenseSchedule(config.dense_epochs, config.batch_size, config.seed)
+        auc = fit_dense_path(model, samples.spec.tasks, samples.dense, labels, parts, schedule, dist)
         say(f"the dense features alone: validation AUC {auc:.4f}")
         state.average, state.best = _copy(model), _copy(model)
     targets = torch.from_numpy(labels.astype(np.float32))

@@ -16,7 +16,7 @@ from fusion.models.registry import build
 from fusion.training import metrics
 from fusion.training.artifact import artifact_id
 from fusion.training.checkpoint import Epoch
-from fusion.training.dense_path import fit_dense_path
+from fusion.training.dense_path import DenseSchedule, fit_dense_path
 from fusion.training.experiment import run
 from fusion.training.train import predict, suited_epochs
 from tests.support.ctr_world import fill, random_rows
@@ -35,10 +35,11 @@ def test_after_the_fit_the_model_scores_as_the_path_alone(store: Engine, config:
     model = build(data.spec, config)
     parts = (data.of(0), data.of(1))
     told = np.where(np.arange(data.samples.dense.shape[1]) == 0, 4.0 * data.labels[:, None], data.samples.dense)
-    longer = msgspec.structs.replace(QUICK, dense_epochs=40)
+    schedule = DenseSchedule(QUICK.dense_epochs, QUICK.batch_size, QUICK.seed)
+    longer = schedule._replace(epochs=40)
     tasks = data.spec.tasks
     assert fit_dense_path(model, tasks, told.astype(np.float32), data.labels, parts, longer) > 0.95  # it reads it
-    shown = fit_dense_path(model, tasks, data.samples.dense, data.labels, parts, QUICK)
+    shown = fit_dense_path(model, tasks, data.samples.dense, data.labels, parts, schedule)
     assert metrics.auc(data.labels[data.of(1)], predict(model, data.samples, data.of(1))) == pytest.approx(shown)
 
 
