@@ -65,7 +65,7 @@ def test_every_interest_is_there_once_whenever_a_worker_was_killed(site: Site) -
     engine = open_store(site.store)
     catalogue(engine)
     engine.dispose()
-    kills, rows = (12, 4_000) if SOAK else (2, 1_500)
+    kills, rows = (12, 4_000) if SOAK else (2, 900)
     log = log_of(rows, users=40)
     messages = messages_of(log)
     share = len(log) // (kills + 1)
