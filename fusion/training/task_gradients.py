@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusion.features.log import Array
-from fusion.features.tasks import Tasks
+from fusion.features.tasks import Tasks, main_task
 from fusion.models.protocol import Loss, Network
 from fusion.training import metrics
 from fusion.training.balance import Balance, Balancer
@@ -30,7 +30,7 @@ class Gradients:
     def set(self, summed: Loss, rows: int, epoch: int, number: int) -> Tensor:
         """Set every parameter's gradient by this process's share of a batch of so many rows, in all processes.
 
-        Returns the share's loss without what is learnt beside the tasks. What that is belongs to the first task where
+        Returns the share's loss without what is learnt beside the tasks. What that is belongs to the main task where
         tasks are balanced. epoch, number: of the step, the latter from 1. Raises InputError for a loss that is not
         finite.
         """
@@ -48,8 +48,9 @@ class Gradients:
             whole.backward()  # type: ignore[no-untyped-call]
             self._dist.sum_gradients(self._model)
         else:
-            first, *others = losses.unbind()
-            self._balancer.gradients(self._model, [first + extra, *others], epoch * 1_000_000 + number, self._dist)
+            main = main_task(self._tasks)
+            own = [each + extra if task == main else each for task, each in enumerate(losses.unbind())]
+            self._balancer.gradients(self._model, own, epoch * 1_000_000 + number, self._dist)
         return loss
 
     def measure(self, labels: Array, scores: Array) -> tuple[float, tuple[Any, ...]]:

@@ -24,6 +24,7 @@ from streams.store.engine import open_store
 from tests.support import bahe_world, small_models
 from tests.support.bank_world import TEXTS, CountingEncoder
 from tests.support.small_models import DATA, QUICK, SRP4CTR
+from tests.support.task_world import tasks_dataset
 
 
 def _alike() -> None:
@@ -53,6 +54,19 @@ def train_srp4ctr(url: str, folder: Path) -> list[list[float]]:
         measured = experiment.run(data, own, config, split="global", folder=folder, report=epochs.append, dist=dist)
     told = [[epoch.loss, epoch.auc] for epoch in epochs]
     return [*told, [measured["test"]["log_loss"], measured["test"]["auc"]]] if dist.first else told
+
+
+def train_tasks(url: str, folder: Path) -> list[list[float]]:
+    """SRP4CTR on three tasks, their gradients balanced; each epoch's loss, AUC and counts, and the test's errors."""
+    _alike()
+    with open_store(url).connect() as connection:
+        data = tasks_dataset(connection)
+    own, config = SRP4CTR, msgspec.structs.replace(QUICK, unknown=0.0, balance="gdod")
+    epochs: list[Any] = []
+    with processes(torch.device("cpu")) as dist:
+        measured = experiment.run(data, own, config, split="global", folder=folder, report=epochs.append, dist=dist)
+    told = [[epoch.loss, epoch.auc, epoch.steps, epoch.conflicts] for epoch in epochs]
+    return [*told, [measured["test"]["love/auc"], measured["test"]["stars/rmse"]]]
 
 
 def train_bahe(url: str, folder: Path, llm: Path, banks: Path) -> tuple[list[list[float]], float]:

@@ -27,7 +27,7 @@ from tests.support import processes
 from tests.support.command_line import output_of
 from tests.support.ctr_world import fill, random_rows
 from tests.support.small_models import DATA
-from tests.support.training_jobs import pretrain_fgbert, train_srp4ctr
+from tests.support.training_jobs import pretrain_fgbert, train_srp4ctr, train_tasks
 
 KNOWN = ("u3", "u4")  # the only ones with interests
 
@@ -65,6 +65,12 @@ def test_srp4ctr_with_all_its_parts(url: str, tmp_path: Path) -> None:
     told = learnt(train_srp4ctr, tmp_path, url)
     np.testing.assert_allclose(told[2], told[1], rtol=1e-3)
     assert load_artifact(tmp_path / "2").config.kind == "srp4ctr"
+
+
+def test_several_tasks_are_balanced_by_the_whole_batch(url: str, tmp_path: Path) -> None:
+    """Each process has a share of every task's gradient: what two balance is what one does."""
+    told = learnt(train_tasks, tmp_path, url)
+    np.testing.assert_allclose(np.concatenate(told[2]), np.concatenate(told[1]), rtol=1e-3)
 
 
 def test_pre_training(store: Engine, url: str, tmp_path: Path) -> None:
