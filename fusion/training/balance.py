@@ -20,7 +20,7 @@ from fusion.training.gdod import shared_weights
 from interest.errors import InputError
 
 Balance = Literal[
-    "sum", "gdod", "gdod-pure", "gdod-pcgrad",
+    "sum", "gdod", "gdod-pure", "gdod-pcgrad", "gdod-unit",
     "pcgrad", "cagrad", "mgda", "imtl-g", "aligned-mtl", "upgrad", "dualproj",
 ]  # fmt: skip
 NAMES: tuple[Balance, ...] = get_args(Balance)
@@ -118,18 +118,42 @@ def weights_by(name: Balance) -> tuple[Weights, Weights | None]:
     """A balancer's weights, and those it takes where its own leave nothing of the gradients; None: nothing is taken.
 
     `gdod` then takes the direction that is nearest to the sum of the gradients among those that oppose no task
-    (torchjd's DualProj), `gdod-pcgrad` PCGrad's. Raises InputError where a package is not installed.
+    (torchjd's DualProj), `gdod-pcgrad` PCGrad's. `gdod-unit` is `gdod` of the gradients brought to one length. Raises
+    InputError where a package is not installed.
     """
     if name == "sum":
         return lambda gram: torch.ones(len(gram), dtype=torch.float64), None
+    if name == "gdod-unit":
+        return of_one_length(shared_weights), of_one_length(_peer("dualproj"))
     if name.startswith("gdod"):
         fallback = {"gdod": "dualproj", "gdod-pcgrad": "pcgrad"}.get(name)
         return shared_weights, None if fallback is None else _peer(fallback)
     return _peer(name), None
 
 
+def of_one_length(weights: Weights) -> Weights:
+    """The weights by which gradients that had the same length would be summed, of gradients as they are.
+
+    GDOD's eigenspaces lie near the longest gradients: of two tasks that agree a little it keeps the longer one's alone.
+    """
+
+    def made(gram: Tensor) -> Tensor:
+        lengths = gram.diagonal().sqrt()
+        there = lengths > 0
+        own, out = lengths[there], torch.zeros_like(lengths)
+        if len(own):
+            out[there] = weights(gram[there][:, there] / own.outer(own)) * (own.mean() / own)
+        return out
+
+    return made
+
+
 def _peer(name: str) -> Weights:
-    """Of torchjd, on the scale of a sum: several of them are means."""
+    """Of torchjd, on the scale of a sum: several of them are means.
+
+    Gram matrices are brought to one size first: torchjd takes those of a trace below 1e-4 for zero, and the gradients
+    of a model that has nearly learnt are that short.
+    """
     try:
         from torchjd import aggregation as peers
         from torchjd.linalg import QuadprogProjector
@@ -149,4 +173,4 @@ def _peer(name: str) -> Weights:
         raise InputError(
             f"--balance {name} needs a package that is not here ({error.name}); pip install '{package}'"
         ) from None
-    return lambda gram: weighting(gram) * (1 if name in ("pcgrad", "aligned-mtl") else len(gram))
+    return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name == "pcgrad" else len(gram))

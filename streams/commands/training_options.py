@@ -33,8 +33,8 @@ BalanceBy = Annotated[
     typer.Option(
         metavar="NAME",
         help="How the gradients of several tasks share parameters: sum, gdod (what all tasks agree on; where that is "
-        "nothing, the nearest to their sum that opposes none), gdod-pure (else nothing), gdod-pcgrad, or a peer: "
-        "pcgrad, cagrad, mgda, imtl-g, aligned-mtl, upgrad, dualproj.",
+        "nothing, the nearest to their sum that opposes none), gdod-pure (else nothing), gdod-pcgrad, gdod-unit (of "
+        "gradients brought to one length), or a peer: pcgrad, cagrad, mgda, imtl-g, aligned-mtl, upgrad, dualproj.",
     ),
 ]
 SplitBy = Annotated[

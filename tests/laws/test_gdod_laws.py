@@ -44,9 +44,10 @@ def test_the_papers_construction_is_reproduced(
     np.testing.assert_allclose(update(torch.tensor([one, other], dtype=torch.float64)), wanted, atol=1e-5)
 
 
-@given(gradients())
-def test_no_task_is_opposed(own: torch.Tensor) -> None:
-    made = update(own)
+@pytest.mark.parametrize("name", ["gdod-pure", "gdod-unit"])
+@given(own=gradients())
+def test_no_task_is_opposed(name: Balance, own: torch.Tensor) -> None:
+    made = update(own, name)
     assert (own @ made >= -ROUNDING * (1 + float(own.norm()) ** 2)).all()
 
 
@@ -79,6 +80,25 @@ def test_what_is_taken_where_nothing_is_shared_opposes_no_task_either(own: torch
     if own.any():
         made = fallback(own @ own.T) @ own
         assert (own @ made >= -1e-5 * float(own.norm()) ** 2).all()
+
+
+@given(st.floats(-0.9, 0.9), st.floats(0.01, 100))
+def test_of_one_length_neither_of_two_tasks_is_left_out(cosine: float, longer: float) -> None:
+    own = torch.tensor([[1.0, 0.0], [cosine * longer, (1 - cosine**2) ** 0.5 * longer]], dtype=torch.float64)
+    pure, unit = ((own @ update(own, name)) / own.norm(dim=1) for name in ("gdod-pure", "gdod-unit"))
+    assert (unit > 0).all()
+    assert abs(float(unit[0] - unit[1])) < ROUNDING * float(unit.sum())
+    assert (pure > -ROUNDING).all()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cagrad"])
+def test_the_length_of_gradients_decides_nothing(name: Balance) -> None:
+    """Those of a model that has nearly learnt are short; who then takes them for zero opposes tasks."""
+    own = torch.tensor([[1.0, 0.2, 0.0], [-0.9, 0.3, 0.1], [0.1, 0.1, -1.0]], dtype=torch.float64)
+    torch.manual_seed(0)
+    long = update(own, name)
+    torch.manual_seed(0)
+    np.testing.assert_allclose(update(own * 1e-5, name), long * 1e-5, rtol=1e-3, atol=1e-9)
 
 
 def test_zero_gradients_are_a_zero_update() -> None:
