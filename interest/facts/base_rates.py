@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from math import fsum
+from math import fsum, sqrt
 
 import msgspec
 
@@ -74,6 +74,13 @@ class BaseRates(msgspec.Struct, frozen=True, kw_only=True):
         single choice.
         """
         return category.count / facts.size / (self.rates.get(category.name, 0.0) + 0.5 / facts.size)
+
+    def surprise(self, category: Category, facts: Facts) -> float:
+        """By how many standard deviations the category's count exceeds the usual: large for a share that is both many
+        times the usual and of many behaviours.
+        """
+        usual = min(self.rates.get(category.name, 0.0) + 0.5 / facts.size, 0.99)
+        return (category.count / facts.size - usual) * sqrt(facts.size / (usual * (1 - usual)))
 
     def strangers(self) -> tuple[Facts, ...]:
         """The counted partitions as facts. Titles have neither name nor value: no text can name one of them."""

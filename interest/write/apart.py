@@ -22,7 +22,7 @@ from interest.facts.base_rates import BaseRates
 from interest.facts.categories import listed, plural, qualifier
 from interest.facts.change import changed
 from interest.facts.counts import Category, Facts, Title
-from interest.facts.groups import below, best_valued, worst_valued
+from interest.facts.groups import best_valued, worst_valued
 from interest.facts.support import likes
 from interest.facts.values import Kind, shown
 from interest.llm.protocol import Request
@@ -38,7 +38,7 @@ class Telling:
     """What sets a user apart in one partition."""
 
     best: tuple[Category, ...]  # valued best, above the user's mean
-    more: tuple[Category, ...]  # liked, and chosen far more than users do as a rule; without the best
+    more: tuple[Category, ...]  # chosen far more than users do as a rule, liked or not; without the best
     favourites: tuple[Title, ...]  # of these categories before others
 
 
@@ -49,13 +49,9 @@ def telling(facts: Facts, rates: BaseRates) -> Telling:
     often = [
         category
         for category in facts.categories
-        if category not in best
-        and category.count >= least
-        and rates.lift(category, facts) >= FAR_MORE
-        and not below(category, facts)
-        and _likable(category, facts)
+        if category not in best and category.count >= least and rates.lift(category, facts) >= FAR_MORE
     ]
-    often.sort(key=lambda category: (-rates.lift(category, facts), category.name))
+    often.sort(key=lambda category: (-rates.surprise(category, facts), category.name))
     more = often[:GROUPS]
     named = {category.name for category in (*best, *more)}
     leading = {category.name for category in best}
@@ -80,16 +76,17 @@ def plain_2(rates: BaseRates) -> Prompt:
     def summary(facts: Facts, previous: str | None, attempt: int, style: Style) -> Request:
         told = telling(facts, rates)
         many = style.noun[1]
-        question = f"What kind of {many} does this user like most? Name the {style.groups}."
-        lines = [f"{question} Answer in two short sentences.\n"]
+        question = f"What kind of {many} does this user like most, and what do they choose more often than others?"
+        lines = [f"{question} Name the {style.groups}. Answer in two short sentences.\n"]
         if previous is not None:
             lines.append(f"Before: {previous}")
         loved, groups = _first(facts, told)
         if len(groups) == 1 and (beside := _beside(groups[0], facts, told)):
             loved, groups = "enjoyed", (*groups, beside)  # alone it is repeated alone, which says too little
         statement = [f"The user {loved} {_named(groups, many)}."]
-        if told.more and groups is not told.more and attempt == 0:
-            statement.append(f"The user also {facts.verb} many {_named(told.more, many)}.")
+        more = [category for category in told.more if category not in groups]
+        if more and attempt == 0:
+            statement.append(f"They {facts.verb} more {_named(more, many)} than others.")
         if told.favourites and attempt != BARE:
             title = told.favourites[0]
             kinds = [group for group in groups if group.lift > 0 and group.name in title.categories][:1]
@@ -117,7 +114,7 @@ def _first(facts: Facts, told: Telling) -> tuple[str, Sequence[Category]]:
     few = [category for category in facts.categories if category.lift > 0 and _likable(category, facts)]
     if leading or (few and not told.best):
         return _LOVED[facts.kind], leading or few[:GROUPS]
-    if groups := told.best or told.more:
+    if groups := told.best or [category for category in told.more if _likable(category, facts)]:
         return "enjoyed", groups
     liked = [category for category in facts.categories if _likable(category, facts) and category.count > 1]
     return ("enjoyed", liked[:GROUPS]) if liked else (facts.verb, facts.categories[:GROUPS])
@@ -126,9 +123,8 @@ def _first(facts: Facts, told: Telling) -> tuple[str, Sequence[Category]]:
 def _beside(first: Category, facts: Facts, told: Telling) -> Category | None:
     """Another category that is liked, the most telling first."""
     least = max(2, LEAST_SHARE * facts.size)
-    liked = (each for each in facts.categories if each.count >= least and _likable(each, facts))
-    others = (*told.best, *told.more, *liked)
-    return next((category for category in others if category != first), None)
+    others = (*told.best, *told.more, *(each for each in facts.categories if each.count >= least))
+    return next((each for each in others if each != first and _likable(each, facts)), None)
 
 
 def _title(title: Title, kinds: Sequence[Category], style: Style) -> str:

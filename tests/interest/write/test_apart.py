@@ -56,6 +56,15 @@ def test_what_is_valued_best_and_chosen_far_more_is_told_and_what_is_disliked_is
     assert "Valued worst: Thriller" in rich
 
 
+def test_what_is_chosen_more_often_than_others_do_is_told_as_that_and_not_as_liked(rates: BaseRates) -> None:
+    rated = facts(("2", 5), ("3", 5), ("6", 5), ("8", 4), ("7", 4), ("4", 1), ("4", 2), ("4", 1), ("2", 4), ("3", 5))
+    told = telling(rated, rates)
+    assert {category.name for category in told.more} == {"Comedy", "War"}
+    asked = prompt(rates).summary(rated, None, 0, STYLE).messages[-1].content
+    assert "They rated more war films and comedies than others." in asked
+    assert not any(word in asked for word in ("enjoyed comedies", "enjoyed war", "ratings to comedies"))
+
+
 def test_what_would_do_for_a_third_of_the_others_is_asked_for_again_then_replaced(
     evidence: Evidence, rates: BaseRates
 ) -> None:
@@ -100,7 +109,7 @@ def test_a_shift_is_asked_for_only_where_the_change_is_beyond_chance(
     assert (asked.outcome, len(model.seen)) == (Outcome.OK, 1)
 
 
-@pytest.mark.parametrize(("family", "keys"), [("json-2", "bb5d938a54d56371"), ("plain-2", "93ba6aad8f989285")])
+@pytest.mark.parametrize(("family", "keys"), [("json-2", "bb5d938a54d56371"), ("plain-2", "b779d0691bb00d10")])
 def test_the_answer_keys_of_a_prompt_version_are_pinned(
     family: str, keys: str, march: Facts, february: Facts, rates: BaseRates
 ) -> None:

@@ -1,0 +1,242 @@
+"""Claim: plain-2's texts say what sets a user apart: at most a fifth are generic, or replaced; three quarters name what
+the user valued best, one in twenty at most calls liked what lies below the user's mean; and they tell users apart
+better than statistics sentences do.
+
+    python benchmarks/adaptation.py [--quick] [--llm FOLDER] [--arm base] [--prompts plain-1,plain-2] [--work FOLDER]
+        [--no-retrieval] [--report] [--save FILE]
+
+ML-100K (fetched), partitions of 50. --quick: the first 100 ratings of 60 users. The LLM runs in this process in int8
+(CTranslate2). Texts are kept in the store under --work: interrupted at any point, the same command goes on from there;
+--report measures what there is. All measures are of summaries that the LLM wrote and that were kept
+(`interest.review`), as `interestream review` has them; beside them, of the same partitions as plain-2's, statistics
+sentences and a rich template of all facts. Differences to statistics sentences are paired, with users resampled.
+
+--arm names the model in the results: base, or adapted for a model that was trained further. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine, func, select
+
+from fusion.encoders.sentence import open_encoder
+from fusion.interests.retrieval import encode, retrieve_next
+from fusion.interests.text_vectors import Encoder
+from fusion.worth.texts import Write, statistics, template
+from interest.llm.int8 import Int8Model
+from interest.llm.protocol import Complete
+from interest.review.measures import measure
+from interest.review.report import review, share_of, strangers, trials_of
+from interest.review.specificity import identify
+from interest.review.texts import ReviewedText, read_texts
+from interest.store.tables import interests, partitions
+from interest.write.backfill import learn
+from interest.write.backlog import Plan, count_open
+from interest.write.prompts import Style
+from interest.write.rates import freeze_rates, with_rates
+from streams.fetch.int8 import int8_weights
+from streams.files.catalogue import ItemFile, UserFile, load_items, load_users
+from streams.files.rows import BehaviorLog, LogOptions
+from streams.progress import progress
+from streams.replay.embedded import replay
+from streams.settings.load import cache_folder, default_encoder, default_llm, sample_log
+from streams.store.engine import open_store
+from streams.store.text_review import read_cost
+from streams.ubsp.policy import Policy
+
+LOG = "ml-100k"
+STYLE = Style(noun=("film", "films"))
+K = 50
+QUICK_USERS, QUICK_PARTITIONS = 60, 2
+BESIDE: dict[str, Write] = {"statistics": statistics, "template": template}
+Say = Callable[[ReviewedText], str]
+Hits = dict[str, list[float]]  # of each user's texts
+REPEATS = 2000  # of the bootstrap
+MOST = 10**9  # all texts
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="120 partitions")
+    options.add_argument("--llm", type=Path, default=default_llm())
+    options.add_argument("--arm", default="base", help="what the model is called in the results")
+    options.add_argument("--prompts", default="plain-1,plain-2")
+    options.add_argument("--work", type=Path, default=cache_folder() / "adaptation")
+    options.add_argument("--no-retrieval", action="store_true", help="without the text encoder")
+    options.add_argument("--report", action="store_true", help="write no texts")
+    options.add_argument("--save", type=Path)
+    chosen = options.parse_args()
+    store = open_sample(chosen.work, quick=chosen.quick)
+    model = None if chosen.report else Int8Model(chosen.llm, int8_weights(chosen.llm, say=say))
+    name = model.name if model else newest_model(store)
+    encoder = None if chosen.no_retrieval else open_encoder(default_encoder())
+    found: dict[str, Any] = {}
+    for family in chosen.prompts.split(","):
+        version, rates = with_rates(store, family, freeze_new=freeze_rates)
+        plan = Plan(prompt_version=version, rates=rates, style=STYLE)
+        if model is not None:
+            write(store, plan, model, name)
+        found[family] = {chosen.arm: measured(store, version, name, encoder)}
+    line = {
+        "benchmark": "adaptation",
+        "quick": chosen.quick,
+        "model": name,
+        "partitions": closed(store),
+        LOG: found,
+    }
+    store.dispose()
+    print(json.dumps(line))
+    if chosen.save:
+        chosen.save.write_text(json.dumps(line, indent=1) + "\n")
+
+
+def open_sample(work: Path, *, quick: bool) -> Engine:
+    """The store of the sample's closed partitions, filled once."""
+    work.mkdir(parents=True, exist_ok=True)
+    store = open_store(f"sqlite:///{work / ('quick.db' if quick else 'full.db')}")
+    folder, log = sample_log(), sample_log() / "ml-100k.inter"
+    if quick:
+        log = work / "quick.inter"
+        if not log.exists():
+            log.write_text("\n".join(first_rows(folder / "ml-100k.inter")) + "\n")
+    load_items(store, ItemFile(folder / "ml-100k.item", {}))
+    load_users(store, UserFile(folder / "ml-100k.user", {}))
+    replay(store, BehaviorLog(log, {}, LogOptions(action="rate")), Policy(count=K))
+    return store
+
+
+def first_rows(file: Path) -> list[str]:
+    """The head, and the first ratings of users drawn by a hash of their ids among those with enough of them."""
+    head, *lines = file.read_text().splitlines()
+    by_user: dict[str, list[list[str]]] = {}
+    for line in lines:
+        by_user.setdefault(line.split("\t")[0], []).append(line.split("\t"))
+    size = K * QUICK_PARTITIONS
+    there = [user for user, rows in by_user.items() if len(rows) >= size]
+    drawn = sorted(there, key=lambda user: hashlib.sha256(user.encode()).digest())[:QUICK_USERS]
+    kept = [row for user in drawn for row in sorted(by_user[user], key=lambda row: (float(row[3]), row[1]))[:size]]
+    return [head, *("\t".join(row) for row in kept)]
+
+
+def closed(store: Engine) -> int:
+    with store.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(partitions)) or 0
+
+
+def newest_model(store: Engine) -> str:
+    """The model of the texts that are there."""
+    with store.connect() as connection:
+        name = connection.scalar(select(interests.c.model).order_by(interests.c.model).limit(1))
+    if name is None:
+        sys.exit("--report: no texts are there yet; leave it out, and they are written")
+    return str(name)
+
+
+def write(store: Engine, plan: Plan, model: Complete, name: str) -> None:
+    """Write what is missing of a version's texts."""
+    left, total = count_open(store, plan, llm=True), closed(store)
+    with progress(f"Writing by {plan.prompt_version}", total, unit="partitions", done=total - left) as advance:
+        learn(store, model, model=name, plan=plan, advance=advance)
+
+
+def measured(store: Engine, version: str, name: str, encoder: Encoder | None) -> dict[str, Any]:
+    """The measures of one version's kept texts, and of what may stand in their place."""
+    with store.connect() as connection:
+        texts = read_texts(connection, version, name, 0, MOST)
+        cost = read_cost(connection, version, name, 0)
+    kept = [text for text in texts if text.kept]
+    with progress(f"Reviewing {version}", len(kept), unit="texts") as advance:
+        found = review(texts, prompt_version=version, model=name, style=STYLE, cost=cost, advance=advance)
+    row: dict[str, Any] = {
+        field: getattr(found, field)
+        for field in ("texts", "kept", "generic", "coverage", "contradictions", "supported", "replaced", "distinct")
+    }
+    row["calls_per_1000"] = cost.summary_calls_per_1000 if cost else None
+    row["shift_calls_per_1000"] = cost.shift_calls_per_1000 if cost else None
+    row["outcomes"] = found.outcomes
+    row["shifts"] = dict(
+        sorted(Counter(text.interest.shift_outcome.value for text in texts if text.interest.shift).items())
+    )
+    ours = tells_apart(kept, lambda text: text.interest.summary, encoder)
+    others = {beside: tells_apart(kept, _written(write), encoder) for beside, write in BESIDE.items()}
+    for name_of, hits in ours.items():
+        row[name_of] = round(_mean(hits), 4)
+        if not name_of.endswith("of_chance"):
+            row[f"{name_of}_over_statistics"] = paired(hits, others["statistics"][name_of])
+    row["beside"] = {
+        beside: {each: round(_mean(hits), 4) for each, hits in others[beside].items()}
+        | held_against(kept, texts, _written(write))
+        for beside, write in BESIDE.items()
+    }
+    return row
+
+
+def _written(write: Write) -> Say:
+    return lambda text: write(text.work, STYLE).summary
+
+
+def tells_apart(kept: Sequence[ReviewedText], say_of: Say, encoder: Encoder | None) -> dict[str, Hits]:
+    """Specificity and reciprocal ranks of what is said about each partition, by user."""
+    found: dict[str, Hits] = {}
+    if (named := identify(trials_of(kept, say_of))) is not None:
+        found["specificity"] = named.hits
+    if encoder is not None and kept:
+        vectors = encode(encoder, [say_of(text) for text in kept])
+        places = [(text.interest.user_id, text.interest.index) for text in kept]
+        ranked = retrieve_next([user for user, _ in places], [index for _, index in places], vectors)
+        if ranked is not None:
+            found["mrr"] = ranked.ranks
+            found["mrr_of_chance"] = {"all": [ranked.chance]}
+    if named is not None:
+        found["specificity_of_chance"] = {"all": [named.chance]}
+    return found
+
+
+def held_against(kept: Sequence[ReviewedText], texts: Sequence[ReviewedText], say_of: Say) -> dict[str, float | None]:
+    """Generic share, coverage and contradictions of what is said about the same partitions."""
+    others = strangers(texts)
+    rows = [
+        measure(say_of(text), text.evidence, [one for user, one in others if user != text.interest.user_id])
+        for text in kept
+    ]
+    return {
+        "generic": share_of([row.generic for row in rows]),
+        "coverage": share_of([row.covers for row in rows]),
+        "contradictions": share_of([bool(row.contradicts) for row in rows]),
+    }
+
+
+def paired(ours: Hits, theirs: Hits) -> dict[str, float]:
+    """The mean difference over texts and its 95 % interval, users resampled."""
+    users = sorted(set(ours) & set(theirs))
+    gaps = np.array([sum(ours[user]) - sum(theirs[user]) for user in users])
+    sizes = np.array([len(ours[user]) for user in users])
+    drawn = np.random.default_rng(0).integers(len(users), size=(REPEATS, len(users)))  # (R, U)
+    means = gaps[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {
+        "mean": round(float(gaps.sum() / sizes.sum()), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+    }
+
+
+def _mean(hits: Hits) -> float:
+    return float(np.mean([hit for own in hits.values() for hit in own]))
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
