@@ -1,0 +1,39 @@
+"""benchmarks/adaptation.py: what it draws from the log, and its paired differences."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from adaptation import QUICK_PARTITIONS, QUICK_USERS, K, first_rows, paired
+
+
+def test_the_quick_sample_is_the_first_ratings_of_users_with_enough(tmp_path: Path) -> None:
+    log, size = tmp_path / "log.inter", K * QUICK_PARTITIONS
+    rows = [
+        f"{user}\t{size - at}\t3\t{at}" for user in range(QUICK_USERS + 5) for at in reversed(range(size + user % 3))
+    ]
+    rows += [f"short\t{at}\t3\t{at}" for at in range(size - 1)]
+    log.write_text("\n".join(["user\titem\trating\tat", *rows]) + "\n")
+    head, *drawn = first_rows(log)
+    assert head == "user\titem\trating\tat"
+    users = [row.split("\t")[0] for row in drawn]
+    assert len(set(users)) == QUICK_USERS
+    assert {users.count(user) for user in users} == {size}
+    times = [int(row.split("\t")[3]) for row in drawn if row.startswith(f"{users[0]}\t")]
+    assert times == list(range(size))
+    assert first_rows(log) == [head, *drawn]
+
+
+def test_a_paired_difference_counts_users_whole() -> None:
+    better = {str(user): [1.0, 1.0] for user in range(40)}
+    worse = {str(user): [0.0, 1.0] for user in range(40)}
+    assert paired(better, worse) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    one = {"a": [1.0] * 50, **{str(user): [0.0] for user in range(40)}}
+    gap = paired(one, {user: [0.0] * len(hits) for user, hits in one.items()})
+    assert gap["low"] == 0.0  # one user's fifty texts are one user
+    assert gap["mean"] == pytest.approx(50 / 90, abs=1e-4)
