@@ -7,9 +7,9 @@ DIN over the tasks of `interestream train din --task ...`: each alone, all with 
 (pure, with its default for a zero step, with PCGrad's for it, and of gradients brought to one length) and with
 torchjd's balancers. Alone is the same model over the same features, with that task's tower only. The first two tasks
 are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and a fourth. Before that the cosines of
-the tasks' gradients on the shared parameters are measured along a run by their sum; if no two tasks conflict (cosine
-below 0 in most steps), the last task is planted to: "at least 4" for half of the items and its contrary for the other
-half, by a hash of the item. That is said.
+the tasks' gradients on the shared parameters are measured along a run by their sum; if no two tasks conflict (cosines
+below 0 in most steps and on average), the last task is planted to: "at least 4" for half of the items and its
+contrary for the other half, by a hash of the item. That is said.
 
 A gain is a task's AUC over its own alone, minus 1; its mean over tasks is a setting's gain. The peer that is compared
 is the one with the best mean gain on validation. Runs are kept in the folder of --results and not made twice, so the
@@ -240,7 +240,7 @@ def command_of(chosen: Any) -> str:
         return "python benchmarks/multi_task.py --quick"
     return (
         f"python benchmarks/multi_task.py --log {chosen.log} --splits {chosen.splits} --tasks {chosen.tasks} "
-        f"--seeds {chosen.seeds}"
+        f"--seeds {chosen.seeds}" + f" --only '{chosen.only}'" * (chosen.only != "*")
     )
 
 
