@@ -1,4 +1,4 @@
-"""The tables of this layer: vectors of texts, user representations, activations and behaviour banks."""
+"""The tables of this layer: vectors of texts, user representations, activations, behaviour banks and adaptations."""
 
 from __future__ import annotations
 
@@ -84,5 +84,25 @@ bank_marks = Table(
     Column("user_id", Text, primary_key=True),
     Column("bank", Text, primary_key=True),
     Column("seq", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# The language models that were adapted to this store (fusion/adaptation/register.py), and whom each learnt from.
+adaptations = Table(
+    "adaptations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("folder", Text, nullable=False),
+    Column("base", Text, nullable=False),  # the base model's name
+    Column("cut", Float(53), nullable=False),  # event time: what it learnt from is older
+    Column("users", Integer, nullable=False),  # it learnt from, at first
+    Column("forgotten", Integer, nullable=False),  # of them, since
+    sqlite_with_rowid=False,
+)
+adaptation_users = Table(
+    "adaptation_users",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("adaptation", Text, primary_key=True),
     sqlite_with_rowid=False,
 )

@@ -13,6 +13,7 @@ import typer
 import streams.commands.train_bahe  # noqa: F401  (adds itself to `train`)
 from interest.errors import InterestreamError
 from streams.commands.activate import activate
+from streams.commands.adapt import adapt
 from streams.commands.agent import agent
 from streams.commands.bank import bank
 from streams.commands.dead import dead
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 
 app.command()(activate)
+app.command()(adapt)
 app.command()(agent)
 app.add_typer(bank, name="bank")
 app.add_typer(dead, name="dead")

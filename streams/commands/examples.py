@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EXAMPLES = {
     "activate": "interestream activate runs/din",
+    "adapt": "interestream adapt --llm SmolLM2-135M-Instruct --items movies.csv --minutes 60 --out runs/adapted",
     "agent": "interestream agent --stages ingest,interest --workers 2",
     "bank fill": "interestream bank fill --llm SmolLM2-135M-Instruct --cut 15",
     "bank gc": "interestream bank gc",

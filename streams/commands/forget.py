@@ -145,10 +145,15 @@ def _ask(question: str, *, yes: bool) -> None:
 
 
 def _forget(engine: Engine, user: str) -> None:
+    from fusion.adaptation.register import learnt_from
     from streams.store.forget import forget as forget_user
 
+    with engine.connect() as connection:
+        adapted = learnt_from(connection, user)
     for table, rows in forget_user(engine, user).items():
         print(f"{table:<16}{rows:>10,} rows deleted")
+    for one in adapted:
+        print(f"{one.folder}: this model learnt from the user; adapt it anew (`interestream adapt`), or remove it")
 
 
 def _shown(engine: Engine) -> str:

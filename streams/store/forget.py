@@ -6,6 +6,7 @@ import sqlite3
 
 from sqlalchemy import Engine, delete
 
+from fusion.adaptation.register import count_forgotten
 from interest.errors import StoreError
 from interest.store.sql import writing
 from streams.store import counters
@@ -16,13 +17,15 @@ def forget(engine: Engine, user_id: str) -> dict[str, int]:
     """Delete a user's rows from every table with a user_id, in one transaction; return how many by table.
 
     Then make sure that nothing can be read off the disk: `erase`. Raises InputError where no table knows the user.
-    Nothing is written about whom was forgotten. The counts in `offsets` stay: a log that was replayed is consumed, so
-    replaying it again does not bring the user back; a log under another name would.
+    Nothing is written about whom was forgotten; an adapted model that learnt from the user counts one more. The counts
+    in `offsets` stay: a log that was replayed is consumed, so replaying it again does not bring the user back; a log
+    under another name would.
     """
     with writing(engine) as connection:
         # waits for the ingest transactions that run; the ones after them drop what they remember of the user
         counters.increment(connection, counters.FORGETS)
         check_user(connection, user_id)
+        count_forgotten(connection, user_id)
         deleted = {
             table.name: connection.execute(delete(table).where(table.c.user_id == user_id)).rowcount
             for table in user_tables()

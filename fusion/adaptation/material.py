@@ -1,0 +1,89 @@
+"""What is learnt and what is held out: items and users are divided by hash, behaviours by the cut in time.
+
+No training document names a held-out item, tells of a held-out user, or rests on a behaviour from the cut on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusion.adaptation.document import drawn
+from fusion.features.log import Array, Log
+from fusion.features.splits import TRAIN, split
+from interest.types import Item
+
+HELD_ITEMS, HELD_USERS = 0.05, 0.05  # shares
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What one side's documents are made of."""
+
+    catalogue: Mapping[str, Item]  # items that are told and asked about
+    names: Mapping[str, Item]  # items that histories name
+    likes: Log  # behaviours by which items are related
+    told: Log  # behaviours that histories tell
+
+
+def default_cut(log: Log) -> float:
+    """Event time of the first behaviour after the training part of the split `global`; after the last where none is."""
+    rest = log.at[split(log, "global") != TRAIN]
+    return float(rest.min()) if len(rest) else float(np.nextafter(log.at.max(), np.inf))
+
+
+def divide(log: Log, catalogue: Mapping[str, Item], cut: float, seed: int) -> tuple[Material, Material]:
+    """What is learnt, and what is held out of it.
+
+    Of the held-out side, items are related by the likes of users that are learnt from, and histories are those of
+    held-out users over items that are learnt.
+    """
+    held_item = {item_id for item_id in catalogue if drawn(f"item {item_id}", seed, HELD_ITEMS)}
+    held_user = np.array([drawn(f"user {user_id}", seed, HELD_USERS) for user_id in log.users], bool)
+    of_held_user = held_user[log.user] if len(log.user) else np.empty(0, bool)
+    on_held_item = np.array([item_id in held_item for item_id in log.items], bool)[log.item]
+    before = log.at < cut
+    learnt = rows_of(log, before & ~of_held_user & ~on_held_item)
+    known = {key: item for key, item in catalogue.items() if key not in held_item}
+    return (
+        Material(known, known, learnt, learnt),
+        Material(
+            {key: item for key, item in catalogue.items() if key in held_item},
+            known,
+            rows_of(log, before & ~of_held_user & on_held_item),
+            rows_of(log, before & of_held_user & ~on_held_item),
+        ),
+    )
+
+
+def rows_of(log: Log, mask: Array) -> Log:
+    """The log with these rows only; users and items keep their numbers."""
+    user = log.user[mask]
+    starts = np.searchsorted(user, np.arange(len(log.users) + 1)).astype(np.int64)
+    names = ("item", "action", "seq", "at", "value")
+    kept = {name: getattr(log, name)[mask] for name in names}
+    scene = log.scene[mask] if len(log.scene) else log.scene
+    return dataclasses.replace(log, user=user, starts=starts, scene=scene, **kept)
+
+
+def learnt_users(log: Log) -> list[str]:
+    """The users with a behaviour in the log, sorted."""
+    return sorted(log.users[user] for user in np.unique(log.user))
+
+
+def digest_of(users: list[str]) -> str:
+    """Stands for a set of users without naming one."""
+    return hashlib.sha256("\n".join(users).encode()).hexdigest()
+
+
+def liked(log: Log) -> Array:
+    """(N,) bool: at or above the user's own mean; a behaviour without a value shows liking by itself."""
+    valued = ~np.isnan(log.value)
+    counts = np.bincount(log.user[valued], minlength=len(log.users))
+    sums = np.bincount(log.user[valued], weights=log.value[valued], minlength=len(log.users))
+    means = sums / np.maximum(counts, 1)
+    return np.asarray(~valued | (log.value >= means[log.user] - 1e-6))

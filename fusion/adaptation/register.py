@@ -1,0 +1,61 @@
+"""Adaptations in the store: which model learnt from which user, so that forgetting a user names it.
+
+A user's rows go with the user; of an adaptation then stays only how many of its users were forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Connection, Engine, delete, select, update
+
+from fusion.tables import adaptation_users, adaptations
+from interest.store.sql import insert_new, writing
+
+AT_ONCE = 5_000  # rows of one statement
+
+
+class Adapted(msgspec.Struct, frozen=True):
+    """A model that learnt from a store."""
+
+    id: str
+    folder: str
+
+
+def note_adaptation(engine: Engine, id_: str, folder: Path, base: str, cut: float, users: Sequence[str]) -> None:
+    """Before anything is learnt: that the model of this folder learns from these users.
+
+    What was noted of an earlier model in the folder goes. A run that goes on notes the same again.
+    """
+    shown = str(folder.resolve())
+    with writing(engine) as connection:
+        known = select(adaptations.c.id).where((adaptations.c.folder == shown) | (adaptations.c.id == id_))
+        old = list(connection.scalars(known))
+        for table, key in ((adaptation_users, adaptation_users.c.adaptation), (adaptations, adaptations.c.id)):
+            connection.execute(delete(table).where(key.in_(old)))
+        row = {"id": id_, "folder": shown, "base": base, "cut": cut, "users": len(users), "forgotten": 0}
+        insert_new(connection, adaptations, [row])
+        for start in range(0, len(users), AT_ONCE):
+            rows = [{"user_id": user, "adaptation": id_} for user in users[start : start + AT_ONCE]]
+            insert_new(connection, adaptation_users, rows)
+
+
+def learnt_from(connection: Connection, user_id: str) -> list[Adapted]:
+    """The adapted models that learnt from the user, by folder."""
+    query = (
+        select(adaptations.c.id, adaptations.c.folder)
+        .join(adaptation_users, adaptation_users.c.adaptation == adaptations.c.id)
+        .where(adaptation_users.c.user_id == user_id)
+        .order_by(adaptations.c.folder)
+    )
+    return [Adapted(row.id, row.folder) for row in connection.execute(query)]
+
+
+def count_forgotten(connection: Connection, user_id: str) -> None:
+    """One more forgotten user for every adaptation that learnt from this one, whose rows are about to go."""
+    theirs = select(adaptation_users.c.adaptation).where(adaptation_users.c.user_id == user_id)
+    connection.execute(
+        update(adaptations).where(adaptations.c.id.in_(theirs)).values(forgotten=adaptations.c.forgotten + 1)
+    )

@@ -1,0 +1,62 @@
+"""`interestream adapt` as a user meets it, and `forget` naming what learnt from the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select
+
+from fusion.adaptation.record import read_record
+from fusion.tables import adaptation_users, adaptations
+from interest.errors import InputError
+from tests.support.adapting import chat_model
+from tests.support.command_line import output_of, run
+from tests.support.ctr_world import fill, random_rows
+from tests.support.tiny_llm import save_llm
+
+
+@pytest.fixture
+def url(store: Engine) -> str:
+    fill(store, random_rows(5))
+    return store.url.render_as_string(hide_password=False)
+
+
+def test_adapt_then_forget(store: Engine, url: str, tmp_path: Path) -> None:
+    base, out, items = chat_model(tmp_path / "base"), tmp_path / "adapted", tmp_path / "items.csv"
+    items.write_text("item_id,title,genres,director\ni9,The Ninth,Drama|War,Ada Byron\ni1,The First,Drama,Eve Ray\n")
+    given = ("--llm", base, "--store", url, "--items", items, "--out", out, "--quick", "--context", 256)
+    said = output_of("adapt", *given, "--noun", "film,films", "--before", "1970-05-01")
+    assert "director" in said  # the table of what was understood
+    assert "2 items from items.csv" in said
+    assert "perplexity of held-out documents" in said
+    record = read_record(out)
+    assert record is not None
+    assert f"adapted model {record.id} in {out}" in said
+    assert record.cut == 120 * 86_400.0
+    with store.connect() as connection:
+        users = set(connection.scalars(select(adaptation_users.c.user_id)))
+        assert connection.execute(select(adaptations)).one().users == len(users) == record.users
+    other = sorted({f"u{number}" for number in range(30)} - users)
+    assert str(out) in output_of("forget", sorted(users)[0], "--yes", "--store", url).replace("\n", "")
+    if other:
+        assert str(out) not in output_of("forget", other[0], "--yes", "--store", url)
+    with store.connect() as connection:
+        row = connection.execute(select(adaptations)).one()
+        assert (row.users, row.forgotten, row.folder) == (len(users), 1, str(out.resolve()))
+        assert sorted(users)[0] not in set(connection.scalars(select(adaptation_users.c.user_id)))
+
+
+def test_refusals(store: Engine, tmp_path: Path) -> None:
+    url, out = store.url.render_as_string(hide_password=False), tmp_path / "out"
+    base = chat_model(tmp_path / "base")
+    none = run("adapt", "--llm", tmp_path / "nowhere", "--store", url, "--out", out)
+    assert isinstance(none.exception, InputError)
+    assert "no language model" in str(none.exception)
+    empty = run("adapt", "--llm", base, "--store", url, "--out", out)
+    assert "there is no catalogue: give the items with --items" in str(empty.exception)
+    mute = run("adapt", "--llm", save_llm(tmp_path / "mute"), "--store", url, "--out", out)
+    assert "no chat template" in str(mute.exception)
+    wrong = run("adapt", "--llm", base, "--store", url, "--out", out, "--mix", "films=1")
+    assert "kinds are item, related" in str(wrong.exception)
+    assert not out.exists()
