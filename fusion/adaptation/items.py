@@ -55,8 +55,13 @@ def whole(fields: Fields, until: float | None = None) -> Document:
     return Document(kind=Kind.ITEM, pieces=(Piece(item_text(fields), asked=True),), until=until)
 
 
-def infill(fields: Fields, hidden: int, rng: np.random.Generator, until: float | None = None) -> Document:
-    """The item with the field of number `hidden` blank, and a span of words of some others; the blanks are asked."""
+def infill(
+    fields: Fields, hidden: int, rng: np.random.Generator, until: float | None = None, *, spans: float = SPANS
+) -> Document:
+    """The item with the field of number `hidden` blank, and a span of words of some others; the blanks are asked for.
+
+    spans: how probable it is that another field loses one.
+    """
     lines: list[str] = []
     answers: list[str] = []
     for at, (name, text) in enumerate(fields):
@@ -64,7 +69,7 @@ def infill(fields: Fields, hidden: int, rng: np.random.Generator, until: float |
         if at == hidden:
             answers.append(text)
             lines.append(f"{name}: [blank {len(answers)}]")
-        elif len(words) > 1 and rng.random() < SPANS:
+        elif len(words) > 1 and rng.random() < spans:
             length = int(rng.integers(1, min(LONGEST_SPAN, len(words) - 1) + 1))
             start = int(rng.integers(0, len(words) - length + 1))
             answers.append(" ".join(words[start : start + length]))
