@@ -117,15 +117,18 @@ def _rmse(errors: Array) -> float:
 
 
 def by_task(tasks: Tasks, targets: Array, scores: Array) -> dict[str, float]:
-    """Each task's AUC, of a number its RMSE, over the rows on which it has a target. targets, scores: (n, T)."""
+    """Each task's AUC, of a number its RMSE, over the rows on which it has a target. targets, scores: (n, T).
+
+    A task for which it is not defined (no rows, or one class) is left out.
+    """
     out = {}
     for number, task in enumerate(tasks):
         there = ~np.isnan(targets[:, number])
         wanted, own = targets[there, number], scores[there, number]
         out[task.name] = _rmse(own - wanted) if task.rule.is_number else auc(wanted, own)
-    return out
+    return {name: value for name, value in out.items() if not math.isnan(value)}
 
 
 def mean_auc(tasks: Tasks, measured: dict[str, float]) -> float:
     """What an epoch is chosen by: the mean AUC of the tasks that are a yes or no."""
-    return float(np.mean([measured[task.name] for task in tasks if not task.rule.is_number]))
+    return float(np.mean([measured[task.name] for task in tasks if not task.rule.is_number and task.name in measured]))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.features.slices import tail_items
+from fusion.features.tasks import parse_tasks
 from fusion.training import metrics
 
 LABELS = np.array([0, 1, 0, 1])
@@ -61,3 +62,23 @@ def test_the_tail_is_the_least_frequent_items_that_were_trained_on() -> None:
     strict, bulk = tail_items(np.array([0, 50, 30, 1, 9, 10]))
     assert np.flatnonzero(strict).tolist() == [3]
     assert np.flatnonzero(bulk).tolist() == [3, 4, 5]
+
+
+def test_errors_of_a_number_are_in_its_own_unit() -> None:
+    wanted, scores = np.array([1.0, 3.0, 5.0, 3.0]), np.array([2.0, 3.0, 3.0, 3.0])
+    told = metrics.number_report(wanted, scores, {"first": np.array([True, False, False, False])})
+    assert told["rmse"] == pytest.approx(math.sqrt(5 / 4))
+    assert told["mae"] == pytest.approx(3 / 4)
+    assert told["r2"] == pytest.approx(1 - (5 / 4) / 2)
+    assert (told["first_rmse"], told["first_rows"]) == (1.0, 1.0)
+    assert math.isnan(metrics.number_report(wanted[:0], scores[:0], {})["mae"])
+
+
+def test_tasks_are_measured_where_they_have_targets_and_an_epoch_by_those_that_are_a_yes_or_no() -> None:
+    tasks = parse_tasks(["like=value>=4", "stars=value", "none=value>=9", "rare=value>=5 if action=rate"])
+    nan = math.nan
+    targets = np.array([[0, 2, 0, nan], [1, 4, 0, nan], [0, nan, 0, 0], [1, 5, 0, 1]], np.float32)
+    scores = np.column_stack([SCORES, [2.0, 4.0, 100.0, 4.0], SCORES, [nan, nan, 0.9, 0.1]])
+    told = metrics.by_task(tasks, targets, scores)
+    assert told == {"like": pytest.approx(3.5 / 4), "stars": pytest.approx(math.sqrt(1 / 3)), "rare": 0.0}
+    assert metrics.mean_auc(tasks, told) == pytest.approx((3.5 / 4 + 0.0) / 2)
