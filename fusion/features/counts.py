@@ -108,7 +108,10 @@ class ItemHistory:
 
 @dataclass(frozen=True, slots=True)
 class PastSums:
-    """What the pasts of n moments add up to: all that the counts know of a user."""
+    """What the pasts of n moments add up to: all that the counts know of a user.
+
+    Where the moments share one past, all but the last two may have one row.
+    """
 
     size: Array  # (n,) float64: behaviours
     whole: Array  # (n, 4): the sums of `event_columns`
@@ -145,7 +148,7 @@ def count_columns(past: PastSums, item: ItemStatistics, at: Array, scale: Scale)
         _log_days(at - past.newest_at, past.size > 0),
         mean + item_mean - scale.prior,
     ]
-    return np.stack(features, axis=1).astype(np.float32)
+    return np.stack(np.broadcast_arrays(*features), axis=1).astype(np.float32)
 
 
 def _category_columns(past: PastSums, mean: Array, value: Array) -> list[Array]:

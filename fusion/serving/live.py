@@ -47,7 +47,7 @@ from interest.types import User
 
 MEMORY_MB = 256  # of users' sides and encoded states: at 100 kB each some 2,500 users
 TEXTS = 50_000  # vectors of texts that are kept for BAHE: 58 MB with a small LLM
-AT_ONCE = 2048  # candidates that DIN scores together: 26 MB for its widest activations at history 50
+AT_ONCE = 512  # candidates that DIN scores together: 6 MB for its widest activations at history 50
 LOCK_S = 1.0  # after which a score without the store gives up on a thread that may be waiting for it
 LAYOUT = 1  # of the FeatureSpec, whose parts a side carries all
 
@@ -325,7 +325,7 @@ class LiveScorer:
             if self._reading.lifelong:
                 lifelong = pooled(embedded[None], torch.from_numpy(side.embedded_counts)[None])
             offered = torch.from_numpy(self._known.embedding[places])
-            every_logit = self._states.score_user(samples, side.user_id, lifelong, offered)
+            every_logit = self._states.score_user(samples, side.user_id, side.newest, lifelong, offered)
         else:
             assert self._states is not None
             every_logit = torch.from_numpy(empty_scores(len(samples), tasks))

@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fusion.features.collate import BatchIndices
+from fusion.features.counts import DAY
+from fusion.features.events import buckets
 from fusion.features.log import Array
-from fusion.features.packed_windows import Candidates, PackedBatch, of_one_moment
+from fusion.features.packed_windows import USER_COUNTS, Candidates, PackedBatch, of_one_moment
 from fusion.features.samples import Samples, tensor
 from fusion.models.srp4ctr.model import Srp4Ctr, UserState
 
@@ -55,28 +57,35 @@ class UserStates:
         return self._model.score(state, of_one_moment(batch.candidates), batch.items)
 
     @torch.no_grad()
-    def score_user(self, samples: Samples, name: str, lifelong: Tensor | None, offered: Tensor) -> Tensor:
+    def score_user(self, samples: Samples, name: str, newest: int, lifelong: Tensor | None, offered: Tensor) -> Tensor:
         """(n,) logits of samples that are one user's at one moment, from the encoder's vectors of their items (n, d).
 
-        The first one stands for all in what they see, so that only their own numbers are gathered.
+        The first one stands for all in what they see, so that only their own numbers are gathered. newest: the sequence
+        number up to which the user's log is in the samples. A state is taken again where that, the moment's counts, the
+        profile and the interests are the same: whoever calls drops it when the items of the past change.
         """
-        head: PackedBatch = self._model.collator.collate(samples, BatchIndices(np.zeros(1, np.int64), np.ones(1, int)))
-        stamp = _stamps(head)[0] + (b"" if lifelong is None else lifelong.numpy().tobytes())
+        look = samples.impressions.take(slice(0, 1))
+        own = [samples.dense[0, USER_COUNTS], samples.profiles[0], *samples.visible_interests(look)]
+        own += [] if lifelong is None else [lifelong.numpy()]
+        stamp = f"{newest} ".encode() + b"".join(part.tobytes() for part in own)
         state = self._take(name, stamp)
         if state is None:
-            state = self._encoded(head, lifelong)[0]
+            one = np.zeros(1, np.int64)
+            state = self._encoded(self._model.collator.collate(samples, BatchIndices(one, one + 1)), lifelong)[0]
             self._keep(name, stamp, state)
-        many = torch.arange(len(samples))
+        columns, many = state.mask.shape[1], torch.arange(len(samples))
+        events = samples.events
+        rows = events.rows[np.arange(look.stop[0] - columns, look.stop[0])] if state.mask.any() else np.zeros(1, int)
+        age = buckets((look.at // DAY).astype(np.int32) - events.day[rows]) * state.mask.numpy()[0]
         candidates = Candidates(
             target=many[None],
-            visible=head.candidates.visible,
-            age=head.candidates.age,
+            visible=torch.full((1, 1), columns, dtype=torch.int32),
+            age=tensor(age.astype(np.int32)[None, None]),
             slot=many,
-            profile=head.candidates.profile.expand(len(samples), -1),
+            profile=tensor(samples.profiles[:1]).expand(len(samples), -1),
             dense=tensor(samples.dense),
             value_bucket=torch.zeros(len(samples), dtype=torch.int64),
         )
-        state = _stack([state], head.candidates.age.shape[2])
         return self._model.score(state, candidates, offered)
 
     def _encode(self, samples: Samples, heads: Array, lifelong: Tensor | None) -> list[UserState]:

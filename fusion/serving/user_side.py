@@ -136,26 +136,21 @@ class UserSide:
         self.by_kind = sums
 
     def sums(self, offered: Array) -> PastSums:
-        """What the counts of n candidates with the categories `offered` (n, C) are made of."""
-        many = len(offered)
+        """What the counts of n candidates with the categories `offered` (n, C) are made of; one past stands for all."""
         by_category = np.zeros((*offered.shape, 4))
         if len(self.kinds):
             place = np.minimum(np.searchsorted(self.kinds, offered), len(self.kinds) - 1)
             found = (self.kinds[place] == offered) & (offered > 0)
             by_category[found] = self.by_kind[place[found]]
         recent, nothing = self.recent, np.zeros(4)
-
-        def same(row: Array) -> Array:
-            return np.broadcast_to(row, (many, 4))
-
         return PastSums(
-            size=np.full(many, float(self.size)),
-            whole=same(self.whole),
-            fifty=same(nothing if recent is None else recent.fifty),
-            ten=same(nothing if recent is None else recent.ten),
-            squares=np.full(many, self.squares),
-            first_at=np.full(many, self.first_at),
-            newest_at=np.full(many, self.last_at),
+            size=np.full(1, float(self.size)),
+            whole=self.whole[None],
+            fifty=(nothing if recent is None else recent.fifty)[None],
+            ten=(nothing if recent is None else recent.ten)[None],
+            squares=np.full(1, self.squares),
+            first_at=np.full(1, self.first_at),
+            newest_at=np.full(1, self.last_at),
             by_category=by_category,
             slots=(offered > 0).sum(axis=1),
         )
