@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -230,4 +231,5 @@ def _tell(filled: Filled, plan: Plan, say: Callable[[str], None]) -> None:
     if filled.empty:
         say(f"there is nothing of: {', '.join(filled.empty)}; the other kinds have its share")
     parts = ", ".join(f"{kind} {tokens:,}" for kind, tokens in filled.tokens.items())
-    say(f"{len(filled.documents):,} documents, tokens by kind: {parts}; behaviours before {plan.cut:.0f} only")
+    cut = f"{datetime.fromtimestamp(plan.cut, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    say(f"{len(filled.documents):,} documents, tokens by kind: {parts}; only behaviours before {cut}")

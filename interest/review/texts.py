@@ -53,12 +53,12 @@ def versions_of(connection: Connection, prompt_version: str | None, model: str |
     query = select(interests.c.prompt_version, interests.c.model).where(interests.c.generation == (generation or 0))
     found = sorted((row[0], row[1]) for row in connection.execute(query.distinct()))
     wanted = [pair for pair in found if prompt_version in (None, pair[0]) and model in (None, pair[1])]
+    if not found:
+        raise InputError("this store has no texts; `interestream learn` writes them")
     if not wanted:
-        there = "; ".join(f"{version} by {name}" for version, name in found) or "none"
-        raise InputError(
-            f"no texts of prompt version {prompt_version or 'any'}, model {model or 'any'} in this store; there are: "
-            f"{there}. `interestream learn` writes them"
-        )
+        asked = f" of prompt version {prompt_version}" * bool(prompt_version) + f" by the model {model}" * bool(model)
+        there = "; ".join(f"{version} by {name}" for version, name in found)
+        raise InputError(f"this store has no texts{asked}; it has {there}")
     return [(*pair, generation or 0) for pair in wanted]
 
 

@@ -88,7 +88,7 @@ def test_pages_show_what_the_store_holds_and_run_none_of_it(reviewed: Engine, tm
     [
         (("--sample", 3), "--sample and --out go together"),
         (("--language", "fr"), "no texts in 'fr'"),
-        (("--prompt-version", "plain-9"), "there are: plain-1 by small"),
+        (("--prompt-version", "plain-9"), "it has plain-1 by small"),
     ],
 )
 def test_what_cannot_be_reviewed_is_told(reviewed: Engine, options: tuple[object, ...], said: str) -> None:
