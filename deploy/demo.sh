@@ -9,7 +9,7 @@ export INTERESTREAM_STORE="sqlite:///$folder/interestream.db"
 say() { if [ -n "${NO_COLOR:-}" ]; then printf '\n%s\n' "$*"; else printf '\n\033[1m%s\033[0m\n' "$*"; fi; }
 
 say "1. Replay 100,000 ratings; SmolLM2 writes the interests of the 8 longest users, MiniLM encodes them"
-interestream replay "$sample/ml-100k.inter" --items "$sample/ml-100k.item" --users "$sample/ml-100k.user" --noun film,films --users-limit 8
+interestream replay "$sample/ml-100k.inter" --items "$sample/ml-100k.item" --users "$sample/ml-100k.user" --noun film,films --users-limit 8 --prompt-version plain-2
 
 say "2. Train DIN on the short-term caches and the interest vectors"
 interestream train din --interest yes --out "$folder/din"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.commands.options import LlmBackend, Store
+from streams.commands.options import LlmBackend, PromptVersion, Store
 from streams.resolve.llm import nouns
 from streams.settings.load import store_url
 
@@ -40,13 +40,7 @@ def learn(
         ),
     ] = None,
     llm_model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
-    prompt_version: Annotated[
-        str | None,
-        typer.Option(
-            help="Version of the prompts: plain-1 for small models, json-1 for capable ones; plain-2 and json-2 ask "
-            "for what sets a user apart from the base rates that `interestream rates` shows."
-        ),
-    ] = None,
+    prompt_version: PromptVersion = None,
     chained: Annotated[bool, typer.Option(help="Show each summary's prompt the summary before it.")] = False,
     batch: Annotated[int, typer.Option(help="Requests decoded together by an LLM in this process.", min=1)] = 32,
     noun: Annotated[str, typer.Option(help="What the texts call an item and items: singular,plural.")] = "title,titles",

@@ -27,6 +27,13 @@ LlmBackend = Annotated[
         show_default="INTERESTREAM_LLM_BACKEND, else transformers",
     ),
 ]
+PromptVersion = Annotated[
+    str | None,
+    typer.Option(
+        help="Version of the prompts: plain-1 for small models, json-1 for capable ones; plain-2 and json-2 ask for "
+        "what sets a user apart from the base rates that `interestream rates` shows."
+    ),
+]
 T = TypeVar("T")
 DAY = 86_400.0
 LATEST = 4_102_444_800.0  # 2100-01-01

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interest.errors import InputError
-from streams.commands.options import LlmBackend, Store
+from streams.commands.options import LlmBackend, PromptVersion, Store
 from streams.settings.durations import parse_duration
 from streams.settings.load import store_url
 from streams.ubsp.policy import Dedupe, Policy, Span
@@ -35,6 +35,7 @@ _OF_THE_AGENT = {
     "llm_from": "INTERESTREAM_LLM_URL",
     "llm_model": "INTERESTREAM_LLM_MODEL",
     "llm_backend": "INTERESTREAM_LLM_URL",
+    "prompt_version": "INTERESTREAM_LLM_PROMPT_VERSION",
     "noun": "INTERESTREAM_LLM_NOUN",
     "store": "INTERESTREAM_STORE",
     "llm": "the agent's --stages",
@@ -101,6 +102,7 @@ def replay(
     ] = None,
     llm_model: Annotated[str | None, typer.Option(help="The model's name, where --llm-from is a server.")] = None,
     llm_backend: LlmBackend = None,
+    prompt_version: PromptVersion = None,
     noun: Annotated[str, typer.Option(help="What the texts call an item and items: singular,plural.")] = "title,titles",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     resume: Annotated[
@@ -179,8 +181,9 @@ def replay(
         from streams.commands.learn import learn
 
         learn(
-            store=store, users_limit=users_limit, llm=llm_from, llm_model=llm_model, llm_backend=llm_backend, noun=noun
-        )
+            store=store, users_limit=users_limit, llm=llm_from, llm_model=llm_model, llm_backend=llm_backend,
+            prompt_version=prompt_version, noun=noun,
+        )  # fmt: skip
         fuse(store=store)
 
 
