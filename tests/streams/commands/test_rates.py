@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
@@ -78,15 +79,62 @@ def test_learning_again_by_the_new_prompts_leaves_the_old_texts(filled: Engine) 
     assert len(found) == 48
 
 
-def test_unchanged_shifts_cost_no_call_and_are_counted(filled: Engine) -> None:
-    async def model(request: Request) -> Reply:
-        return reply(request.messages[-1].content.rpartition("\n")[2])
+def written(engine: Engine, version: str) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(interests)
+            .where(interests.c.prompt_version == version)
+            .order_by(interests.c.user_id, interests.c.index)
+        )
+        return [tuple(row) for row in rows]
 
+
+def test_texts_depend_on_the_named_rates_and_not_on_what_the_store_holds_later(filled: Engine, tmp_path: Path) -> None:
+    """Replay equals live: half of the users are written before the others' behaviours change what is usual."""
+    file = tmp_path / "rates.json"
+    output_of("rates", "--store", filled.url, "--freeze", "--export", file)
+    version, rates = with_rates(filled, "plain-2")
+    learn(
+        filled,
+        says_what_it_was_told,
+        model="m",
+        plan=Plan(prompt_version=version, rates=rates, users=tuple(f"user-{at}" for at in range(6))),
+    )
+    with writing(filled) as connection:  # dramas become what nobody chooses
+        connection.execute(behaviors.update().where(behaviors.c.user_id >= "user-6").values(item_id="Western0"))
+    output_of("rates", "--store", filled.url, "--freeze")
+    assert with_rates(filled, "plain-2")[0] != version
+    other = open_store(f"sqlite:///{tmp_path / 'other.db'}")
+    copy(filled, other)
+    output_of("rates", "--store", other.url, "--import", file)
+    again, same = with_rates(other, version)
+    learn(
+        other,
+        says_what_it_was_told,
+        model="m",
+        plan=Plan(prompt_version=again, rates=same, users=tuple(f"user-{at}" for at in range(6))),
+    )
+    assert written(other, version) == written(filled, version)
+    assert len(written(other, version)) == 12
+    other.dispose()
+
+
+def copy(engine: Engine, other: Engine) -> None:
+    for table in (items, behaviors, partitions):
+        with engine.connect() as connection, writing(other) as into:
+            insert_new(into, table, [dict(row) for row in connection.execute(select(table)).mappings()])
+
+
+async def says_what_it_was_told(request: Request) -> Reply:
+    return reply(request.messages[-1].content.rpartition("\n")[2])
+
+
+def test_unchanged_shifts_cost_no_call_and_are_counted(filled: Engine) -> None:
     seen = []
 
     async def counted(request: Request) -> Reply:
         seen.append(request)
-        return await model(request)
+        return await says_what_it_was_told(request)
 
     output_of("rates", "--store", filled.url, "--freeze")
     version, rates = with_rates(filled, "plain-2")
