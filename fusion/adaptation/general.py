@@ -17,8 +17,8 @@ import torch
 from fusion.adaptation.document import Document, Kind, dialogue
 from interest.errors import ArtifactError
 
-BATCH = 16
-MAX_TOKENS = 160
+BATCH = 8  # so that progress is seen on a slow machine
+MAX_TOKENS = 128
 TOP_P, TEMPERATURE = 0.95, 0.8
 NAME = "general.json"
 FORMS = (

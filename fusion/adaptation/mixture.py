@@ -11,12 +11,14 @@ import numpy as np
 
 from fusion.adaptation.document import Document, Escape, Kind
 from fusion.adaptation.encode import Encoded, Encoder
-from fusion.adaptation.histories import facts_documents, history_documents
+from fusion.adaptation.facts import facts_documents
+from fusion.adaptation.histories import history_documents
 from fusion.adaptation.items import item_documents
 from fusion.adaptation.material import Material
 from fusion.adaptation.reading import reading_documents
 from fusion.adaptation.related import liked_next, related_documents, similarity
 from interest.errors import InputError
+from interest.facts.base_rates import BaseRates
 from interest.write.prompts import Style
 
 MIX = {
@@ -59,9 +61,14 @@ def parse_mix(text: str) -> dict[Kind, float]:
 
 
 def makers_of(
-    material: Material, escape: Escape, seed: int, general: Sequence[Document], style: Style | None = None
+    material: Material,
+    escape: Escape,
+    seed: int,
+    general: Sequence[Document],
+    style: Style | None = None,
+    rates: BaseRates | None = None,
 ) -> Makers:
-    """How the documents of every kind are made of the material."""
+    """How the documents of every kind are made of the material. rates: of what is learnt, by which facts are told."""
     style = style or Style()
     likes = material.likes
     following: dict[str, tuple[str, float]] = {}
@@ -81,7 +88,7 @@ def makers_of(
         ),
         Kind.HISTORY: partial(history_documents, material, escape, seed=seed),
         Kind.READING: partial(reading_documents, material.catalogue, escape, seed=seed, noun=style.noun[0]),
-        Kind.FACTS: partial(facts_documents, material, escape, seed=seed, style=style),
+        Kind.FACTS: partial(facts_documents, material, escape, seed=seed, style=style, rates=rates),
         Kind.GENERAL: lambda passed: _shuffled(general, seed, passed),
     }
     return made

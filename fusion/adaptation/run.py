@@ -19,6 +19,7 @@ import torch
 
 from fusion.adaptation.document import Escape, Kind
 from fusion.adaptation.encode import Encoded, Encoder, pack
+from fusion.adaptation.facts import rates_of
 from fusion.adaptation.general import general_documents, sample_general
 from fusion.adaptation.learn import LearnConfig, add_lora, learn, merged, perplexities, speed
 from fusion.adaptation.material import default_cut, digest_of, divide, learnt_users
@@ -56,7 +57,7 @@ class AdaptConfig(msgspec.Struct, frozen=True, kw_only=True):
     minutes: float | None = None  # given: as many tokens as that takes here, of `tokens` at most
     mix: dict[Kind, float] = msgspec.field(default_factory=lambda: dict(MIX))
     context: int = 512  # tokens
-    answers: int = 200  # of the base model's own, replayed and held out
+    answers: int = 120  # of the base model's own, replayed and held out
     held: int = 60  # documents of each kind that perplexity is measured on
     join_users: bool = False  # whether two users' histories may share a context
     before: float | None = None  # event time of the cut; None: the split's
@@ -128,14 +129,14 @@ def adapt(
 
     escape = Escape(special_tokens(tokenizer))
     replayed, kept = _general(model, tokenizer, config, out, shown)
-    style = Style(noun=config.noun)
-    makers = makers_of(learnt, escape, config.learn.seed, general_documents(replayed), style)
+    style, rates = Style(noun=config.noun), rates_of(learnt, escape)
+    makers = makers_of(learnt, escape, config.learn.seed, general_documents(replayed), style, rates)
     if not plan.tokens:
         plan = msgspec.structs.replace(plan, tokens=_affordable(model, makers, encoder, config, say))
         write_plan(out, plan)
     filled = fill(makers, config.mix, plan.tokens, encoder, config.learn.seed)
     _tell(filled, plan, say)
-    held_makers = makers_of(held, escape, config.learn.seed, general_documents(kept), style)
+    held_makers = makers_of(held, escape, config.learn.seed, general_documents(kept), style, rates)
     measured = {kind.value: first_of(held_makers, kind, encoder, config.held) for kind in Kind}
     count = sum(map(len, measured.values()))
     if not plan.before:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fusion.adaptation.document import Document, Escape, Kind, dialogue, drawn
 from fusion.adaptation.encode import Encoder
+from fusion.adaptation.facts import facts_documents, rates_of
 from fusion.adaptation.general import general_documents, questions
-from fusion.adaptation.histories import facts_documents, history_documents
+from fusion.adaptation.histories import history_documents
 from fusion.adaptation.items import fields_of, infill, item_text
 from fusion.adaptation.material import default_cut, divide, liked
 from fusion.adaptation.mixture import makers_of, parse_mix
@@ -33,7 +34,7 @@ ESCAPE = Escape([END])
 
 def documents(log, seed: int = 0, passes: int = 2) -> list[Document]:
     learnt, _ = divide(log, films(), default_cut(log), seed)
-    makers = makers_of(learnt, ESCAPE, seed, general_documents([("a", "b")]))
+    makers = makers_of(learnt, ESCAPE, seed, general_documents([("a", "b")]), rates=rates_of(learnt, ESCAPE))
     return [one for kind in Kind for passed in range(passes) for one in makers[kind](passed)]
 
 
@@ -53,7 +54,7 @@ def test_no_document_holds_an_event_after_its_cut() -> None:
         value=np.where(later, 6 - log.value, log.value).astype(np.float32),
     )
     learnt, held = divide(other, films(), cut, 0)
-    makers = makers_of(learnt, ESCAPE, 0, general_documents([("a", "b")]))
+    makers = makers_of(learnt, ESCAPE, 0, general_documents([("a", "b")]), rates=rates_of(learnt, ESCAPE))
     assert [one for kind in Kind for passed in range(2) for one in makers[kind](passed)] == made
     assert (held.told.at < cut).all()
     assert (held.likes.at < cut).all()
@@ -209,12 +210,22 @@ def test_questions_are_answered_by_the_rows() -> None:
     assert any(question.startswith("What kind of film is each") for question in asked)
 
 
-def test_facts_are_told_in_sentences_that_the_check_keeps_whole() -> None:
+def test_facts_are_answered_with_what_the_prompt_told() -> None:
+    """In both forms of the question, as it begins the answer; of base rates only those of learnt users."""
     log = watched()
     learnt, _ = divide(log, films(), default_cut(log), 0)
-    made = [one for passed in range(3) for one in facts_documents(learnt, ESCAPE, passed, 0, Style())]
-    assert made
-    assert all(one.pieces[-1].text.startswith("This user ") and one.user for one in made)
+    rates = rates_of(learnt, ESCAPE)
+    assert rates is not None
+    made = [one for passed in range(3) for one in facts_documents(learnt, ESCAPE, passed, 0, Style(), rates)]
+    questions_ = {one.pieces[-2].text.splitlines()[0] for one in made}
+    assert len(questions_) == 2
+    for one in made:
+        told, answer = one.pieces[-2].text.lower(), one.pieces[-1].text
+        assert answer.startswith(("This user enjoyed ", "This user gave the highest ratings to "))
+        said = [kind for kind in ("action", "comed", "drama", "horror", "item ") if kind in answer.lower()]
+        assert said
+        assert all(kind in told for kind in said)
+        assert one.user
 
 
 def test_general_questions_are_many_and_each_once() -> None:

@@ -1,0 +1,112 @@
+"""Facts and sentences: the questions of the interest prompts about a period, with answers that are true.
+
+An answer begins as the prompt has it begin, and says of what the prompt tells only what `interest.check` keeps whole: a
+form to repeat, in which nothing is said that was not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from fusion.adaptation.document import Document, Escape, Kind, Piece, dialogue
+from fusion.adaptation.histories import escaped
+from fusion.adaptation.material import Material
+from fusion.features.log import Log
+from interest.check.evidence import Evidence
+from interest.check.sentences import check
+from interest.facts.base_rates import LEAST as LEAST_PARTITIONS
+from interest.facts.base_rates import BaseRates, freeze
+from interest.facts.categories import listed, plural
+from interest.facts.counts import Facts, facts_of
+from interest.facts.values import Usual
+from interest.types import Behavior, Item
+from interest.write.apart import plain_2
+from interest.write.prompts import PROMPTS, Prompt, Style
+
+PERIOD = 50  # behaviours that are counted together
+LEAST = 8
+NAMED = 2  # categories of an answer
+
+
+def rates_of(material: Material, escape: Escape) -> BaseRates | None:
+    """What users choose as a rule, by every learnt user's first period; None where there are too few of them."""
+    log, names = material.told, escaped(material, escape)
+    starts = [int(log.starts[user]) for user in np.unique(log.user)]
+    ends = [int(log.starts[user + 1]) for user in np.unique(log.user)]
+    periods = [
+        period_facts(log, range(start, min(start + PERIOD, end)), names)
+        for start, end in zip(starts, ends, strict=True)
+        if end - start >= LEAST
+    ]
+    return freeze(periods) if len(periods) >= LEAST_PARTITIONS else None
+
+
+def facts_documents(
+    material: Material, escape: Escape, passed: int, seed: int, style: Style, rates: BaseRates | None = None
+) -> Iterator[Document]:
+    """One period of every user, as a prompt tells it, and what may be said of it; users of whom nothing may, left out.
+
+    Asked as plain-1 does, or, with base rates, in half of the documents as plain-2.
+    """
+    log, rng = material.told, np.random.default_rng((seed, passed, 3))
+    names = escaped(material, escape)
+    categories = tuple(sorted({name for item in names.values() for name in item.categories}))
+    prompts = [PROMPTS["plain-1"], *([plain_2(rates)] if rates else [])]
+    for user in rng.permutation(np.unique(log.user)):
+        first, end = int(log.starts[user]), int(log.starts[user + 1])
+        if end - first < LEAST:
+            continue
+        start = int(rng.integers(first, max(end - PERIOD, first) + 1))
+        rows = range(start, min(start + PERIOD, end))
+        prompt = prompts[int(rng.integers(len(prompts)))]
+        pair = sentence_pair(period_facts(log, rows, names), prompt, categories, style)
+        if pair is not None:
+            until = float(log.at[rows.start : rows.stop].max())
+            yield Document(kind=Kind.FACTS, pieces=pair, chat=True, user=log.users[user], until=until)
+
+
+def period_facts(log: Log, rows: range, names: Mapping[str, Item]) -> Facts:
+    """The facts of these rows of one user, whose usual value is that of all they did up to the last of them."""
+    user = int(log.user[rows.start])
+    seen = log.value[int(log.starts[user]) : rows.stop]
+    seen = seen[~np.isnan(seen)].astype(np.float64)
+    usual = Usual.of(len(seen), float(seen.sum()), float(max(seen, default=0.0)))
+    behaviors = [
+        (
+            int(log.seq[row]),
+            Behavior(
+                user_id=log.users[user],
+                item_id=log.items[log.item[row]],
+                action=log.actions[log.action[row]],
+                at=float(log.at[row]),
+                value=None if np.isnan(log.value[row]) else float(log.value[row]),
+            ),
+        )
+        for row in rows
+    ]
+    return facts_of(behaviors, names, usual=usual)
+
+
+def sentence_pair(facts: Facts, prompt: Prompt, categories: Sequence[str], style: Style) -> tuple[Piece, ...] | None:
+    """A prompt's turns and the answer to them; None where the claim check cuts any of it."""
+    if not facts.categories:
+        return None
+    request = prompt.summary(facts, None, 0, style)
+    asked = {message.role: message.content for message in request.messages}
+    statement = asked["user"].rpartition("\n")[2]
+    many = style.noun[1]
+    at = {category: statement.find(plural(category.name, many)) for category in facts.categories}
+    told = sorted((category for category in facts.categories if at[category] >= 0), key=lambda one: at[one])
+    groups = ([category for category in told if category.lift > 0] or told)[:NAMED]
+    titles = [title.name for title in facts.top(NAMED) if title.name in statement and facts.supports(title)]
+    if not groups or not request.opening:
+        return None
+    text = f"{request.opening} {listed(plural(category.name, many) for category in groups)}"
+    if titles:
+        text += f", and among their favourites {'was' if len(titles) == 1 else 'were'} {listed(titles)}"
+    verdict = check(f"{text}.", Evidence(facts, categories=tuple(categories)))
+    if verdict.trimmed or verdict.text != f"{text}.":
+        return None
+    return dialogue(asked["user"], f"{text}.", system=asked.get("system", ""))
