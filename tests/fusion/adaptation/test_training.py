@@ -22,9 +22,11 @@ from fusion.adaptation.learn import LearnConfig, add_lora, learn, losses, merged
 from fusion.adaptation.record import read_record
 from interest.errors import ArtifactError, InputError
 from interest.llm.gather import open_tokenizer
+from interest.llm.int8 import Int8Model
 from interest.llm.local import LocalModel
 from interest.llm.protocol import Message, Request
 from interest.llm.transformers import LOADING
+from streams.fetch.int8 import int8_weights
 from tests.support.adapting import adapted, chat_model, short, watched
 from tests.support.tiny_llm import save_llm
 
@@ -156,8 +158,9 @@ def test_the_first_loss_that_is_not_finite_stops(base: Path, tmp_path: Path) -> 
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_an_adapted_model_answers_in_process(base: Path, tmp_path: Path) -> None:
+def test_an_adapted_model_answers_in_process(base: Path, tmp_path: Path, monkeypatch) -> None:
     """Its folder is a checkpoint with tokenizer and record, without what the run worked with; users are not named."""
+    monkeypatch.setenv("INTERESTREAM_CACHE", str(tmp_path / "cache"))
     noted: list[Any] = []
     out = tmp_path / "adapted"
     config = short(tokens=12_000, context=512, learn=LearnConfig(batch=2, lr=3e-3))
@@ -180,6 +183,8 @@ def test_an_adapted_model_answers_in_process(base: Path, tmp_path: Path) -> None
     reply = asyncio.run(model(request))
     assert reply.completion_tokens
     assert model.name != LocalModel(base).name
+    int8 = Int8Model(out, int8_weights(out, say=lambda _: None))
+    assert asyncio.run(int8(request)).prompt_tokens == reply.prompt_tokens
     said: list[str] = []
     assert adapted(base, out, config, say=said.append) == record  # typed again
     assert "finished already" in said[0]
