@@ -228,3 +228,15 @@ def test_what_cannot_be_adapted_is_said(base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no chat template"):
         adapted(save_llm(tmp_path / "mute"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_of_time_becomes_tokens_or_is_refused(base: Path, tmp_path: Path) -> None:
+    """Measuring changes no weight; where the time is enough for all the tokens, all are learnt."""
+    with pytest.raises(InputError, match="which teach nothing; give more"):
+        adapted(base, tmp_path / "short", short(minutes=1e-6))
+    said: list[str] = []
+    adapted(base, tmp_path / "long", short(minutes=1e6), say=said.append)
+    assert any("tokens a second here: 4,000 tokens in" in line for line in said)
+    adapted(base, tmp_path / "all", short())
+    long, every = (load_file(tmp_path / name / "model.safetensors") for name in ("long", "all"))
+    assert all(torch.equal(value, every[name]) for name, value in long.items())
