@@ -22,6 +22,8 @@ class Adapted(msgspec.Struct, frozen=True):
 
     id: str
     folder: str
+    users: int  # it learnt from
+    forgotten: int  # of them, since
 
 
 def note_adaptation(engine: Engine, id_: str, folder: Path, base: str, cut: float, users: Sequence[str]) -> None:
@@ -44,13 +46,15 @@ def note_adaptation(engine: Engine, id_: str, folder: Path, base: str, cut: floa
 
 def learnt_from(connection: Connection, user_id: str) -> list[Adapted]:
     """The adapted models that learnt from the user, by folder."""
-    query = (
-        select(adaptations.c.id, adaptations.c.folder)
-        .join(adaptation_users, adaptation_users.c.adaptation == adaptations.c.id)
-        .where(adaptation_users.c.user_id == user_id)
-        .order_by(adaptations.c.folder)
-    )
-    return [Adapted(row.id, row.folder) for row in connection.execute(query)]
+    theirs = select(adaptation_users.c.adaptation).where(adaptation_users.c.user_id == user_id)
+    learnt = set(connection.scalars(theirs))
+    return [one for one in read_adaptations(connection) if one.id in learnt]
+
+
+def read_adaptations(connection: Connection) -> list[Adapted]:
+    """Every model that was adapted to this store, by folder."""
+    named = (adaptations.c[name] for name in ("id", "folder", "users", "forgotten"))
+    return [Adapted(*row) for row in connection.execute(select(*named).order_by(adaptations.c.folder))]
 
 
 def count_forgotten(connection: Connection, user_id: str) -> None:

@@ -58,6 +58,9 @@ def page(stats: Stats) -> Iterator[str]:
         yield line("represented", f"{count:,}", f"partitions, by {artifact}")
     for bank in stats.banks:
         yield from _bank(bank)
+    for model in stats.adaptations:
+        again = f" ({model.forgotten:,} forgotten since: adapt it anew)" if model.forgotten else ""
+        yield line("adapted from", f"{model.users:,}", f"users: {model.folder}{again}")
     if stats.store_bytes is not None:
         each = f"{stats.store_bytes_per_behavior:,} bytes a behaviour" if stats.store_bytes_per_behavior else ""
         yield line("store", f"{stats.store_bytes / 1e6:,.1f} MB", each)

@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import Column, Connection, and_, case, func, not_, select
 from sqlalchemy import text as sql
 
+from fusion.adaptation.register import Adapted, read_adaptations
 from fusion.tables import bank_vectors, banks, representations, vectors
 from interest.store.tables import behaviors, interests, partitions, usage
 from interest.types import Outcome
@@ -73,6 +74,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     vectors: dict[str, int]  # by encoder
     representations: dict[str, int]  # by artifact
     banks: list[BankStats]
+    adaptations: list[Adapted]  # language models that were adapted to this store
     store_bytes: int | None
     store_bytes_per_behavior: float | None
 
@@ -106,6 +108,7 @@ def read_stats(connection: Connection) -> Stats:
         vectors=_by(connection, vectors.c.encoder),
         representations=_by(connection, representations.c.artifact),
         banks=_banks(connection),
+        adaptations=read_adaptations(connection),
         store_bytes=size,
         store_bytes_per_behavior=round(size / count, 1) if size and count else None,
     )
