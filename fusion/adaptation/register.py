@@ -12,7 +12,9 @@ import msgspec
 from sqlalchemy import Connection, Engine, delete, select, update
 
 from fusion.tables import adaptation_users, adaptations
+from interest.errors import InputError
 from interest.store.sql import insert_new, writing
+from interest.store.tables import behaviors
 
 AT_ONCE = 5_000  # rows of one statement
 
@@ -29,7 +31,8 @@ class Adapted(msgspec.Struct, frozen=True):
 def note_adaptation(engine: Engine, id_: str, folder: Path, base: str, cut: float, users: Sequence[str]) -> None:
     """Before anything is learnt: that the model of this folder learns from these users.
 
-    What was noted of an earlier model in the folder goes. A run that goes on notes the same again.
+    What was noted of an earlier model in the folder goes. A run that goes on notes the same again. Raises InputError
+    where a user was forgotten since the log was read, and notes nothing.
     """
     shown = str(folder.resolve())
     with writing(engine) as connection:
@@ -40,7 +43,11 @@ def note_adaptation(engine: Engine, id_: str, folder: Path, base: str, cut: floa
         row = {"id": id_, "folder": shown, "base": base, "cut": cut, "users": len(users), "forgotten": 0}
         insert_new(connection, adaptations, [row])
         for start in range(0, len(users), AT_ONCE):
-            rows = [{"user_id": user, "adaptation": id_} for user in users[start : start + AT_ONCE]]
+            some = users[start : start + AT_ONCE]
+            there = select(behaviors.c.user_id).where(behaviors.c.user_id.in_(some)).distinct()
+            if len(set(connection.scalars(there))) < len(some):
+                raise InputError("a user was forgotten while the documents were made; run the same command again")
+            rows = [{"user_id": user, "adaptation": id_} for user in some]
             insert_new(connection, adaptation_users, rows)
 
 

@@ -119,7 +119,6 @@ def adapt(
     cut = plan.cut if plan else config.before if config.before is not None else default_cut(source.log)
     learnt, held = divide(source.log, source.catalogue, cut, config.learn.seed)
     users = learnt_users(learnt.likes)
-    note(request, cut, users)
     model = _open(base, device)
     encoder = Encoder(tokenizer, min(config.context, int(model.config.max_position_embeddings)))
     out.mkdir(parents=True, exist_ok=True)
@@ -147,6 +146,7 @@ def adapt(
     contexts = pack(filled.documents, encoder.context, join_users=config.join_users)
     if config.learn.rank:
         model = add_lora(model, config.learn.rank, config.learn.seed)
+    note(request, cut, users)
     learn(
         model,
         contexts,

@@ -102,7 +102,7 @@ def adapt(
 
     from fusion.adaptation.learn import LearnConfig
     from fusion.adaptation.mixture import parse_mix
-    from fusion.adaptation.register import note_adaptation
+    from fusion.adaptation.register import note_adaptation, read_adaptations
     from fusion.adaptation.run import AdaptConfig, Source
     from fusion.adaptation.run import adapt as run
     from fusion.features.log import read_log
@@ -148,6 +148,10 @@ def adapt(
         device=device,
     )
     _print_record(record)
+    with engine.connect() as connection:
+        gone = sum(one.forgotten for one in read_adaptations(connection) if one.id == record.id)
+    if gone:
+        print(f"{gone:,} of its users were forgotten since it began to learn: adapt it anew, or remove it")
     print(f"adapted model {record.id} in {out} ({time.monotonic() - began:.0f} s)")
 
 

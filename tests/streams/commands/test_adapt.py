@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from fusion.adaptation.record import read_record
+from fusion.adaptation.register import learnt_from, note_adaptation, read_adaptations
 from fusion.tables import adaptation_users, adaptations
 from interest.errors import InputError
 from tests.support.adapting import chat_model
@@ -42,6 +43,9 @@ def test_adapt_then_forget(store: Engine, url: str, tmp_path: Path) -> None:
     if other:
         assert str(out) not in output_of("forget", other[0], "--yes", "--store", url)
     assert f"users: {out.resolve()} (1 forgotten since: adapt it anew)" in output_of("stats", "--store", url)
+    assert "1 of its users were forgotten" in output_of(
+        "adapt", *given, "--noun", "film,films", "--before", "1970-05-01"
+    )
     with store.connect() as connection:
         row = connection.execute(select(adaptations)).one()
         assert (row.users, row.forgotten, row.folder) == (len(users), 1, str(out.resolve()))
@@ -61,3 +65,16 @@ def test_refusals(store: Engine, tmp_path: Path) -> None:
     wrong = run("adapt", "--llm", base, "--store", url, "--out", out, "--mix", "films=1")
     assert "kinds are item, related" in str(wrong.exception)
     assert not out.exists()
+
+
+def test_whoever_was_forgotten_meanwhile_is_not_noted_again(store: Engine, url: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a user was forgotten while"):
+        note_adaptation(store, "a1", tmp_path, "base", 1.0, ["u1", "u2", "gone"])
+    with store.connect() as connection:
+        assert read_adaptations(connection) == []
+        assert not list(connection.execute(select(adaptation_users)))
+    note_adaptation(store, "a1", tmp_path, "base", 1.0, ["u1", "u2"])
+    note_adaptation(store, "a2", tmp_path, "base", 1.0, ["u2"])  # another model in the same folder
+    with store.connect() as connection:
+        assert [(one.id, one.users) for one in read_adaptations(connection)] == [("a2", 1)]
+        assert [len(learnt_from(connection, user)) for user in ("u1", "u2")] == [0, 1]
