@@ -56,7 +56,7 @@ say "7. Live: a visitor rates three films a second for a minute; watch $page/?us
 visitor="$folder/visitor.inter"
 head -1 "$sample/ml-100k.inter" > "$visitor"
 awk -F '\t' -v OFS='\t' '$1 == 405 { $1 = "visitor"; print }' "$sample/ml-100k.inter" | sort -n -k 4 | head -180 >> "$visitor"
-interestream replay "$visitor" --kafka --rate 3
+interestream replay "$visitor" --kafka --rate 3/s
 until interestream lag --max 0 > "$folder/lag.txt"; do
     kill -0 "$worker" || { cat "$folder/agent.log"; exit 1; }
     sleep 2
