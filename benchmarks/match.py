@@ -34,6 +34,7 @@ import torch
 from paired import bootstrap
 from sqlalchemy import Engine
 
+from benchmarks.rig.movielens import LOGS, read_movielens
 from fusion.encoders.sentence import open_encoder
 from fusion.features.counts import NAMES
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset, read_labelled
@@ -74,10 +75,6 @@ PACK, HISTORY = 15, 50  # the defaults of the commands
 PRETRAIN = PretrainConfig()
 DIN, SRP = TrainConfig(epochs=0), TrainConfig(epochs=0, embedding_decay=0.2)  # 0: as many as suit the log
 SRP_MORE = {"value_task": 0.5, "lifelong": True, "dense_path": True}
-LOGS = {
-    "ml-small": ("ml_small_ratings.parquet", "ml_small_movies.parquet", ("userId", "movieId")),
-    "ml-1m": ("ml1m_ratings.parquet", "ml1m_movies.parquet", ("user_id", "movie_id")),
-}
 SAMPLE = "ml-100k"
 
 
@@ -200,18 +197,11 @@ class Data:
 
 def fill(engine: Engine, chosen: Any) -> None:
     """Put the ratings and films into the store."""
-    import pandas as pd
-
-    ratings_file, films_file, (user, film) = LOGS[chosen.log]
-    if not (chosen.data / ratings_file).is_file():
-        sys.exit(f"{chosen.data} has no {ratings_file}; name the folder of the MovieLens files with --data")
-    ratings = pd.read_parquet(chosen.data / ratings_file).rename(columns={user: "user", film: "film"})
-    ratings = ratings.sort_values(["user", "seq" if "seq" in ratings else "timestamp"], kind="stable")
+    ratings, films = read_movielens(chosen.log, chosen.data)
     if chosen.quick:
         ratings = ratings[ratings["user"] <= 60]
     ratings["seq"] = ratings.groupby("user").cumcount()
-    films = pd.read_parquet(chosen.data / films_file)
-    films = films[films[film].isin(ratings["film"])]
+    films = films[films["film"].isin(ratings["film"])]
     with engine.begin() as connection:
         for start in range(0, len(ratings), 50_000):
             rows = [
@@ -221,7 +211,9 @@ def fill(engine: Engine, chosen: Any) -> None:
             ]  # fmt: skip
             connection.execute(behaviors.insert(), rows)
         insert_new(
-            connection, items, [item_row(item_of(str(i), t, g)) for i, t, g in films[[film, "title", "genres"]].values]
+            connection,
+            items,
+            [item_row(item_of(str(i), t, g)) for i, t, g in films.values],
         )
 
 

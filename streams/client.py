@@ -21,6 +21,12 @@ import msgspec
 
 from interest.errors import InterestreamError
 from interest.types import Behavior
+from streams.client_answers import Batch, Page, Refused, Representation, Score, Scores, Update, Written
+
+__all__ = [
+    "AsyncClient", "Call", "Client", "Page", "Refused", "Representation", "Score", "Scores", "ServiceError", "Update",
+    "Written",
+]  # fmt: skip
 
 T = TypeVar("T")
 Outcome: TypeAlias = httpx.Response | httpx.TransportError  # of one attempt
@@ -38,63 +44,6 @@ class ServiceError(InterestreamError):
     def __init__(self, status: int, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
         self.status, self.field = status, field
-
-
-class Score(msgspec.Struct, frozen=True, kw_only=True):
-    item_id: str
-    score: float  # probability of a positive, or what `blend` makes of the tasks
-    unknown_item: bool = False
-    tasks: dict[str, float] | None = None  # of an artifact of several tasks: each one's score
-
-
-class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one user's items, in the order asked for; with `top`, best first."""
-
-    user_id: str
-    artifact: str
-    scores: list[Score]
-    unknown_user: bool
-    at: float
-    newest_seq: int
-    newest_at: float | None
-    held: bool
-    stale_s: float | None = None  # the store does not answer: seconds since it was last asked about the user
-
-
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    index: int
-    reason: str
-
-
-class Written(msgspec.Struct, frozen=True, kw_only=True):
-    accepted: int
-    duplicates: int
-    refused: list[Refused]
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Newest first; `next` asks for the following page, None: this was the last."""
-
-    items: list[dict[str, Any]]
-    next: int | None
-
-
-class Representation(msgspec.Struct, frozen=True, kw_only=True):
-    user_id: str
-    artifact: str
-    index: int
-    vector: list[float]
-
-
-class Update(msgspec.Struct, frozen=True):
-    """Something new about a user: `kind` is ready (the first), behavior, partition, interest or representation."""
-
-    kind: str
-    told: dict[str, Any]
-
-
-class _Batch(msgspec.Struct, frozen=True):
-    answers: list[Scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +114,9 @@ def score(
 
 def score_batch(
     pairs: Mapping[str, Sequence[str]], *, top: int | None, at: float | None, blend: str | None
-) -> Call[_Batch]:
+) -> Call[Batch]:
     requests = [_score(user_id, item_ids, top, at, blend) for user_id, item_ids in pairs.items()]
-    return Call(_Batch, "POST", "/v1/score/batch", {"requests": requests})
+    return Call(Batch, "POST", "/v1/score/batch", {"requests": requests})
 
 
 def _score(

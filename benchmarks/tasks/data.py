@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import zlib
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.rig.movielens import read_movielens
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.tasks import parse_tasks
 from interest.store.sql import insert_new, item_row
@@ -20,10 +20,6 @@ from interest.types import Item
 from streams.settings.load import sample_log
 from streams.store.engine import open_store
 
-LOGS = {
-    "ml-small": ("ml_small_ratings.parquet", "ml_small_movies.parquet", ("userId", "movieId")),
-    "ml-1m": ("ml1m_ratings.parquet", "ml1m_movies.parquet", ("user_id", "movie_id")),
-}
 FIRST = 150  # users of ML-100K in the quick form
 
 
@@ -71,16 +67,9 @@ def with_planted(dataset: Dataset) -> Dataset:
 
 def fill(engine: Any, chosen: Any) -> None:
     """Ratings and films of MovieLens, in their order inside each user."""
-    import pandas as pd
-
-    ratings_file, films_file, (user, film) = LOGS[chosen.log]
-    if not (chosen.data / ratings_file).is_file():
-        sys.exit(f"{chosen.data} has no {ratings_file}; name the folder of the MovieLens files with --data")
-    ratings = pd.read_parquet(chosen.data / ratings_file).rename(columns={user: "user", film: "film"})
-    ratings = ratings.sort_values(["user", "seq" if "seq" in ratings else "timestamp"], kind="stable")
-    films = pd.read_parquet(chosen.data / films_file)
+    ratings, films = read_movielens(chosen.log, chosen.data)
     rows = [(f"{row.user:05d}", str(row.film), float(row.timestamp), float(row.rating)) for row in ratings.itertuples()]
-    catalogue = {str(own): (title, genres.split("|")) for own, title, genres in films[[film, "title", "genres"]].values}
+    catalogue = {str(own): (title, genres.split("|")) for own, title, genres in films.values}
     put(engine, rows, catalogue)
 
 
