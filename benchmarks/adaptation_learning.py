@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fusion.adaptation.document import Escape
 from fusion.adaptation.items import Fields, fields_of, infill, item_text
 from fusion.adaptation.learn import LearnConfig
 from fusion.adaptation.material import Material, divide, rows_of
@@ -41,6 +40,7 @@ from interest.llm.gather import open_tokenizer
 from interest.llm.transformers import load_whole
 from interest.store.sql import read_items
 from interest.types import Item
+from interest.write.escape import Escape
 from streams.files.catalogue import load_items
 from streams.files.sources import SourceOptions, open_sources
 from streams.progress import progress

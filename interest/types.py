@@ -141,7 +141,9 @@ class Representation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_id(user_id: str) -> None:
-    """Raise InputError for what no message and no store can hold: an argument whose bytes are not UTF-8."""
+    """Raise InputError for what no message and no store can hold: nothing, or bytes that are not UTF-8."""
+    if not user_id:
+        raise InputError("the user's id is empty; name a user")
     try:
         user_id.encode()
     except UnicodeEncodeError:

@@ -17,6 +17,7 @@ from streams.commands.adapt import adapt
 from streams.commands.agent import agent
 from streams.commands.bank import bank
 from streams.commands.dead import dead
+from streams.commands.describe import describe
 from streams.commands.examples import EXAMPLES
 from streams.commands.fetch import fetch
 from streams.commands.forget import forget
@@ -51,6 +52,7 @@ app.command()(adapt)
 app.command()(agent)
 app.add_typer(bank, name="bank")
 app.add_typer(dead, name="dead")
+app.command()(describe)
 app.command()(fetch)
 app.command()(forget)
 app.command()(fuse)

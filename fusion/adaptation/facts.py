@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fusion.adaptation.document import Document, Escape, Kind, Piece, dialogue
+from fusion.adaptation.document import Document, Kind, Piece, dialogue
 from fusion.adaptation.histories import escaped
 from fusion.adaptation.material import Material
 from fusion.features.log import Log
@@ -23,6 +23,7 @@ from interest.facts.counts import Facts, facts_of
 from interest.facts.values import Usual
 from interest.types import Behavior, Item
 from interest.write.apart import plain_2
+from interest.write.escape import Escape
 from interest.write.prompts import PROMPTS, Prompt, Style
 
 PERIOD = 50  # behaviours that are counted together

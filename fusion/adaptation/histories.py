@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fusion.adaptation.document import Document, Escape, Kind, Piece
+from fusion.adaptation.document import Document, Kind, Piece
 from fusion.adaptation.material import Material
 from fusion.encoders.behavior_text import Template, behavior_text
 from interest.types import Item
+from interest.write.escape import Escape
 
 LENGTH = 16  # behaviours of one history
 HEAD = "What one user did, in order:\n"

@@ -20,8 +20,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fusion.adaptation.document import Document, Escape, Kind, Piece
+from fusion.adaptation.document import Document, Kind, Piece
 from interest.types import Item
+from interest.write.escape import Escape
 
 WHOLE_EVERY = 3  # passes: every third time an item is told whole, and all of it is asked for
 SPANS = 0.3  # probability that a further field loses a span of words

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from fusion.adaptation.document import Document, Escape, Kind
+from fusion.adaptation.document import Document, Kind
 from fusion.adaptation.encode import Encoded, Encoder
 from fusion.adaptation.facts import facts_documents
 from fusion.adaptation.histories import history_documents
@@ -19,6 +19,7 @@ from fusion.adaptation.reading import reading_documents
 from fusion.adaptation.related import liked_next, related_documents, similarity
 from interest.errors import InputError
 from interest.facts.base_rates import BaseRates
+from interest.write.escape import Escape
 from interest.write.prompts import Style
 
 MIX = {

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.adaptation.document import Document, Escape, Kind, dialogue
+from fusion.adaptation.document import Document, Kind, dialogue
 from interest.facts.categories import listed, qualifier
 from interest.facts.counts import readable_title
 from interest.types import Item
+from interest.write.escape import Escape
 
 CHOICES = 4
 TOGETHER = 5

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fusion.adaptation.document import Document, Escape, Kind, Piece
+from fusion.adaptation.document import Document, Kind, Piece
 from fusion.adaptation.items import fields_of, item_text
 from fusion.adaptation.material import Material, liked
 from fusion.features.log import Array, Log
+from interest.write.escape import Escape
 
 TOGETHER = 2  # users who must have liked both of two items: one alone could be recognised by them
 NEWEST = 200  # of a user's likes: pairs grow with the square

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import torch
 
-from fusion.adaptation.document import Escape, Kind
+from fusion.adaptation.document import Kind
 from fusion.adaptation.encode import Encoded, Encoder, pack
 from fusion.adaptation.facts import rates_of
 from fusion.adaptation.general import general_documents, sample_general
@@ -41,6 +41,7 @@ from interest.errors import ArtifactError, InputError
 from interest.llm.gather import open_tokenizer
 from interest.llm.transformers import load_whole
 from interest.types import Item
+from interest.write.escape import Escape
 from interest.write.prompts import Style
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # what shares Llama's decoder

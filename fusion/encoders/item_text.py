@@ -1,5 +1,7 @@
 """An item as a text: title, categories and every attribute that the catalogue has as text. What its vector is made of.
 
+A template may also read what a language model says of the item, `{description}`.
+
 "Heat (1995), Action, Crime; director Michael Mann" has its year in the title. Texts are normalised, so that what is
 equal reads equal. Knows nothing of models or of the store.
 """
@@ -15,7 +17,8 @@ from interest.facts.past_tense import normalise
 from interest.types import Item
 
 ITEM_TEMPLATE = "{title}, {categories}; {attributes}"
-FIELDS = ("title", "categories", "attributes")
+FIELDS = ("title", "categories", "attributes", "description")
+DESCRIPTION = "description"  # what a language model says of the item (`interestream describe`), not the catalogue
 LONGEST = 400  # characters of one attribute: a plot's first sentences; an encoder reads some 1,000 of the whole text
 
 
@@ -33,8 +36,13 @@ def check_item_template(template: str) -> str:
     return template
 
 
-def catalogue_text(template: str, item: Item | None) -> str:
-    """What the catalogue says of an item; empty where it says nothing.
+def uses_description(template: str) -> bool:
+    """Whether a template reads what a language model says of an item."""
+    return any(field == DESCRIPTION for _, field, _, _ in string.Formatter().parse(template))
+
+
+def catalogue_text(template: str, item: Item | None, description: str = "") -> str:
+    """What the catalogue says of an item, and the description where the template has it; empty where that is nothing.
 
     An attribute reads as its name and its text ("director Michael Mann"); a list inside it ("a|b") as a list, and a
     bare number, which a text encoder can make nothing of, is left out.
@@ -50,6 +58,7 @@ def catalogue_text(template: str, item: Item | None) -> str:
         "title": item.title,
         "categories": ", ".join(filter(None, map(normalise, item.categories))),
         "attributes": "; ".join(attributes),
+        DESCRIPTION: description,
     }
     return fill_in(template, fields)
 

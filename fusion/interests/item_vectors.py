@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from sqlalchemy import Connection, Engine, delete, select
 
-from fusion.encoders.item_text import catalogue_text, text_key
-from fusion.features.match.item_vectors import KEYS_AT_ONCE
+from fusion.encoders.item_text import text_key
+from fusion.features.match.item_vectors import KEYS_AT_ONCE, item_texts
 from fusion.interests.text_vectors import Encoder
 from fusion.tables import item_vectors
 from interest.store.sql import insert_new, read_items, writing
@@ -20,8 +20,8 @@ def texts_without_vectors(
     connection: Connection, encoder_id: str, template: str, items: Iterable[str] | None = None
 ) -> list[str]:
     """Distinct texts of the catalogue's items (or only of `items`) that the store has no vector of by this encoder."""
-    catalogue = read_items(connection, items).values()
-    keys = {text_key(text): text for item in catalogue if (text := catalogue_text(template, item))}
+    catalogue = read_items(connection, items)
+    keys = {text_key(text): text for text in item_texts(connection, template, list(catalogue), catalogue) if text}
     held: set[bytes] = set()
     for page in _pages(list(keys)):
         query = select(item_vectors.c.key).where(item_vectors.c.encoder == encoder_id, item_vectors.c.key.in_(page))
@@ -64,7 +64,8 @@ def collect_item_garbage(engine: Engine, template: str) -> int:
         keys = {bytes(key) for key in connection.scalars(select(item_vectors.c.key).distinct())}
     with engine.connect() as connection:
         catalogue = read_items(connection)
-    gone = sorted(keys.difference(text_key(catalogue_text(template, item)) for item in catalogue.values()))
+        texts = item_texts(connection, template, list(catalogue), catalogue)
+    gone = sorted(keys.difference(map(text_key, texts)))
     removed = 0
     for page in _pages(gone):
         with writing(engine) as connection:

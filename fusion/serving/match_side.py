@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 from sqlalchemy import Connection
 
-from fusion.encoders.item_text import catalogue_text
 from fusion.features.impressions import Impressions, PastIndex
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.log import Array, Log
@@ -23,7 +22,7 @@ from fusion.features.match.features import (
     match_items,
     match_scalars,
 )
-from fusion.features.match.item_vectors import read_item_vectors
+from fusion.features.match.item_vectors import item_texts, read_item_vectors
 from fusion.features.match.scalars import LOOKS_BACK, Events, taste_columns
 from fusion.features.match.space import Space
 from fusion.features.spec import FeatureSpec
@@ -64,8 +63,8 @@ class KnownMatch:
         text = read_item_vectors(connection, self.spec, ids, catalogue)
         wanting = np.zeros(len(ids), bool)
         if text is not None:
-            told = [bool(catalogue_text(self.spec.template, catalogue.get(item))) for item in ids]
-            wanting = np.array(told, bool) & ~text.any(axis=1)
+            told = item_texts(connection, self.spec.template, ids, catalogue)
+            wanting = np.array(list(map(bool, told)), bool) & ~text.any(axis=1)
         return match_items(self.space, number, text), wanting
 
 

@@ -20,6 +20,7 @@ from interest.llm.protocol import Complete, Reply, Request
 from interest.store.sql import add_up, insert_new, writing
 from interest.store.tables import answers, partitions, usage
 
+OF_ITEMS = ""  # the user id of answers about items, which are of no user: no user's id is empty
 WRITE_EVERY = 16  # answers a transaction; one batch of the in-process model
 
 
@@ -123,7 +124,7 @@ class Answers:
     def write(self, connection: Connection, unwritten: Unwritten) -> None:
         """Store it in the caller's transaction; answers about users who have been forgotten meanwhile are left out."""
         users = {row["user_id"] for row in unwritten.rows.values()}
-        known_users = existing_users(connection, users)
+        known_users = existing_users(connection, users) | {OF_ITEMS}
         insert_new(connection, answers, [row for row in unwritten.rows.values() if row["user_id"] in known_users])
         add_usage(connection, self._model, self._version, unwritten.spent)
 

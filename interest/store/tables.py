@@ -88,12 +88,25 @@ base_rates = Table(
     Column("body", Text, nullable=False),  # a msgspec JSON BaseRates
 )
 
+# What the LLM says of items (interest/write/describe.py): its own knowledge, unchecked, and no part of the catalogue.
+item_descriptions = Table(
+    "item_descriptions",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    Column("text", Text, nullable=False),  # empty where there is none; the outcome says why
+    Column("outcome", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("prompt_version", Text, nullable=False),
+    Column("told", Text, nullable=False),  # hash of what the prompt told of the item
+    Column("attempt", Integer, nullable=False),  # 0, or how often it was asked again
+)
+
 # What the LLM answered, under everything that can change the answer; a crash in a cascade costs no call twice.
 answers = Table(
     "answers",
     metadata,
     Column("key", Text, primary_key=True),  # hash of model, parameters, schema and input
-    Column("user_id", Text, nullable=False, index=True),  # so that `forget` finds it
+    Column("user_id", Text, nullable=False, index=True),  # so that `forget` finds it; empty: it is about an item
     Column("reply", LargeBinary, nullable=False),  # a msgspec JSON Reply
     sqlite_with_rowid=False,
 )
@@ -104,7 +117,7 @@ usage = Table(
     metadata,
     Column("model", Text, primary_key=True),
     Column("prompt_version", Text, primary_key=True),
-    Column("kind", Text, primary_key=True),  # summary, shift
+    Column("kind", Text, primary_key=True),  # summary, shift, description
     Column("calls", Integer, nullable=False),
     Column("cached", Integer, nullable=False),  # answered from `answers`, no call made
     Column("prompt_tokens", Integer, nullable=False),

@@ -12,6 +12,7 @@ EXAMPLES = {
     "dead list": "interestream dead list behaviors --limit 10",
     "dead replay": "interestream dead replay --id behaviors/0/1204 --value mended.json",
     "dead show": "interestream dead show behaviors/0/1204",
+    "describe": "interestream describe --llm http://localhost:8000/v1 --llm-model qwen --noun film",
     "fetch": "interestream fetch sample encoder",
     "forget": "interestream forget 405 --yes",
     "fuse": "interestream fuse --half-life 8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -99,6 +100,22 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     categories: list[str]
 
 
+class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
+    """What a language model says of an item; nobody has checked it."""
+
+    text: str
+    model: str
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+    item_id: str
+    description: Knowledge | None
+
+
+class _Entries(msgspec.Struct, frozen=True, kw_only=True):
+    items: list[_Entry]
+
+
 class _Candidates(msgspec.Struct, frozen=True, kw_only=True):
     items: list[Candidate]
 
@@ -129,6 +146,11 @@ class Api:
     async def candidates(self, user_id: str, limit: int) -> list[Candidate]:
         call = Call(_Candidates, "GET", _of(user_id, "candidates"), query={"limit": limit})
         return (await self.client.run(call)).items
+
+    async def knowledge(self, item_ids: Sequence[str]) -> dict[str, Knowledge]:
+        """What the language model says of items, of those that have been described."""
+        call = Call(_Entries, "GET", "/v1/items", query={"item": list(item_ids)})
+        return {one.item_id: one.description for one in (await self.client.run(call)).items if one.description}
 
     async def get(self, path: str) -> dict[str, Any]:
         return await self.client.run(Call(dict[str, Any], "GET", path))

@@ -78,6 +78,16 @@ def insight_router(service: Service, allowed: Callable[[str], Any]) -> APIRouter
         with service.engine.connect() as connection:
             return reads.shares(connection, user_id, limit, categories)
 
+    @router.get("/v1/items")
+    def items(
+        item: Annotated[list[str], Query(min_length=1, max_length=100, description="An item's id; repeat it for more")],
+    ) -> models.ItemEntries:
+        """Items as the catalogue has them, each with what the language model knows of it, which nobody has checked."""
+        if any("\0" in one for one in item):
+            raise ProblemError(422, "item: an id has no NUL character", field="item")
+        with service.engine.connect() as connection:
+            return reads.item_entries(connection, item)
+
     @router.get("/v1/users/{user_id:path}/candidates")
     def candidates(user_id: str, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> models.Candidates:
         """Items that could be offered: those of the catalogue with most behaviours that the user has not had."""

@@ -102,6 +102,28 @@ class Shares(BaseModel):
     categories: dict[str, list[float]]
 
 
+class ModelKnowledge(BaseModel):
+    """What a language model says of an item: unchecked, and no part of the catalogue."""
+
+    text: str
+    model: str
+    prompt_version: str
+
+
+class ItemEntry(BaseModel):
+    """What the catalogue says of an item, and apart from it what a language model says."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+    attributes: dict[str, str]
+    description: Annotated[ModelKnowledge | None, Field(description="none: `interestream describe` has not been run")]
+
+
+class ItemEntries(BaseModel):
+    items: Annotated[list[ItemEntry], Field(description="Those that the catalogue has, in the order asked for")]
+
+
 class Candidate(BaseModel):
     item_id: str
     title: str

@@ -13,6 +13,7 @@ from interest.check.sentence_support import sentence_support
 from interest.facts.counts import Facts, facts_of
 from interest.facts.values import Kind, kind_of, shown
 from interest.llm.protocol import Reply
+from interest.store.descriptions import read_descriptions
 from interest.store.sql import behaviors_between, read_items
 from interest.store.tables import answers, behaviors, interests, items, partitions
 from interest.types import Behavior, Item, Partition, Source
@@ -252,6 +253,26 @@ def _weights(rows: Sequence[Behavior], catalogue: dict[str, Item]) -> Counter[st
 def _share(weight: float, of: Counter[str]) -> float:
     total = sum(of.values())
     return round(weight / total, 4) if total else 0.0
+
+
+def item_entries(connection: Connection, ids: Sequence[str]) -> models.ItemEntries:
+    """Items of the catalogue, each with what a language model says of it."""
+    catalogue, described = read_items(connection, ids), read_descriptions(connection, ids)
+    return models.ItemEntries(
+        items=[
+            models.ItemEntry(
+                item_id=one,
+                title=item.title,
+                categories=list(item.categories),
+                attributes=item.attributes,
+                description=models.ModelKnowledge(**msgspec.structs.asdict(described[one]))
+                if one in described
+                else None,
+            )
+            for one in dict.fromkeys(ids)
+            if (item := catalogue.get(one)) is not None
+        ]
+    )
 
 
 def candidates(connection: Connection, user_id: str, popular: Sequence[str], limit: int) -> models.Candidates:

@@ -95,7 +95,7 @@ class BankSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class ItemSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an item reads to the text encoder."""
 
-    template: str | None = None  # none: "{title}, {categories}; {attributes}"
+    template: str | None = None  # none: "{title}, {categories}; {attributes}"; {description}: of `describe`
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sqlalchemy import Connection, select
 
-from fusion.encoders.item_text import catalogue_text, text_key
+from fusion.encoders.item_text import catalogue_text, text_key, uses_description
 from fusion.features.log import Array
 from fusion.features.match.features import MatchSpec
 from fusion.tables import item_vectors
+from interest.store.descriptions import read_descriptions
 from interest.types import Item
 
 KEYS_AT_ONCE = 500  # below every driver's limit on parameters
@@ -25,10 +26,19 @@ def read_item_vectors(
     """
     if not spec.encoder:
         return None
-    texts = [catalogue_text(spec.template, catalogue.get(item)) for item in items]
+    texts = item_texts(connection, spec.template, items, catalogue)
     keys = [text_key(text) if text else None for text in texts]
     found = stored_vectors(connection, spec.encoder, [key for key in keys if key is not None])
     return stack_vectors(keys, found)
+
+
+def item_texts(connection: Connection, template: str, items: Sequence[str], catalogue: Mapping[str, Item]) -> list[str]:
+    """How items read by a template: by the catalogue, and by the store's descriptions where the template has them."""
+    described = read_descriptions(connection, items) if uses_description(template) else {}
+    return [
+        catalogue_text(template, catalogue.get(item), described[item].text if item in described else "")
+        for item in items
+    ]
 
 
 def stored_vectors(connection: Connection, encoder: str, keys: Sequence[bytes]) -> dict[bytes, Array]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.adaptation.document import Document, Escape, Kind, dialogue, drawn
+from fusion.adaptation.document import Document, Kind, dialogue, drawn
 from fusion.adaptation.encode import Encoder
 from fusion.adaptation.facts import facts_documents, rates_of
 from fusion.adaptation.general import general_documents, questions
@@ -25,6 +25,7 @@ from fusion.features.splits import TRAIN, split
 from interest.errors import InputError
 from interest.llm.gather import open_tokenizer
 from interest.types import Item
+from interest.write.escape import Escape
 from interest.write.prompts import Style
 from tests.support.adapting import END, chat_model, films, watched
 from tests.support.ctr_world import log_of

@@ -14,8 +14,11 @@ from sqlalchemy import Engine
 
 from interest.llm.protocol import Reply
 from interest.store.sql import insert_new, item_row, upsert, writing
-from interest.store.tables import answers, items
+from interest.store.tables import answers, item_descriptions, items
 from interest.types import Item
+from streams.page.api import Candidate, Knowledge
+from streams.page.ranking import Ranked, Ranking, ranking_html
+from streams.service import insight_models as models
 from streams.service import insight_reads as reads
 from streams.service.access import new_key
 from streams.service.app import make_app
@@ -135,3 +138,28 @@ def test_every_route_answers_a_reader_and_nobody_else(tmp_path: Path) -> None:
             assert (await client.get("/v1/users", params={"prefix": "a\0"})).status_code == 422
 
     asyncio.run(run())
+
+
+def test_items_show_what_the_model_says_apart_from_the_catalogue(small: Engine) -> None:
+    said = {"text": "A submarine, and fear.", "outcome": "ok", "model": "big", "prompt_version": "describe-1"}
+    with writing(small) as connection:
+        insert_new(connection, item_descriptions, [said | {"item_id": "i0", "told": "", "attempt": 0}])
+        found = reads.item_entries(connection, ["i9", "nobody", "i0", "i9"]).items
+    assert [(one.item_id, one.title, one.categories) for one in found] == [
+        ("i9", "Unseen", ["Drama"]),
+        ("i0", "Das Boot", ["War", "Drama"]),
+    ]
+    assert found[0].description is None
+    assert found[1].description == models.ModelKnowledge(
+        text="A submarine, and fear.", model="big", prompt_version="describe-1"
+    )
+
+
+def test_a_ranking_shows_what_the_model_says_as_the_models_word() -> None:
+    item = Candidate(item_id="i0", title="Das Boot", categories=["War"])
+    told = Ranked(item, 0.5, None, Knowledge(text='A <b>submarine"', model="big"))
+    shown = ranking_html(Ranking((told,), "a", 1), moved=False)
+    assert "model says: " in shown
+    assert "What big knows of it, unchecked" in shown
+    assert "<b>submarine" not in shown
+    assert "model says" not in ranking_html(Ranking((Ranked(item, 0.5, None),), "a", 1), moved=False)
