@@ -66,7 +66,7 @@ class Candidates:
     visible: Tensor  # (G, C) int32: the offer sees the window's columns before this one
     age: Tensor  # (G, C, T) int32: bucket of whole days between the event and the offer; 0 is padding
     slot: Tensor  # (B,) int64, g * C + c
-    profile: Tensor  # (B, A') int32
+    profile: Tensor  # (B, A') int32, or (G, A')
     dense: Tensor  # (B, F) float32
     value_bucket: Tensor  # (B,) int64: bucket of the value that the user then gave, for training; 0 where nobody knows
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.features.packed_windows import Users
+from fusion.models.tower import Mapped
 
 
 class Lifelong(nn.Module):
@@ -32,10 +33,13 @@ class Lifelong(nn.Module):
             counts.append(torch.zeros(len(users), device=items.device).index_add_(0, window, weight))
         return pooled(torch.stack(totals, dim=1), torch.stack(counts, dim=1))
 
-    def meet(self, user: Tensor, item: Tensor) -> Tensor:
+    def meet(self, user: Tensor, item: Tensor) -> Tensor | Mapped:
         """(B, 2 d), from (B, 2 d), or (1, 2 d) of one user, and (B, d)."""
-        taste = self.taste(item)
-        return torch.cat([own * taste for own in user.chunk(2, dim=1)], dim=1)
+        taste = self.taste
+        if len(user) == 1:
+            own = user.view(2, -1)
+            return Mapped(item, (own[..., None] * taste.weight).flatten(0, 1), (own * taste.bias).flatten())
+        return torch.cat([own * taste(item) for own in user.chunk(2, dim=1)], dim=1)
 
 
 def pooled(totals: Tensor, counts: Tensor) -> Tensor:

@@ -23,6 +23,21 @@ class Shared(NamedTuple):
         return F.embedding(self.row, self.values)
 
 
+class Mapped(NamedTuple):
+    """An input that is one linear map, for all rows, of a vector that is an input too: what one user makes of items."""
+
+    of: Tensor  # (B, v), the very tensor that is among the inputs
+    weight: Tensor  # (w, v)
+    bias: Tensor  # (w,)
+
+    def expanded(self) -> Tensor:
+        """(B, w)."""
+        return F.linear(self.of, self.weight, self.bias)
+
+
+Input = Tensor | Shared | Mapped
+
+
 class DensePath(nn.Module):
     """The dense features (B, F) alone become a logit (B,), to which the rest of a model adds its own.
 
@@ -48,7 +63,8 @@ class DensePath(nn.Module):
 class Tower(nn.Module):
     """Inputs, I wide together, and dense features (B, F), which are among them too, become logits (B,).
 
-    What is shared goes through its columns of the first layer once for every distinct row.
+    What is shared goes through its columns of the first layer once for every distinct row, and a mapped input through
+    the map's product with its columns, which is added to those of the vector that it is a map of.
     """
 
     def __init__(self, inputs: int, dense: int, hidden: tuple[int, ...], dropout: float) -> None:
@@ -63,31 +79,43 @@ class Tower(nn.Module):
         self.width = inputs  # of what `read` returns
         nn.init.zeros_(self.linear.weight)
 
-    def forward(self, inputs: Sequence[Tensor | Shared], dense: Tensor) -> Tensor:
+    def forward(self, inputs: Sequence[Input], dense: Tensor) -> Tensor:
         return self.logits(self.read(inputs), dense)
 
-    def read(self, inputs: Sequence[Tensor | Shared]) -> Tensor:
+    def read(self, inputs: Sequence[Input]) -> Tensor:
         """(B, width): what the last layer sees. Inputs are (B, w), or (G, w) of which each row has one; G is the same
         for all.
         """
-        own = [one for one in inputs if isinstance(one, Tensor)]
         shared = [one for one in inputs if isinstance(one, Shared)]
-        if not shared or not len(self.layers):
-            whole = [one.expanded() if isinstance(one, Shared) else one for one in inputs]
+        if len(self.layers) == 0 or all(isinstance(one, Tensor) for one in inputs):
+            whole = [one if isinstance(one, Tensor) else one.expanded() for one in inputs]
             return cast(Tensor, self.layers(torch.cat(whole, dim=1)))
         first = cast(nn.Linear, self.layers[0])
-        widths = [(one.values if isinstance(one, Shared) else one).shape[1] for one in inputs]
-        columns = list(zip(inputs, torch.split(first.weight, widths, dim=1), strict=True))
-        ours = torch.cat([weight for one, weight in columns if isinstance(one, Shared)], dim=1)
-        apart = torch.cat([weight for one, weight in columns if isinstance(one, Tensor)], dim=1)
-        of_shared = F.linear(torch.cat([one.values for one in shared], dim=1), ours, first.bias)  # (G, h)
-        if len(of_shared) > 1:
-            of_shared = F.embedding(shared[0].row, of_shared)
-        return cast(Tensor, self.layers[1:](F.linear(torch.cat(own, dim=1), apart).add_(of_shared)))
+        columns = list(zip(inputs, torch.split(first.weight, [_width(one) for one in inputs], dim=1), strict=True))
+        maps = [(one, weight) for one, weight in columns if isinstance(one, Mapped)]
+        bias = first.bias + sum(weight @ one.bias for one, weight in maps)
+        own = [one for one in inputs if isinstance(one, Tensor)]
+        apart = [
+            weight + sum(of_map @ mapped.weight for mapped, of_map in maps if mapped.of is one)
+            for one, weight in columns
+            if isinstance(one, Tensor)
+        ]
+        if shared:
+            ours = torch.cat([weight for one, weight in columns if isinstance(one, Shared)], dim=1)
+            bias = F.linear(torch.cat([one.values for one in shared], dim=1), ours, bias)  # (G, h)
+            if len(bias) > 1:
+                bias = F.embedding(shared[0].row, bias)
+        return cast(Tensor, self.layers[1:](F.linear(torch.cat(own, dim=1), torch.cat(apart, dim=1)).add_(bias)))
 
     def logits(self, hidden: Tensor, dense: Tensor) -> Tensor:
         logit: Tensor = self.last(hidden) + self.linear(dense)
         return logit[:, 0]
+
+
+def _width(one: Input) -> int:
+    if isinstance(one, Mapped):
+        return len(one.weight)
+    return (one.values if isinstance(one, Shared) else one).shape[1]
 
 
 class Towers(nn.Module):
@@ -98,10 +126,10 @@ class Towers(nn.Module):
         self.each = nn.ModuleList(Tower(inputs, dense, hidden, dropout) for _ in range(tasks))
         self.width = hidden[-1] if hidden else inputs  # of each task's part of what `read` returns
 
-    def forward(self, inputs: Sequence[Tensor | Shared], dense: Tensor) -> Tensor:
+    def forward(self, inputs: Sequence[Input], dense: Tensor) -> Tensor:
         return self.logits(self.read(inputs), dense)
 
-    def read(self, inputs: Sequence[Tensor | Shared]) -> Tensor:
+    def read(self, inputs: Sequence[Input]) -> Tensor:
         """(B, T, width): what the towers' last layers see."""
         return torch.stack([cast(Tower, tower).read(inputs) for tower in self.each], dim=1)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.features.samples import Batch
+from fusion.models.tower import Mapped
 
 WIDTH = 32  # the width of both vectors in the public code of the same family (KAR, HiT-LBM)
 
@@ -74,10 +75,14 @@ class InterestFusion(nn.Module):
 
     def join(self, user: Tensor, item: Tensor) -> Tensor:
         """(B, 96) from user vectors (B, 32) and item (B, E)."""
-        return torch.cat([user, self.meet(user, item)], dim=1)
+        offered = self.item(item)
+        return torch.cat([user, offered, user * offered], dim=1)
 
-    def meet(self, user: Tensor, item: Tensor) -> Tensor:
+    def meet(self, user: Tensor, item: Tensor) -> Tensor | Mapped:
         """Item vector and its product with the user's: (B, 64), from (B, 32), or (1, 32) of one user, and (B, E)."""
+        if len(user) == 1:
+            own = torch.cat([torch.ones_like(user), user], dim=0)  # (2, 32)
+            return Mapped(item, (own[..., None] * self.item.weight).flatten(0, 1), (own * self.item.bias).flatten())
         offered = self.item(item)
         return torch.cat([offered, user * offered], dim=1)
 

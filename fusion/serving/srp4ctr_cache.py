@@ -82,7 +82,7 @@ class UserStates:
             visible=torch.full((1, 1), columns, dtype=torch.int32),
             age=tensor(age.astype(np.int32)[None, None]),
             slot=many,
-            profile=tensor(samples.profiles[:1]).expand(len(samples), -1),
+            profile=tensor(samples.profiles[:1]),
             dense=tensor(samples.dense),
             value_bucket=torch.zeros(len(samples), dtype=torch.int64),
         )

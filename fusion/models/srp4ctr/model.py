@@ -40,7 +40,7 @@ from fusion.models.srp4ctr.fgbert import (
     split_heads,
     start,
 )
-from fusion.models.tower import Shared, dense_paths, towers
+from fusion.models.tower import Input, Shared, dense_paths, towers
 from fusion.models.uif import WIDTH, InterestFusion
 
 NO_CLASS = -100  # torch's number for rows that a cross-entropy leaves out
@@ -275,7 +275,7 @@ class Srp4Ctr(nn.Module):
             return x if len(x) == 1 else F.embedding(window, x)
 
         mine = rows(offered)  # (B, d)
-        inputs: list[Tensor | Shared] = [mine]
+        inputs: list[Input] = [mine]
         if self.config.cross:
             bias = self._bias(ago, candidates.age, sees)
             some = sees.any(dim=2, keepdim=True)
@@ -292,7 +292,9 @@ class Srp4Ctr(nn.Module):
             inputs += [Shared(state.interest, window), self.fusion.meet(of_user(state.interest), mine)]
         if self.lifelong is not None and state.lifelong is not None:
             inputs += [Shared(state.lifelong, window), self.lifelong.meet(of_user(state.lifelong), mine)]
-        inputs += [*self._profile(candidates.profile), candidates.dense]
+        profile = self._profile(candidates.profile)
+        inputs += profile if len(candidates.profile) == len(slot) else [Shared(part, window) for part in profile]
+        inputs.append(candidates.dense)
         return Hidden(self.tower.read(inputs), candidates.dense)
 
     def _bias(self, ago: Tensor, age: Tensor, sees: Tensor) -> list[Tensor]:
