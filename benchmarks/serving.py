@@ -4,7 +4,8 @@
 
 Fills a store (SQLite in a temporary folder, or an empty one that is named) with a user of 50,000 behaviours, one of 50
 and forty of 100, starts `interestream serve` with an untrained model at history 50, pinned to one core, and asks it
-over loopback HTTP from another. Untrained weights: nothing here depends on them. For each model:
+over loopback HTTP with JSON from another; making requests and reading answers is not in the times. Untrained weights:
+nothing here depends on them. For each model:
 
 - ratio_to_model: a warm request of 1,000 candidates over the bare model call on the same tensors, medians;
 - p99_ms_1000: of such requests; long_over_short: the long user's median over the short one's;
@@ -35,10 +36,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import torch
 from sqlalchemy import Engine
 
+from benchmarks.rig.http_load import Load
 from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
 from fusion.features.log import read_log
 from fusion.features.samples import fit_samples
@@ -106,21 +109,22 @@ def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) ->
     make_artifact(engine, CONFIGS[name], artifact)
     bare = bare_model(engine, artifact, requests)
     offered = [str(i) for i in np.random.default_rng(1).permutation(ITEMS)[:CANDIDATES]]
-    with serving(url, artifact) as base, httpx.Client(base_url=base, timeout=60) as client:
+    bodies = {user: msgspec.json.encode({"user_id": user, "item_ids": offered}) for user in (LONG, SHORT, *COLD)}
+    with serving(url, artifact) as base:
+        load = Load(base)
 
-        def ask(user: str, expected: int = 0) -> None:
-            found = client.post("/v1/score", json={"user_id": user, "item_ids": offered})
-            assert found.status_code == 200, found.text
-            assert found.json()["newest_seq"] >= expected
+        def ask(user: str) -> float:
+            answer, taken = load.post("/v1/score", bodies[user])
+            assert len(msgspec.json.decode(answer)["scores"]) == CANDIDATES
+            return taken
 
-        cold = times(ask, COLD)
+        cold = [ask(user) for user in COLD]
         ask(LONG), ask(SHORT)  # the first ones read the logs
-        asked = [LONG, SHORT] * requests  # in turn: whatever else runs on the machine slows both
-        taken = times(ask, asked)
+        taken = [ask(user) for user in [LONG, SHORT] * requests]  # in turn: what else runs here slows both
         long, short = taken[::2], taken[1::2]
-        fresh = freshness(client, ask, max(requests // 3, 30))
-        page = client.get("/metrics").text
-        vs_naive = against_naive(ask, offered, max(requests // 10, 20))
+        fresh = freshness(load, bodies[SHORT], max(requests // 3, 30))
+        page = load.get("/metrics")
+        vs_naive = against_naive(lambda: ask(SHORT), bodies[SHORT], max(requests // 10, 20))
     held = {key: float(value) for key, value in (row.split(" ") for row in page.splitlines() if row.startswith("inter"))
             if "{" not in key}  # fmt: skip
     sides = held["interestream_serve_user_side_bytes"] / held["interestream_serve_user_sides"]
@@ -137,42 +141,32 @@ def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) ->
     }
 
 
-def against_naive(ask: Callable[[str], None], offered: list[str], requests: int) -> float:
+def against_naive(ask: Callable[[], float], body: bytes, requests: int) -> float:
     """The naive service's median time over ours, for the short user."""
     sizes = ["--items", str(ITEMS), "--categories", str(len(CATEGORIES)), "--history", str(HISTORY)]
-    with (
-        served([sys.executable, "-m", "benchmarks.rig.naive_service", *sizes]) as base,
-        httpx.Client(base_url=base, timeout=60) as client,
-    ):
+    with served([sys.executable, "-m", "benchmarks.rig.naive_service", *sizes]) as base:
+        load = Load(base)
 
-        def naive(user: str) -> None:
-            found = client.post("/score", json={"user_id": user, "item_ids": offered})
-            assert len(found.json()["scores"]) == CANDIDATES
+        def naive() -> float:
+            answer, taken = load.post("/score", body)
+            assert len(msgspec.json.decode(answer)["scores"]) == CANDIDATES
+            return taken
 
-        naive(SHORT)
-        pairs = [(times(naive, [SHORT])[0], times(ask, [SHORT])[0]) for _ in range(requests)]
-    theirs, ours = np.median(np.array(pairs), axis=0)
+        naive()
+        theirs, ours = np.median([(naive(), ask()) for _ in range(requests)], axis=0)
     return float(theirs / ours)
 
 
-def freshness(client: httpx.Client, ask: Callable[[str, int], None], times_: int) -> list[float]:
+def freshness(load: Load, body: bytes, times: int) -> list[float]:
+    """Milliseconds from posting a behaviour to the end of a score that knows it."""
     out = []
-    for n in itertools.islice(NEW, times_):
+    for n in itertools.islice(NEW, times):
         row = {"user_id": SHORT, "item_id": str(n % 1000), "action": "rate", "at": 900 * DAY + n, "value": 4.0}
-        start = time.perf_counter()
-        assert client.post("/v1/behaviors", json=row).json()["accepted"] == 1
-        ask(SHORT, 50 + n)
-        out.append(1000 * (time.perf_counter() - start))
-    return out
-
-
-def times(ask: Callable[[str], None], users: list[str]) -> list[float]:
-    """Milliseconds of each request."""
-    out = []
-    for user in users:
-        start = time.perf_counter()
-        ask(user)
-        out.append(1000 * (time.perf_counter() - start))
+        written, posted = load.post("/v1/behaviors", msgspec.json.encode(row))
+        answer, scored = load.post("/v1/score", body)
+        assert msgspec.json.decode(written)["accepted"] == 1
+        assert msgspec.json.decode(answer)["newest_seq"] >= 50 + n
+        out.append(posted + scored)
     return out
 
 
