@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -29,6 +31,7 @@ from streams.worker.http import HealthServer
 
 CHECK_S = 5.0  # how often the store is asked and a worker that is stuck is looked for
 log = structlog.get_logger("agent")  # "streams.worker.app" is what mode calls the services of this file
+EMPTY = Path(tempfile.gettempdir()) / "interestream-faust"  # Faust makes folders for tables, of which there are none
 
 
 class StuckError(InterestreamError):
@@ -67,6 +70,7 @@ class Worker:
             broker=[f"kafka://{broker}" for broker in settings.kafka.brokers.replace(" ", "").split(",")],
             broker_credentials=_credentials(settings),
             store="memory://",
+            datadir=EMPTY,
             topic_disable_leader=True,
             web_enabled=False,
             worker_redirect_stdouts=False,

@@ -38,7 +38,7 @@ def environment(kafka: KafkaSettings, folder: Path, port: int) -> dict[str, str]
 def agent(own: dict[str, str], log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as out:
         command = [sys.executable, "-m", "streams", "agent", "--stages", "ingest", *options]
-        process = subprocess.Popen(command, env=own, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=log.parent, env=own, stdout=out, stderr=out)
     try:
         yield process
     finally:
@@ -97,6 +97,7 @@ def test_a_worker_serves_its_state_and_ends_with_the_signal(kafka: KafkaSettings
         assert process.wait(30) == 0
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert "worker started" in [event["event"] for event in events]
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # it leaves nothing where it was started
 
 
 def test_a_taken_port_and_missing_topics_end_it_with_the_remedy(kafka: KafkaSettings, tmp_path: Path) -> None:
