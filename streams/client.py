@@ -107,23 +107,23 @@ def _no_service(client: httpx.Client | httpx.AsyncClient, error: httpx.Transport
 
 
 def score(
-    user_id: str, item_ids: Sequence[str], *, top: int | None, at: float | None, blend: str | None
+    user_id: str, item_ids: Sequence[str], *, top: int | None, at: float | None, blend: str | None, scene: str | None
 ) -> Call[Scores]:
-    return Call(Scores, "POST", "/v1/score", _score(user_id, item_ids, top, at, blend))
+    return Call(Scores, "POST", "/v1/score", _score(user_id, item_ids, top, at, blend, scene))
 
 
 def score_batch(
-    pairs: Mapping[str, Sequence[str]], *, top: int | None, at: float | None, blend: str | None
+    pairs: Mapping[str, Sequence[str]], *, top: int | None, at: float | None, blend: str | None, scene: str | None
 ) -> Call[Batch]:
-    requests = [_score(user_id, item_ids, top, at, blend) for user_id, item_ids in pairs.items()]
+    requests = [_score(user_id, item_ids, top, at, blend, scene) for user_id, item_ids in pairs.items()]
     return Call(Batch, "POST", "/v1/score/batch", {"requests": requests})
 
 
 def _score(
-    user_id: str, item_ids: Sequence[str], top: int | None, at: float | None, blend: str | None
+    user_id: str, item_ids: Sequence[str], top: int | None, at: float | None, blend: str | None, scene: str | None
 ) -> dict[str, Any]:
     asked: dict[str, Any] = {"user_id": user_id, "item_ids": list(item_ids)}
-    more = (("top", top), ("at", at), ("blend", blend))
+    more = (("top", top), ("at", at), ("blend", blend), ("scene", scene))
     return asked | {name: value for name, value in more if value is not None}
 
 
@@ -206,9 +206,13 @@ class Client:
         top: int | None = None,
         at: float | None = None,
         blend: str | None = None,
+        scene: str | None = None,
     ) -> Scores:
-        """blend: one score of several tasks', such as like*0.7+watched*0.3; default: the main task's."""
-        return self.run(score(user_id, item_ids, top=top, at=at, blend=blend))
+        """blend: one score of several tasks', such as like*0.7+watched*0.3; default: the main task's.
+
+        scene: where the items would be offered, where that is known.
+        """
+        return self.run(score(user_id, item_ids, top=top, at=at, blend=blend, scene=scene))
 
     def score_batch(
         self,
@@ -217,9 +221,10 @@ class Client:
         top: int | None = None,
         at: float | None = None,
         blend: str | None = None,
+        scene: str | None = None,
     ) -> list[Scores]:
         """Items by user."""
-        return self.run(score_batch(pairs, top=top, at=at, blend=blend)).answers
+        return self.run(score_batch(pairs, top=top, at=at, blend=blend, scene=scene)).answers
 
     def write(self, behaviors: Sequence[Behavior]) -> Written:
         """Returns once they are durable."""
@@ -294,8 +299,9 @@ class AsyncClient:
         top: int | None = None,
         at: float | None = None,
         blend: str | None = None,
+        scene: str | None = None,
     ) -> Scores:
-        return await self.run(score(user_id, item_ids, top=top, at=at, blend=blend))
+        return await self.run(score(user_id, item_ids, top=top, at=at, blend=blend, scene=scene))
 
     async def score_batch(
         self,
@@ -304,8 +310,9 @@ class AsyncClient:
         top: int | None = None,
         at: float | None = None,
         blend: str | None = None,
+        scene: str | None = None,
     ) -> list[Scores]:
-        return (await self.run(score_batch(pairs, top=top, at=at, blend=blend))).answers
+        return (await self.run(score_batch(pairs, top=top, at=at, blend=blend, scene=scene))).answers
 
     async def write(self, behaviors: Sequence[Behavior]) -> Written:
         return await self.run(write(behaviors))

@@ -25,6 +25,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     newest_seq: int
     newest_at: float | None
     held: bool
+    unknown_scene: bool = False  # a scene was named that the artifact makes nothing of
     stale_s: float | None = None  # the store does not answer: seconds since it was last asked about the user
 
 

@@ -17,6 +17,7 @@ from fusion.features.log import Array, Log, read_log
 from fusion.features.match.features import MatchSpec
 from fusion.features.match.item_vectors import read_item_vectors
 from fusion.features.samples import Samples, fit_samples
+from fusion.features.scenes import scene_slices
 from fusion.features.slices import tail_items
 from fusion.features.spec import FeatureSpec, fit_spec
 from fusion.features.splits import TEST, TRAIN, VALID, Split, eligible, split
@@ -175,7 +176,7 @@ def read_dataset(
 def slices_of(log: Log, rows: Array, *, items: Array, users: Array) -> dict[str, Array]:
     """(n,) bool of the samples `rows`, by what was met in training: `items` and `users` are rows of the log.
 
-    The long tail twice (see `tail_items`); items met fewer than 5 times; users never met.
+    The long tail twice (see `tail_items`); items met fewer than 5 times; users never met; scenes (`scene_slices`).
     """
     times = np.bincount(log.item[items], minlength=len(log.items))
     strict, bulk = tail_items(times)
@@ -187,6 +188,7 @@ def slices_of(log: Log, rows: Array, *, items: Array, users: Array) -> dict[str,
         "bulk_tail": bulk[item],
         "cold_items": times[item] < FEW,
         "cold_users": ~met[log.user[rows]],
+        **scene_slices(log, rows, items=items, users=users),
     }
 
 

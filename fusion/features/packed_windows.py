@@ -69,6 +69,7 @@ class Candidates:
     profile: Tensor  # (B, A') int32, or (G, A')
     dense: Tensor  # (B, F) float32
     value_bucket: Tensor  # (B,) int64: bucket of the value that the user then gave, for training; 0 where nobody knows
+    scene: Tensor | None = None  # (G, C) int32: where each is offered, if the spec offers scenes; 0 is an empty slot
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -180,7 +181,10 @@ class PackedCollator:
         heads = samples.impressions.take(chosen.rows[begin])
         vectors, partitions = samples.visible_interests(heads)
         table = samples.items
-        known = samples.value_bucket
+        known, scene = samples.value_bucket, None
+        if samples.scene is not None:
+            scene = np.zeros((windows, slots), np.int32)
+            scene[window, slot] = samples.scene[chosen.rows]
         value_bucket = np.zeros(len(chosen), np.int32) if known is None else known[chosen.rows]
         return PackedBatch(
             items=Items(
@@ -206,6 +210,7 @@ class PackedCollator:
                 profile=tensor(samples.profiles[picked.user]),
                 dense=tensor(samples.dense[chosen.rows]),
                 value_bucket=tensor(value_bucket.astype(np.int64)),
+                scene=None if scene is None else tensor(scene),
             ),
         )
 

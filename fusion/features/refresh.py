@@ -22,6 +22,7 @@ from fusion.features.match.features import Match
 from fusion.features.match.item_vectors import read_item_vectors
 from fusion.features.match.space import Space
 from fusion.features.samples import make_samples
+from fusion.features.scenes import scene_names
 from fusion.features.spec import FeatureSpec
 from fusion.features.splits import TEST, TRAIN, VALID, eligible
 from fusion.features.tasks import targets_of
@@ -75,6 +76,7 @@ def read_new(
         interest_vectors=interest_vectors,
         match=match,
         item_text=item_text,
+        scenes=scene_names(log, rows),
     )
     before = np.flatnonzero(part == OLD)
     return Dataset(

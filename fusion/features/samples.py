@@ -7,7 +7,7 @@ impressions. Inside a batch every distinct item appears once, so a model embeds 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from fusion.features.impressions import Impressions, PastIndex, impressions_of
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.log import Array, Log
 from fusion.features.match.features import Match, MatchSpec, fit_match, match_features, trained_numbers
+from fusion.features.scenes import offered_rows, scene_names
 from fusion.features.spec import (
     FeatureSpec,
     ItemTable,
@@ -51,6 +52,8 @@ class Batch:
     dense: torch.Tensor  # (B, F) float32, standardised: counts, and match scalars behind them
     interest_vectors: torch.Tensor  # (Q, 2 d) float32: summary and shift vectors
     partitions: torch.Tensor  # (B, P) int32, into the Q, newest first; -1 is none
+    scene: torch.Tensor | None = None  # (B,) int32: where the item is offered, if the spec offers scenes
+    history_scene: torch.Tensor | None = None  # (B, L) int32, the same of the events; (1, L) of one moment
 
     def __len__(self) -> int:
         return len(self.target)
@@ -82,6 +85,7 @@ class Samples:
     named: Named
     match: Match | None = None  # what the match scalars were made with
     item_text: Array | None = None  # (I, d) float32, the text vectors of `named.items`, zeros where there is none
+    scene: Array | None = None  # (n,) int32: where each impression is offered; None: the spec offers no scenes
     value_bucket: Array | None = None  # (n,) int32, of the value that each impression led to; None where nobody knows
     bank_index: BankIndex | None = None  # for models that read texts (fusion.bank.index.with_bank)
 
@@ -129,6 +133,8 @@ class Samples:
             dense=tensor(self.dense[chosen]),
             interest_vectors=tensor(vectors),
             partitions=tensor(partitions),
+            scene=None if self.scene is None else tensor(self.scene[chosen]),
+            history_scene=None if self.scene is None or events.scene is None else tensor(events.scene[row]),
         )
 
     def distinct(self, *items: Array) -> tuple[Array, Array]:
@@ -167,6 +173,7 @@ def make_samples(
     dense: Array | None = None,
     match: Match | None = None,
     item_text: Array | None = None,
+    scenes: Sequence[str | None] | None = None,
 ) -> Samples:
     """Everything a model reads about `impressions`.
 
@@ -175,7 +182,7 @@ def make_samples(
     rows: the rows of the log that the impressions led to, where that has happened. dense: the dense features of the
     impressions, where they have been made already; they are standardised in place, as they may be most of what there
     is. match: the space, for a spec with match scalars. item_text: (I, d), the text vectors of `items`; none: no item
-    has one.
+    has one. scenes: in which each impression is offered; without them those of `rows`, or unknown ones.
     """
     labels = spec.label.labels(log)
     table = item_table(spec, items, catalogue)
@@ -192,6 +199,8 @@ def make_samples(
     dense -= np.array(spec.dense_mean, np.float32)
     dense /= np.array(spec.dense_std, np.float32)
     events = Events(spec, log, labels, past)
+    if scenes is None:
+        scenes = [None] * len(impressions) if rows is None else scene_names(log, rows)
     return Samples(
         spec=spec,
         impressions=impressions,
@@ -203,6 +212,7 @@ def make_samples(
         named=Named(log, items, catalogue),
         match=match,
         item_text=item_text,
+        scene=offered_rows(spec, scenes) if spec.offers_scenes else None,
         value_bucket=None if rows is None else events.value[rows],
     )
 

@@ -69,12 +69,18 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     dense: tuple[str, ...] = NAMES
     match: MatchSpec | None = None  # what is said of users and candidates behind the counts; none: nothing
     scenes: Column = Column("scene", ())  # none: the log tells no scenes apart
+    scene_offered: bool | msgspec.UnsetType = msgspec.UNSET  # models read the scene of the offer; unset: they do not
     layout: int = 1
 
     @property
     def label(self) -> LabelRule:
         """What a positive is in a history: the main task's rule."""
         return self.tasks[main_task(self.tasks)].rule
+
+    @property
+    def offers_scenes(self) -> bool:
+        """Whether models read in which scene an item is offered."""
+        return self.scene_offered is True
 
     @property
     def item_rows(self) -> int:
@@ -181,6 +187,8 @@ def fit_spec(
     held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
     users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
     mean, std = _mean_and_std(counts, dense_names(match))
+    scenes = _scenes(log, train)
+    asked = any(task.rule.field == "scene" for task in tasks)  # then it is the answer
     return FeatureSpec(
         tasks=with_scales(tasks, log, train),
         history=history,
@@ -192,7 +200,8 @@ def fit_spec(
         user_columns=_columns(user.attributes for user in users),
         actions=Column("action", tuple(sorted(log.actions))),
         value_edges=_edges(_values(log, train)) if value_edges is None else value_edges,
-        scenes=Column("scene", _scenes(log, train)),
+        scenes=Column("scene", scenes),
+        scene_offered=True if scenes and not asked else msgspec.UNSET,
         scale=fit_scale(log, labels, train),
         dense_mean=mean,
         dense_std=std,

@@ -22,6 +22,7 @@ from fusion.features.events import GAP_ROWS, LABEL_ROWS
 from fusion.features.samples import Batch
 from fusion.features.spec import FeatureSpec
 from fusion.models.protocol import Loss, ctr_only
+from fusion.models.scenes import offered_scene
 from fusion.models.tower import dense_paths, towers
 from fusion.models.uif import InterestFusion
 
@@ -58,8 +59,13 @@ class Din(nn.Module):
         self.from_product = nn.Linear(d, a, bias=False)  # C
         self.weigh = nn.Linear(a, heads)
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
+        self.scene = offered_scene(spec, config.profile)
+        if self.scene is not None:
+            self.history_scene = nn.Embedding(spec.scenes.size, a + d)
+            self.from_scene = nn.Embedding(spec.scenes.size, a)  # what the offer's scene adds to attention
         inputs = d * (2 + heads) + config.profile * len(spec.user_columns) + len(spec.dense)
         inputs += 96 if config.interest else 0
+        inputs += config.profile if self.scene is not None else 0
         many, ends = len(spec.tasks), (len(spec.dense), config.hidden, config.dropout)
         self.tower = towers(many, inputs, *ends)
         self.dense_path = dense_paths(many, *ends) if config.dense_path else None
@@ -90,7 +96,13 @@ class Din(nn.Module):
         mask = (batch.history > 0).unsqueeze(-1)  # (B, L, 1); this and the next have one row where all share a history
         events = F.embedding(batch.history, torch.cat([items, self.from_history(items)], dim=1))  # (B, L, d + a + d)
         item, bare = torch.split(events, [d, a + d], dim=2)
-        match, value = torch.split(bare + self._feedback(batch), [a, d], dim=2)
+        feedback, scene = self._feedback(batch), None
+        if self.scene is not None and batch.scene is not None and batch.history_scene is not None:
+            scene = self.scene.hide(batch.scene)
+            feedback = feedback + self.history_scene(batch.history_scene)
+        match, value = torch.split(bare + feedback, [a, d], dim=2)
+        if scene is not None:
+            match = match + self.from_scene(scene)[:, None]
         match = match + self._product(item, target) + self.from_target(target)[:, None]
         weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
         even = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
@@ -102,6 +114,8 @@ class Din(nn.Module):
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         if self.fusion is not None:
             inputs.append(self.fusion(batch, target))
+        if self.scene is not None and scene is not None:
+            inputs.append(self.scene(scene))
         logit: Tensor = self.tower(inputs, batch.dense)
         return logit if self.dense_path is None else logit + self.dense_path(batch.dense)
 

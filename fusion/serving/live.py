@@ -29,6 +29,7 @@ from fusion.features.interest_vectors import InterestVectors, read_newest_vector
 from fusion.features.log import Array, newest_of, read_after
 from fusion.features.packed_windows import Items
 from fusion.features.samples import Named, Samples, tensor
+from fusion.features.scenes import is_unknown, offered_rows
 from fusion.features.spec import ItemTable, dense_names, profile_table
 from fusion.models.bahe.model import Bahe
 from fusion.models.din import Din
@@ -76,6 +77,7 @@ class LiveScores(NamedTuple):
     newest_at: float | None  # its event time
     held: bool  # whether the user's side was there already
     stale_s: float | None = None  # seconds since the store was last asked, where it was not asked for these
+    unknown_scene: bool = False  # one was named that the artifact makes nothing of
     tasks: dict[str, Array] | None = None  # of several: each one's (n,) probabilities, or the numbers it expects
 
 
@@ -144,9 +146,16 @@ class LiveScorer:
             )  # fmt: skip
 
     def score(
-        self, connection: Connection, user_id: str, item_ids: Sequence[str], at: float | None = None
+        self,
+        connection: Connection,
+        user_id: str,
+        item_ids: Sequence[str],
+        at: float | None = None,
+        scene: str | None = None,
     ) -> LiveScores:
         """Probability of a positive for each item, at the event time `at`: by default the greatest in the store.
+
+        scene: where the items would be offered, where that is known.
 
         Time: the behaviours since the last request are read, nothing else of the log. A user's first request reads it
         once. Raises InputError or ArtifactError where a text of BAHE has to be computed and its LLM is not there.
@@ -156,24 +165,26 @@ class LiveScorer:
         with self._lock:
             self._counted["requests"] += 1
         if self._unsupported:
-            return self._read_anew(connection, user_id, item_ids, at, head, self._unsupported)
+            return self._read_anew(connection, user_id, item_ids, at, scene, head, self._unsupported)
         if at is not None and head.at is not None and at < head.at:
-            return self._read_anew(connection, user_id, item_ids, at, head, "past")
+            return self._read_anew(connection, user_id, item_ids, at, scene, head, "past")
         side, held = self._side(connection, user_id, head, asked)
         moment = max(side.greatest_at, -np.inf if head.at is None else head.at) if at is None else at
         moment = moment if np.isfinite(moment) else 0.0
         if moment < side.greatest_at:  # a behaviour that the store's clock does not know of
-            return self._read_anew(connection, user_id, item_ids, moment, head, "past")
+            return self._read_anew(connection, user_id, item_ids, moment, scene, head, "past")
         last = LastSeen(head.profile, self._interest_vectors(connection, side), moment, asked)
         with self._lock:
             places = self._known.places(connection, item_ids, head.items)
-            scores = self._scored(side, last, places, connection)
+            scores = self._scored(side, last, places, scene, connection)
             if self._sides.get(user_id) is side:
                 side.last = last
             self._weigh(user_id)
             return scores._replace(held=held)
 
-    def score_held(self, user_id: str, item_ids: Sequence[str], within_s: float) -> LiveScores | None:
+    def score_held(
+        self, user_id: str, item_ids: Sequence[str], within_s: float, scene: str | None = None
+    ) -> LiveScores | None:
         """The scores by what is held, without the store, as of when it was last asked about this user.
 
         Items that are not known yet are scored as unknown. None where nothing is held, the store was last asked longer
@@ -186,7 +197,7 @@ class LiveScorer:
             if side is None or side.last is None or (age := time.monotonic() - side.last.clock) > within_s:
                 return None
             try:
-                scores = self._scored(side, side.last, self._known.held(item_ids), None)
+                scores = self._scored(side, side.last, self._known.held(item_ids), scene, None)
             except LackingTextError:
                 return None
             self._counted["stale"] += 1
@@ -194,8 +205,10 @@ class LiveScorer:
         finally:
             self._lock.release()
 
-    def _scored(self, side: UserSide, last: LastSeen, places: Array, connection: Connection | None) -> LiveScores:
-        samples = self._samples(side, last.profile, places, last.interests, last.at)
+    def _scored(
+        self, side: UserSide, last: LastSeen, places: Array, scene: str | None, connection: Connection | None
+    ) -> LiveScores:
+        samples = self._samples(side, last, places, scene)
         if self._texts is not None:
             samples = with_bank(samples, self.artifact.config.model.recipe, partial(self._texts, connection))
         tasks = self.artifact.spec.tasks
@@ -208,6 +221,7 @@ class LiveScorer:
             newest=side.newest,
             newest_at=side.last_at if side.size else None,
             held=True,
+            unknown_scene=is_unknown(self.artifact.spec, scene),
             tasks=by_task(tasks, values),
         )
 
@@ -278,10 +292,9 @@ class LiveScorer:
             generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder,
         )  # fmt: skip
 
-    def _samples(
-        self, side: UserSide, profile: User | None, places: Array, vectors: InterestVectors | None, at: float
-    ) -> Samples:
+    def _samples(self, side: UserSide, last: LastSeen, places: Array, scene: str | None) -> Samples:
         """The candidates as samples: a log of the behaviours that are read one by one, counts from the sums."""
+        profile, vectors, at, _ = last
         spec, known, many = self.artifact.spec, self._known, len(places)
         recent = side.recent or empty_recent(spec, side.user_id)
         size, own = recent.log.size, len(recent.places)
@@ -311,6 +324,7 @@ class LiveScorer:
             dense=dense,
             interest_vectors=vectors,
             named=Named(recent.log, ids, known.catalogue),
+            scene=offered_rows(spec, [scene]).repeat(many) if spec.offers_scenes else None,
         )
 
     @torch.no_grad()
@@ -335,7 +349,14 @@ class LiveScorer:
         return np.asarray(predictions(tasks, every_logit).numpy())
 
     def _read_anew(
-        self, connection: Connection, user_id: str, item_ids: Sequence[str], at: float | None, head: Head, why: str
+        self,
+        connection: Connection,
+        user_id: str,
+        item_ids: Sequence[str],
+        at: float | None,
+        scene: str | None,
+        head: Head,
+        why: str,
     ) -> LiveScores:
         """By the log as a whole; item statistics are of the moment where it is in the past."""
         newest, last_at = newest_of(connection, user_id, at)
@@ -344,7 +365,7 @@ class LiveScorer:
         scorer = Scorer(self.artifact, as_of_request=why == "past")
         with self._lock:
             self._full_reads[why] += 1
-        found = scorer.scores(connection, [(user_id, item) for item in item_ids], moment)
+        found = scorer.scores(connection, [(user_id, item) for item in item_ids], moment, [scene] * len(item_ids))
         return LiveScores(
             values=found.values,
             unknown_user=bool(found.unknown_user.any()),
@@ -353,6 +374,7 @@ class LiveScorer:
             newest=newest,
             newest_at=last_at,
             held=False,
+            unknown_scene=is_unknown(self.artifact.spec, scene),
             tasks=found.tasks,
         )
 

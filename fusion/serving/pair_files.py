@@ -16,6 +16,8 @@ from interest.errors import InputError
 
 BLOCK = 100_000  # pairs held at once: 20 MB; users whose pairs are further apart may be computed twice
 COLUMNS = ("user_id", "item_id")
+SCENE = "scene"  # a column that may be there: where the item would be offered
+Block = tuple[list[Pair], list[str | None]]  # pairs and their scenes
 Write = Callable[[Sequence[Scored]], None]
 
 
@@ -28,36 +30,43 @@ class PairFile:
 
     def blocks(self) -> Iterator[list[Pair]]:
         """The pairs, in the file's order, at most BLOCK at a time."""
+        yield from (pairs for pairs, _ in self.blocks_with_scenes())
+
+    def blocks_with_scenes(self) -> Iterator[Block]:
+        """The same, each with its pairs' scenes."""
         pairs = _parquet_pairs if self.path.suffix == ".parquet" else _csv_blocks
         yield from pairs(self.path)
 
 
 def open_pairs(path: Path) -> PairFile:
-    """A CSV or .parquet file with the columns user_id and item_id, in any order and among others.
+    """A CSV or .parquet file with the columns user_id and item_id, perhaps scene, in any order and among others.
 
     A CSV file is read through once, so that a bad row is found before anything is scored; a Parquet file's rows are
     looked at as they are scored. Raises InputError, with the line, where a file or a row cannot be used.
     """
     if path.suffix == ".parquet":
         return PairFile(path, _parquet(path).metadata.num_rows)
-    return PairFile(path, sum(map(len, _csv_blocks(path))))
+    return PairFile(path, sum(len(pairs) for pairs, _ in _csv_blocks(path)))
 
 
-def _csv_blocks(path: Path) -> Iterator[list[Pair]]:
+def _csv_blocks(path: Path) -> Iterator[Block]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             _check_columns(path, reader.fieldnames or ())
+            told = SCENE in (reader.fieldnames or ())
             pairs: list[Pair] = []
+            scenes: list[str | None] = []
             for row in reader:
                 if not row["user_id"] or not row["item_id"]:
                     raise InputError(f"{path}, line {reader.line_num}: user_id or item_id is empty")
                 pairs.append((row["user_id"], row["item_id"]))
+                scenes.append(row[SCENE] or None if told else None)
                 if len(pairs) == BLOCK:
-                    yield pairs
-                    pairs = []
+                    yield pairs, scenes
+                    pairs, scenes = [], []
             if pairs:
-                yield pairs
+                yield pairs, scenes
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}") from None
 
@@ -72,7 +81,7 @@ def _parquet(path: Path) -> Any:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     _check_columns(path, file.schema_arrow.names)
-    for name in COLUMNS:
+    for name in (*COLUMNS, *({SCENE} & set(file.schema_arrow.names))):
         kind = file.schema_arrow.field(name).type
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_integer(value)):
@@ -80,16 +89,18 @@ def _parquet(path: Path) -> Any:
     return file
 
 
-def _parquet_pairs(path: Path) -> Iterator[list[Pair]]:
+def _parquet_pairs(path: Path) -> Iterator[Block]:
     import pyarrow as pa
 
-    done = 0
-    for batch in _parquet(path).iter_batches(batch_size=BLOCK, columns=list(COLUMNS)):
+    done, file = 0, _parquet(path)
+    told = SCENE in file.schema_arrow.names
+    for batch in file.iter_batches(batch_size=BLOCK, columns=[*COLUMNS, *([SCENE] if told else [])]):
         users, items = (batch.column(name).cast(pa.string()).to_pylist() for name in COLUMNS)
         for row, pair in enumerate(zip(users, items, strict=True), done + 1):
             if not all(pair):
                 raise InputError(f"{path}, row {row}: user_id or item_id is empty")
-        yield list(zip(users, items, strict=True))
+        scenes = batch.column(SCENE).cast(pa.string()).to_pylist() if told else [None] * len(batch)
+        yield list(zip(users, items, strict=True)), [scene or None for scene in scenes]
         done += len(batch)
 
 

@@ -33,9 +33,12 @@ def score_pairs(
     pairs: Sequence[Pair],
     at: float,
     *,
+    scenes: Sequence[str | None] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Scored]]:
     """Score the pairs at the event time `at`; yields them in the order given, as soon as the ones before are scored.
+
+    scenes: in which each item would be offered, where that is known.
 
     Each user's pairs are scored next to each other, so a user's side is computed once whatever order the pairs are in.
     """
@@ -44,7 +47,9 @@ def score_pairs(
     yielded = 0
     for start in range(0, len(order), PAGE):
         page = order[start : start + PAGE]
-        waiting |= zip(page, _scored(scorer, connection, [pairs[number] for number in page], at), strict=True)
+        own = None if scenes is None else [scenes[number] for number in page]
+        found = _scored(scorer, connection, [pairs[number] for number in page], at, own)
+        waiting |= zip(page, found, strict=True)
         ready = next((number for number in range(yielded, len(pairs)) if number not in waiting), len(pairs))
         yield [waiting.pop(number) for number in range(yielded, ready)]
         yielded = ready
@@ -52,15 +57,23 @@ def score_pairs(
 
 
 def rank_items(
-    scorer: Scorer, connection: Connection, user_id: str, item_ids: Sequence[str], at: float
+    scorer: Scorer,
+    connection: Connection,
+    user_id: str,
+    item_ids: Sequence[str],
+    at: float,
+    scene: str | None = None,
 ) -> list[Scored]:
-    """One user's items at the event time `at`, the best first; scored together, whatever their number."""
-    found = _scored(scorer, connection, [(user_id, item_id) for item_id in item_ids], at)
+    """One user's items at the event time `at`, in one scene, the best first; scored together, whatever their number."""
+    pairs = [(user_id, item_id) for item_id in item_ids]
+    found = _scored(scorer, connection, pairs, at, [scene] * len(pairs))
     return sorted(found, key=lambda one: -one.score)
 
 
-def _scored(scorer: Scorer, connection: Connection, pairs: Sequence[Pair], at: float) -> list[Scored]:
-    found = scorer.scores(connection, pairs, at)
+def _scored(
+    scorer: Scorer, connection: Connection, pairs: Sequence[Pair], at: float, scenes: Sequence[str | None] | None
+) -> list[Scored]:
+    found = scorer.scores(connection, pairs, at, scenes)
     told = rows_of(found.tasks, len(pairs))
     rows = zip(*(column.tolist() for column in found[:3]), told, strict=True)
     return [Scored(*pair, *row) for pair, row in zip(pairs, rows, strict=True)]

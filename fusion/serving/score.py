@@ -73,12 +73,14 @@ class Scorer:
         """Probability of a positive for every (user, item) at the event time `at`: (n,) float64, in the order given."""
         return self.scores(connection, pairs, at).values
 
-    def scores(self, connection: Connection, pairs: Sequence[Pair], at: float) -> Scores:
-        """The probabilities, and which users and items are unknown."""
+    def scores(
+        self, connection: Connection, pairs: Sequence[Pair], at: float, scenes: Sequence[str | None] | None = None
+    ) -> Scores:
+        """The probabilities, and which users and items are unknown. scenes: in which each item would be offered."""
         if not pairs:
             return Scores(np.empty(0), np.empty(0, bool), np.empty(0, bool))
         spec, statistics = self._statistics(connection, pairs, at)
-        samples = current_samples(connection, spec, statistics, pairs, at, space=self._artifact.space)
+        samples = current_samples(connection, spec, statistics, pairs, at, space=self._artifact.space, scenes=scenes)
         if self._texts is not None:
             samples = with_bank(samples, self._artifact.config.model.recipe, partial(self._texts, connection))
         values = self._values(samples, pairs)
@@ -132,10 +134,12 @@ def current_samples(
     at: float,
     *,
     space: Space | None = None,
+    scenes: Sequence[str | None] | None = None,
 ) -> Samples:
     """The pairs as samples: the users' histories and partitions from the store up to `at`, item statistics as given.
 
     space: the artifact's, where its spec has match scalars; items read by what the catalogue says of them now.
+    scenes: in which each pair's item would be offered; none: nobody says.
     """
     users = list(dict.fromkeys(user for user, _ in pairs))
     log = read_log(connection, users)
@@ -160,4 +164,5 @@ def current_samples(
         spec, log, impressions, past,
         items=items, catalogue=catalogue, profiles=read_users(connection, users),
         interest_vectors=interest_vectors, snapshot=statistics, match=match, item_text=item_text,
+        scenes=scenes,
     )  # fmt: skip

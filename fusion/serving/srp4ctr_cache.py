@@ -85,6 +85,7 @@ class UserStates:
             profile=tensor(samples.profiles[:1]),
             dense=tensor(samples.dense),
             value_bucket=torch.zeros(len(samples), dtype=torch.int64),
+            scene=None if samples.scene is None else tensor(samples.scene)[None],
         )
         return self._model.score(state, candidates, offered)
 

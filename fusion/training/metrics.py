@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fusion.features.log import Array
+from fusion.features.scenes import SCENE
 from fusion.features.tasks import Tasks
 
 NAN = float("nan")
@@ -77,7 +78,7 @@ def calibration_error(labels: Array, scores: Array, bins: int = 20) -> float:
 
 
 def report(labels: Array, scores: Array, users: Array, slices: dict[str, Array]) -> dict[str, float]:
-    """Every metric over all samples, and AUC with its number of rows for each named (n,) bool slice."""
+    """Every metric over all samples, and AUC with its number of rows for each named (n,) bool slice; of scenes more."""
     out = {
         "rows": float(len(labels)),
         "auc": auc(labels, scores),
@@ -90,6 +91,11 @@ def report(labels: Array, scores: Array, users: Array, slices: dict[str, Array])
     for name, chosen in slices.items():
         out[f"{name}_auc"] = auc(labels[chosen], scores[chosen])
         out[f"{name}_rows"] = float(chosen.sum())
+        if name.startswith(SCENE):  # a scene is a product of its own
+            own, promised = labels[chosen], scores[chosen]
+            out[f"{name}_gauc"] = gauc(own, promised, users[chosen])
+            out[f"{name}_log_loss"] = log_loss(own, promised)
+            out[f"{name}_calibration"] = calibration(own, promised)
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,10 @@ def score(
     ] = None,
     store: Store = None,
     pairs: Annotated[
-        Path | None, typer.Option(help="A CSV or .parquet file with the columns user_id and item_id; may be large.")
+        Path | None,
+        typer.Option(
+            help="A CSV or .parquet file with the columns user_id and item_id, and scene if wanted; may be large."
+        ),
     ] = None,
     user: Annotated[str | None, typer.Option(help="One user, with --items or --items-file.")] = None,
     items: Annotated[
@@ -68,6 +72,13 @@ def score(
             "Default: the probability of the first task that is a yes or no.",
         ),
     ] = None,
+    scene: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the items would be offered: a page, a placement. With --pairs, of the pairs whose file has no "
+            "column scene, or nothing in it."
+        ),
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(
@@ -90,11 +101,12 @@ def score(
     if url is not None:
         if artifact is not None or user is None or llm is not None or out is not None or store is not None:
             raise InputError("--url scores one user's items by the service's artifact and store: give --user and items")
-        _ask(url, user, _listed(items or [], items_file), past, blend, json=json)
+        _ask(url, user, _listed(items or [], items_file), past, blend, scene, json=json)
         return
     if artifact is None:
         raise InputError("give the folder of an artifact, or --url of a running service")
     from fusion.features.log import newest_time
+    from fusion.features.scenes import is_unknown
     from fusion.models.registry import KINDS
     from fusion.serving.pair_files import open_pairs, read_item_ids
     from fusion.serving.requests import rank_items, score_pairs
@@ -118,12 +130,27 @@ def score(
         ids += _named_items(connection, model, items or [])
         with progress("Scoring", file.rows if file else len(ids), unit="pairs") as advance:
             if file is None:
-                write(rank_items(scorer, connection, user or "", ids, moment))
+                _say_unknown(Counter({scene: len(ids)} if scene and is_unknown(model.spec, scene) else {}), model)
+                write(rank_items(scorer, connection, user or "", ids, moment, scene))
                 advance(len(ids))
                 return
-            for block in file.blocks():
-                for page in score_pairs(scorer, connection, block, moment, advance=advance):
+            strange = Counter[str]()
+            for block, told in file.blocks_with_scenes():
+                scenes = [own or scene for own in told]
+                strange.update(own for own in scenes if own is not None and is_unknown(model.spec, own))
+                for page in score_pairs(scorer, connection, block, moment, scenes=scenes, advance=advance):
                     write(page)
+        _say_unknown(strange, model)
+
+
+def _say_unknown(scenes: Counter[str], model: Artifact) -> None:
+    """Scenes that were named and that the model makes nothing of."""
+    if not scenes:
+        return
+    listed = ", ".join(f"{name} ({many:,})" for name, many in scenes.most_common(5))
+    known = ", ".join(model.spec.scenes.texts[:10]) if model.spec.offers_scenes else ""
+    why = f"the artifact knows {known}" if known else "the artifact reads no scene of an offer"
+    print(f"scored as in an unknown scene: {listed}; {why}", file=sys.stderr, flush=True)
 
 
 def _listed(given: Sequence[str], file: Path | None) -> list[str]:
@@ -135,7 +162,9 @@ def _listed(given: Sequence[str], file: Path | None) -> list[str]:
     return [*ids, *(given if alone is None else alone)]
 
 
-def _ask(url: str, user: str, ids: list[str], at: float | None, blend: str | None, *, json: bool) -> None:
+def _ask(
+    url: str, user: str, ids: list[str], at: float | None, blend: str | None, scene: str | None, *, json: bool
+) -> None:
     """Scores by a running service, the best first."""
     import os
 
@@ -144,7 +173,7 @@ def _ask(url: str, user: str, ids: list[str], at: float | None, blend: str | Non
     from streams.client import Client
 
     with Client(url, os.environ.get("SERVE_KEY")) as client:
-        found = client.score(user, ids, top=len(ids) or None, at=at, blend=blend)
+        found = client.score(user, ids, top=len(ids) or None, at=at, blend=blend, scene=scene)
     for one in found.scores:
         if json:
             told = msgspec.to_builtins(one) | {"user_id": user, "unknown_user": found.unknown_user}

@@ -40,7 +40,7 @@ from streams.settings.schema import ServeSettings
 from streams.store.stats import read_stats
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Score = Callable[[str, list[str], float | None], tuple[str, LiveScores]]
+Score = Callable[[str, list[str], float | None, str | None], tuple[str, LiveScores]]
 READY_S = 2.0  # that /ready waits for the store
 Before = Annotated[int | None, Query(ge=0, description="Only what is older: `next` of the page before")]
 
@@ -139,7 +139,7 @@ def _allowed(service: Service, scope: str) -> Any:
 
 def _scores(app: FastAPI, service: Service, threads: ThreadPoolExecutor) -> None:
     def answer(asked: models.ScoreRequest, score: Score) -> dict[str, Any]:
-        artifact, found = score(asked.user_id, asked.item_ids, asked.at)
+        artifact, found = score(asked.user_id, asked.item_ids, asked.at, asked.scene)
         service.metrics.scored.inc(len(asked.item_ids))
         service.metrics.knew(found.newest_at)
         return score_answer(asked, artifact, found)
@@ -161,7 +161,8 @@ def _scores(app: FastAPI, service: Service, threads: ThreadPoolExecutor) -> None
                 continue
             waiting.cancel()  # where it has not begun
             scoring.away.silent()
-            waiting = loop.run_in_executor(spare, run, lambda user_id, items, _at: scoring.score_held(user_id, items))
+            held: Score = lambda user, items, _at, scene: scoring.score_held(user, items, scene)  # noqa: E731
+            waiting = loop.run_in_executor(spare, run, held)
             break
         return Response(await waiting, media_type="application/json")
 

@@ -26,6 +26,10 @@ class ScoreRequest(Strict):
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_CANDIDATES)]
     top: Annotated[int | None, Field(ge=1, description="Only the best so many, best first")] = None
     at: Time = None
+    scene: Annotated[
+        str | None,
+        Field(min_length=1, max_length=1024, description="Where the items would be offered: a page, a placement"),
+    ] = None
     blend: Annotated[
         str | None,
         Field(
@@ -56,6 +60,9 @@ class ScoreAnswer(BaseModel):
     artifact: str
     scores: Annotated[list[Score], Field(description="In the order asked for; with `top`, best first")]
     unknown_user: Annotated[bool, Field(description="Neither behaviours nor a profile are in the store")]
+    unknown_scene: Annotated[
+        bool, Field(description="A scene was named that the artifact has not met in training, or it reads none")
+    ] = False
     at: Annotated[float, Field(description="The event time scored at")]
     newest_seq: Annotated[int, Field(description="Sequence number of the newest behaviour known; -1: none")]
     newest_at: float | None

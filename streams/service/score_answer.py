@@ -34,6 +34,7 @@ def score_answer(asked: models.ScoreRequest, artifact: str, found: LiveScores) -
         "artifact": artifact,
         "scores": scores,
         "unknown_user": found.unknown_user,
+        "unknown_scene": found.unknown_scene,
         "at": found.at,
         "newest_seq": found.newest,
         "newest_at": found.newest_at,

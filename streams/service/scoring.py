@@ -125,20 +125,22 @@ class Scoring:
         self._scorer = scorer
         log.info("scoring", artifact=artifact.id, folder=str(folder))
 
-    def score(self, user_id: str, item_ids: list[str], at: float | None) -> tuple[str, LiveScores]:
+    def score(
+        self, user_id: str, item_ids: list[str], at: float | None, scene: str | None = None
+    ) -> tuple[str, LiveScores]:
         """The artifact's id and the scores. Raises ArtifactError where none is loaded, StoreError without a store."""
         scorer = self._ready()
         if at is None and not self.away.asks():
-            return self.score_held(user_id, item_ids)
+            return self.score_held(user_id, item_ids, scene)
         self._asking[threading.get_ident()] = time.monotonic()
         try:
             with self._engine.connect() as connection:
-                scores = scorer.score(connection, user_id, item_ids, at)
+                scores = scorer.score(connection, user_id, item_ids, at, scene)
         except STORE_AWAY:
             self.away.silent()
             if at is not None:
                 raise
-            return self.score_held(user_id, item_ids)
+            return self.score_held(user_id, item_ids, scene)
         finally:
             self._asking.pop(threading.get_ident(), None)
         self.away.answered()
@@ -154,10 +156,10 @@ class Scoring:
         now = time.monotonic()
         return max((now - began for began in list(self._asking.values())), default=0.0)
 
-    def score_held(self, user_id: str, item_ids: list[str]) -> tuple[str, LiveScores]:
+    def score_held(self, user_id: str, item_ids: list[str], scene: str | None = None) -> tuple[str, LiveScores]:
         """The same without the store. Raises StoreError where too little is held."""
         scorer = self._ready()
-        scores = scorer.score_held(user_id, item_ids, self._stale_s)
+        scores = scorer.score_held(user_id, item_ids, self._stale_s, scene)
         if scores is None:
             raise StoreError("the store does not answer, and nothing recent enough is held of this user; try again")
         return scorer.artifact.id, scores

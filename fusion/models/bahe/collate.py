@@ -54,6 +54,7 @@ class BaheBatch:
     dense: Tensor  # (B, F) float32
     interest_vectors: Tensor  # (Q, W) float32
     partitions: Tensor  # (S, P) int32 into the Q, newest first, -1 is none
+    scene: Tensor | None = None  # (B,) int32: where the item is offered, if the spec offers scenes
 
     def __len__(self) -> int:
         return len(self.target)
@@ -146,6 +147,7 @@ class BaheCollator(RowCollator):
             dense=tensor(samples.dense[chosen.rows]),
             interest_vectors=tensor(interest_vectors),
             partitions=tensor(partitions),
+            scene=None if samples.scene is None else tensor(samples.scene[chosen.rows]),
         )
 
     def _read(self, samples: Samples, name: str, pasts: Impressions, window: Array) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.collate import BaheBatch
 from fusion.models.bahe.target_attention import FEEDBACK_WIDTH, Slow, TargetAttention, UserSide
+from fusion.models.scenes import offered_scene
 from fusion.models.tower import towers
 from fusion.models.uif import WIDTH
 
@@ -41,6 +42,8 @@ class Head(nn.Module):
         self.profile = nn.ModuleList(nn.Embedding(column.size, profile) for column in spec.user_columns)
         inputs = (many + 1) * width + many * (2 + FEEDBACK_WIDTH) + profile * len(spec.user_columns) + len(spec.dense)
         inputs += 3 * WIDTH if interest else 0
+        self.scene = offered_scene(spec, profile)
+        inputs += profile if self.scene is not None else 0
         self.tower = towers(len(spec.tasks), inputs, len(spec.dense), hidden, dropout)
         for embedding in self.profile:
             assert isinstance(embedding, nn.Embedding)
@@ -55,5 +58,7 @@ class Head(nn.Module):
         text = offered.chunk(2, dim=1)[1]
         inputs = [user, self.of_item(offered), self.matching(keys, users.feedback, text, batch.past), *interests]
         inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
+        if self.scene is not None and batch.scene is not None:
+            inputs.append(self.scene(self.scene.hide(batch.scene)))
         logit: Tensor = self.tower([*inputs, batch.dense], batch.dense)
         return logit

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.features.events import GAP_ROWS
+from fusion.features.events import GAP_ROWS, behavior_rows
 from fusion.features.packed_windows import USER_COUNTS, Candidates, Items, PackedBatch, PackedCollator, Users
 from fusion.features.spec import FIRST, FeatureSpec
 from fusion.features.tasks import main_task
 from fusion.models.lifelong import Lifelong
 from fusion.models.protocol import Loss, ctr_only, loss_of
+from fusion.models.scenes import offered_scene
 from fusion.models.srp4ctr.fgbert import (
     FeedForward,
     FgBert,
@@ -175,6 +176,9 @@ class Srp4Ctr(nn.Module):
         inputs += 4 * d if config.lifelong else 0
         self.fusion = InterestFusion(spec.text_width, d, spec.partitions) if config.interest else None
         inputs += 3 * WIDTH if config.interest else 0
+        self.scene = offered_scene(spec, config.profile)
+        self.scene_field = list(behavior_rows(spec)).index("scene") if self.scene is not None else 0
+        inputs += config.profile if self.scene is not None else 0
         many, ends = len(spec.tasks), (len(spec.dense), config.hidden, config.dropout)
         self.tower = towers(many, inputs, *ends)
         self.dense_path = dense_paths(many, *ends) if config.dense_path else None
@@ -274,12 +278,17 @@ class Srp4Ctr(nn.Module):
             """(G, w) -> (B, w), or (1, w) of one user."""
             return x if len(x) == 1 else F.embedding(window, x)
 
+        scene = None
+        if self.scene is not None and candidates.scene is not None:
+            scene = self.scene.hide(candidates.scene)
         mine = rows(offered)  # (B, d)
         inputs: list[Input] = [mine]
         if self.config.cross:
             bias = self._bias(ago, candidates.age, sees)
             some = sees.any(dim=2, keepdim=True)
             x = offered + self.position
+            if scene is not None:  # as the encoder's tokens say where a behaviour was
+                x = x + self.encoder.behavior[self.scene_field](scene)
             for number, layer in enumerate(self.cross):
                 x = layer(x, state.keys[number], state.values[number], bias[number], some)
             inputs.append(rows(self.norm(x)))
@@ -292,6 +301,8 @@ class Srp4Ctr(nn.Module):
             inputs += [Shared(state.interest, window), self.fusion.meet(of_user(state.interest), mine)]
         if self.lifelong is not None and state.lifelong is not None:
             inputs += [Shared(state.lifelong, window), self.lifelong.meet(of_user(state.lifelong), mine)]
+        if self.scene is not None and scene is not None:
+            inputs.append(rows(self.scene(scene)))
         profile = self._profile(candidates.profile)
         inputs += profile if len(candidates.profile) == len(slot) else [Shared(part, window) for part in profile]
         inputs.append(candidates.dense)
