@@ -70,6 +70,10 @@ def offers_of(spec: FeatureSpec, log: Log, rows: np.ndarray) -> Samples:
     return dataclasses.replace(samples_of(spec, log, rows), scene=told)
 
 
+def logits(scores: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(scores) - np.log1p(-scores))
+
+
 @pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe"])
 def test_live_scores_are_those_of_the_whole_log_in_every_scene(
     engine: Engine, artifacts: dict[str, Artifact], kind: str
@@ -91,7 +95,7 @@ def test_live_scores_are_those_of_the_whole_log_in_every_scene(
     np.testing.assert_allclose(mixed, [found["home"][0], found["search"][1]], atol=CLOSE)
     np.testing.assert_allclose(found[None], found["new"], atol=CLOSE)
     for one, other in (("home", "search"), ("home", None)):
-        assert np.abs(found[one] - found[other]).max() > 100 * CLOSE
+        assert np.abs(logits(found[one]) - logits(found[other])).max() > 100 * CLOSE
 
 
 def test_a_side_serves_offers_of_all_scenes(engine: Engine, artifacts: dict[str, Artifact]) -> None:
