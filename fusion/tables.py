@@ -1,4 +1,4 @@
-"""The tables of this layer: vectors of texts, user representations, activations, behaviour banks and adaptations."""
+"""The tables of this layer: vectors, user representations, activations, behaviour banks and adaptations."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ item_vectors = Table(
     Column("encoder", Text, primary_key=True),  # encoder id
     Column("key", LargeBinary, primary_key=True),  # 16 bytes: hash of the text, as the template made it
     Column("vector", LargeBinary, nullable=False),  # float16, little endian, (d,)
+)
+
+# One row per modality and item (fusion/features/modalities.py): vectors that the user brought, such as a picture's.
+item_modalities = Table(
+    "item_modalities",
+    metadata,
+    Column("modality", Text, primary_key=True),
+    Column("item_id", Text, primary_key=True),
+    Column("vector", LargeBinary, nullable=False),  # float16, little endian, (w,)
 )
 
 # One row per user, partition and artifact: valid from that partition's closing until the next one's.

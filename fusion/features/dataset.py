@@ -16,6 +16,7 @@ from fusion.features.labels import UNLABELLED, LabelRule, check_classes
 from fusion.features.log import Array, Log, read_log
 from fusion.features.match.features import MatchSpec
 from fusion.features.match.item_vectors import read_item_vectors
+from fusion.features.modalities import Modality, read_modalities
 from fusion.features.samples import Samples, fit_samples
 from fusion.features.scenes import scene_slices
 from fusion.features.slices import tail_items
@@ -43,6 +44,7 @@ class DatasetConfig:
     prompt_version: str | None = None
     encoder: str | None = None
     match: MatchSpec | None = None  # the match scalars of user and candidate; none: none
+    modalities: tuple[Modality, ...] = ()  # of items, to be read; not fitted yet
     value_edges: tuple[float, ...] | None = None  # those that a pre-trained encoder reads; None: fitted to the log
 
 
@@ -155,10 +157,12 @@ def read_dataset(
         if replace is not None:
             interest_vectors = replace(interest_vectors, log, part)
     text = None if config.match is None else read_item_vectors(connection, config.match, log.items, read.catalogue)
+    looks = read_modalities(connection, config.modalities, log.items, read.catalogue)
     samples = fit_samples(
         log, rows, part == TRAIN, read.catalogue, read.profiles,
         tasks=config.tasks, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
         interest_vectors=interest_vectors, partitions=config.partitions, match=config.match, item_text=text,
+        modalities=config.modalities, modality_vectors=looks,
     )  # fmt: skip
     training = rows[part[rows] == TRAIN]
     return Dataset(

@@ -21,6 +21,7 @@ from fusion.features.events import buckets
 from fusion.features.labels import POSITIVE, UNLABELLED
 from fusion.features.log import Array
 from fusion.features.samples import Samples, tensor
+from fusion.features.spec import ItemTable
 
 TOKENS_AT_ONCE = 8_192  # history positions per scoring batch: 8 MB for the widest activations at width 64
 PAST_AT_ONCE = 500_000  # events of whole pasts per scoring batch: 30 MB of numbers, some of them twice
@@ -37,6 +38,7 @@ class Items:
     row: Tensor  # (M,) int32, embedding row
     categories: Tensor  # (M, C) int32, 0 is none
     attributes: Tensor  # (M, A) int32
+    vectors: Tensor | None = None  # (M, W) float32, where the spec has modalities
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,12 @@ class PackedBatch:
 
     def with_item_row(self, item_row: Tensor) -> PackedBatch:
         return dataclasses.replace(self, items=dataclasses.replace(self.items, row=item_row))
+
+
+def items_of(table: ItemTable, rows: Array) -> Items:
+    """The table's rows (M,) as a batch has them."""
+    looks = None if table.vectors is None else tensor(table.vectors[rows])
+    return Items(tensor(table.row[rows]), tensor(table.categories[rows]), tensor(table.attributes[rows]), looks)
 
 
 def of_one_moment(candidates: Candidates) -> Candidates:
@@ -187,9 +195,7 @@ class PackedCollator:
             scene[window, slot] = samples.scene[chosen.rows]
         value_bucket = np.zeros(len(chosen), np.int32) if known is None else known[chosen.rows]
         return PackedBatch(
-            items=Items(
-                tensor(table.row[distinct]), tensor(table.categories[distinct]), tensor(table.attributes[distinct])
-            ),
+            items=items_of(table, distinct),
             users=Users(
                 event=tensor(where[event]),
                 behavior=tensor(events.behavior(entry)),

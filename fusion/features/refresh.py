@@ -21,6 +21,7 @@ from fusion.features.log import Array, Log, read_log
 from fusion.features.match.features import Match
 from fusion.features.match.item_vectors import read_item_vectors
 from fusion.features.match.space import Space
+from fusion.features.modalities import read_modalities
 from fusion.features.samples import make_samples
 from fusion.features.scenes import scene_names
 from fusion.features.spec import FeatureSpec
@@ -77,6 +78,7 @@ def read_new(
         match=match,
         item_text=item_text,
         scenes=scene_names(log, rows),
+        modality_vectors=read_modalities(connection, spec.item_modalities, log.items, catalogue) or None,
     )
     before = np.flatnonzero(part == OLD)
     return Dataset(

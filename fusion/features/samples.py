@@ -20,6 +20,7 @@ from fusion.features.impressions import Impressions, PastIndex, impressions_of
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.log import Array, Log
 from fusion.features.match.features import Match, MatchSpec, fit_match, match_features, trained_numbers
+from fusion.features.modalities import Modality, fit_modalities
 from fusion.features.scenes import offered_rows, scene_names
 from fusion.features.spec import (
     FeatureSpec,
@@ -52,6 +53,7 @@ class Batch:
     dense: torch.Tensor  # (B, F) float32, standardised: counts, and match scalars behind them
     interest_vectors: torch.Tensor  # (Q, 2 d) float32: summary and shift vectors
     partitions: torch.Tensor  # (B, P) int32, into the Q, newest first; -1 is none
+    item_vectors: torch.Tensor | None = None  # (M, W) float32, where the spec has modalities (ItemTable.vectors)
     scene: torch.Tensor | None = None  # (B,) int32: where the item is offered, if the spec offers scenes
     history_scene: torch.Tensor | None = None  # (B, L) int32, the same of the events; (1, L) of one moment
 
@@ -102,7 +104,7 @@ class Samples:
         texts = () if self.item_text is None else (self.item_text,)
         interests = () if read is None else (read.starts, read.last_seq, read.closed_at, read.vectors)
         counts = self.dense[:, : len(NAMES)]
-        return (counts, self.profiles, table.row, table.categories, table.attributes, *interests, *texts)
+        return (counts, self.profiles, *table.content, *interests, *texts)
 
     def batch(self, chosen: Array, *, together: bool = False) -> Batch:
         """Gather the impressions `chosen` (B,).
@@ -133,6 +135,7 @@ class Samples:
             dense=tensor(self.dense[chosen]),
             interest_vectors=tensor(vectors),
             partitions=tensor(partitions),
+            item_vectors=None if self.items.vectors is None else tensor(self.items.vectors[distinct]),
             scene=None if self.scene is None else tensor(self.scene[chosen]),
             history_scene=None if self.scene is None or events.scene is None else tensor(events.scene[row]),
         )
@@ -174,6 +177,7 @@ def make_samples(
     match: Match | None = None,
     item_text: Array | None = None,
     scenes: Sequence[str | None] | None = None,
+    modality_vectors: Sequence[Array] | None = None,
 ) -> Samples:
     """Everything a model reads about `impressions`.
 
@@ -183,9 +187,10 @@ def make_samples(
     impressions, where they have been made already; they are standardised in place, as they may be most of what there
     is. match: the space, for a spec with match scalars. item_text: (I, d), the text vectors of `items`; none: no item
     has one. scenes: in which each impression is offered; without them those of `rows`, or unknown ones.
+    modality_vectors: what `read_modalities` gave of `items`.
     """
     labels = spec.label.labels(log)
-    table = item_table(spec, items, catalogue)
+    table = item_table(spec, items, catalogue, vectors=modality_vectors)
     if dense is None:
         held = None if snapshot is None else snapshot.take(table.number[1:])
         dense = count_features(log, labels, spec.scale, table.categories[1:], impressions, past, snapshot=held)
@@ -232,10 +237,13 @@ def fit_samples(
     partitions: int = 0,
     match: MatchSpec | None = None,
     item_text: Array | None = None,
+    modalities: Sequence[Modality] = (),
+    modality_vectors: Sequence[Array] = (),
 ) -> Samples:
     """The samples at `rows` (n,) of the log, and with them `samples.spec`, fitted to the events `train` ((N,) bool).
 
-    match: which match scalars they are to have. item_text: see `make_samples`.
+    match: which match scalars they are to have. item_text: see `make_samples`. modalities: those that are to be read,
+    and their vectors as `read_modalities` gives them, of the log's items.
     """
     rule = tasks[main_task(tasks)].rule
     labels, categories = rule.labels(log), fit_categories(log, train, catalogue)
@@ -252,15 +260,18 @@ def fit_samples(
             interests=interest_vectors, partitions=partitions, training=train[rows],
         )  # fmt: skip
         dense = np.hstack([dense, matched])
+    trained = np.zeros(len(log.items), bool)
+    trained[log.item[train]] = True
     spec = fit_spec(
         log, labels, train, catalogue, profiles,
         tasks=tasks, history=history, min_history=min_history, value_edges=value_edges,
         counts=dense[train[rows]], interests=interest_vectors, partitions=partitions, match=match,
+        modalities=fit_modalities(modalities, modality_vectors, trained),
     )  # fmt: skip
     return make_samples(
         spec, log, impressions, past,
         items=log.items, catalogue=catalogue, profiles=profiles, interest_vectors=interest_vectors,
-        rows=rows, dense=dense, match=fitted, item_text=item_text,
+        rows=rows, dense=dense, match=fitted, item_text=item_text, modality_vectors=modality_vectors or None,
     )  # fmt: skip
 
 

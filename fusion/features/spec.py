@@ -20,6 +20,7 @@ from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import POSITIVE, UNLABELLED, LabelRule
 from fusion.features.log import Array, Log
 from fusion.features.match.features import MatchSpec
+from fusion.features.modalities import Modality, missing, standardised
 from fusion.features.tasks import NAME, Tasks, main_task, with_scales
 from interest.errors import ArtifactError
 from interest.types import Item, User
@@ -69,6 +70,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     dense: tuple[str, ...] = NAMES
     match: MatchSpec | None = None  # what is said of users and candidates behind the counts; none: nothing
     scenes: Column = Column("scene", ())  # none: the log tells no scenes apart
+    modalities: tuple[Modality, ...] | msgspec.UnsetType = msgspec.UNSET  # of items; unset: none are read
     scene_offered: bool | msgspec.UnsetType = msgspec.UNSET  # models read the scene of the offer; unset: they do not
     layout: int = 1
 
@@ -76,6 +78,11 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     def label(self) -> LabelRule:
         """What a positive is in a history: the main task's rule."""
         return self.tasks[main_task(self.tasks)].rule
+
+    @property
+    def item_modalities(self) -> tuple[Modality, ...]:
+        """The items' modalities that models read."""
+        return () if isinstance(self.modalities, msgspec.UnsetType) else self.modalities
 
     @property
     def offers_scenes(self) -> bool:
@@ -117,12 +124,26 @@ class ItemTable:
     number: Array  # (I + 1,) int64: its index in FeatureSpec.items, -1 for an item out of vocabulary
     categories: Array  # (I + 1, C) int32
     attributes: Array  # (I + 1, A) int32
+    vectors: Array | None = None  # (I + 1, W) float32, see `standardised`; None: the spec has no modalities
+
+    @property
+    def content(self) -> tuple[Array, ...]:
+        """All that models read of the items."""
+        held = (self.row, self.categories, self.attributes)
+        return held if self.vectors is None else (*held, self.vectors)
 
 
 def item_table(
-    spec: FeatureSpec, ids: Sequence[str], catalogue: Mapping[str, Item], known: Mapping[str, int] | None = None
+    spec: FeatureSpec,
+    ids: Sequence[str],
+    catalogue: Mapping[str, Item],
+    known: Mapping[str, int] | None = None,
+    vectors: Sequence[Array] | None = None,
 ) -> ItemTable:
-    """known: the spec's items by id, where the caller has it already."""
+    """known: the spec's items by id, where the caller has it already.
+
+    vectors: what `read_modalities` gave of these items; without it they have none.
+    """
     known = {item: number for number, item in enumerate(spec.items)} if known is None else known
     number = np.array([-1, *(known.get(item, -1) for item in ids)], np.int64)
     row = np.where((number >= 0) & (number < spec.trained_items), number + FIRST, UNKNOWN).astype(np.int32)
@@ -134,7 +155,10 @@ def item_table(
             item = catalogue.get(name)
             text = None if item is None else item.attributes.get(vocabulary.name, "")
             attributes[i, column] = UNKNOWN if text is None else rows.get(text, UNKNOWN)
-    return ItemTable(row, number, category_rows(spec.categories, ids, catalogue), attributes)
+    modalities = spec.item_modalities
+    held = missing(modalities, len(ids)) if vectors is None else vectors
+    looks = standardised(modalities, held) if modalities else None
+    return ItemTable(row, number, category_rows(spec.categories, ids, catalogue), attributes, looks)
 
 
 def category_rows(categories: Column, ids: Sequence[str], catalogue: Mapping[str, Item]) -> Array:
@@ -174,6 +198,7 @@ def fit_spec(
     interests: InterestVectors | None = None,
     partitions: int = 0,
     match: MatchSpec | None = None,
+    modalities: tuple[Modality, ...] = (),
 ) -> FeatureSpec:
     """Vocabularies and scales from the training events (`train`: (N,) bool).
 
@@ -207,6 +232,7 @@ def fit_spec(
         dense_std=std,
         dense=dense_names(match),
         match=match,
+        modalities=modalities or msgspec.UNSET,
         partitions=0 if interests is None else partitions,
         text_width=0 if interests is None else interests.width,
         generation=0 if interests is None else interests.generation,

@@ -21,6 +21,7 @@ from fusion.features.collate import RowCollator
 from fusion.features.events import GAP_ROWS, LABEL_ROWS
 from fusion.features.samples import Batch
 from fusion.features.spec import FeatureSpec
+from fusion.models.modalities import item_modalities
 from fusion.models.protocol import Loss, ctr_only
 from fusion.models.scenes import offered_scene
 from fusion.models.tower import dense_paths, towers
@@ -50,6 +51,7 @@ class Din(nn.Module):
         self.category = nn.Embedding(spec.categories.size, d, padding_idx=0)
         self.attributes = nn.ModuleList(nn.Embedding(column.size, d, padding_idx=0) for column in spec.item_columns)
         self.profile = nn.ModuleList(nn.Embedding(column.size, config.profile) for column in spec.user_columns)
+        self.modalities = item_modalities(spec.item_modalities, d)
         self.value = nn.Embedding(spec.value_rows, a + d)
         self.label = nn.Embedding(LABEL_ROWS, a + d)
         self.action = nn.Embedding(spec.actions.size, a + d)
@@ -79,7 +81,7 @@ class Din(nn.Module):
                     nn.init.zeros_(module.weight[module.padding_idx])
 
     def items(self, batch: Batch) -> Tensor:
-        """(M, d): every distinct item of the batch, its id, the mean of its categories and its attributes."""
+        """(M, d): every distinct item of the batch: id, the mean of its categories, attributes and modalities."""
         kinds = (batch.item_categories > 0).sum(dim=1, keepdim=True).clamp(min=1)
         named = F.embedding_bag(
             batch.item_categories, self.category.weight, mode="sum", padding_idx=0
@@ -87,6 +89,8 @@ class Din(nn.Module):
         x: Tensor = self.item(batch.item_row) + named / kinds
         for column, embedding in enumerate(self.attributes):
             x = x + embedding(batch.item_attributes[:, column])
+        if self.modalities is not None and batch.item_vectors is not None:
+            x = x + self.modalities(batch.item_vectors)
         return x
 
     def forward(self, batch: Batch) -> Tensor:

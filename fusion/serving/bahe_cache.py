@@ -142,6 +142,8 @@ class BaheStates:
         """(O, 2 d)."""
         rows = batch.offered.tolist()
         keys = [b"" if batch.item_row[row] == 1 else batch.vectors[row].numpy().tobytes() for row in rows]
+        if batch.item_vectors is not None:
+            keys = [key + batch.item_vectors[row].numpy().tobytes() for key, row in zip(keys, rows, strict=True)]
         fresh = [o for o, key in enumerate(keys) if key not in self._items]
         if fresh:
             own = dataclasses.replace(batch, offered=batch.offered[fresh], target=torch.arange(len(fresh)))
@@ -159,6 +161,8 @@ def _stamp(batch: BaheBatch, window: int) -> bytes:
         own = sequence[sequence > 0].long()
         digest.update(f"{len(own)}".encode())
         digest.update(batch.item_row[own].numpy().tobytes() + batch.vectors[own].numpy().tobytes())
+        if batch.item_vectors is not None:
+            digest.update(batch.item_vectors[own].numpy().tobytes())
         digest.update(feedback[sequence > 0].numpy().tobytes())
     slots = (batch.partitions[window] >= 0).nonzero()[:, 0]  # a partition's age tells too
     digest.update(f"{slots.tolist()}".encode())

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from fusion.features.log import Array
 from fusion.features.match.features import MatchItems
 from fusion.features.match.space import Space
+from fusion.features.modalities import has, lacking, padding, read_modalities
 from fusion.features.spec import CATEGORY_SLOTS, FeatureSpec, ItemTable, item_table
 from fusion.serving.match_side import KnownMatch
 from interest.store.sql import read_items
@@ -54,6 +55,7 @@ class KnownItems:
         none = item_table(spec, ["\0"], {}, self._number)
         self.number = np.array([-1], np.int64)
         self.row, self.categories, self.attributes = none.row[1:], none.categories[1:], none.attributes[1:]
+        self.vectors = None if none.vectors is None else none.vectors[1:]  # of modalities
         self.listed = np.zeros(1, bool)  # whether the catalogue has it
         self.checked = np.zeros(1, np.int64)  # the catalogue's count when it was read
         self.looked = np.zeros(1, np.int64)  # the vectors' count then
@@ -67,7 +69,7 @@ class KnownItems:
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.row, self.categories, self.attributes, self.embedding)
+        arrays = (self.row, self.categories, self.attributes, self.vectors, self.embedding)
         size = (len(self.ids) + len(self.catalogue)) * ITEM_BYTES + (0 if self.match is None else self.match.nbytes)
         return size + sum(0 if array is None else array.nbytes for array in arrays)
 
@@ -93,15 +95,19 @@ class KnownItems:
         old = self.checked[places] < count.catalogue
         if self.match is not None:
             old |= (self.looked[places] < count.vectors) & self.match.wanting[places]
+        if self.vectors is not None:  # a text's vector may come after its item
+            old |= (self.looked[places] < count.vectors) & lacking(self._spec.item_modalities, self.vectors[places])
         old = np.unique(places[old & (places != STRANGER)])
         if not len(old):
             return
         ids = [self.ids[place] for place in old]
         found = read_items(connection, ids)
-        table = item_table(self._spec, ids, found, self._number)
+        table = self._table(connection, ids, found)
         matched = self._match(connection, ids, found, table)  # all that is read comes before what is changed
         same = (self.categories[old] == table.categories[1:]).all(axis=1)
         same &= (self.attributes[old] == table.attributes[1:]).all(axis=1)
+        if self.vectors is not None and table.vectors is not None:
+            same &= (self.vectors[old] == table.vectors[1:]).all(axis=1)
         if self._texts:
             same &= np.array([found.get(item) == self.catalogue.get(item) for item in ids])
             self._tell(found, ids)
@@ -114,6 +120,8 @@ class KnownItems:
             rows = np.flatnonzero(~same) + 1
             self.version += 1
             self.categories[other], self.attributes[other] = table.categories[rows], table.attributes[rows]
+            if self.vectors is not None and table.vectors is not None:
+                self.vectors[other] = table.vectors[rows]
             self.changed[other] = self.version
             if self._embed is not None and self.embedding is not None:
                 self.embedding[other] = self._embed(self.table(other))[1:]
@@ -126,6 +134,9 @@ class KnownItems:
             np.concatenate([nothing - 1, self.number[places]]),
             np.concatenate([np.zeros((1, CATEGORY_SLOTS), np.int32), self.categories[places]]),
             np.concatenate([np.zeros((1, self.attributes.shape[1]), np.int32), self.attributes[places]]),
+            None
+            if self.vectors is None
+            else np.concatenate([padding(self._spec.item_modalities), self.vectors[places]]),
         )
 
     def unknown(self, places: Array) -> Array:
@@ -133,11 +144,12 @@ class KnownItems:
         return (self.number[places] < 0) & ~self.listed[places]
 
     def _add(self, connection: Connection, ids: Iterable[str], count: ItemCounts, *, keep: bool) -> None:
-        found = read_items(connection, ids)
-        new = [item for item in ids if keep or item in found or item in self._number]
+        found, wanted = read_items(connection, ids), list(ids)
+        looks = self._looking(connection, wanted, found)
+        new = [item for item in wanted if keep or item in found or item in self._number or item in looks]
         if not new:
             return
-        table = item_table(self._spec, new, found, self._number)
+        table = self._table(connection, new, found)
         matched = self._match(connection, new, found, table)
         self._place |= {item: len(self.ids) + i for i, item in enumerate(new)}
         self.ids += new
@@ -147,6 +159,8 @@ class KnownItems:
         self.row = np.concatenate([self.row, table.row[1:]])
         self.categories = np.concatenate([self.categories, table.categories[1:]])
         self.attributes = np.concatenate([self.attributes, table.attributes[1:]])
+        if self.vectors is not None and table.vectors is not None:
+            self.vectors = np.concatenate([self.vectors, table.vectors[1:]])
         self.listed = np.concatenate([self.listed, [item in found for item in new]])
         self.checked = np.concatenate([self.checked, counts[0]])
         self.looked = np.concatenate([self.looked, counts[1]])
@@ -155,6 +169,15 @@ class KnownItems:
             self.match.add(*matched)
         if self._embed is not None and self.embedding is not None:
             self.embedding = np.concatenate([self.embedding, self._embed(table)[1:]])
+
+    def _looking(self, connection: Connection, ids: Sequence[str], found: dict[str, Item]) -> set[str]:
+        """Those of the items that have the vector of any modality: something is known of them."""
+        every = read_modalities(connection, self._spec.item_modalities, ids, found)
+        return {item for raw in every for item, there in zip(ids, has(raw), strict=True) if there}
+
+    def _table(self, connection: Connection, ids: Sequence[str], found: dict[str, Item]) -> ItemTable:
+        looks = read_modalities(connection, self._spec.item_modalities, ids, found)
+        return item_table(self._spec, ids, found, self._number, looks or None)
 
     def _match(
         self, connection: Connection, ids: Sequence[str], found: dict[str, Item], table: ItemTable

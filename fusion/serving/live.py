@@ -27,8 +27,8 @@ from fusion.features.counts import count_columns
 from fusion.features.impressions import Impressions
 from fusion.features.interest_vectors import InterestVectors, read_newest_vectors
 from fusion.features.log import Array, newest_of, read_after
-from fusion.features.packed_windows import Items
-from fusion.features.samples import Named, Samples, tensor
+from fusion.features.packed_windows import items_of
+from fusion.features.samples import Named, Samples
 from fusion.features.scenes import is_unknown, offered_rows
 from fusion.features.spec import ItemTable, dense_names, profile_table
 from fusion.models.bahe.model import Bahe
@@ -411,5 +411,5 @@ def unsupported(artifact: Artifact) -> str | None:
 
 @torch.no_grad()
 def _embed(model: Srp4Ctr, table: ItemTable) -> Array:
-    items = Items(tensor(table.row), tensor(table.categories), tensor(table.attributes))
+    items = items_of(table, np.arange(len(table.row)))
     return np.asarray(model.encoder.items(items).numpy())

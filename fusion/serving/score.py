@@ -21,6 +21,7 @@ from fusion.features.log import Array, read_log
 from fusion.features.match.features import Match
 from fusion.features.match.item_vectors import read_item_vectors
 from fusion.features.match.space import Space
+from fusion.features.modalities import read_modalities
 from fusion.features.samples import Samples, make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.model import Bahe
@@ -164,5 +165,5 @@ def current_samples(
         spec, log, impressions, past,
         items=items, catalogue=catalogue, profiles=read_users(connection, users),
         interest_vectors=interest_vectors, snapshot=statistics, match=match, item_text=item_text,
-        scenes=scenes,
+        scenes=scenes, modality_vectors=read_modalities(connection, spec.item_modalities, items, catalogue) or None,
     )  # fmt: skip

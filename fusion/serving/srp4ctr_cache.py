@@ -135,7 +135,8 @@ def _stamps(batch: PackedBatch) -> list[bytes]:
         told = users.interest_vectors[users.partitions[window, slots]]
         digest = hashlib.blake2b(f"{int(mask.sum())} {len(past)} {slots.tolist()}".encode(), digest_size=16)
         seen = torch.cat([users.event[window, mask], past])
-        shown = [of_item[seen] for of_item in (items.row, items.categories, items.attributes)]
+        read = (items.row, items.categories, items.attributes, items.vectors)
+        shown = [of_item[seen] for of_item in read if of_item is not None]
         own = (users.behavior[window, mask], positive, users.context[window], users.profile[window], told)
         for part in (*shown, *own):
             digest.update(part.numpy().tobytes())

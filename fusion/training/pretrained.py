@@ -227,7 +227,9 @@ def adopt(encoder: FgBert, spec: FeatureSpec, pretrained: Pretrained) -> None:
     for name, matched in rows.items():
         weights[f"{name}.weight"] = pretrained.weights[f"{name}.weight"][matched]
     weights["position.weight"] = _stretched(weights["position.weight"], len(held["position.weight"]))
-    encoder.load_state_dict({name: weights.get(name, torch.zeros_like(held[name])) for name in held})
+    fresh = {name: held[name] for name in held if name.startswith("modalities.")}  # pre-training reads none
+    zeros = {name: torch.zeros_like(value) for name, value in held.items()}
+    encoder.load_state_dict({name: (zeros | weights | fresh)[name] for name in held})
 
 
 def _stretched(position: Tensor, columns: int) -> Tensor:

@@ -33,6 +33,14 @@ def fuse(
     half_life: Annotated[
         float | None, typer.Option(help="Half-life of the pool's weights, in partitions. Default: 4.")
     ] = None,
+    item_vectors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE.parquet",
+            help="Bring vectors of items into the store, such as image=images.parquet (columns item_id and vector), "
+            "for models that read them; repeat the option.",
+        ),
+    ] = None,
 ) -> None:
     """Encode items' texts and interests that have no vectors yet, and write the users' representations.
 
@@ -44,6 +52,10 @@ def fuse(
     from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)
+    if item_vectors:
+        from streams.commands.item_vectors import bring_files
+
+        bring_files(engine, item_vectors)
     if artifact:
         _represent(engine, artifact)
     else:

@@ -19,7 +19,14 @@ from streams.commands.training_options import (
     SampleOptions,
     TaskOptions,
 )
-from streams.commands.training_run import dataset_config, match_spec, reads_interests, run_training, train_config
+from streams.commands.training_run import (
+    dataset_config,
+    match_spec,
+    modalities,
+    reads_interests,
+    run_training,
+    train_config,
+)
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
@@ -53,7 +60,8 @@ def din(
     engine = open_store(store_url(log.store), create=False)
     interest = reads_interests(engine, interests)
     match = match_spec(engine, interests, interest=interest)
-    data = dataset_config(log, interests, tasks, interest=interest, match=match)
+    looks = modalities(engine, interests)
+    data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks)
     settings = train_config(optimiser, tasks)
     run_training(
         engine,
@@ -123,7 +131,8 @@ def srp4ctr(
     interest = reads_interests(engine, interests)
     edges = None if held is None else held.spec.value_edges
     match = match_spec(engine, interests, interest=interest)
-    data = dataset_config(log, interests, tasks, interest=interest, match=match, value_edges=edges)
+    looks = modalities(engine, interests)
+    data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks, value_edges=edges)
     settings = train_config(
         optimiser,
         tasks,

@@ -23,7 +23,14 @@ from streams.commands.training_options import (
     SuitedEpochs,
     TaskOptions,
 )
-from streams.commands.training_run import dataset_config, match_spec, reads_interests, run_training, train_config
+from streams.commands.training_run import (
+    dataset_config,
+    match_spec,
+    modalities,
+    reads_interests,
+    run_training,
+    train_config,
+)
 from streams.progress import progress
 from streams.settings.load import store_url
 
@@ -122,12 +129,14 @@ def bahe(
         folder, recipe = choose_recipe(llm, cut, pooling, bank_precision)
         interest = reads_interests(engine, interests)
         match = match_spec(engine, interests, interest=interest)
+        looks = modalities(engine, interests)
     else:
         old = check_continuable(last)
         folder, recipe, interest, match = Path(old.folder), old.recipe, old.interest, last.spec.match
+        looks = last.spec.item_modalities
         spec, until, space = last.spec, old.until, last.space
         read = lambda connection, advance: read_new(connection, spec, until, advance, space=space)  # noqa: E731
-    data = dataset_config(log, interests, tasks, interest=interest, match=match)
+    data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks)
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         shown = lambda title, total: progress(title, total, unit="texts")  # noqa: E731

@@ -60,6 +60,22 @@ Match = Annotated[
 Encoder = Annotated[
     str | None, typer.Option(help="Which text encoder the vectors are by, where the store holds several.")
 ]
+ModalityNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Read these vectors of items, of what is offered and of the history; repeat the option. text: those of "
+        "items' texts (`interestream fuse`); another name: what --item-vectors has brought, now or before.",
+    ),
+]
+ItemVectors = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=FILE.parquet",
+        help="Bring vectors of items into the store, such as image=images.parquet (columns item_id and vector, any "
+        "width; items may be missing), and read them; repeat the option.",
+    ),
+]
 Generation = Annotated[int, typer.Option(min=0, help="Which partitioning of the log the interests are of.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training part, at most: the best one is kept.")]
 SuitedEpochs = Annotated[
@@ -112,6 +128,8 @@ class InterestOptions:
     interest: Interest = "auto"
     prompt_version: PromptVersion = None
     encoder: Encoder = None
+    modality: ModalityNames = None
+    item_vectors: ItemVectors = None
     generation: Generation = 0
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from fusion.features.dataset import Dataset, DatasetConfig
     from fusion.features.match.features import MatchSpec, Part
+    from fusion.features.modalities import Modality
     from fusion.models.protocol import ModelConfig
     from fusion.training.artifact import Artifact
     from fusion.training.train import TrainConfig
@@ -98,6 +99,44 @@ def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> M
     return MatchSpec(parts=("text", "places", *more), encoder=held[0], template=item_template())
 
 
+def modalities(engine: Engine, options: InterestOptions) -> tuple[Modality, ...]:
+    """The modalities of items that are to be read; brings those that are given into the store, and says so.
+
+    Raises InputError for one that the store does not have, and for a file that cannot be used.
+    """
+    from fusion.features.match.item_vectors import encoders_of_items
+    from fusion.features.modalities import TEXT, Modality, widths_in
+    from streams.commands.item_vectors import bring_files
+    from streams.resolve.encoder import item_template
+
+    given = list(options.item_vectors or ())
+    brought = bring_files(engine, given) if given and first_process() else [one.partition("=")[0] for one in given]
+    found = []
+    for name in dict.fromkeys([*(options.modality or ()), *brought]):
+        with engine.connect() as connection:
+            held, widths = encoders_of_items(connection), widths_in(connection)
+        if name == TEXT:
+            fitting = [one for one in held if options.encoder in (None, one)]
+            if len(fitting) != 1:
+                listed = ", ".join(f"--encoder {one}" for one in fitting)
+                told = (
+                    f"choose one of several encoders: {listed}" if fitting else "`interestream fuse` encodes the texts"
+                )
+                raise InputError(f"--modality {TEXT}: the store has vectors of items' texts by {len(fitting)}; {told}")
+            found.append(Modality(name=TEXT, encoder=fitting[0], template=item_template()))
+        elif name in widths or name in brought:
+            found.append(Modality(name=name))
+        else:
+            listed = ", ".join([*([TEXT] if held else []), *widths]) or "none"
+            raise InputError(
+                f"--modality {name}: the store has no such vectors of items; it has {listed}. Bring them with "
+                f"--item-vectors {name}=FILE.parquet"
+            )
+    if found:
+        _say(f"modalities of items: {', '.join(one.name for one in found)}")
+    return tuple(found)
+
+
 def dataset_config(
     log: SampleOptions,
     interests: InterestOptions,
@@ -105,6 +144,7 @@ def dataset_config(
     *,
     interest: bool,
     match: MatchSpec | None = None,
+    modalities: tuple[Modality, ...] = (),
     value_edges: tuple[float, ...] | None = None,
 ) -> DatasetConfig:
     """The options as the record that the samples are read by. Raises InputError for a label or task that is not one."""
@@ -125,6 +165,7 @@ def dataset_config(
         prompt_version=interests.prompt_version,
         encoder=interests.encoder,
         match=match,
+        modalities=modalities,
         value_edges=value_edges,
     )
 

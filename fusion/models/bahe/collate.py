@@ -39,7 +39,10 @@ KINDS = {"liked": POSITIVE, "disliked": NEGATIVE}
 
 @dataclass(frozen=True, slots=True)
 class BaheBatch:
-    """B samples with S pasts in G windows, O distinct items, V distinct vectors, N sequences."""
+    """B samples with S pasts in G windows, O distinct items, V distinct vectors, N sequences.
+
+    Where the spec has modalities, what is distinct is a text of one item: two items may read alike and look different.
+    """
 
     item_row: Tensor  # (V,) int32: 0 padding, 1 unknown, 2 a vector of the bank
     vectors: Tensor  # (V, d) float16
@@ -54,6 +57,7 @@ class BaheBatch:
     dense: Tensor  # (B, F) float32
     interest_vectors: Tensor  # (Q, W) float32
     partitions: Tensor  # (S, P) int32 into the Q, newest first, -1 is none
+    item_vectors: Tensor | None = None  # (V, W) float32: the modalities of the item behind each, if the spec has any
     scene: Tensor | None = None  # (B,) int32: where the item is offered, if the spec offers scenes
 
     def __len__(self) -> int:
@@ -117,17 +121,27 @@ class BaheCollator(RowCollator):
         longest = max(1, *(row.shape[1] for row, _ in read))
         row = np.stack([_wider(rows, longest) for rows, _ in read])  # (N, G, T)
         visible = np.stack([lengths for _, lengths in read])  # (N, S)
-        event, events = bank_index.event[row], samples.events
+        looks, events = samples.items.vectors, samples.events
+        many = 0 if looks is None else len(looks)
+
+        def code(text: Array, place: Array) -> Array:
+            """Text and item as one number; the text alone where items have no modalities."""
+            return text if looks is None else (text + 1) * many + place
+
+        event = code(bank_index.event[row], events.item[row])
         last = np.append(np.flatnonzero(np.diff(window)), len(window) - 1)[: len(chosen.sizes)]  # 2
         mask = np.arange(longest) < visible[:, last, None]
-        item = bank_index.item[picked.item + 1]
+        item = code(bank_index.item[picked.item + 1], picked.item + 1)
         offered, target = np.unique(item, return_inverse=True)
         distinct = np.unique(np.concatenate([event[mask], offered]))
         distinct = distinct[distinct >= 0]
         vectors = np.zeros((len(distinct) + FIRST, bank_index.vectors.shape[1]), np.float16)
-        vectors[FIRST:] = bank_index.vectors[distinct]
+        text = distinct if looks is None else distinct // many - 1
+        vectors[FIRST:][text >= 0] = bank_index.vectors[text[text >= 0]]
         kind = np.full(len(vectors), FIRST, np.int32)
         kind[:FIRST] = PADDING, UNKNOWN
+        kind[FIRST:][text < 0] = UNKNOWN
+        item_vectors = None if looks is None else tensor(looks[np.concatenate([[0, 0], distinct % many])])
 
         def place(rows: Array) -> Array:
             return np.where(rows >= 0, np.searchsorted(distinct, rows) + FIRST, UNKNOWN).astype(np.int32)
@@ -147,6 +161,7 @@ class BaheCollator(RowCollator):
             dense=tensor(samples.dense[chosen.rows]),
             interest_vectors=tensor(interest_vectors),
             partitions=tensor(partitions),
+            item_vectors=item_vectors,
             scene=None if samples.scene is None else tensor(samples.scene[chosen.rows]),
         )
 

@@ -32,6 +32,7 @@ from fusion.models.bahe.collate import BaheBatch, BaheCollator
 from fusion.models.bahe.head import Head
 from fusion.models.bahe.standardise import Standardise
 from fusion.models.bahe.target_attention import UserSide, sizes_of
+from fusion.models.modalities import item_modalities
 from fusion.models.protocol import Loss, ctr_only
 from fusion.models.uif import InterestFusion
 
@@ -93,6 +94,7 @@ class Bahe(nn.Module):
             )
             for _ in range(config.heads)
         )  # fmt: skip
+        self.modalities = item_modalities(spec.item_modalities, d, start=0.0)  # begins as the texts alone
 
     @property
     def dense_path(self) -> None:
@@ -157,7 +159,10 @@ class Bahe(nn.Module):
         return torch.stack(logits, dim=1)
 
     def _vectors(self, batch: BaheBatch) -> Tensor:
-        return torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
+        vectors = torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
+        if self.modalities is not None and batch.item_vectors is not None:
+            vectors = vectors + self.modalities(batch.item_vectors)
+        return vectors
 
     def _encode(self, batch: BaheBatch, vectors: Tensor) -> UserSide:
         many, windows, longest = batch.history.shape

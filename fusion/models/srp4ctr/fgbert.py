@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from fusion.features.events import behavior_rows
 from fusion.features.packed_windows import Items
 from fusion.features.spec import FeatureSpec
+from fusion.models.modalities import item_modalities
 
 
 class FgBertConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,14 +88,17 @@ class FgBert(nn.Module):
         start(self)
         nn.init.normal_(self.hidden_item, std=0.02)
         nn.init.normal_(self.hidden_behavior, std=0.02)
+        self.modalities = item_modalities(spec.item_modalities, d)
 
     def items(self, items: Items) -> Tensor:
-        """(M, d): the sum of id, attributes and the mean of the categories. Row 0, padding, is zero."""
+        """(M, d): the sum of id, attributes, modalities and the mean of the categories. Row 0, padding, is zero."""
         kinds = (items.categories > 0).sum(dim=1, keepdim=True).clamp(min=1)
         named = F.embedding_bag(items.categories, self.category.weight, mode="sum", padding_idx=0)  # never (M, C, d)
         x: Tensor = self.item(items.row) + named / kinds
         for column, embedding in enumerate(self.attributes):
             x = x + embedding(items.attributes[:, column])
+        if self.modalities is not None and items.vectors is not None:
+            x = x + self.modalities(items.vectors)
         return x
 
     def behaviors(self, rows: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from fusion.features.collate import cut
 from fusion.features.events import Events
 from fusion.features.impressions import PastIndex
 from fusion.features.log import Array, Log
-from fusion.features.packed_windows import Items
+from fusion.features.packed_windows import Items, items_of
 from fusion.features.samples import tensor
 from fusion.features.spec import FIRST, FeatureSpec, ItemTable
 
@@ -86,9 +86,7 @@ class Sequences:
             where[distinct] = np.arange(len(distinct))
         items, behaviors = (np.append(mask, False)[entry] for mask in masks)
         return Masked(
-            items=Items(
-                tensor(table.row[distinct]), tensor(table.categories[distinct]), tensor(table.attributes[distinct])
-            ),
+            items=items_of(table, distinct),
             event=tensor(where[place].astype(np.int32)),
             behavior=tensor(self._events.behavior(entry)),
             item_masks=tensor(items),
