@@ -110,6 +110,14 @@ class Source(enum.StrEnum):
     STATISTICS = "statistics"
 
 
+class ItemStatement(msgspec.Struct, frozen=True):
+    """What a language model states about one title of a partition, from its own knowledge: nobody has checked it."""
+
+    seq: int  # the behaviour with the title
+    about: str  # mood, theme, era, people, plot
+    text: str
+
+
 class Interest(msgspec.Struct, frozen=True, kw_only=True):
     """What one partition says about the user (summary) and how it differs from the one before (shift)."""
 
@@ -128,6 +136,7 @@ class Interest(msgspec.Struct, frozen=True, kw_only=True):
     supported: int  # of these, how many the partition supports
     model: str
     at: float  # the partition's closed_at: event time, so that a replay gives the same row
+    statements: tuple[ItemStatement, ...] = ()  # beside the summary; stored in a table of their own
 
 
 class Representation(msgspec.Struct, frozen=True, kw_only=True):

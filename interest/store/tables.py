@@ -79,6 +79,17 @@ interests = Table(
     sqlite_with_rowid=False,
 )
 
+# What the LLM stated about titles of a partition beside its text (prompt knowledge-1): its own knowledge, unchecked.
+item_statements = Table(
+    "item_statements",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("prompt_version", Text, primary_key=True),
+    Column("statements", Text, nullable=False),  # a JSON list of ItemStatement; without any there is no row
+)
+
 # What users choose as a rule, frozen (interest/facts/base_rates.py): counts alone, so nothing in it is any user's.
 base_rates = Table(
     "base_rates",

@@ -30,6 +30,23 @@ def read_answer(reply: str) -> tuple[str, tuple[int, ...]]:
     return "", ()
 
 
+def read_statements(reply: str) -> Iterator[tuple[int, str, str]]:
+    """Each statement of the answer about a title: its number, what it is about, what it says. Unreadable ones go."""
+    for found in _objects(reply):
+        if _string(found.get("text")) is None:
+            continue
+        entries = found.get("knowledge")
+        for entry in entries if isinstance(entries, list) else ():
+            fields = (
+                {str(name).strip().lower(): inner for name, inner in entry.items()} if isinstance(entry, dict) else {}
+            )
+            number, says = next(_numbers(fields.get("item")), None), _string(fields.get("says"))
+            about = _string(fields.get("about"))
+            if number is not None and about is not None and says is not None:
+                yield number, about.strip().lower(), says
+        return
+
+
 def bare(reply: str) -> str:
     """A plain text without the code fence that may be around all of it."""
     match = _FENCED.fullmatch(reply.strip())

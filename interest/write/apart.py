@@ -163,7 +163,7 @@ def json_2(rates: BaseRates) -> Prompt:
     """json-2 by these rates."""
 
     def summary(facts: Facts, previous: str | None, attempt: int, style: Style) -> Request:
-        content = _table(facts, rates, style)
+        content = apart_table(facts, rates, style)
         if previous is not None:
             content = f"Summary of the period before: {previous}\n\n{content}"
         return json_request(f"{content}\n\nWhat sets this user apart?", attempt, _APART)
@@ -184,7 +184,8 @@ def json_2(rates: BaseRates) -> Prompt:
     return Prompt(f"json-2@{rates.version}", summary, shift, rates, rates.strangers(), tested=True)
 
 
-def _table(facts: Facts, rates: BaseRates, style: Style) -> str:
+def apart_table(facts: Facts, rates: BaseRates, style: Style) -> str:
+    """All the facts, with how many times as common as usual each category is."""
     lines = [f"The user {facts.verb} {facts.size} {style.noun[1]} in {facts.period}."]
     if facts.mean is not None and facts.usual.mean is not None:
         lines.append(f"Mean value {shown(facts.mean, facts.kind)}; so far {shown(facts.usual.mean, facts.kind)}.")

@@ -19,6 +19,7 @@ from interest.errors import Denied, Refused, Unreadable
 from interest.llm.cache import Answers, Usage, read_usage
 from interest.llm.protocol import Complete, Request
 from interest.store.sql import upsert, writing
+from interest.store.statements import write_statements
 from interest.store.tables import interests
 from interest.types import Interest, Outcome, Source
 from interest.write.backlog import Plan, Work, chunks, count_open
@@ -47,6 +48,7 @@ class Learned:
     sources: Counter[Source] = field(default_factory=Counter)  # of the summaries
     claims: int = 0
     supported: int = 0
+    statements: int = 0  # about titles, from the model's own knowledge
     usage: dict[str, Usage] = field(default_factory=dict)
     seconds: float = 0.0
     unread: int = 0  # partitions left as they were, because the replies about them could not be read
@@ -177,6 +179,7 @@ class _Rows:
             if self._replaced:
                 self._replaced(connection, rows)
             upsert(connection, interests, [interest_row(interest) for interest in rows])
+            write_statements(connection, rows)
         del self._waiting[: len(rows)]
         self._committed_at = time.monotonic()
         _count(self._done, rows)
@@ -294,3 +297,4 @@ def _count(done: Learned, found: Sequence[Interest]) -> None:
             done.shifts[interest.shift_outcome] += 1
         done.claims += interest.claims
         done.supported += interest.supported
+        done.statements += len(interest.statements)

@@ -17,7 +17,7 @@ from interest.facts.values import Usual
 from interest.store.sql import behaviors_between, partition_of, read_items, read_users
 from interest.store.tables import behaviors, interests, items, partitions
 from interest.types import Outcome, Partition
-from interest.write.apart import APART
+from interest.write.knowledge import BY_RATES
 from interest.write.prompts import PROMPTS, Prompt, Style
 
 FROZEN = "@"  # between a prompt's name and the version of the base rates that it reads
@@ -46,15 +46,15 @@ class Plan:
         if version in PROMPTS:
             return PROMPTS[version]
         family, _, frozen = version.partition(FROZEN)
-        if family not in APART:
-            known = ", ".join(sorted((*PROMPTS, *APART)))
+        if family not in BY_RATES:
+            known = ", ".join(sorted((*PROMPTS, *BY_RATES)))
             raise InputError(f"there is no prompt version {self.prompt_version!r}; there are: {known}")
         if self.rates is None or self.rates.version != frozen:
             raise InputError(
                 f"the prompt version {self.prompt_version!r} reads base rates that this store does not have; "
                 "`interestream rates` shows what it has, and freezes or imports others"
             )
-        return APART[family](self.rates)
+        return BY_RATES[family](self.rates)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from interest.facts.change import changed
 from interest.facts.counts import Facts, Title
 from interest.facts.mood import mood_sentence
 from interest.llm.protocol import Reply, Request
-from interest.types import Outcome, Source
+from interest.types import ItemStatement, Outcome, Source
 from interest.write.answer import bare, read_answer
 from interest.write.prompts import Prompt, Style
 from interest.write.template import no_change_sentence, shift_sentence, summary_sentence
@@ -41,6 +41,7 @@ class GeneratedText:
     evidence: tuple[int, ...] = ()
     claims: int = 0  # of the accepted attempt, before trimming
     supported: int = 0
+    statements: tuple[ItemStatement, ...] = ()  # about titles, from the model's own knowledge: unchecked
 
 
 async def write_summary(
@@ -59,6 +60,7 @@ async def write_summary(
         stand_in,
         min_claims=2,
         strangers=[Evidence(other) for other in prompt.strangers],
+        statements=prompt.statements,
     )
 
 
@@ -109,6 +111,7 @@ async def _attempts(
     *,
     min_claims: int,
     strangers: Sequence[Evidence] = (),
+    statements: Callable[[str, Facts], tuple[ItemStatement, ...]] | None = None,
 ) -> GeneratedText:
     """Ask until a text may be kept. An attempt cut by the token limit counts if at least one whole sentence stands; one
     that would do for a third of the `strangers`, or calls liked what lies below the user's mean, does not where there
@@ -133,7 +136,8 @@ async def _attempts(
             if of_anyone or contradictions(verdict.kept, evidence.facts):
                 continue
         if verdict.text:
-            return _accepted(verdict, named, evidence.facts)
+            stated = statements(reply.text, evidence.facts) if statements else ()
+            return replace(_accepted(verdict, named, evidence.facts), statements=stated)
         cut_short += reply.finish_reason != "stop"
     if generic:
         return replace(stand_in, outcome=Outcome.GENERIC)

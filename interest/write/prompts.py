@@ -8,7 +8,8 @@ plain-1  for small models. It tells only what may be repeated (a 135M model turn
          greedy without, then sampled.
 json-1   for capable models behind a server. All the facts, and an answer in a flat JSON schema with evidence numbers.
 
-plain-2 and json-2, which ask for what sets a user apart, are in `interest.write.apart`.
+plain-2 and json-2, which ask for what sets a user apart, are in `interest.write.apart`, and knowledge-1, which also
+asks for what the model knows of the titles, in `interest.write.knowledge`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from interest.facts.base_rates import BaseRates
 from interest.facts.categories import listed, plural, qualifier
 from interest.facts.counts import Facts, Title
 from interest.llm.protocol import Message, Request
+from interest.types import ItemStatement
 from interest.write.template import moves
 
 TITLES = 10  # enough to name what a period of 50 is about
@@ -70,6 +72,7 @@ class Prompt:
     shift: ShiftPrompt
     rates: BaseRates | None = None  # that it reads; a text may compare with others then
     strangers: tuple[Facts, ...] = ()  # a summary that would do for a third of these partitions is asked for again
+    statements: Callable[[str, Facts], tuple[ItemStatement, ...]] | None = None  # read beside the summary's text
     tested: bool = False  # a shift is asked for only where the change is beyond chance
 
 

@@ -14,8 +14,8 @@ from interest.facts.counts import Facts
 from interest.store.sql import insert_new, partition_of, writing
 from interest.store.tables import base_rates, partitions
 from interest.types import Partition
-from interest.write.apart import APART
 from interest.write.backlog import CHAINED, FROZEN, Plan, load, read_categories
+from interest.write.knowledge import BY_RATES
 
 SAMPLED = 1000  # users; a rate of a tenth is then known to a point
 AT_ONCE = 100  # partitions whose facts are read together
@@ -36,7 +36,7 @@ def with_rates(
     """
     name, chained = prompt_version.removesuffix(CHAINED), prompt_version.endswith(CHAINED)
     family, _, version = name.partition(FROZEN)
-    if family not in APART:
+    if family not in BY_RATES:
         return prompt_version, None
     with engine.connect() as connection:
         rates = read_rates(connection, version or None)

@@ -14,6 +14,7 @@ from sqlalchemy import RowMapping
 
 from interest.check.evidence import Evidence
 from interest.llm.protocol import Reply, Request
+from interest.store.tables import interests
 from interest.types import Interest, Outcome, Partition, Source
 from interest.write.backlog import Plan, Work
 from interest.write.cascade import GeneratedText, plain_shift, plain_summary, write_shift, write_summary
@@ -98,18 +99,19 @@ def interest_of(partition: Partition, summary: GeneratedText, shift: GeneratedTe
         supported=summary.supported + shift.supported,
         model=model,
         at=partition.closed_at,
+        statements=summary.statements,
     )
 
 
 def interest_row(interest: Interest) -> dict[str, object]:
     """The columns of `interests`."""
-    row = msgspec.structs.asdict(interest)
+    row = {name: value for name, value in msgspec.structs.asdict(interest).items() if name in interests.c}
     return row | {"evidence": msgspec.json.encode(interest.evidence).decode()}
 
 
 def interest_of_row(row: RowMapping) -> Interest:
-    """The interest of a row of `interests`."""
-    values = {name: row[name] for name in Interest.__struct_fields__}
+    """The interest of a row of `interests`, without what the model stated about titles."""
+    values = {name: row[name] for name in Interest.__struct_fields__ if name in interests.c}
     values["evidence"] = tuple(msgspec.json.decode(row["evidence"], type=list[int]))
     for name in ("summary_source", "shift_source"):
         values[name] = Source(row[name])

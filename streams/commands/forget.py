@@ -146,14 +146,20 @@ def _ask(question: str, *, yes: bool) -> None:
 
 def _forget(engine: Engine, user: str) -> None:
     from fusion.adaptation.register import learnt_from
+    from interest.write.rates import versions
     from streams.store.forget import forget as forget_user
 
     with engine.connect() as connection:
-        adapted = learnt_from(connection, user)
+        adapted, frozen = learnt_from(connection, user), versions(connection)
     for table, rows in forget_user(engine, user).items():
         print(f"{table:<16}{rows:>10,} rows deleted")
     for one in adapted:
         print(f"{one.folder}: this model learnt from the user; adapt it anew (`interestream adapt`), or remove it")
+    if frozen:
+        print(
+            f"base rates {', '.join(frozen)} stay: counts of sampled partitions, without users, items, titles or times, "
+            "by which texts were written; `interestream rates --freeze` makes new ones without the user"
+        )
 
 
 def _shown(engine: Engine) -> str:

@@ -145,6 +145,8 @@ def report(done: Learned) -> None:
     for title, outcomes in (("summaries", done.summaries), ("shifts", done.shifts)):
         if outcomes:
             _say(f"  {title}: " + ", ".join(f"{outcome} {count:,}" for outcome, count in sorted(outcomes.items())))
+    if done.statements:
+        _say(f"  {done.statements:,} statements about titles, from the model's own knowledge: stored apart, unchecked")
     if spent.calls or spent.cached:
         share = f"{done.supported / done.claims:.1%} of {done.claims:,} claims" if done.claims else "no claims"
         _say(f"  supported in the accepted replies, before trimming: {share}")

@@ -178,6 +178,9 @@ def _period(period: Period, width: int, evidence: int) -> Iterator[str]:
         yield from _wrap(f"evidence: {shown}{more}", width, "          ", "        ")
     if period.counts:
         yield from _wrap(f"counts: {'; '.join(period.counts)}", width, "          ", "        ")
+    if period.knowledge:
+        said = " ".join(f"{one.title} ({one.about}): {_ended(one.text)}" for one in period.knowledge)
+        yield from _wrap(f"the model's own knowledge of titles, unchecked: {said}", width, "          ", "        ")
 
 
 def _text(name: str, text: WrittenText, width: int) -> Iterator[str]:
@@ -185,6 +188,10 @@ def _text(name: str, text: WrittenText, width: int) -> Iterator[str]:
     if text.source == "llm" and text.outcome != "ok":
         mark += f", {text.outcome}"
     yield from _wrap(f"{name} [{mark}]: {text.text}", width, "          ", "        ")
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def _behavior(one: Evidence) -> str:

@@ -58,7 +58,9 @@ class RepresentationUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 def update_of(interest: Interest, partition: Partition) -> InterestUpdate:
     """The message that announces an interest."""
-    shared = {name: getattr(interest, name) for name in Interest.__struct_fields__ if name != "at"}
+    shared = {
+        name: getattr(interest, name) for name in Interest.__struct_fields__ if name in InterestUpdate.__struct_fields__
+    }
     return InterestUpdate(
         **shared,
         opened_at=partition.opened_at,

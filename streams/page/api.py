@@ -71,6 +71,15 @@ class ShownText(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
 
 
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """What the language model says of one title, from its own knowledge."""
+
+    seq: int
+    title: str
+    about: str
+    text: str
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     opened_at: float
@@ -81,6 +90,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     behaviors: list[ShownBehavior]
     total: int
+    knowledge: list[Statement] = []
 
 
 class CardPage(msgspec.Struct, frozen=True, kw_only=True):

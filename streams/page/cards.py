@@ -57,6 +57,7 @@ def card_html(card: Card, *, new: bool = False) -> str:
             )
             k += 1
         said.append(f'<p class="text {which}"><span class="which">{which}</span> {" ".join(parts)} {_badge(text)}</p>')
+    said.extend(_knowledge(card))
     body = "".join(said) or '<p class="text waiting">No text has been written for this partition yet.</p>'
     rest = card.total - len(card.behaviors)
     more = f'<li class="did rest">and {number(rest)} older ones</li>' if rest > 0 else ""
@@ -70,6 +71,19 @@ def card_html(card: Card, *, new: bool = False) -> str:
         f'</header><div class="halves"><div class="texts">{body}</div>'
         f'<ul class="chips" aria-label="Behaviours">{chips}{more}</ul></div></article>'
     )
+
+
+def _knowledge(card: Card) -> list[str]:
+    """What the model says of titles, apart from what is said of the user; closed until somebody opens it."""
+    if not card.knowledge:
+        return []
+    rows = "".join(
+        f'<li><span class="name">{isolated(one.title, 200)}</span> '
+        f'<span class="faint">{isolated(one.about, 20)}</span> {isolated(one.text, 400)}</li>'
+        for one in card.knowledge
+    )
+    many = f"{number(len(card.knowledge))} statements about titles: the model's own knowledge, unchecked"
+    return [f'<details class="text knows"><summary>{many}</summary><ul>{rows}</ul></details>']
 
 
 def _told(behind: list[str]) -> str:

@@ -73,6 +73,15 @@ class ShownText(BaseModel):
     outcome: str
 
 
+class Statement(BaseModel):
+    """What the language model says of one title, from its own knowledge: nobody has checked it."""
+
+    seq: int
+    title: str
+    about: Annotated[str, Field(description="mood, theme, era, people or plot")]
+    text: str
+
+
 class Card(BaseModel):
     """One closed partition: its texts, sentence by sentence, and its behaviours."""
 
@@ -83,6 +92,7 @@ class Card(BaseModel):
     summary: ShownText | None
     shift: ShownText | None
     model: str | None
+    knowledge: Annotated[list[Statement], Field(description="The model's own, of titles; nothing about the user")]
     behaviors: list[ShownBehavior]
     total: Annotated[int, Field(description="All the behaviours there are; the newest 500 are listed")]
 

@@ -21,7 +21,7 @@ from interest.write.backlog import read_usual
 from streams.service import insight_models as models
 from streams.service.reads import require_user
 from streams.store.tables import policies
-from streams.store.timeline import History, read_history
+from streams.store.timeline import History, read_history, read_knowledge
 from streams.store.users import user_tables
 from streams.ubsp.policy import Policy
 
@@ -153,9 +153,15 @@ def _card(connection: Connection, history: History, at: int) -> models.Card:
         summary=summary,
         shift=shift,
         model=row["model"] if row is not None else None,
+        knowledge=_knowledge(connection, row, one),
         behaviors=_shown(rows, catalogue, facts.kind),
         total=one.size,
     )
+
+
+def _knowledge(connection: Connection, row: RowMapping | None, one: Partition) -> list[models.Statement]:
+    stated = read_knowledge(connection, row, one) if row is not None else []
+    return [models.Statement(**msgspec.structs.asdict(each)) for each in stated]
 
 
 def _facts(

@@ -17,6 +17,7 @@ from interest.errors import InputError
 from interest.facts.counts import Facts, facts_of
 from interest.facts.values import Usual, shown
 from interest.store.sql import behaviors_between, partition_of, partitions_of, read_items, read_users
+from interest.store.statements import read_statements_of
 from interest.store.tables import behaviors, interests, partitions
 from interest.types import Behavior, Item, Partition, Source
 from interest.write.backlog import read_usual
@@ -43,6 +44,15 @@ class WrittenText(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
 
 
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model says of one title, from its own knowledge: nobody has checked it."""
+
+    seq: int
+    title: str
+    about: str  # mood, theme, era, people, plot
+    text: str
+
+
 class Period(msgspec.Struct, frozen=True, kw_only=True):
     """One closed partition. `summary` is None where no interest has been learned, `shift` also in the first one."""
 
@@ -58,6 +68,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     claims: int
     supported: int
     model: str | None
+    knowledge: list[Statement] = []  # the model's own, of titles: no part of what is said of the user
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +266,24 @@ def _period(connection: Connection, partition: Partition, row: RowMapping | None
         claims=row["claims"] if row else 0,
         supported=row["supported"] if row else 0,
         model=row["model"] if row else None,
+        knowledge=read_knowledge(connection, row, partition) if row else [],
     )
+
+
+def read_knowledge(connection: Connection, row: RowMapping, partition: Partition) -> list[Statement]:
+    """What the model stated about titles beside the text in a row of `interests`."""
+    stated = read_statements_of(connection, row["user_id"], row["generation"], row["index"], row["prompt_version"])
+    if not stated:
+        return []
+    seqs = [one.seq for one in stated]
+    rows = behaviors_between(connection, partition.user_id, min(seqs), max(seqs))
+    item_of = {seq: behavior.item_id for seq, behavior in rows}
+    items = read_items(connection, {item_of[seq] for seq in seqs if seq in item_of})
+    return [
+        Statement(seq=one.seq, title=items[item].title or item, about=one.about, text=one.text)
+        for one in stated
+        if (item := item_of.get(one.seq)) in items
+    ]
 
 
 def _summary(row: RowMapping) -> WrittenText:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, select, tuple_
 
 from interest.llm.cache import Answers, Unwritten
 from interest.store.sql import insert_new, partition_of, upsert, writing
+from interest.store.statements import write_statements
 from interest.store.tables import interests, partitions
 from interest.types import Interest, Outcome, Partition
 from interest.write.backlog import Plan, Work, load, read_categories
@@ -138,7 +139,9 @@ def _write(connection: Connection, fresh: Sequence[Interest], *, llm: bool) -> d
     if replacing:
         delete_derived(connection, replacing)
         upsert(connection, interests, [interest_row(one) for one in replacing])
-    insert_new(connection, interests, [interest_row(one) for one in fresh if key_of(one) not in there])
+    new = [one for one in fresh if key_of(one) not in there]
+    insert_new(connection, interests, [interest_row(one) for one in new])
+    write_statements(connection, [*replacing, *new])
     return read_interests(connection, keys, version)
 
 

@@ -93,7 +93,7 @@ def test_an_unpublished_or_foreign_version_of_the_rates_is_refused(rates: BaseRa
     for version, held in (("plain-2", rates), ("plain-2@00000000", rates), (f"json-2@{rates.version}", None)):
         with pytest.raises(InputError, match="reads base rates"):
             Plan(prompt_version=version, rates=held).prompt()
-    with pytest.raises(InputError, match=r"there are: json-1, json-2, plain-1, plain-2"):
+    with pytest.raises(InputError, match=r"there are: json-1, json-2, knowledge-1, plain-1, plain-2"):
         Plan(prompt_version="plain-9").prompt()
 
 

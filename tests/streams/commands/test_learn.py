@@ -74,7 +74,7 @@ def test_statistics_need_no_model(filled: Engine, interestream: Callable[..., tu
     [
         (["--llm", "/nowhere/model"], "interestream fetch"),
         (["--llm", "http://localhost:1/v1"], "--llm-model"),
-        (["--llm", "statistics", "--prompt-version", "plain-0"], "json-1, json-2, plain-1, plain-2"),
+        (["--llm", "statistics", "--prompt-version", "plain-0"], "json-1, json-2, knowledge-1, plain-1, plain-2"),
         (["--llm", "statistics", "--user", "nobody"], "'nobody'"),
     ],
 )

@@ -13,7 +13,7 @@ from interest.errors import InputError
 from interest.llm.protocol import Reply, Request
 from interest.llm.scripted import reply
 from interest.store.sql import insert_new, item_row, writing
-from interest.store.tables import behaviors, interests, items, partitions
+from interest.store.tables import base_rates, behaviors, interests, items, partitions
 from interest.types import Item
 from interest.write.backfill import learn
 from interest.write.backlog import Plan
@@ -154,3 +154,20 @@ def test_a_worker_is_told_to_name_the_rates(filled: Engine) -> None:
         agent_llm(LlmSettings(prompt_version="json-2"), filled)
     named, _ = with_rates(filled, "json-2")
     assert agent_llm(LlmSettings(prompt_version=named), filled).plan.prompt().tested
+
+
+def test_forgetting_a_user_leaves_the_rates_says_so_and_new_ones_are_made_without_them(filled: Engine) -> None:
+    url = filled.url.render_as_string(hide_password=False)
+    assert "base rates" not in output_of("forget", "user-11", "--yes", "--store", url)
+    run("rates", "--store", url, "--freeze")
+    with filled.connect() as connection:
+        before = connection.execute(select(base_rates)).all()
+    said = output_of("forget", "user-0", "--yes", "--store", url)
+    assert f"base rates {before[0].version} stay" in said
+    assert "interestream rates --freeze" in said
+    with filled.connect() as connection:
+        assert connection.execute(select(base_rates)).all() == before
+    assert "user-0" not in before[0].body
+    run("rates", "--store", url, "--freeze")
+    with filled.connect() as connection:
+        assert len(connection.execute(select(base_rates)).all()) == 2
