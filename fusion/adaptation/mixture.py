@@ -17,6 +17,7 @@ from fusion.adaptation.items import item_documents
 from fusion.adaptation.material import Material
 from fusion.adaptation.reading import reading_documents
 from fusion.adaptation.related import liked_next, related_documents, similarity
+from fusion.adaptation.teacher import Taught, taught_documents
 from interest.errors import InputError
 from interest.facts.base_rates import BaseRates
 from interest.write.escape import Escape
@@ -68,8 +69,13 @@ def makers_of(
     general: Sequence[Document],
     style: Style | None = None,
     rates: BaseRates | None = None,
+    taught: Taught | None = None,
 ) -> Makers:
-    """How the documents of every kind are made of the material. rates: of what is learnt, by which facts are told."""
+    """How the documents of every kind are made of the material.
+
+    rates: of what is learnt, by which facts are told. taught: a teacher's summaries, of which every other document of
+    reading comprehension is made as long as there are any.
+    """
     style = style or Style()
     likes = material.likes
     following: dict[str, tuple[str, float]] = {}
@@ -80,6 +86,14 @@ def makers_of(
             if named is not None and named.title:
                 following[likes.items[item]] = (named.title, until)
     common = similarity(likes) if likes.size else None
+
+    def reading(passed: int) -> Iterator[Document]:
+        own = reading_documents(material.catalogue, escape, passed, seed, style.noun[0])
+        if taught is None:
+            return own
+        told = taught_documents(taught, material.catalogue, escape, passed, seed, style.noun[0])
+        return (one for pair in itertools.zip_longest(told, own) for one in pair if one is not None)
+
     made: dict[Kind, Callable[[int], Iterable[Document]]] = {
         Kind.ITEM: lambda passed: _shuffled(
             item_documents(material.catalogue, escape, passed, seed, following), seed, passed
@@ -88,7 +102,7 @@ def makers_of(
             related_documents(material, common, escape, passed, seed) if common is not None else ()
         ),
         Kind.HISTORY: partial(history_documents, material, escape, seed=seed),
-        Kind.READING: partial(reading_documents, material.catalogue, escape, seed=seed, noun=style.noun[0]),
+        Kind.READING: reading,
         Kind.FACTS: partial(facts_documents, material, escape, seed=seed, style=style, rates=rates),
         Kind.GENERAL: lambda passed: _shuffled(general, seed, passed),
     }

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from fusion.adaptation.general import NAME as GENERAL
+from fusion.adaptation.teacher import NAME as TEACHER
 from fusion.training.checkpoint import NAME as CHECKPOINT
 from fusion.training.checkpoint import remove_checkpoint
 from interest.errors import ArtifactError, InputError
@@ -47,6 +48,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     join_users: bool
     before: dict[str, float]  # perplexity of held-out documents by kind, base and adapted
     after: dict[str, float]
+    teacher: str = ""  # the model whose summaries of items were learnt
+    taught: int = 0  # summaries learnt
+    dropped: int = 0  # that did not lead back to their item
     version: int = VERSION
 
 
@@ -59,9 +63,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     before: dict[str, float] = {}
 
 
-def request_of(settings: msgspec.Struct, base_hash: str) -> str:
-    """Twelve hex digits: settings and base model."""
-    return hashlib.sha256(msgspec.json.encode(settings) + base_hash.encode()).hexdigest()[:12]
+def request_of(settings: msgspec.Struct, base_hash: str, teacher: str = "") -> str:
+    """Twelve hex digits: settings, base model and teacher, if there is one."""
+    return hashlib.sha256(msgspec.json.encode(settings) + (base_hash + teacher).encode()).hexdigest()[:12]
 
 
 def hash_weights(folder: Path) -> str:
@@ -92,7 +96,7 @@ def write_record(folder: Path, record: Record) -> None:
     """The last thing that a run writes: what it worked with goes."""
     _write(folder / RECORD, record)
     remove_checkpoint(folder)
-    for name in (PLAN, GENERAL):
+    for name in (PLAN, GENERAL, TEACHER):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
 
@@ -109,7 +113,7 @@ def check_folder(folder: Path, request: str) -> None:
         if (held.id if isinstance(held, Record) else held.request) == request:
             return
         raise InputError(f"--out {folder} holds an adaptation by other settings or of another base model; {OTHERWISE}")
-    own = {CHECKPOINT, CHECKPOINT + ".partial", GENERAL}
+    own = {CHECKPOINT, CHECKPOINT + ".partial", GENERAL, TEACHER}
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name not in own)
     if names:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 
 from fusion.adaptation.document import Kind
@@ -22,7 +23,7 @@ from fusion.adaptation.encode import Encoded, Encoder, pack
 from fusion.adaptation.facts import rates_of
 from fusion.adaptation.general import general_documents, sample_general
 from fusion.adaptation.learn import LearnConfig, add_lora, learn, merged, perplexities, speed
-from fusion.adaptation.material import default_cut, digest_of, divide, learnt_users
+from fusion.adaptation.material import Material, default_cut, digest_of, divide, learnt_users
 from fusion.adaptation.mixture import MIX, Filled, fill, first_of, makers_of
 from fusion.adaptation.record import (
     Plan,
@@ -35,6 +36,7 @@ from fusion.adaptation.record import (
     write_plan,
     write_record,
 )
+from fusion.adaptation.teacher import AMONG, Taught, Teacher, read_taught, teach, write_taught
 from fusion.encoders.causal_lm import check_weights
 from fusion.features.log import Log
 from interest.errors import ArtifactError, InputError
@@ -100,17 +102,19 @@ def adapt(
     say: Callable[[str], None],
     note: Callable[[str, float, Sequence[str]], None] = lambda *_: None,
     device: torch.device = CPU,
+    teacher: Teacher | None = None,
 ) -> Record:
     """Adapt the model of `base` into the folder `out`; of a run that is finished already, its record.
 
-    note: is told the run's id, its cut and the users it learns from, before it learns. Raises InputError and
-    ArtifactError for what cannot be adapted, learnt from or written to.
+    note: is told the run's id, its cut and the users it learns from, before it learns.
+    teacher: whose summaries of items are learnt too; it is asked once, and they are kept in the folder until the end.
+    Raises InputError and ArtifactError for what cannot be adapted, learnt from or written to.
     """
     check_base(base)
     if not source.catalogue:
         raise InputError("there is no catalogue: give the items with --items, or replay a log with --items first")
     base_hash = hash_weights(base)
-    request = request_of(config, base_hash)
+    request = request_of(config, base_hash, teacher.key if teacher else "")
     check_folder(out, request)
     if (done := read_record(out)) is not None:
         say(f"{out} is finished already; nothing is left to do")
@@ -129,8 +133,9 @@ def adapt(
 
     escape = Escape(special_tokens(tokenizer))
     replayed, kept = _general(model, tokenizer, config, out, shown)
+    taught = _taught(teacher, learnt, out, config, say) if teacher else None
     style, rates = Style(noun=config.noun), rates_of(learnt, escape)
-    makers = makers_of(learnt, escape, config.learn.seed, general_documents(replayed), style, rates)
+    makers = makers_of(learnt, escape, config.learn.seed, general_documents(replayed), style, rates, taught)
     if not plan.tokens:
         plan = msgspec.structs.replace(plan, tokens=_affordable(model, makers, encoder, config, say))
         write_plan(out, plan)
@@ -168,9 +173,26 @@ def adapt(
         rate=config.learn.peak, steps=-(-len(contexts) // config.learn.batch), context=encoder.context,
         mix={kind.value: share for kind, share in config.mix.items()}, tokens=filled.tokens,
         join_users=config.join_users, before=plan.before, after=after,
+        teacher=teacher.name if teacher else "", taught=len(taught.kept) if taught else 0,
+        dropped=taught.dropped if taught else 0,
     )  # fmt: skip
     write_record(out, record)
     return record
+
+
+def _taught(teacher: Teacher, learnt: Material, out: Path, config: AdaptConfig, say: Callable[[str], None]) -> Taught:
+    """The teacher's summaries of items that are learnt; those that an interrupted run was taught already."""
+    taught = read_taught(out)
+    if taught is None:
+        counts = np.bincount(learnt.likes.item, minlength=len(learnt.likes.items))
+        often = {item_id: int(count) for item_id, count in zip(learnt.likes.items, counts, strict=True)}
+        taught = teach(teacher, learnt.catalogue, often, config.learn.seed)
+        write_taught(out, taught)
+    say(
+        f"{len(taught.kept):,} of {teacher.name}'s summaries are learnt; {taught.dropped:,} did not lead back to their "
+        f"item among {AMONG}, {taught.silent:,} items have none"
+    )
+    return taught
 
 
 def special_tokens(tokenizer: Any) -> list[str]:

@@ -121,21 +121,41 @@ def describe(
             on from there.
     """
     told = Told() if told is None else told
-    answers = Answers(engine, complete, model=model, prompt_version=VERSION)
     rows = _Rows(engine, model, told, advance, written)
     began = time.monotonic()
     try:
-        run(ask_each(_cached(answers), wanted, noun, rows.add, rows.set_aside))
+        ask_about(engine, complete, wanted, model=model, noun=noun, told=told, took=rows.add)
     finally:
         rows.commit()
-        answers.flush()
-        told.usage = sum(answers.spent.values(), Usage())
         told.seconds = time.monotonic() - began
     return told
 
 
-def _cached(answers: Answers) -> Ask:
-    return lambda request: answers.ask(request, user_id=OF_ITEMS, kind=KIND)
+def ask_about(
+    engine: Engine,
+    complete: Complete,
+    wanted: Iterable[Wanted],
+    *,
+    model: str,
+    noun: str,
+    told: Told,
+    took: Callable[[Wanted, Description], None],
+) -> None:
+    """Ask about items and hand over each answer as it comes; answers are cached in the store, nothing else is written.
+
+    told: gets what it cost, and what could not be read. Raises as `describe` does.
+    """
+    answers = Answers(engine, complete, model=model, prompt_version=VERSION)
+
+    def unread(_one: Wanted, error: Unreadable) -> None:
+        told.unread += 1
+        told.trouble = str(error)
+
+    try:
+        run(ask_each(lambda request: answers.ask(request, user_id=OF_ITEMS, kind=KIND), wanted, noun, took, unread))
+    finally:
+        answers.flush()
+        told.usage = sum(answers.spent.values(), Usage())
 
 
 async def ask_each(
@@ -181,10 +201,6 @@ class _Rows:
         self._waiting.append((one, description))
         if time.monotonic() - self._committed_at >= COMMIT_S:
             self.commit()
-
-    def set_aside(self, _one: Wanted, error: Unreadable) -> None:
-        self._told.unread += 1
-        self._told.trouble = str(error)
 
     def commit(self) -> None:
         """Store what is answered, in one transaction."""

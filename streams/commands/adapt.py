@@ -57,12 +57,31 @@ class LearningOptions:
     seed: Annotated[int, typer.Option(help="Seed of the documents, of what is held out, and of LoRA.")] = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """A larger model whose summaries of items are learnt too."""
+
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible server whose summaries of items are learnt too, where they lead back to their "
+            "item. INTERESTREAM_LLM_KEY is its key.",
+        ),
+    ] = None
+    teacher_model: Annotated[str | None, typer.Option(metavar="NAME", help="The teacher's name on its server.")] = None
+    teacher_items: Annotated[
+        int, typer.Option(min=1, help="So many items, at most, is the teacher asked about: those met most often.")
+    ] = 500
+
+
 @with_groups
 def adapt(
     out: Annotated[
         Path, typer.Option(help="The folder to write: new, empty, or of the same run; an interrupted one is continued.")
     ],
     learning: LearningOptions,
+    teaching: TeacherOptions,
     compute: ComputeOptions,
     llm: Annotated[
         str | None,
@@ -110,6 +129,7 @@ def adapt(
     from interest.store.sql import read_items
     from streams.resolve.bank import llm_folder
     from streams.resolve.llm import nouns
+    from streams.resolve.teacher import open_teacher
     from streams.store.engine import open_store
 
     config = AdaptConfig(
@@ -137,16 +157,18 @@ def adapt(
     if items:
         catalogue |= _read_file(items, map_)
     began = time.monotonic()
-    record = run(
-        Source(log, catalogue, shown_url(url)),
-        base,
-        out,
-        config,
-        shown=_shown,
-        say=print,
-        note=lambda id_, cut, users: note_adaptation(engine, id_, out, base.name, cut, users),
-        device=device,
-    )
+    with open_teacher(engine, teaching.teacher, teaching.teacher_model, teaching.teacher_items, config.noun) as teacher:
+        record = run(
+            Source(log, catalogue, shown_url(url)),
+            base,
+            out,
+            config,
+            shown=_shown,
+            say=print,
+            note=lambda id_, cut, users: note_adaptation(engine, id_, out, base.name, cut, users),
+            device=device,
+            teacher=teacher,
+        )
     _print_record(record)
     with engine.connect() as connection:
         gone = sum(one.forgotten for one in read_adaptations(connection) if one.id == record.id)

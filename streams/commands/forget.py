@@ -157,8 +157,8 @@ def _forget(engine: Engine, user: str) -> None:
         print(f"{one.folder}: this model learnt from the user; adapt it anew (`interestream adapt`), or remove it")
     if frozen:
         print(
-            f"base rates {', '.join(frozen)} stay: counts of sampled partitions, without users, items, titles or times, "
-            "by which texts were written; `interestream rates --freeze` makes new ones without the user"
+            f"base rates {', '.join(frozen)} stay: counts of sampled partitions, without users, items, titles or "
+            "times, by which texts were written; `interestream rates --freeze` makes new ones without the user"
         )
 
 

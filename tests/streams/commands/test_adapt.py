@@ -11,7 +11,13 @@ from fusion.adaptation.record import read_record
 from fusion.adaptation.register import learnt_from, note_adaptation, read_adaptations
 from fusion.tables import adaptation_users, adaptations
 from interest.errors import InputError
+from interest.llm.protocol import Request
+from interest.llm.scripted import Scripted
+from interest.store.tables import item_descriptions
+from interest.types import Item
+from streams.resolve.teacher import open_teacher
 from tests.support.adapting import chat_model
+from tests.support.chat_server import ChatServer
 from tests.support.command_line import output_of, run
 from tests.support.ctr_world import fill, random_rows
 from tests.support.tiny_llm import save_llm
@@ -78,3 +84,28 @@ def test_whoever_was_forgotten_meanwhile_is_not_noted_again(store: Engine, url: 
     with store.connect() as connection:
         assert [(one.id, one.users) for one in read_adaptations(connection)] == [("a2", 1)]
         assert [len(learnt_from(connection, user)) for user in ("u1", "u2")] == [0, 1]
+
+
+def test_the_teacher_is_a_server_whose_answers_are_cached(
+    store: Engine, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERESTREAM_FUSION_ENCODER", str(tmp_path))
+    wrong = run("adapt", "--store", url, "--out", tmp_path / "a", "--llm", chat_model(tmp_path / "b"), "--teacher", "x")
+    assert "give the URL" in str(wrong.exception)
+    known = [Item(item_id="i1", title="The First"), Item(item_id="i2", title="The Second"), Item(item_id="i3")]
+
+    def tells(request: Request) -> str:
+        declines = "Second" in request.messages[-1].content
+        return "I'm sorry, I cannot." if declines else "A film that the teacher knows."
+
+    with (
+        ChatServer(Scripted(tells)) as server,
+        open_teacher(store, f"{server.url}/v1", "big", 9, ("film", "films")) as teacher,
+    ):
+        assert teacher is not None
+        assert teacher.ask(known) == {"i1": "A film that the teacher knows."}
+        assert teacher.ask(known) == {"i1": "A film that the teacher knows."}
+        assert len(server.bodies) == 2
+        assert teacher.key == "big/9"
+    with store.connect() as connection:
+        assert not connection.execute(select(item_descriptions)).all()  # adapt describes nothing
