@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from fusion.encoders.item_text import catalogue_text, text_key
+from fusion.encoders.item_text import text_key
 from fusion.features.log import Array
-from fusion.features.match.item_vectors import stored_vectors
+from fusion.features.match.item_vectors import item_texts, stored_vectors
 from fusion.tables import item_modalities
 from interest.errors import InputError, StoreError
 from interest.types import Item
@@ -134,7 +134,7 @@ def _brought(connection: Connection, modality: Modality, items: Sequence[str], _
 
 
 def _texts(connection: Connection, modality: Modality, items: Sequence[str], catalogue: Mapping[str, Item]) -> Array:
-    texts = [catalogue_text(modality.template, catalogue.get(item)) for item in items]
+    texts = item_texts(connection, modality.template, items, catalogue)
     keys = [text_key(text) if text else None for text in texts]
     found = stored_vectors(connection, modality.encoder, [key for key in keys if key is not None])
     return _stacked(modality, [None if key is None else found.get(key) for key in keys])

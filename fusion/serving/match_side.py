@@ -17,6 +17,7 @@ from fusion.features.log import Array, Log
 from fusion.features.match.features import (
     MatchItems,
     MatchSpec,
+    divided,
     feedback_of,
     match_events,
     match_items,
@@ -34,7 +35,7 @@ class KnownMatch:
 
     def __init__(self, spec: MatchSpec, space: Space) -> None:
         self.spec, self.space = spec, space
-        self.items = match_items(space, np.array([-1]), None)  # of the item that nothing is known of
+        self.items = match_items(spec, space, np.array([-1]), None)  # of the item that nothing is known of
         self.wanting = np.zeros(1, bool)  # whether it has a text whose vector the store did not have
 
     @property
@@ -60,16 +61,18 @@ class KnownMatch:
         self, connection: Connection, ids: Sequence[str], catalogue: Mapping[str, Item], number: Array
     ) -> tuple[MatchItems, Array]:
         """Items as the store has them, and which are wanting. number: (n,) of the space's, -1 for others."""
-        text = read_item_vectors(connection, self.spec, ids, catalogue)
+        vectors = read_item_vectors(connection, self.spec, ids, catalogue)
         wanting = np.zeros(len(ids), bool)
-        if text is not None:
+        if self.spec.encoder and vectors is not None:
+            text, _ = divided(self.spec, vectors, len(ids))
+            assert text is not None
             told = item_texts(connection, self.spec.template, ids, catalogue)
             wanting = np.array(list(map(bool, told)), bool) & ~text.any(axis=1)
-        return match_items(self.space, number, text), wanting
+        return match_items(self.spec, self.space, number, vectors), wanting
 
 
 def _columns(items: MatchItems) -> list[Array]:
-    return [items.place, items.bias, items.bias_by_text, items.text]
+    return [items.place, items.bias, items.bias_by_text, items.text, items.year]
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,13 @@ class InterestOptions:
     """Whether the model reads interests and item texts, and which."""
 
     match: Match = "auto"
+    year: Annotated[
+        bool,
+        typer.Option(
+            "--year/--no-year",
+            help="Also read items' release years: how the user took items of near years, and the year itself.",
+        ),
+    ] = False
     interest: Interest = "auto"
     prompt_version: PromptVersion = None
     encoder: Encoder = None

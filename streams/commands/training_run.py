@@ -81,6 +81,8 @@ def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> M
     from streams.resolve.encoder import item_template
 
     if options.match == "no":
+        if options.year:
+            raise InputError("--year is read with the match scalars, which --match no leaves out; give one of them")
         _say("match: not read (--match no)")
         return None
     with engine.connect() as connection:
@@ -88,10 +90,12 @@ def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> M
     if len(held) > 1:
         listed = ", ".join(f"--encoder {name}" for name in held)
         raise InputError(f"the store holds vectors of items by several encoders; choose one: {listed}")
-    if not held and options.match == "auto":
+    if not held and options.match == "auto" and not options.year:
         _say("match: not read, for the store has no vectors of items' texts (`interestream fuse`)")
         return None
-    more: tuple[Part, ...] = ("interests",) if interest else ()
+    more: tuple[Part, ...] = (*(("interests",) if interest else ()), *(("year",) if options.year else ()))
+    if options.year:
+        _say(f"years: read, of {_share_with_year(engine):.0%} of the catalogue's items")
     if not held:
         _say("match: read, without texts (`interestream fuse` encodes those of the catalogue)")
         return MatchSpec(parts=("places", *more))
@@ -135,6 +139,21 @@ def modalities(engine: Engine, options: InterestOptions) -> tuple[Modality, ...]
     if found:
         _say(f"modalities of items: {', '.join(one.name for one in found)}")
     return tuple(found)
+
+
+def _share_with_year(engine: Engine) -> float:
+    """Of the catalogue's items, 0 to 1. Raises InputError where none has a year."""
+    from fusion.features.match.years import share_with_year
+    from interest.store.sql import read_items
+
+    with engine.connect() as connection:
+        share = share_with_year(read_items(connection))
+    if not share:
+        raise InputError(
+            "--year: no item of the catalogue has a year, neither in a column with `year` in its name nor in a title "
+            'such as "Heat (1995)"; leave it out, or bring years in with `replay --items FILE`'
+        )
+    return share
 
 
 def dataset_config(

@@ -7,12 +7,12 @@ import numpy as np
 from fusion.features.impressions import Impressions, PastIndex, impressions_of
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.log import Log
-from fusion.features.match.features import PARTS, Match, MatchSpec, fit_match, match_features, trained_numbers
+from fusion.features.match.features import Match, MatchSpec, fit_match, match_features, trained_numbers
 from fusion.features.splits import TRAIN, split
 from tests.support.ctr_world import RULE, interest_vectors_of, log_of, random_rows
 
 TEXT = 16
-WHOLE = MatchSpec(parts=PARTS, encoder="e", template="t")
+WHOLE = MatchSpec(parts=("text", "places", "interests"), encoder="e", template="t")
 
 
 def item_texts(items: int, seed: int = 0) -> np.ndarray:

@@ -20,12 +20,16 @@ from fusion.features.labels import NEGATIVE, NUMBERS, POSITIVE, UNLABELLED, Labe
 from fusion.features.log import Array, Log
 from fusion.features.match.scalars import SIMILAR, TASTE, Events, similar_scalars, taste_scalars, taste_sums
 from fusion.features.match.space import LIMIT, Space, fit_space, with_interests
+from fusion.features.match.years import ANGLES
+from fusion.features.match.years import WIDTH as YEARS
 
 FOLDS = 4
 AT_ONCE = 50_000  # impressions whose partitions are looked up together: 100 MB of work space
+# Of SIMILAR, those of which 0 says nothing: an item without a year must not look like one that is far from all others.
+OF_YEARS = ("close", "closest", "lean")
 PARTITION = ("interest_newest", "interest_mean", "interest_sum", "interest_most")
 
-Part = Literal["text", "places", "interests"]
+Part = Literal["text", "places", "interests", "year"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -46,6 +50,8 @@ class MatchSpec(msgspec.Struct, frozen=True, kw_only=True):
             names += [f"place_{name}" for name in (*SIMILAR, *TASTE)]
         if "interests" in self.parts:
             names += PARTITION
+        if "year" in self.parts:
+            names += [f"year_{name}" for name in (*OF_YEARS, "known", "itself")]
         return tuple(names)
 
 
@@ -66,14 +72,25 @@ class MatchItems:
     bias: Array  # (I,)
     bias_by_text: Array  # (I,)
     text: Array  # (I, d): centred, length 1; zeros where an item has none
+    year: Array  # (I, 7), see `fusion.features.match.years`; (I, 0) where years are not read
 
 
-def match_items(space: Space, number: Array, text: Array | None) -> MatchItems:
-    """Of items by their number in the space (I,), -1: not in it, and text vectors (I, d); None: nobody has one."""
+def divided(spec: MatchSpec, vectors: Array | None, size: int) -> tuple[Array | None, Array]:
+    """The texts' and the years' part of `size` items' vectors, as `read_item_vectors` puts them side by side."""
+    if "year" not in spec.parts:
+        return vectors, np.zeros((size, 0), np.float32)
+    if vectors is None:
+        return None, np.zeros((size, YEARS), np.float32)
+    return vectors[:, :-YEARS], vectors[:, -YEARS:]
+
+
+def match_items(spec: MatchSpec, space: Space, number: Array, vectors: Array | None) -> MatchItems:
+    """Of items by their number in the space (I,), -1: not in it, and their vectors (I, d); None: nobody has one."""
+    text, year = divided(spec, vectors, len(number))
     if text is None or not text.shape[1]:
         text = np.zeros((len(number), len(space.text_mean)), np.float32)
     place, bias = space.items(number, text)
-    return MatchItems(place, bias, space.by_text(text)[1].astype(np.float32), space.centred(text))
+    return MatchItems(place, bias, space.by_text(text)[1].astype(np.float32), space.centred(text), year)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +125,11 @@ def fit_match(
     numbers = trained_numbers(log, train)
 
     def fitted(own: Array) -> Space:
-        space = fit_space(log.user[rows[own]], number[own], feedback.value[rows[own]], text[trained])
+        own_text, _ = divided(spec, text, len(text))
+        assert own_text is not None
+        space = fit_space(log.user[rows[own]], number[own], feedback.value[rows[own]], own_text[trained])
         if "interests" in spec.parts and interests is not None:
-            items = match_items(space, numbers, text)
+            items = match_items(spec, space, numbers, text)
             return _map_interests(space, log, rows[own], interests, match_events(space, items, log, feedback), items)
         return space
 
@@ -152,7 +171,7 @@ def match_features(
     for one, space in enumerate((*match.folds, match.space)):
         chosen = np.flatnonzero(which == one)
         if len(chosen):
-            some, items = impressions.take(chosen), match_items(space, number, text)
+            some, items = impressions.take(chosen), match_items(match.spec, space, number, text)
             events = match_events(space, items, log, feedback)
             sums = taste_sums(some, past, items.place, events) if "places" in match.spec.parts else None
             out[chosen] = match_scalars(match.spec, space, items, events, some, past, sums, interests, partitions)
@@ -191,6 +210,11 @@ def match_scalars(
         columns.append(items.bias_by_text[impressions.item][:, None])
     if "interests" in spec.parts:
         columns.append(_partition_scalars(space, impressions, items.place, interests, partitions))
+    if "year" in spec.parts:
+        by_year = similar_scalars(impressions, past, [items.year[:, :ANGLES]], events)
+        own = items.year[impressions.item]
+        known = own[:, :ANGLES].any(axis=1, keepdims=True).astype(np.float32)
+        columns += [known * by_year[:, [SIMILAR.index(name) for name in OF_YEARS]], known, own[:, ANGLES:]]
     return np.hstack(columns)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from fusion.encoders.item_text import catalogue_text, text_key, uses_description
 from fusion.features.log import Array
 from fusion.features.match.features import MatchSpec
+from fusion.features.match.years import year_vectors
 from fusion.tables import item_vectors
 from interest.store.descriptions import read_descriptions
 from interest.types import Item
@@ -22,8 +23,19 @@ def read_item_vectors(
 ) -> Array | None:
     """(I, d) float32 of items by their texts of today; zeros where the catalogue or the store has none.
 
-    None where the spec reads no texts. The width is that of the vectors in the store.
+    None where the spec reads neither texts nor years. The width is that of the vectors in the store; a spec that reads
+    years has them behind the texts (`fusion.features.match.years`).
     """
+    texts = _text_vectors(connection, spec, items, catalogue)
+    if "year" not in spec.parts:
+        return texts
+    years = year_vectors(items, catalogue)
+    return years if texts is None else np.hstack([texts, years])
+
+
+def _text_vectors(
+    connection: Connection, spec: MatchSpec, items: Sequence[str], catalogue: Mapping[str, Item]
+) -> Array | None:
     if not spec.encoder:
         return None
     texts = item_texts(connection, spec.template, items, catalogue)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, select
 
 from fusion.encoders.item_text import uses_description
 from fusion.features.match.features import MatchSpec
 from fusion.features.match.item_vectors import read_item_vectors
+from fusion.features.modalities import TEXT, Modality, read_modalities
 from fusion.interests.item_vectors import collect_item_garbage, encode_items, texts_without_vectors
 from interest.errors import Denied, InputError, Refused
 from interest.llm.protocol import Reply, Request
@@ -129,8 +131,11 @@ def test_a_template_may_read_descriptions_and_its_vectors_follow_them(catalogue:
     assert collect_item_garbage(catalogue, TEMPLATE) == 1
     with catalogue.connect() as connection:
         vectors = read_item_vectors(connection, spec, ["1", "2", "4"], read_items(connection))
+        modality = Modality(name=TEXT, encoder="hashed", template=TEMPLATE)
+        (read,) = read_modalities(connection, (modality,), ["1", "2", "4"], read_items(connection))
     assert vectors is not None
     assert vectors.any(axis=1).tolist() == [True, True, False]
+    assert np.isnan(read).all(axis=1).tolist() == [False, False, True]
 
 
 def test_the_command_asks_a_server_and_says_what_came_of_it(catalogue: Engine) -> None:

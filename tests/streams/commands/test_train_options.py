@@ -92,7 +92,10 @@ JOBS: dict[str, tuple[tuple[str, str], dict[str, tuple[Any, Changes]]]] = {
     "fgbert": (("pretrain", "fgbert"), DATA | FGBERT),
 }
 # need another option; have tests of their own
-ALONE = {("srp4ctr", "pretrained_rate"), ("srp4ctr", "balance"), ("din", "balance")}
+ALONE = {
+    ("srp4ctr", "pretrained_rate"),
+    *((model, name) for model in ("srp4ctr", "din") for name in ("balance", "modality", "item_vectors", "year")),
+}
 
 
 class Told(Exception):
