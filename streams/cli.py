@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-import streams.commands.train_bahe  # noqa: F401  (adds itself to `train`)
+import streams.commands.train_bahe  # (adds itself to `train`)
+import streams.commands.train_kv  # noqa: F401  (and so does this)
 from interest.errors import InterestreamError
 from streams.commands.activate import activate
 from streams.commands.adapt import adapt

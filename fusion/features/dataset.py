@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
 from fusion.features.interest_vectors import InterestVectors, choose_vectors, read_interest_vectors
+from fusion.features.keys.spec import KeyChoice
 from fusion.features.labels import UNLABELLED, LabelRule, check_classes
 from fusion.features.log import Array, Log, read_log
 from fusion.features.match.features import MatchSpec
@@ -45,6 +46,7 @@ class DatasetConfig:
     encoder: str | None = None
     match: MatchSpec | None = None  # the match scalars of user and candidate; none: none
     modalities: tuple[Modality, ...] = ()  # of items, to be read; not fitted yet
+    keys: KeyChoice | None = None  # the key-vector state of users; none: it is not read
     value_edges: tuple[float, ...] | None = None  # those that a pre-trained encoder reads; None: fitted to the log
 
 
@@ -163,6 +165,7 @@ def read_dataset(
         tasks=config.tasks, history=config.history, min_history=config.min_history, value_edges=config.value_edges,
         interest_vectors=interest_vectors, partitions=config.partitions, match=config.match, item_text=text,
         modalities=config.modalities, modality_vectors=looks,
+        keys=config.keys,
     )  # fmt: skip
     training = rows[part[rows] == TRAIN]
     return Dataset(

@@ -18,6 +18,7 @@ from torch import Tensor
 from fusion.features.collate import BatchIndices, cut
 from fusion.features.counts import DAY, NAMES
 from fusion.features.events import buckets
+from fusion.features.keys.vectors import KeyBatch
 from fusion.features.labels import POSITIVE, UNLABELLED
 from fusion.features.log import Array
 from fusion.features.samples import Samples, tensor
@@ -72,6 +73,7 @@ class Candidates:
     dense: Tensor  # (B, F) float32
     value_bucket: Tensor  # (B,) int64: bucket of the value that the user then gave, for training; 0 where nobody knows
     scene: Tensor | None = None  # (G, C) int32: where each is offered, if the spec offers scenes; 0 is an empty slot
+    keys: KeyBatch | None = None  # of a spec with keys
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -217,6 +219,7 @@ class PackedCollator:
                 dense=tensor(samples.dense[chosen.rows]),
                 value_bucket=tensor(value_bucket.astype(np.int64)),
                 scene=None if scene is None else tensor(scene),
+                keys=None if samples.keys is None else samples.keys.read(picked),
             ),
         )
 

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 
 from fusion.features.bank_index import BankIndex
-from fusion.features.counts import DAY, NAMES, ItemStatistics, count_features
+from fusion.features.counts import DAY, NAMES, ItemStatistics, count_features, event_columns
 from fusion.features.events import Events, buckets
 from fusion.features.impressions import Impressions, PastIndex, impressions_of
 from fusion.features.interest_vectors import InterestVectors
+from fusion.features.keys.index import KeyIndex
+from fusion.features.keys.spec import KeyChoice
+from fusion.features.keys.vectors import ItemKeys, KeyBatch, KeySource
 from fusion.features.log import Array, Log
 from fusion.features.match.features import Match, MatchSpec, fit_match, match_features, trained_numbers
 from fusion.features.modalities import Modality, fit_modalities
@@ -56,6 +59,7 @@ class Batch:
     item_vectors: torch.Tensor | None = None  # (M, W) float32, where the spec has modalities (ItemTable.vectors)
     scene: torch.Tensor | None = None  # (B,) int32: where the item is offered, if the spec offers scenes
     history_scene: torch.Tensor | None = None  # (B, L) int32, the same of the events; (1, L) of one moment
+    keys: KeyBatch | None = None  # of a spec with keys
 
     def __len__(self) -> int:
         return len(self.target)
@@ -90,6 +94,7 @@ class Samples:
     scene: Array | None = None  # (n,) int32: where each impression is offered; None: the spec offers no scenes
     value_bucket: Array | None = None  # (n,) int32, of the value that each impression led to; None where nobody knows
     bank_index: BankIndex | None = None  # for models that read texts (fusion.bank.index.with_bank)
+    keys: KeySource | None = None  # of a spec with keys
 
     def __len__(self) -> int:
         return len(self.impressions)
@@ -138,6 +143,7 @@ class Samples:
             item_vectors=None if self.items.vectors is None else tensor(self.items.vectors[distinct]),
             scene=None if self.scene is None else tensor(self.scene[chosen]),
             history_scene=None if self.scene is None or events.scene is None else tensor(events.scene[row]),
+            keys=None if self.keys is None else self.keys.read(picked, together=together),
         )
 
     def distinct(self, *items: Array) -> tuple[Array, Array]:
@@ -206,6 +212,12 @@ def make_samples(
     events = Events(spec, log, labels, past)
     if scenes is None:
         scenes = [None] * len(impressions) if rows is None else scene_names(log, rows)
+    keys = None
+    if spec.keys is not None:
+        keys = KeyIndex(
+            spec, log, past, ItemKeys(spec, table, np.arange(-1, len(items))), impressions,
+            columns=event_columns(log, labels, spec.scale), action=events.action, scene=events.scene,
+        )  # fmt: skip
     return Samples(
         spec=spec,
         impressions=impressions,
@@ -219,6 +231,7 @@ def make_samples(
         item_text=item_text,
         scene=offered_rows(spec, scenes) if spec.offers_scenes else None,
         value_bucket=None if rows is None else events.value[rows],
+        keys=keys,
     )
 
 
@@ -239,11 +252,12 @@ def fit_samples(
     item_text: Array | None = None,
     modalities: Sequence[Modality] = (),
     modality_vectors: Sequence[Array] = (),
+    keys: KeyChoice | None = None,
 ) -> Samples:
     """The samples at `rows` (n,) of the log, and with them `samples.spec`, fitted to the events `train` ((N,) bool).
 
     match: which match scalars they are to have. item_text: see `make_samples`. modalities: those that are to be read,
-    and their vectors as `read_modalities` gives them, of the log's items.
+    and their vectors as `read_modalities` gives them, of the log's items. keys: which keys of the users.
     """
     rule = tasks[main_task(tasks)].rule
     labels, categories = rule.labels(log), fit_categories(log, train, catalogue)
@@ -267,6 +281,7 @@ def fit_samples(
         tasks=tasks, history=history, min_history=min_history, value_edges=value_edges,
         counts=dense[train[rows]], interests=interest_vectors, partitions=partitions, match=match,
         modalities=fit_modalities(modalities, modality_vectors, trained),
+        keys=keys,
     )  # fmt: skip
     return make_samples(
         spec, log, impressions, past,

@@ -17,6 +17,7 @@ import numpy as np
 
 from fusion.features.counts import NAMES, Scale
 from fusion.features.interest_vectors import InterestVectors
+from fusion.features.keys.spec import KeyChoice, KeySpec, attribute_rows, fit_keys
 from fusion.features.labels import POSITIVE, UNLABELLED, LabelRule
 from fusion.features.log import Array, Log
 from fusion.features.match.features import MatchSpec
@@ -72,6 +73,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True):
     scenes: Column = Column("scene", ())  # none: the log tells no scenes apart
     modalities: tuple[Modality, ...] | msgspec.UnsetType = msgspec.UNSET  # of items; unset: none are read
     scene_offered: bool | msgspec.UnsetType = msgspec.UNSET  # models read the scene of the offer; unset: they do not
+    keys: KeySpec | None = None  # of the user's key-vector state; none: it is not read
     layout: int = 1
 
     @property
@@ -124,12 +126,13 @@ class ItemTable:
     number: Array  # (I + 1,) int64: its index in FeatureSpec.items, -1 for an item out of vocabulary
     categories: Array  # (I + 1, C) int32
     attributes: Array  # (I + 1, A) int32
+    keys: Array  # (I + 1, A') int32: the attributes that are keys, 0 for none
     vectors: Array | None = None  # (I + 1, W) float32, see `standardised`; None: the spec has no modalities
 
     @property
     def content(self) -> tuple[Array, ...]:
         """All that models read of the items."""
-        held = (self.row, self.categories, self.attributes)
+        held = (self.row, self.categories, self.attributes, *((self.keys,) if self.keys.shape[1] else ()))
         return held if self.vectors is None else (*held, self.vectors)
 
 
@@ -155,10 +158,13 @@ def item_table(
             item = catalogue.get(name)
             text = None if item is None else item.attributes.get(vocabulary.name, "")
             attributes[i, column] = UNKNOWN if text is None else rows.get(text, UNKNOWN)
+    keys = np.zeros((len(ids) + 1, 0), np.int32)
+    if spec.keys is not None:
+        keys = attribute_rows(spec.keys, ids, catalogue, FIRST)
     modalities = spec.item_modalities
     held = missing(modalities, len(ids)) if vectors is None else vectors
     looks = standardised(modalities, held) if modalities else None
-    return ItemTable(row, number, category_rows(spec.categories, ids, catalogue), attributes, looks)
+    return ItemTable(row, number, category_rows(spec.categories, ids, catalogue), attributes, keys, looks)
 
 
 def category_rows(categories: Column, ids: Sequence[str], catalogue: Mapping[str, Item]) -> Array:
@@ -199,31 +205,38 @@ def fit_spec(
     partitions: int = 0,
     match: MatchSpec | None = None,
     modalities: tuple[Modality, ...] = (),
+    keys: KeyChoice | None = None,
 ) -> FeatureSpec:
     """Vocabularies and scales from the training events (`train`: (N,) bool).
 
     value_edges: those to keep, such as a pre-trained encoder's; without them they are fitted to the training events.
     counts: of the training samples, (n, F), the match scalars behind them; without them they stay as they are, for an
     encoder that reads none.
-    interests: the vectors that a model reads, `partitions` of a user's at a time.
+    interests: the vectors that a model reads, `partitions` of a user's at a time. keys: which keys it reads of a user.
     """
     times = np.bincount(log.item[train], minlength=len(log.items))
     trained, rest = np.flatnonzero(times > 0), np.flatnonzero(times == 0)
     held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
     users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
     mean, std = _mean_and_std(counts, dense_names(match))
-    scenes = _scenes(log, train)
+    categories, actions, scenes = fit_categories(log, train, catalogue), sorted(log.actions), _scenes(log, train)
     asked = any(task.rule.field == "scene" for task in tasks)  # then it is the answer
+    own_keys = None
+    if keys is not None:
+        own_keys = fit_keys(
+            [log.items[i] for i in trained], catalogue, categories.texts, len(actions),
+            scenes=bool(scenes), first=FIRST, attributes=keys.attributes,
+        )  # fmt: skip
     return FeatureSpec(
         tasks=with_scales(tasks, log, train),
         history=history,
         min_history=min_history,
         items=tuple(log.items[i] for i in np.concatenate([trained, rest])),
         trained_items=len(trained),
-        categories=fit_categories(log, train, catalogue),
+        categories=categories,
         item_columns=_columns(item.attributes for item in held),
         user_columns=_columns(user.attributes for user in users),
-        actions=Column("action", tuple(sorted(log.actions))),
+        actions=Column("action", tuple(actions)),
         value_edges=_edges(_values(log, train)) if value_edges is None else value_edges,
         scenes=Column("scene", scenes),
         scene_offered=True if scenes and not asked else msgspec.UNSET,
@@ -233,6 +246,7 @@ def fit_spec(
         dense=dense_names(match),
         match=match,
         modalities=modalities or msgspec.UNSET,
+        keys=own_keys,
         partitions=0 if interests is None else partitions,
         text_width=0 if interests is None else interests.width,
         generation=0 if interests is None else interests.generation,

@@ -21,6 +21,7 @@ from fusion.features.collate import RowCollator
 from fusion.features.events import GAP_ROWS, LABEL_ROWS
 from fusion.features.samples import Batch
 from fusion.features.spec import FeatureSpec
+from fusion.models.kv.reader import KeyReader
 from fusion.models.modalities import item_modalities
 from fusion.models.protocol import Loss, ctr_only
 from fusion.models.scenes import offered_scene
@@ -37,6 +38,7 @@ class DinConfig(msgspec.Struct, frozen=True, kw_only=True):
     dropout: float = 0.2
     dense_path: bool = False  # the dense features have a network of their own beside the tower, fitted first
     interest: bool = False
+    keys: bool = False  # the user's key-vector state beside the history
 
 
 class Din(nn.Module):
@@ -68,14 +70,17 @@ class Din(nn.Module):
         inputs = d * (2 + heads) + config.profile * len(spec.user_columns) + len(spec.dense)
         inputs += 96 if config.interest else 0
         inputs += config.profile if self.scene is not None else 0
+        self.keys = KeyReader(spec) if config.keys else None
+        inputs += self.keys.width if self.keys is not None else 0
         many, ends = len(spec.tasks), (len(spec.dense), config.hidden, config.dropout)
         self.tower = towers(many, inputs, *ends)
         self.dense_path = dense_paths(many, *ends) if config.dense_path else None
         self._start()
 
     def _start(self) -> None:
+        own = set(self.keys.modules()) if self.keys is not None else set()
         for module in self.modules():
-            if isinstance(module, nn.Embedding):
+            if isinstance(module, nn.Embedding) and module not in own:
                 nn.init.normal_(module.weight, std=0.01)
                 if module.padding_idx is not None:
                     nn.init.zeros_(module.weight[module.padding_idx])
@@ -120,6 +125,8 @@ class Din(nn.Module):
             inputs.append(self.fusion(batch, target))
         if self.scene is not None and scene is not None:
             inputs.append(self.scene(scene))
+        if self.keys is not None:
+            inputs.append(self.keys(batch.keys))
         logit: Tensor = self.tower(inputs, batch.dense)
         return logit if self.dense_path is None else logit + self.dense_path(batch.dense)
 

@@ -8,6 +8,7 @@ from typing import Any
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.din import Din, DinConfig
+from fusion.models.kv.model import Kv, KvConfig
 from fusion.models.protocol import CtrModel, ModelConfig
 from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig
 
@@ -28,6 +29,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         ModelKind(name="din", config=DinConfig, model=Din, command="train din", epochs=6),
+        ModelKind(name="kv", config=KvConfig, model=Kv, command="train kv", epochs=6),
         ModelKind(name="srp4ctr", config=Srp4CtrConfig, model=Srp4Ctr, command="train srp4ctr", epochs=4),
         ModelKind(name="bahe", config=BaheConfig, model=Bahe, command="train bahe", epochs=4, reads_llm=True),
     )

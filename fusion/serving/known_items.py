@@ -56,6 +56,7 @@ class KnownItems:
         self.number = np.array([-1], np.int64)
         self.row, self.categories, self.attributes = none.row[1:], none.categories[1:], none.attributes[1:]
         self.vectors = None if none.vectors is None else none.vectors[1:]  # of modalities
+        self.keys = none.keys[1:]
         self.listed = np.zeros(1, bool)  # whether the catalogue has it
         self.checked = np.zeros(1, np.int64)  # the catalogue's count when it was read
         self.looked = np.zeros(1, np.int64)  # the vectors' count then
@@ -69,7 +70,7 @@ class KnownItems:
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.row, self.categories, self.attributes, self.vectors, self.embedding)
+        arrays = (self.row, self.categories, self.attributes, self.keys, self.vectors, self.embedding)
         size = (len(self.ids) + len(self.catalogue)) * ITEM_BYTES + (0 if self.match is None else self.match.nbytes)
         return size + sum(0 if array is None else array.nbytes for array in arrays)
 
@@ -108,6 +109,7 @@ class KnownItems:
         same &= (self.attributes[old] == table.attributes[1:]).all(axis=1)
         if self.vectors is not None and table.vectors is not None:
             same &= (self.vectors[old] == table.vectors[1:]).all(axis=1)
+        same &= (self.keys[old] == table.keys[1:]).all(axis=1)
         if self._texts:
             same &= np.array([found.get(item) == self.catalogue.get(item) for item in ids])
             self._tell(found, ids)
@@ -122,6 +124,7 @@ class KnownItems:
             self.categories[other], self.attributes[other] = table.categories[rows], table.attributes[rows]
             if self.vectors is not None and table.vectors is not None:
                 self.vectors[other] = table.vectors[rows]
+            self.keys[other] = table.keys[rows]
             self.changed[other] = self.version
             if self._embed is not None and self.embedding is not None:
                 self.embedding[other] = self._embed(self.table(other))[1:]
@@ -134,6 +137,7 @@ class KnownItems:
             np.concatenate([nothing - 1, self.number[places]]),
             np.concatenate([np.zeros((1, CATEGORY_SLOTS), np.int32), self.categories[places]]),
             np.concatenate([np.zeros((1, self.attributes.shape[1]), np.int32), self.attributes[places]]),
+            np.concatenate([np.zeros((1, self.keys.shape[1]), np.int32), self.keys[places]]),
             None
             if self.vectors is None
             else np.concatenate([padding(self._spec.item_modalities), self.vectors[places]]),
@@ -161,6 +165,7 @@ class KnownItems:
         self.attributes = np.concatenate([self.attributes, table.attributes[1:]])
         if self.vectors is not None and table.vectors is not None:
             self.vectors = np.concatenate([self.vectors, table.vectors[1:]])
+        self.keys = np.concatenate([self.keys, table.keys[1:]])
         self.listed = np.concatenate([self.listed, [item in found for item in new]])
         self.checked = np.concatenate([self.checked, counts[0]])
         self.looked = np.concatenate([self.looked, counts[1]])

@@ -23,26 +23,25 @@ import torch
 from sqlalchemy import Connection
 
 from fusion.bank.index import with_bank
-from fusion.features.counts import count_columns
-from fusion.features.impressions import Impressions
 from fusion.features.interest_vectors import InterestVectors, read_newest_vectors
 from fusion.features.log import Array, newest_of, read_after
 from fusion.features.packed_windows import items_of
-from fusion.features.samples import Named, Samples
-from fusion.features.scenes import is_unknown, offered_rows
-from fusion.features.spec import ItemTable, dense_names, profile_table
+from fusion.features.samples import Samples
+from fusion.features.scenes import is_unknown
+from fusion.features.spec import ItemTable, dense_names
 from fusion.models.bahe.model import Bahe
 from fusion.models.din import Din
+from fusion.models.kv.model import Kv
 from fusion.models.lifelong import pooled
 from fusion.models.protocol import predictions
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.bahe_cache import BaheStates, LackingTextError, StoredTexts
 from fusion.serving.by_task import by_task, empty_scores, main_score
 from fusion.serving.known_items import ItemCounts, KnownItems
-from fusion.serving.match_side import empty_match, scalars
 from fusion.serving.score import Scorer
+from fusion.serving.side_samples import side_samples
 from fusion.serving.srp4ctr_cache import UserStates
-from fusion.serving.user_side import LastSeen, Reading, UserSide, empty_recent
+from fusion.serving.user_side import LastSeen, Reading, UserSide
 from fusion.training.artifact import Artifact
 from interest.types import User
 
@@ -208,7 +207,8 @@ class LiveScorer:
     def _scored(
         self, side: UserSide, last: LastSeen, places: Array, scene: str | None, connection: Connection | None
     ) -> LiveScores:
-        samples = self._samples(side, last, places, scene)
+        texts = self._texts is not None
+        samples = side_samples(self.artifact, self._known, side, last, places, scene, texts=texts)
         if self._texts is not None:
             samples = with_bank(samples, self.artifact.config.model.recipe, partial(self._texts, connection))
         tasks = self.artifact.spec.tasks
@@ -292,45 +292,10 @@ class LiveScorer:
             generation=spec.generation, prompt_version=spec.prompt_version, encoder=spec.encoder,
         )  # fmt: skip
 
-    def _samples(self, side: UserSide, last: LastSeen, places: Array, scene: str | None) -> Samples:
-        """The candidates as samples: a log of the behaviours that are read one by one, counts from the sums."""
-        profile, vectors, at, _ = last
-        spec, known, many = self.artifact.spec, self._known, len(places)
-        recent = side.recent or empty_recent(spec, side.user_id)
-        size, own = recent.log.size, len(recent.places)
-        table = known.table(np.concatenate([recent.places, places]))
-        impressions = Impressions(
-            user=np.zeros(many, np.int32),
-            item=(own + np.arange(many)).astype(np.int32),
-            at=np.full(many, at),
-            seq=np.full(many, side.newest + 1),
-            first=np.zeros(many, np.int64),
-            stop=np.full(many, size),
-        )
-        statistics = self.artifact.statistics.take(known.number[places])
-        dense = count_columns(side.sums(known.categories[places]), statistics, impressions.at, spec.scale)
-        if known.match is not None:
-            own_match = side.match or empty_match(known.match)
-            dense = np.hstack([dense, scalars(own_match, spec, known.match, places, impressions, vectors)])
-        dense -= np.array(spec.dense_mean, np.float32)
-        dense /= np.array(spec.dense_std, np.float32)
-        ids = [*recent.log.items, *(known.ids[place] for place in places)] if self._texts is not None else []
-        return Samples(
-            spec=spec,
-            impressions=impressions,
-            events=recent.events,
-            items=table,
-            profiles=profile_table(spec, [side.user_id], {} if profile is None else {side.user_id: profile}),
-            dense=dense,
-            interest_vectors=vectors,
-            named=Named(recent.log, ids, known.catalogue),
-            scene=offered_rows(spec, [scene]).repeat(many) if spec.offers_scenes else None,
-        )
-
     @torch.no_grad()
     def _values(self, side: UserSide, samples: Samples, places: Array) -> Array:  # (n,), of several tasks (n, T)
         model, every, tasks = self.artifact.model, np.arange(len(samples)), samples.spec.tasks
-        if isinstance(model, Din):
+        if isinstance(model, Din | Kv):
             parts = (every[start : start + AT_ONCE] for start in range(0, len(every), AT_ONCE))
             every_logit = torch.cat([model(samples.batch(part, together=True)) for part in parts])
         elif isinstance(self._states, UserStates):
@@ -404,7 +369,7 @@ def unsupported(artifact: Artifact) -> str | None:
     """The part of an artifact that a side does not carry, so that logs are read whole; None: there is none."""
     if artifact.spec.dense != dense_names(artifact.spec.match) or artifact.spec.layout != LAYOUT:
         return "features"
-    if not isinstance(artifact.model, Din | Srp4Ctr | Bahe):
+    if not isinstance(artifact.model, Din | Kv | Srp4Ctr | Bahe):
         return artifact.config.kind
     return None
 

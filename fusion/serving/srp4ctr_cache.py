@@ -86,6 +86,7 @@ class UserStates:
             dense=tensor(samples.dense),
             value_bucket=torch.zeros(len(samples), dtype=torch.int64),
             scene=None if samples.scene is None else tensor(samples.scene)[None],
+            keys=None if samples.keys is None else samples.keys.read(samples.impressions, together=True),
         )
         return self._model.score(state, candidates, offered)
 

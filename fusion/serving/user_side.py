@@ -23,6 +23,8 @@ from fusion.features.labels import POSITIVE
 from fusion.features.log import Array, Log
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.collate import chosen_by
+from fusion.serving.key_side import KeySide, empty_keys
+from fusion.serving.key_side import read_on as keys_read_on
 from fusion.serving.known_items import ItemCounts, KnownItems
 from fusion.serving.match_side import MatchSide, empty_match
 from fusion.serving.match_side import read_on as match_read_on
@@ -85,6 +87,7 @@ class UserSide:
     embedded_counts: Array = field(default_factory=lambda: np.zeros(2))
     recent: Recent | None = None
     match: MatchSide | None = None  # where the model reads match scalars
+    keys: KeySide | None = None  # where it reads the key-vector state
     last: LastSeen | None = None  # what else was known of the user when the store was last asked
     read_at: float = 0.0  # by the monotonic clock: a look at the store that is older may know less
 
@@ -99,6 +102,7 @@ class UserSide:
             # the events' columns are as many again
             arrays += [self.recent.places, *2 * (log.item, log.action, log.seq, log.at, log.value, log.scene)]
         matched = 0 if self.match is None else self.match.nbytes
+        matched += 0 if self.keys is None else self.keys.nbytes
         if self.last is not None and self.last.interests is not None:
             matched += self.last.interests.vectors.nbytes
         return SIDE_BYTES + matched + sum(array.nbytes for array in arrays)
@@ -125,6 +129,8 @@ class UserSide:
             self.embedded_counts = self.embedded_counts + positive.sum(axis=1)
         if known.match is not None:
             self.match = match_read_on(self.match or empty_match(known.match), spec, known.match, log, places)
+        if spec.keys is not None:
+            self.keys = keys_read_on(self.keys or empty_keys(spec.keys), spec, known.table(places), places, log)
         self.recent = _recent(spec, reading, known, self.recent, log, place)
 
     def _add_kinds(self, kinds: Array, columns: Array) -> None:

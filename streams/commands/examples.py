@@ -34,6 +34,7 @@ EXAMPLES = {
     "topics create": "interestream topics create --dry-run",
     "topics show": "interestream topics show",
     "train bahe": "interestream train bahe --out runs/bahe --tune lora",
+    "train kv": "interestream train kv --out runs/kv",
     "train din": "interestream train din --out runs/din --label 'value>=4'",
     "train srp4ctr": "interestream train srp4ctr --out runs/srp --pretrained runs/fgbert",
     "worth": "interestream worth --model din --out runs/worth --control shuffled",

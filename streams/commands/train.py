@@ -13,6 +13,7 @@ from streams.commands.option_groups import CommandWithOldNames, with_groups
 from streams.commands.training_options import (
     ComputeOptions,
     InterestOptions,
+    KeyOptions,
     OptimiserOptions,
     Out,
     Pack,
@@ -21,6 +22,7 @@ from streams.commands.training_options import (
 )
 from streams.commands.training_run import (
     dataset_config,
+    key_choice,
     match_spec,
     modalities,
     reads_interests,
@@ -43,6 +45,7 @@ def din(
     log: SampleOptions,
     tasks: TaskOptions,
     interests: InterestOptions,
+    keys: KeyOptions,
     optimiser: OptimiserOptions,
     compute: ComputeOptions,
 ) -> None:
@@ -57,18 +60,19 @@ def din(
     from streams.store.engine import open_store
 
     check_out(out, "din")
+    read = key_choice(keys)
     engine = open_store(store_url(log.store), create=False)
     interest = reads_interests(engine, interests)
     match = match_spec(engine, interests, interest=interest)
     looks = modalities(engine, interests)
-    data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks)
+    data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks, keys=read)
     settings = train_config(optimiser, tasks)
     run_training(
         engine,
         out,
         data,
         settings,
-        lambda dataset: (dataset, DinConfig(interest=interest, dense_path=True), _as_built),
+        lambda dataset: (dataset, DinConfig(interest=interest, dense_path=True, keys=keys.keys), as_built),
         compute,
     )
 
@@ -80,6 +84,7 @@ def srp4ctr(
     log: SampleOptions,
     tasks: TaskOptions,
     interests: InterestOptions,
+    keys: KeyOptions,
     optimiser: OptimiserOptions,
     compute: ComputeOptions,
     pretrained: Annotated[
@@ -126,13 +131,16 @@ def srp4ctr(
     if pretrained is not None and pretrained.resolve() == out.resolve():
         raise InputError(f"--out {out} is the pre-training itself; give another folder")
     check_out(out, "srp4ctr")
+    read = key_choice(keys)
     held = None if pretrained is None else load_pretrained(pretrained)
     engine = open_store(store_url(log.store), create=False)
     interest = reads_interests(engine, interests)
     edges = None if held is None else held.spec.value_edges
     match = match_spec(engine, interests, interest=interest)
     looks = modalities(engine, interests)
-    data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks, value_edges=edges)
+    data = dataset_config(
+        log, interests, tasks, interest=interest, match=match, modalities=looks, keys=read, value_edges=edges
+    )
     settings = train_config(
         optimiser,
         tasks,
@@ -142,12 +150,14 @@ def srp4ctr(
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         encoder = encoder_for(held, dataset, split=log.split, positions=log.history + pack - 1)
-        more = {"value_task": value_task, "lifelong": lifelong, "interest": interest, "dense_path": True}
-        config = ablations(encoder, pack=pack, pretrained="" if held is None else held.id, **more)[form]
+        more = {"value_task": value_task, "lifelong": lifelong, "interest": interest, "keys": keys.keys}
+        config = ablations(encoder, pack=pack, pretrained="" if held is None else held.id, dense_path=True, **more)[
+            form
+        ]
         return dataset, config, lambda fresh: take_over(fresh, dataset.spec, held)
 
     run_training(engine, out, data, settings, model, compute)
 
 
-def _as_built(_: object) -> None:
+def as_built(_: object) -> None:
     """Weights as the model's constructor made them."""

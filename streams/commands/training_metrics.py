@@ -28,6 +28,14 @@ def task_lines(dataset: Dataset) -> Iterator[str]:
         yield f"task {task.name}: {task.rule}, of {len(own):,} of {len(column):,} samples, {held}{weight}"
 
 
+def key_lines(dataset: Dataset) -> Iterator[str]:
+    """Which keys are read, where any are."""
+    keys = dataset.spec.keys
+    if keys is not None:
+        named = (f"{name} ({len(keys.attributes[name]):,})" if name in keys.attributes else name for name in keys.kinds)
+        yield f"keys: {', '.join(named)}; a key is forgotten after {keys.window:,} behaviours without it"
+
+
 def print_epoch(epoch: Epoch) -> None:
     best = ", the best so far" if epoch.best else ""
     each = ""

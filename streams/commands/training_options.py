@@ -94,6 +94,24 @@ Pack = Annotated[
     int, typer.Option(min=1, help="Neighbouring samples of a user that share one encoded history in training.")
 ]
 
+Keys = Annotated[
+    bool,
+    typer.Option(
+        "--keys/--no-keys",
+        help="Read the user's key-vector state beside the history: what was made of items, categories, directors ... "
+        "over the whole past.",
+    ),
+]
+KeyNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key",
+        metavar="ATTRIBUTE",
+        help="An attribute of the catalogue that is a kind of key beside items, categories and scenes; repeat the "
+        "option. Default: the four that most items have, of those that group items.",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
@@ -138,6 +156,14 @@ class InterestOptions:
     modality: ModalityNames = None
     item_vectors: ItemVectors = None
     generation: Generation = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions:
+    """Whether the model reads users' key-vector states, and which kinds of keys."""
+
+    keys: Keys = False
+    key: KeyNames = None
 
 
 @dataclass(frozen=True, kw_only=True)

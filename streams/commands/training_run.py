@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from interest.errors import InputError
-from streams.commands.training_metrics import print_epoch, print_metrics, task_lines
+from streams.commands.training_metrics import key_lines, print_epoch, print_metrics, task_lines
 from streams.commands.training_options import (
     LABEL,
     ComputeOptions,
     InterestOptions,
+    KeyOptions,
     OptimiserOptions,
     SampleOptions,
     TaskOptions,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from fusion.features.dataset import Dataset, DatasetConfig
+    from fusion.features.keys.spec import KeyChoice
     from fusion.features.match.features import MatchSpec, Part
     from fusion.features.modalities import Modality
     from fusion.models.protocol import ModelConfig
@@ -156,6 +158,17 @@ def _share_with_year(engine: Engine) -> float:
     return share
 
 
+def key_choice(options: KeyOptions) -> KeyChoice | None:
+    """Which keys the model is to read. Raises InputError for --key without --keys."""
+    from fusion.features.keys.spec import KeyChoice
+
+    if not options.keys:
+        if options.key:
+            raise InputError(f"--key {options.key[0]}: no keys are read; add --keys")
+        return None
+    return KeyChoice(None if options.key is None else tuple(options.key))
+
+
 def dataset_config(
     log: SampleOptions,
     interests: InterestOptions,
@@ -164,6 +177,7 @@ def dataset_config(
     interest: bool,
     match: MatchSpec | None = None,
     modalities: tuple[Modality, ...] = (),
+    keys: KeyChoice | None = None,
     value_edges: tuple[float, ...] | None = None,
 ) -> DatasetConfig:
     """The options as the record that the samples are read by. Raises InputError for a label or task that is not one."""
@@ -185,6 +199,7 @@ def dataset_config(
         encoder=interests.encoder,
         match=match,
         modalities=modalities,
+        keys=keys,
         value_edges=value_edges,
     )
 
@@ -250,7 +265,7 @@ def run_training(
         with shown("Reading the log", None, "behaviours") as advance, engine.connect() as connection:
             dataset = read_dataset(connection, data, advance) if read is None else read(connection, advance)
         dataset, config, prepare = model(dataset)
-        for line in task_lines(dataset):
+        for line in (*task_lines(dataset), *key_lines(dataset)):
             _say(line)
         rows = len(dataset.of(TRAIN))
         if not settings.epochs:

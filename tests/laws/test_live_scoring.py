@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from fusion.encoders.recipe import Recipe
 from fusion.encoders.split_llm import recipe_of
+from fusion.features.keys.spec import KeyChoice
 from fusion.features.tasks import with_scales
 from fusion.serving.live import LiveScorer
 from fusion.serving.score import Scorer
@@ -68,11 +69,17 @@ def artifacts(folder: Path) -> dict[str, Artifact]:
     llm = save_llm(folder / "llm")
     recipe: Recipe = recipe_of(llm, 2)
     plain, (spec, space) = live.spec_of(log), live.fit(log, engine)
-    engine.dispose()
     configs = live.configs(llm, recipe)
     made = {name: live.artifact_of(log, spec, config, space) for name, config in configs.items()}
     several = msgspec.structs.replace(spec, tasks=with_scales(TASKS, log, np.ones(log.size, bool)))
     tasks = {f"{name} tasks": live.artifact_of(log, several, config, space) for name, config in configs.items()}
+    keyed, space = live.fit(log, engine, KeyChoice(("release_year",)))
+    for name, config in live.configs_with_keys().items():
+        made[name] = live.artifact_of(log, keyed, config, space)
+        tasks[f"{name} tasks"] = live.artifact_of(
+            log, msgspec.structs.replace(keyed, tasks=several.tasks), config, space
+        )
+    engine.dispose()
     return made | tasks | {"plain": live.artifact_of(log, plain, configs["din"])}
 
 
@@ -109,7 +116,10 @@ def compare(engine: Engine, artifact: Artifact, scorer: LiveScorer, user_id: str
     np.testing.assert_array_equal(found.unknown_item, anew.unknown_item)
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("din", 4), ("srp4ctr", 3), ("bahe", 2), ("plain", 1)])
+@pytest.mark.parametrize(
+    ("kind", "examples"),
+    [("din", 4), ("srp4ctr", 3), ("bahe", 2), ("plain", 1), ("kv", 4), ("din keys", 2), ("srp4ctr keys", 2)],
+)
 def test_a_side_carried_forward_scores_as_one_built_anew(
     folder: Path, artifacts: dict[str, Artifact], kind: str, examples: int
 ) -> None:
@@ -142,7 +152,7 @@ def test_a_side_carried_forward_scores_as_one_built_anew(
     holds()
 
 
-@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe"])
+@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe", "kv"])
 def test_what_was_read_once_is_not_read_again(engine: Engine, artifacts: dict[str, Artifact], kind: str) -> None:
     scorer = LiveScorer(artifacts[kind], read_head)
     compare(engine, artifacts[kind], scorer, "u5")
@@ -243,7 +253,7 @@ def test_many_threads_on_one_user_while_behaviours_come_in(engine: Engine, artif
     assert scorer.counts().outdated == {}
 
 
-@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe"])
+@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe", "kv"])
 def test_several_tasks_score_alike_carried_forward_and_read_anew(
     engine: Engine, artifacts: dict[str, Artifact], kind: str
 ) -> None:

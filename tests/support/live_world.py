@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, delete, func, select, update
 from fusion.encoders.item_text import ITEM_TEMPLATE
 from fusion.encoders.recipe import Recipe
 from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
+from fusion.features.keys.spec import KeyChoice
 from fusion.features.log import Log
 from fusion.features.match.features import PARTS, MatchSpec
 from fusion.features.match.item_vectors import read_item_vectors
@@ -21,6 +22,7 @@ from fusion.features.samples import fit_samples
 from fusion.features.spec import Column, FeatureSpec
 from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.models.din import DinConfig
+from fusion.models.kv.model import KvConfig
 from fusion.models.protocol import ModelConfig
 from fusion.models.registry import build, kind_of
 from fusion.models.srp4ctr.fgbert import FgBertConfig
@@ -59,8 +61,11 @@ def spec_of(log: Log) -> FeatureSpec:
     return fit(log)[0]
 
 
-def fit(log: Log, store: Engine | None = None) -> tuple[FeatureSpec, Space | None]:
-    """The spec, and with a store, from which items' vectors are read, a space: of a model with match scalars."""
+def fit(log: Log, store: Engine | None = None, keys: KeyChoice | None = None) -> tuple[FeatureSpec, Space | None]:
+    """The spec, and with a store, from which items' vectors are read, a space: of a model with match scalars.
+
+    keys: that are read of the users; a few only, so that there are more than are read.
+    """
     every, train = np.arange(log.size), np.arange(log.size) % 7 != 3
     match = text = None
     if store is not None:
@@ -70,10 +75,13 @@ def fit(log: Log, store: Engine | None = None) -> tuple[FeatureSpec, Space | Non
     samples = fit_samples(
         log, every, train, catalogue(ITEMS), profiles(USERS),
         tasks=TASKS, history=HISTORY, min_history=1, interest_vectors=interest_vectors_of(log), partitions=3,
-        match=match, item_text=text,
+        match=match, item_text=text, keys=keys,
     )  # fmt: skip
     gender = (Column("gender", ("F", "M")),)
     spec = msgspec.structs.replace(samples.spec, prompt_version="p1", encoder="e1", user_columns=gender)
+    if spec.keys is not None:
+        few = msgspec.structs.replace(spec.keys, recent=2, back=4, frequent=3, window=40)
+        spec = msgspec.structs.replace(spec, keys=few)
     return spec, None if samples.match is None else samples.match.space
 
 
@@ -108,6 +116,14 @@ def configs(llm: Path, recipe: Recipe) -> dict[str, ModelConfig]:
         "din": DinConfig(width=8, attention=8, hidden=(16,), dropout=0.0, interest=True, dense_path=True),
         "srp4ctr": SRP4CTR,
         "bahe": config_of(llm, recipe, sequences=("recent", "liked", "disliked"), interest=True),
+    }
+
+
+def configs_with_keys() -> dict[str, ModelConfig]:
+    return {
+        "kv": KvConfig(width=8, hidden=(16,), dropout=0.0, interest=True, dense_path=True),
+        "din keys": DinConfig(width=8, attention=8, hidden=(16,), dropout=0.0, keys=True),
+        "srp4ctr keys": msgspec.structs.replace(SRP4CTR, keys=True),
     }
 
 

@@ -27,6 +27,7 @@ from fusion.features.events import GAP_ROWS, behavior_rows
 from fusion.features.packed_windows import USER_COUNTS, Candidates, Items, PackedBatch, PackedCollator, Users
 from fusion.features.spec import FIRST, FeatureSpec
 from fusion.features.tasks import main_task
+from fusion.models.kv.reader import KeyReader
 from fusion.models.lifelong import Lifelong
 from fusion.models.protocol import Loss, ctr_only, loss_of
 from fusion.models.scenes import offered_scene
@@ -61,6 +62,7 @@ class Srp4CtrConfig(msgspec.Struct, frozen=True, kw_only=True):
     lifelong: bool = False  # sums over the whole past beside the encoded history
     value_task: float = 0.0  # weight of a second task in training: which value the user gives (0: none)
     interest: bool = False
+    keys: bool = False  # the user's key-vector state beside the encoded history
     pretrained: str = ""  # id of the pre-training that the encoder came from
 
 
@@ -179,6 +181,8 @@ class Srp4Ctr(nn.Module):
         self.scene = offered_scene(spec, config.profile)
         self.scene_field = list(behavior_rows(spec)).index("scene") if self.scene is not None else 0
         inputs += config.profile if self.scene is not None else 0
+        self.keys = KeyReader(spec) if config.keys else None
+        inputs += self.keys.width if self.keys is not None else 0
         many, ends = len(spec.tasks), (len(spec.dense), config.hidden, config.dropout)
         self.tower = towers(many, inputs, *ends)
         self.dense_path = dense_paths(many, *ends) if config.dense_path else None
@@ -301,6 +305,8 @@ class Srp4Ctr(nn.Module):
             inputs += [Shared(state.interest, window), self.fusion.meet(of_user(state.interest), mine)]
         if self.lifelong is not None and state.lifelong is not None:
             inputs += [Shared(state.lifelong, window), self.lifelong.meet(of_user(state.lifelong), mine)]
+        if self.keys is not None:
+            inputs.append(self.keys(candidates.keys))
         if self.scene is not None and scene is not None:
             inputs.append(rows(self.scene(scene)))
         profile = self._profile(candidates.profile)

@@ -66,11 +66,17 @@ SRP4CTR = {
     "lifelong": (False, {"model.lifelong": False}),
     "embedding_decay": (0.4, {"training.embedding_decay": 0.4}),
     "form": ("no-cross", {"model.cross": False}),
+    "keys": (True, {"data.keys": [None], "model.keys": True}),
     "pretrained": ("fgbert", {"model.pretrained": "id of fgbert", "data.value_edges": (2.0, 4.5)}),
 }
 DIN = {
     "interest": ("yes", {"data.interest": True, "model.interest": True}),
     "history": (17, {"data.history": 17}),
+    "keys": (True, {"data.keys": [None], "model.keys": True}),
+}
+KV = {
+    "interest": ("yes", {"data.interest": True, "model.interest": True}),
+    "key": (["maker", "brand"], {"data.keys": [("maker", "brand")]}),
 }
 FGBERT = {
     "history": (17, {"data.history": 17, "encoder.positions": 31}),
@@ -89,12 +95,15 @@ FGBERT = {
 JOBS: dict[str, tuple[tuple[str, str], dict[str, tuple[Any, Changes]]]] = {
     "srp4ctr": (("train", "srp4ctr"), DATA | TRAIN | SRP4CTR),
     "din": (("train", "din"), DATA | TRAIN | DIN),
+    "kv": (("train", "kv"), DATA | TRAIN | KV),
     "fgbert": (("pretrain", "fgbert"), DATA | FGBERT),
 }
 # need another option; have tests of their own
 ALONE = {
     ("srp4ctr", "pretrained_rate"),
-    *((model, name) for model in ("srp4ctr", "din") for name in ("balance", "modality", "item_vectors", "year")),
+    ("srp4ctr", "key"),  # tests/streams/commands/test_train_kv.py
+    ("din", "key"),
+    *((model, name) for model in ("srp4ctr", "din", "kv") for name in ("balance", "modality", "item_vectors", "year")),
 }
 
 
@@ -153,7 +162,7 @@ def told(
     monkeypatch.setattr("fusion.training.pretrained.check", lambda *_, **__: None)
     monkeypatch.setattr("fusion.training.distributed.choose_device", lambda name: name)
     monkeypatch.setattr("torch.set_num_threads", lambda count: seen.update(threads=count))
-    for module in ("train", "pretrain"):
+    for module in ("train", "train_kv", "pretrain"):
         monkeypatch.setattr(f"streams.commands.{module}.store_url", lambda store: seen.update(store=store))
     monkeypatch.setattr(
         "streams.store.engine.open_store", lambda *_, **__: open_store(f"sqlite:///{tmp_path / 's.db'}")

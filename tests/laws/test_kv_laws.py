@@ -1,0 +1,103 @@
+"""Laws of the models that read keys: batching and folding change nothing, unknowns score, candidates permute."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from fusion.features.collate import BatchIndices
+from fusion.features.impressions import impressions_at
+from fusion.features.samples import Samples, make_samples
+from fusion.models.din import DinConfig
+from fusion.models.kv.model import KvConfig
+from fusion.models.protocol import CtrModel, ModelConfig
+from fusion.models.registry import build
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.models.srp4ctr.model import Srp4CtrConfig
+from fusion.training.train import predict
+from tests.support.bahe_world import shaken
+from tests.support.ctr_world import log_of, profiles, random_rows
+from tests.support.key_world import arrays, book, samples_of, spec_of
+
+CLOSE = 1e-5  # float32 sums in another order
+LOG = log_of(random_rows(1, 12), 12, 40)
+CONFIGS: dict[str, ModelConfig] = {
+    "kv": KvConfig(width=8),
+    "din": DinConfig(width=8, keys=True),
+    "srp4ctr": Srp4CtrConfig(encoder=FgBertConfig(positions=9, width=16), pack=5, queries=2, keys=True),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def trained(request: pytest.FixtureRequest) -> tuple[CtrModel, Samples]:
+    return shaken_model(request.param)
+
+
+def shaken_model(name: str) -> tuple[CtrModel, Samples]:
+    """Random weights of some size, so that no law holds because everything is zero."""
+    spec = spec_of(LOG)
+    torch.manual_seed(0)
+    model = build(spec, CONFIGS[name])
+    shaken(model)  # type: ignore[arg-type]
+    model.eval()
+    return model, samples_of(spec, LOG, np.arange(LOG.size))
+
+
+def test_a_row_alone_scores_as_in_a_batch(trained: tuple[CtrModel, Samples]) -> None:
+    model, samples = trained
+    rows = np.array([0, 1, 7, 24, 25, 299])  # no past, a short one, longer ones
+    together = predict(model, samples, rows)
+    np.testing.assert_allclose(together, [predict(model, samples, rows[i : i + 1])[0] for i in range(6)], atol=CLOSE)
+
+
+def test_the_keys_are_read(trained: tuple[CtrModel, Samples]) -> None:
+    model, samples = trained
+    rows = np.array([20, 21, 22])
+    chosen = BatchIndices(rows, np.ones(3, np.int64))
+    with torch.no_grad():
+        batch = model.collator.collate(samples, chosen)
+        keys = batch.candidates.keys if hasattr(batch, "candidates") else batch.keys
+        before = model(batch).numpy()
+        for part in (keys.attended, keys.matched, keys.cells):
+            part.add_(1.0)
+            after = model(batch).numpy()
+            assert (np.abs(after - before) > 100 * CLOSE).all()
+            before = after
+
+
+@pytest.mark.parametrize("name", ["kv", "din"])  # SRP4CTR's: tests/laws/test_live_scoring.py
+def test_candidates_of_one_user_share_what_does_not_depend_on_them(name: str) -> None:
+    model, samples = shaken_model(name)
+    offered = np.arange(40)
+    impressions, past = impressions_at(LOG, np.full(40, 3), offered, float(LOG.at.max()) + 1)
+    own = make_samples(samples.spec, LOG, impressions, past, items=LOG.items, catalogue=book(40), profiles=profiles(12))
+    with torch.no_grad():
+        apart, folded = model(own.batch(offered)), model(own.batch(offered, together=True))
+        np.testing.assert_allclose(folded.numpy(), apart.numpy(), atol=CLOSE * 10)
+        order = np.random.default_rng(0).permutation(40)
+        np.testing.assert_allclose(
+            model(own.batch(order, together=True)).numpy(), folded.numpy()[order], atol=CLOSE * 10
+        )
+    assert len(np.unique(apart.numpy())) > 30
+
+
+def test_unknown_items_users_and_values_score_finite(trained: tuple[CtrModel, Samples]) -> None:
+    model, samples = trained
+    strange = log_of([(0, 39, 1e9, None), (0, 60, 2e9, 9e9), (0, 60, 2e9, 1.0), (1, 61, -1e9, -9e9)], 50, 70)
+    own = samples_of(samples.spec, strange, np.arange(4))
+    assert np.isfinite(predict(model, own, np.arange(4))).all()
+    keys = own.batch(np.arange(4)).keys
+    assert keys is not None
+    for part in arrays(keys)[1::2]:  # vectors stay of a size, whatever a behaviour's value is
+        assert np.abs(part).max() < 15
+
+
+def test_several_tasks_have_a_logit_each(trained: tuple[CtrModel, Samples]) -> None:
+    model, samples = trained
+    spec = samples.spec
+    two = msgspec.structs.replace(spec, tasks=(*spec.tasks, msgspec.structs.replace(spec.tasks[0], name="other")))
+    several = build(two, model.config)  # type: ignore[attr-defined]
+    rows = np.arange(10, 20)
+    assert predict(several, samples_of(two, LOG, np.arange(LOG.size)), rows).shape == (10, 2)
