@@ -94,7 +94,7 @@ class KindIndex:
         """(n, most) touches: the keys met last, of those met among the newest `back` behaviours; -1 is none."""
         base = np.where(moments.run >= 0, moments.run, 0) * self._span
         stop = np.searchsorted(self._by_time, base + moments.size)
-        first = np.searchsorted(self._by_time, base + np.maximum(moments.size - back, 0))
+        first = np.searchsorted(self._by_time, base + np.maximum(moments.size - min(back, self._window), 0))
         stop = np.where(moments.run >= 0, stop, first)
         width = int((stop - first).max(initial=0))
         newest = stop[:, None] - 1 - np.arange(width)
