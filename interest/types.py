@@ -18,6 +18,9 @@ MAX_ID = 1_024  # bytes of a user's or an item's id in UTF-8: PostgreSQL's index
 MAX_VALUE = 3.4028234663852886e38  # the largest float32: models compute in these
 
 
+OFFERED = "offered"  # the action of an offer that nobody took: a sample, and never history
+
+
 class Behavior(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One thing a user did to one item at one moment."""
 

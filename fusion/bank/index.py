@@ -31,6 +31,7 @@ def texts_of(samples: Samples, template: Template) -> LogTexts:
     log, catalogue = samples.named.log, samples.named.catalogue
     values, value = np.unique(log.value, return_inverse=True)  # all NaN are one
     code = (log.item.astype(np.int64) * max(len(log.actions), 1) + log.action) * max(len(values), 1) + value
+    code = code[log.behaved]  # an offer is in no history: its text is never read
     distinct, event = np.unique(code, return_inverse=True)
     place: dict[str, int] = {}
     behaviors = np.empty(len(distinct), np.int64)
@@ -44,7 +45,9 @@ def texts_of(samples: Samples, template: Template) -> LogTexts:
         text = item_text(template, catalogue.get(name))
         if text:
             items[i] = place.setdefault(text, len(place))
-    return LogTexts(list(place), behaviors[event.ravel()], items)
+    read = np.full(log.size, NONE)
+    read[log.behaved] = behaviors[event.ravel()]
+    return LogTexts(list(place), read, items)
 
 
 def with_bank(samples: Samples, recipe: Recipe, source: Callable[[list[str]], BankFile]) -> Samples:

@@ -18,6 +18,7 @@ from fusion.features.log import Array, Log, read_log
 from fusion.features.match.features import MatchSpec
 from fusion.features.match.item_vectors import read_item_vectors
 from fusion.features.modalities import Modality, read_modalities
+from fusion.features.offers import with_offers
 from fusion.features.samples import Samples, fit_samples
 from fusion.features.scenes import scene_slices
 from fusion.features.slices import tail_items
@@ -111,10 +112,15 @@ def read_labelled(
     least: where labels are not learnt, as many behaviours as some user must have in the training part.
     """
     log = read_log(connection, advance=advance)
+    behaved = log
+    log = with_offers(connection, log)
+    part = split(log, config.split)
+    if least is not None:  # behaviours are read as such: offers only say where the parts end
+        log, part = behaved, part[log.behaved]
     catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
     config = dataclasses.replace(config, tasks=on_log(config.tasks, log))
     rule = config.tasks[main_task(config.tasks)].rule
-    labels, part = rule.labels(log), split(log, config.split)
+    labels = rule.labels(log)
     targets = targets_of(config.tasks, log) if len(config.tasks) > 1 else None
     labelled = labels != UNLABELLED if targets is None else ~np.isnan(targets).all(axis=1)
     rows = np.flatnonzero(eligible(log, config.min_history) & labelled)

@@ -3,7 +3,8 @@
 A moment (user, seq s, time t, item) sees the user's behaviours with seq < s and at <= t, and the partitions with
 last_seq < s and closed_at <= t. Almost always these are the events before it in the log, so a moment is one number:
 the row it ends at. Only where late events came in is the past not a run of rows; then the visible rows are copied
-behind the log as a row run of their own (`PastIndex`), and the same arithmetic holds for every moment.
+behind the log as a row run of their own (`PastIndex`), and the same arithmetic holds for every moment. Offers that
+nobody took are moments, and in nobody's past.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def impressions_of(log: Log, chosen: Array) -> tuple[Impressions, PastIndex]:
     """One moment for every chosen row of the log, just before the event happened."""
     chosen = np.asarray(chosen, np.int64)
     user = log.user[chosen]
-    return _runs(log, user, log.item[chosen], log.at[chosen], log.seq[chosen], log.starts[user], chosen)
+    rank = log.rank()
+    first, stop = rank[log.starts[user]], rank[chosen]
+    return _runs(log, user, log.item[chosen], log.at[chosen], log.seq[chosen], first, stop)
 
 
 def impressions_at(log: Log, user: Array, item: Array, at: float) -> tuple[Impressions, PastIndex]:
@@ -53,19 +56,21 @@ def impressions_at(log: Log, user: Array, item: Array, at: float) -> tuple[Impre
     happened = log.at <= at
     following = np.zeros(len(log.users), np.int64)  # by user: the number after the newest of those events
     np.maximum.at(following, log.user[happened], log.seq[happened] + 1)
-    first, stop = log.starts[user], log.starts[user + 1]
+    rank = log.rank()
+    first, stop = rank[log.starts[user]], rank[log.starts[user + 1]]
     return _runs(log, user, item, np.full(len(user), float(at)), following[user], first, stop)
 
 
 def _runs(
     log: Log, user: Array, item: Array, at: Array, seq: Array, first: Array, stop: Array
 ) -> tuple[Impressions, PastIndex]:
-    first, stop = first.astype(np.int64), stop.astype(np.int64)
-    newest = np.append(known_since(log), -np.inf)  # the last entry answers for users without a past
-    late = np.flatnonzero(newest[np.where(stop > first, stop - 1, log.size)] > at)
-    rows, run, size = [np.arange(log.size)], [log.user.astype(np.int64)], log.size
+    """first, stop: places among the log's behaviours, which alone are pasts."""
+    first, stop, own = first.astype(np.int64), stop.astype(np.int64), log.behaved
+    newest = np.append(_known_since(log.at[own], log.user[own]), -np.inf)  # the last answers for users without a past
+    late = np.flatnonzero(newest[np.where(stop > first, stop - 1, len(own))] > at)
+    rows, run, size = [own], [log.user[own].astype(np.int64)], len(own)
     for number, i in enumerate(late):
-        visible = np.arange(first[i], stop[i])
+        visible = own[first[i] : stop[i]]
         visible = visible[log.at[visible] <= at[i]]
         first[i], stop[i] = size, size + len(visible)
         rows.append(visible)
@@ -77,6 +82,12 @@ def _runs(
 
 def known_since(log: Log) -> Array:
     """(N,) float64: the time by which each event had arrived, the running maximum of its user's event times."""
-    if not np.any(np.diff(log.at)[np.diff(log.user) == 0] < 0):
-        return log.at
-    return np.concatenate([np.maximum.accumulate(times) for times in np.split(log.at, log.starts[1:-1])])
+    return _known_since(log.at, log.user)
+
+
+def _known_since(at: Array, user: Array) -> Array:
+    """user: (N,), each user's events together."""
+    same = np.diff(user) == 0
+    if not np.any(np.diff(at)[same] < 0):
+        return at
+    return np.concatenate([np.maximum.accumulate(times) for times in np.split(at, np.flatnonzero(~same) + 1)])

@@ -38,6 +38,7 @@ class Log:
     value: Array  # (N,) float32, NaN where the event has none
     scenes: list[str] = field(default_factory=list)
     scene: Array = field(default_factory=lambda: np.empty(0, np.int32))  # (N,) int32 into `scenes`, -1 none; or empty
+    offer: Array = field(default_factory=lambda: np.empty(0, bool))  # (N,) bool: an offer, no behaviour; empty: none is
 
     @property
     def size(self) -> int:
@@ -46,11 +47,24 @@ class Log:
     @property
     def content(self) -> tuple[Array, ...]:
         """What happened, without the names."""
-        return (self.starts, self.item, self.action, self.at, self.value, self.scene)
+        held = (self.starts, self.item, self.action, self.at, self.value, self.scene)
+        return (*held, self.offer) if len(self.offer) else held
+
+    @property
+    def behaved(self) -> Array:
+        """(B,) int64: the rows that are behaviours."""
+        return np.flatnonzero(~self.offer) if len(self.offer) else np.arange(self.size)
+
+    def rank(self) -> Array:
+        """(N + 1,) int64: how many behaviours lie before each row, and in all."""
+        if not len(self.offer):
+            return np.arange(self.size + 1)
+        return np.concatenate([[0], np.cumsum(~self.offer)])
 
     def position(self) -> Array:
-        """Rank of every event inside its user, from 0: (N,) int64."""
-        return np.arange(self.size) - self.starts[self.user]
+        """How many behaviours of its user lie before every event: (N,) int64."""
+        rank = self.rank()
+        return np.asarray(rank[:-1] - rank[self.starts[self.user]])
 
 
 def read_log(

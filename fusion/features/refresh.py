@@ -22,6 +22,7 @@ from fusion.features.match.features import Match
 from fusion.features.match.item_vectors import read_item_vectors
 from fusion.features.match.space import Space
 from fusion.features.modalities import read_modalities
+from fusion.features.offers import with_offers
 from fusion.features.samples import make_samples
 from fusion.features.scenes import scene_names
 from fusion.features.spec import FeatureSpec
@@ -47,7 +48,7 @@ def read_new(
     space: the artifact's, where the spec has match scalars; it was fitted before any of these events, and stays.
     Raises InputError where there is too little new to learn from.
     """
-    log = read_log(connection, advance=advance)
+    log = with_offers(connection, read_log(connection, advance=advance))
     catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
     labels, part = spec.label.labels(log), new_parts(log, until)
     targets = targets_of(spec.tasks, log) if len(spec.tasks) > 1 else None

@@ -22,6 +22,7 @@ from fusion.features.match.features import Match
 from fusion.features.match.item_vectors import read_item_vectors
 from fusion.features.match.space import Space
 from fusion.features.modalities import read_modalities
+from fusion.features.offers import with_offers
 from fusion.features.samples import Samples, make_samples
 from fusion.features.spec import FeatureSpec
 from fusion.models.bahe.model import Bahe
@@ -96,7 +97,7 @@ class Scorer:
         if not self._as_of_request:
             return own.spec, own.statistics
         if self._past is None:
-            self._past = PastStatistics(read_log(connection), own.spec)
+            self._past = PastStatistics(with_offers(connection, read_log(connection)), own.spec)
         return self._past.at(at, [item for _, item in pairs])
 
     def _values(self, samples: Samples, pairs: Sequence[Pair]) -> Array:

@@ -25,6 +25,19 @@ behaviors = Table(
     sqlite_with_rowid=False,
 )
 
+# Offers that nobody took (an event with the action "offered"): samples of training, and no history.
+offers = Table(
+    "offers",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("at", Float(53), primary_key=True),
+    Column("item_id", Text, primary_key=True),
+    Column("scene", Text, primary_key=True),  # empty: none
+    Column("seq", Integer, nullable=False),  # of the user's behaviours, as many came before it
+    Column("value", Float(53)),
+    sqlite_with_rowid=False,
+)
+
 partitions = Table(
     "partitions",
     metadata,

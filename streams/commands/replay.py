@@ -207,13 +207,34 @@ def _load_catalogue(engine: Engine, sources: Sources) -> None:
         with writing(engine) as connection:
             counters.increment(connection, counters.ITEMS)
         print(f"{count:,} items from {sources.items.path.name}{rejects.told()}")
+    elif sources.log.label:
+        _load_titles(engine, sources)
     if sources.users:
         with sources.rejects(sources.users.path) as rejects:
             count = load_users(engine, sources.users, rejects)
         print(f"{count:,} user profiles from {sources.users.path.name}{rejects.told()}")
 
 
+def _load_titles(engine: Engine, sources: Sources) -> None:
+    """The catalogue that a log of offers brings: titles of items that the store does not have yet."""
+    from interest.store.sql import insert_new, item_row, writing
+    from interest.store.tables import items
+    from streams.files.offer_log import titled_items
+    from streams.store import counters
+
+    count = 0
+    for chunk in titled_items(sources.log.file, sources.log.fields["item_id"]):
+        with writing(engine) as connection:
+            insert_new(connection, items, [item_row(item) for item in chunk])
+            counters.increment(connection, counters.ITEMS)
+        count += len(chunk)
+    print(f"{count:,} items with titles from {sources.log.path.name}")
+
+
 def _ingest(engine: Engine, sources: Sources, policy: Policy, *, resume: bool) -> None:
+    from sqlalchemy import func, select
+
+    from interest.store.tables import offers
     from streams.replay.embedded import replay as run
     from streams.store.coverage import coverage_line, read_coverage
 
@@ -235,6 +256,9 @@ def _ingest(engine: Engine, sources: Sources, policy: Policy, *, resume: bool) -
     if log.whole_minutes and "event_id" not in log.fields and replayed.policy.dedupe is not Dedupe.NONE:
         print(whole_minutes(replayed.position.duplicates), file=sys.stderr)
     with engine.connect() as connection:
+        if log.label:
+            held = connection.scalar(select(func.count()).select_from(offers))
+            print(f"{held:,} offers that nobody took are in the store: samples to train on, no history")
         print(coverage_line(read_coverage(connection)))
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from interest.types import MAX_ID, Behavior
+from interest.types import MAX_ID, OFFERED, Behavior
 from streams.files.mapping import BEHAVIOR_NAMES, find_columns, time_columns
 from streams.files.numbers import Floats, ValueRange, as_numbers, with_points
+from streams.files.offer_log import ACTION_OF, offer_label
 from streams.files.readers import TableFile
 from streams.files.rejects import RejectedRow
 from streams.files.table import Chunk
@@ -118,6 +119,8 @@ class BehaviorLog:
             taken = {column for field, column in self.fields.items() if field != "at"}
             self.time = choose_time_column(self.file, [one for one in candidates if one not in taken] or candidates)
             self.fields["at"] = self.time.column
+        # AntM2C's rows are offers: a label says which of them was taken
+        self.label = "" if "action" in self.fields or options.action else offer_label(self.file.columns)
         # a log without an action column is of one action: ratings where it has values, else views
         self.action = options.action or ("rate" if "value" in self.fields else "view")
         self.rows = 0  # of the last whole reading of the times
@@ -176,7 +179,12 @@ class BehaviorLog:
 
     def _notes(self) -> list[str]:
         notes = [f"time: {self.time.column}, not {name}, which {what}" for name, what in self.time.others.items()]
-        if "action" not in self.fields:
+        if self.label:
+            notes.append(
+                f"rows are offers, by their columns as AntM2C's: {self.label} 1 is a behaviour, {ACTION_OF[1.0]!r}; "
+                f"{self.label} 0 a sample to train on, and no history ({OFFERED!r})"
+            )
+        elif "action" not in self.fields:
             notes.append(f"no column holds an action: every row is {self.action!r} (--action)")
         if "value" not in self.fields:
             notes.append("no column holds a value, such as a rating or a price (--map value=COLUMN)")
@@ -198,6 +206,12 @@ class BehaviorLog:
         for field in _OPTIONAL_TEXTS:
             if field in fields:
                 optional[field] = as_text(columns[fields[field]], fields[field], reasons, required=field == "action")
+        if self.label:
+            labels = as_numbers(columns[self.label], self.label, reasons, ValueRange())
+            for row, label in enumerate(labels):
+                if label not in ACTION_OF and row not in reasons:
+                    reasons[row] = f"{self.label} is not 0 or 1"
+            optional["action"] = [None if label is None else ACTION_OF.get(label) for label in labels]
         nothing: list[str | None] = [None] * count
         file = chunk.file or self.path.name
         rows = Rows(

@@ -137,7 +137,7 @@ def _drive(
 
 
 def _changes(folded: Folded, offset: int, rejected: int, position: Position) -> bool:
-    return bool(folded.rows) or offset != position.offset or rejected > position.rejected
+    return bool(folded.rows) or bool(folded.offers) or offset != position.offset or rejected > position.rejected
 
 
 def _from(rows: Iterator[Rows], position: Position, log: BehaviorLog, digest: Digest) -> Iterator[tuple[Rows, int]]:

@@ -20,8 +20,8 @@ from sqlalchemy.exc import IntegrityError
 
 from interest.errors import StoreError
 from interest.store.sql import insert_new, upsert, writing
-from interest.store.tables import behaviors, partitions
-from interest.types import Behavior, Item, Partition
+from interest.store.tables import behaviors, offers, partitions
+from interest.types import OFFERED, Behavior, Item, Partition
 from streams.store import counters, outbox
 from streams.store.outbox import Announcement
 from streams.store.tables import offsets, policies
@@ -86,6 +86,7 @@ class Folded(msgspec.Struct, kw_only=True):
     duplicates: int
     watermark: float | None
     duplicate: Behavior | None = None  # the first that was dropped: an example
+    offers: list[dict[str, Any]] = msgspec.field(default_factory=list)  # rows of the table: no history, no partitions
 
     def after(self, before: Position, offset: int, *, rejected: int, digest: str) -> Position:
         """The position once this is written. `rejected` counts the source's rejected rows so far."""
@@ -155,9 +156,13 @@ class Ingest:
         closers: list[int] = []
         count = late = duplicates = tokens = 0
         duplicate: Behavior | None = None
+        offered: list[dict[str, Any]] = []
         for place, behavior in enumerate(batch):
             user_id = behavior.user_id
             before = caches[user_id]
+            if behavior.action == OFFERED:
+                offered.append(_offer(behavior, before.next_seq))
+                continue
             if costs:
                 tokens = token_cost(behavior, items.get(behavior.item_id))
             caches[user_id], verdict, ended = fold(before, behavior, policy, tokens)
@@ -179,7 +184,7 @@ class Ingest:
         watermark = max(map(_AT, batch), default=None)
         return Folded(
             rows=rows, accepted=count, closed=closed, closers=closers, late=late, duplicates=duplicates,
-            watermark=watermark, duplicate=duplicate,
+            watermark=watermark, duplicate=duplicate, offers=offered,
         )  # fmt: skip
 
     def write(
@@ -197,7 +202,7 @@ class Ingest:
         1. advance every offset by compare-and-set: a writer that is no longer the only one stops here;
         2. see that nobody was forgotten since memory was loaded;
         3. delete what the outbox has sent;
-        4. append the behaviours;
+        4. append the behaviours, and the offers that nobody took;
         5. insert the closed partitions;
         6. write the partitions' announcements into the outbox, and what else the caller has;
         7. commit: all of it, or none.
@@ -215,6 +220,7 @@ class Ingest:
             outbox.remove(connection, acknowledged)  # 3
             rows = folded[0].rows if len(folded) == 1 else list(chain.from_iterable(one.rows for one in folded))
             append_behaviors(connection, rows)  # 4
+            insert_new(connection, offers, [offer for one in folded for offer in one.offers])
             insert_partitions(connection, [*chain.from_iterable(one.closed for one in folded), *swept])  # 5
             outbox.add(connection, announcements)  # 6
             if also is not None:
@@ -356,3 +362,11 @@ def _settled_policy(connection: Connection, policy: Policy) -> Policy:
             f"former again (an agent: {as_settings(before)}), or name another --store for the other policy"
         )
     return before
+
+
+def _offer(behavior: Behavior, seq: int) -> dict[str, Any]:
+    """seq: how many of the user's behaviours came before it."""
+    return {
+        "user_id": behavior.user_id, "at": behavior.at, "item_id": behavior.item_id, "scene": behavior.scene or "",
+        "seq": seq, "value": behavior.value,
+    }  # fmt: skip

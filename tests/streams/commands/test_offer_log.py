@@ -1,0 +1,50 @@
+"""A log of offers in AntM2C's columns, from its CSV to a trained model, without --map."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from benchmarks.rig.antm2c import COLUMNS, plant
+from interest.store.sql import read_items
+from interest.store.tables import behaviors, offers
+from streams.store.engine import open_store
+from tests.support.command_line import run
+
+
+def test_a_log_of_offers_is_replayed_and_trained_on(tmp_path: Path) -> None:
+    truth = plant(0, users=40, each=40)
+    truth.write(tmp_path / "antm2c.csv")
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    replayed = run("replay", tmp_path / "antm2c.csv", "--store", url)
+    assert replayed.exit_code == 0, replayed.output
+    taken = int(truth.label.sum())
+    for told in (f"of this log {taken:,} behaviours", f"{1600 - taken:,} offers that nobody took", "items with titles"):
+        assert told in replayed.output
+    engine = open_store(url, create=False)
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(behaviors)) == taken
+        item = truth.items[int(truth.item[0])]
+        assert read_items(connection, [item])[item].title == truth.titles[int(truth.item[0])]
+        held = connection.scalar(select(func.count()).select_from(offers))
+    engine.dispose()
+    again = run("replay", tmp_path / "antm2c.csv", "--store", url)
+    assert "nothing new" in again.output
+    assert f"{held:,} offers" in again.output
+    options = ("--store", url, "--label", "action=click", "--history", 10, "--min-history", 2, "--epochs", 1)
+    trained = run("train", "din", "--out", tmp_path / "m", *options, "--match", "no")
+    assert trained.exit_code == 0, trained.output
+    assert "scene videos auc" in trained.output
+
+
+@pytest.mark.parametrize("label", ["2", "x", ""])
+def test_a_label_that_is_not_0_or_1_is_set_aside(tmp_path: Path, label: str) -> None:
+    rows = [("u", f"i{n}", "2023-08-06 08:00:00", "1", "", "", "", "", "tea", "home") for n in range(3)]
+    rows[1] = (*rows[1][:3], label, *rows[1][4:])
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    replayed = run("replay", tmp_path / "a.csv", "--store", f"sqlite:///{tmp_path / 'store.db'}")
+    assert "of this log 2 behaviours; 0 duplicates; 1 rejected" in replayed.output
