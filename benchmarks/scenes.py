@@ -1,6 +1,6 @@
 """Claim: items that look alike meet under different ids, and a preference carries from one scene to another.
 
-    python benchmarks/scenes.py [--seeds 3] [--epochs 8] [--save FILE] [--quick]
+    python benchmarks/scenes.py [--seeds 3] [--epochs 6] [--save FILE] [--quick]
 
 A log in AntM2C's schema with a planted truth (benchmarks/rig/antm2c.py) is replayed from its CSV, with no --map: rows
 with label 0 are samples and no history. DIN learns `action=click` on it, each variant on its own store:
@@ -56,7 +56,7 @@ VARIANTS = ("all_with", "all_without", "alone_with", "alone_without")
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--epochs", type=int, default=8)
+    options.add_argument("--epochs", type=int, default=6)
     options.add_argument("--save", type=Path)
     options.add_argument("--quick", action="store_true")
     chosen = options.parse_args()
@@ -95,6 +95,7 @@ def measured(truth: Planted, folder: Path, seed: int, epochs: int) -> dict[str, 
                 bring_files(engine, [f"image={pictures}"])
         scores[variant] = learnt(engine, folder / f"model-{variant}", seen=seen, seed=seed, epochs=epochs)
         engine.dispose()
+        print(f"seed {seed}: {variant} trained", file=sys.stderr, flush=True)
     common = set.intersection(*(set(own) for own in scores.values()))
     number = {item: place for place, item in enumerate(truth.items)}
     chance = {}
@@ -124,7 +125,7 @@ def learnt(engine: Engine, folder: Path, *, seen: bool, seed: int, epochs: int) 
     )  # fmt: skip
     with engine.connect() as connection:
         data = read_dataset(connection, config)
-    settings = TrainConfig(epochs=epochs, batch_size=256, seed=seed, unknown=0.2)
+    settings = TrainConfig(epochs=epochs, batch_size=128, seed=seed, unknown=0.2, dense_epochs=2)
     experiment.run(data, DinConfig(dense_path=True), settings, split="global", folder=folder)
     model, rows = load_artifact(folder).model, data.of(TEST)
     values = predict(model, data.samples, rows)

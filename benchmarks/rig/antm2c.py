@@ -58,7 +58,7 @@ class Planted:
 
 
 def plant(
-    seed: int, *, users: int = 400, each: int = 100, natures: int = 60, width: int = 6, looks: int = 16
+    seed: int, *, users: int = 240, each: int = 100, natures: int = 60, width: int = 6, looks: int = 16
 ) -> Planted:
     """each: offers of a user. natures: items of a scene. looks: width of a picture."""
     rng = np.random.default_rng(seed)
