@@ -42,7 +42,7 @@ class Described(enum.StrEnum):
     OK = "ok"
     TRIMMED = "trimmed"  # the token limit cut it; its whole sentences stay
     TRUNCATED = "truncated"  # the token limit cut its first sentence: no text
-    EMPTY = "empty"  # the model answered nothing: no text
+    EMPTY = "empty"  # the model answered nothing, or repeated the entry (SmolLM2 does, two times in six): no text
     REFUSED = "refused"  # the server refused the request for good, or the model declined in words: no text
 
 
@@ -83,7 +83,7 @@ def read_description(reply: Reply) -> Description:
     """The description in a reply."""
     text = normalise("".join(" " if letter < " " or letter == "\x7f" else letter for letter in bare(reply.text)))
     text = text.encode("utf-8", "replace").decode()
-    if not any(letter.isalpha() for letter in text):
+    if not any(letter.isalpha() for letter in text) or text.lower().startswith("<item>"):
         return Description("", Described.EMPTY)
     if _DECLINED.match(text):
         return Description("", Described.REFUSED)

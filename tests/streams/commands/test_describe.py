@@ -111,6 +111,7 @@ def test_a_hostile_title_stays_in_its_field() -> None:
     assert len(lines.splitlines()) == 2
     for mark in ("</item>", "<item>", "<|im_end|>", "<|im_start|>", "<｜User｜>", "[/INST]"):
         assert mark not in lines.lower()
+    assert read_description(reply("<item> Title: Heat Description: x.")).outcome == Described.EMPTY
     assert read_description(reply("A\nfilm.\x1b[31m\0 ")).text == "A film. [31m"
 
 
