@@ -94,8 +94,8 @@ def run_all(chosen: Any, work: Path, sizes: tuple[int, ...]) -> None:
         if not (cost := work / "costs.json").exists():
             say("costs")
             keep(cost, costs(sizes))
-    line = {"benchmark": "long_history", "command": command_of(chosen)}
-    line |= {log: table for log in ("planted", "ml-1m") if (table := compared(work, log))}
+    tables = {log: table for log in ("planted", "ml-1m") if (table := compared(work, log))}
+    line: dict[str, Any] = {"benchmark": "long_history", "command": command_of(chosen, tables)} | tables
     if (work / "costs.json").exists():
         line |= json.loads((work / "costs.json").read_text())
     print(json.dumps(line))
@@ -145,10 +145,15 @@ def compared(work: Path, log: str) -> dict[str, Any] | None:
     return out
 
 
-def command_of(chosen: Any) -> str:
+def command_of(chosen: Any, tables: dict[str, Any]) -> str:
+    """One for each log, as it was run."""
     if chosen.quick:
         return "python benchmarks/long_history.py --quick"
-    return "python benchmarks/long_history.py --log planted; python benchmarks/long_history.py --log ml-1m"
+    given = {
+        log: " ".join(f"--{name.replace('_', '-')} {value}" for name, value in table["setting"].items())
+        for log, table in tables.items()
+    }
+    return "; ".join(f"python benchmarks/long_history.py --log {log} {options}" for log, options in given.items())
 
 
 def keep(file: Path, what: dict[str, Any]) -> None:
