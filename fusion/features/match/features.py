@@ -213,7 +213,7 @@ def match_scalars(
     if "year" in spec.parts:
         by_year = similar_scalars(impressions, past, [items.year[:, :ANGLES]], events)
         own = items.year[impressions.item]
-        known = own[:, :ANGLES].any(axis=1, keepdims=True).astype(np.float32)
+        known = np.asarray(own[:, :ANGLES].any(axis=1, keepdims=True), np.float32)
         columns += [known * by_year[:, [SIMILAR.index(name) for name in OF_YEARS]], known, own[:, ANGLES:]]
     return np.hstack(columns)
 
