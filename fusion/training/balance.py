@@ -165,7 +165,7 @@ def _peer(name: str) -> Weights:
             "imtl-g": peers.IMTLGWeighting,
             "aligned-mtl": peers.AlignedMTLWeighting,
             "upgrad": peers.UPGradWeighting,
-            "dualproj": lambda: peers.DualProjWeighting(projector=QuadprogProjector(reg_eps=EXACT)),
+            "dualproj": lambda: _nearest_unopposed(QuadprogProjector(reg_eps=EXACT)),
         }
         weighting = made[name]()
     except ImportError as error:
@@ -173,4 +173,23 @@ def _peer(name: str) -> Weights:
         raise InputError(
             f"--balance {name} needs a package that is not here ({error.name}); pip install '{package}'"
         ) from None
-    return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name == "pcgrad" else len(gram))
+    return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name in ("pcgrad", "dualproj") else len(gram))
+
+
+def _nearest_unopposed(projector: Callable[[Tensor, Tensor], Tensor]) -> Weights:
+    """DualProj by weights of its own: the direction nearest to the gradients' sum that opposes none of them.
+
+    Which directions oppose a gradient does not depend on its length, so they are brought to one: what a solver adds to
+    the diagonal would else be more than the whole of a gradient that is 10,000 times shorter than another.
+    """
+
+    def made(gram: Tensor) -> Tensor:
+        lengths = gram.diagonal().sqrt()
+        there = lengths > 0
+        own, out = lengths[there], torch.zeros_like(lengths)
+        if len(own):
+            scaled = own / own.mean()
+            out[there] = projector(scaled, gram[there][:, there] / own.outer(own)) / scaled
+        return out
+
+    return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusion.training.balance import NAMES, Balance, weights_by
@@ -74,6 +74,7 @@ def test_one_task_has_its_plain_gradient_by_every_balancer(name: Balance, own: t
 
 
 @given(gradients(least=2))
+@example(torch.tensor([[1e-4], [-2.0]], dtype=torch.float64))  # one is lost beside the other in a solver's rounding
 def test_what_is_taken_where_nothing_is_shared_opposes_no_task_either(own: torch.Tensor) -> None:
     fallback = weights_by("gdod")[1]
     assert fallback is not None

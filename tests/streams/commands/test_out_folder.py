@@ -12,6 +12,7 @@ from torch import nn
 
 from fusion.models.bahe.model import Bahe
 from fusion.models.din import Din
+from fusion.models.kv.model import Kv
 from fusion.models.registry import KINDS
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.training.checkpoint import NAME as CHECKPOINT
@@ -93,7 +94,7 @@ def interrupted(folder: Path, model: type[nn.Module]) -> None:
 
 
 def test_an_interrupted_run_is_continued_by_its_own_kind_alone(tmp_path: Path) -> None:
-    models = {"din": Din, "srp4ctr": Srp4Ctr, "bahe": Bahe, "fgbert": Pretraining}
+    models = {"din": Din, "srp4ctr": Srp4Ctr, "bahe": Bahe, "kv": Kv, "fgbert": Pretraining}
     assert {model.__name__: kind for kind, model in models.items()} == CLASSES
     for kind, model in models.items():
         out = tmp_path / kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,9 +77,9 @@ def test_pairs_are_scored_user_by_user_and_printed_in_the_files_order(
     asked: list[int] = []
     score = Scorer.scores
 
-    def counted(self: Scorer, connection: Connection, pairs: list[tuple[str, str]], at: float) -> Scores:
+    def counted(self: Scorer, connection: Connection, pairs: list[tuple[str, str]], *more: Any) -> Scores:
         asked.append(len({user for user, _ in pairs}))
-        return score(self, connection, pairs, at)
+        return score(self, connection, pairs, *more)
 
     monkeypatch.setattr(Scorer, "scores", counted)
     monkeypatch.setattr("fusion.serving.requests.PAGE", 8)
