@@ -9,7 +9,7 @@ draws at random it draws from (seed, step): every process of a distributed run d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -176,7 +176,7 @@ def _peer(name: str) -> Weights:
     return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name in ("pcgrad", "dualproj") else len(gram))
 
 
-def _nearest_unopposed(projector: Callable[[Tensor, Tensor], Tensor]) -> Weights:
+def _nearest_unopposed(projector: Callable[[Tensor, Any], Tensor]) -> Weights:
     """DualProj by weights of its own: the direction nearest to the gradients' sum that opposes none of them.
 
     Which directions oppose a gradient does not depend on its length, so they are brought to one: what a solver adds to
