@@ -121,7 +121,7 @@ def told(source: Source) -> dict[str, Any]:
 
 
 def compared(work: Path, log: str) -> dict[str, Any] | None:
-    """AUCs by model over the seeds that there are, and paired differences; None where there are no runs."""
+    """AUCs by model over the seeds that there are, and paired differences; None before the first run."""
     if not (work / f"{log}.json").exists():
         return None
     held = json.loads((work / f"{log}.json").read_text())

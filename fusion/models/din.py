@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import torch
@@ -21,6 +20,7 @@ from fusion.features.collate import RowCollator
 from fusion.features.events import GAP_ROWS, LABEL_ROWS
 from fusion.features.samples import Batch
 from fusion.features.spec import FeatureSpec
+from fusion.models.attention import product_with_target
 from fusion.models.kv.reader import KeyReader
 from fusion.models.modalities import item_modalities
 from fusion.models.protocol import Loss, ctr_only
@@ -112,7 +112,7 @@ class Din(nn.Module):
         match, value = torch.split(bare + feedback, [a, d], dim=2)
         if scene is not None:
             match = match + self.from_scene(scene)[:, None]
-        match = match + self._product(item, target) + self.from_target(target)[:, None]
+        match = match + product_with_target(self.from_product, item, target) + self.from_target(target)[:, None]
         weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
         even = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
         even = even.expand(len(target), -1, -1)
@@ -129,14 +129,6 @@ class Din(nn.Module):
             inputs.append(self.keys(batch.keys))
         logit: Tensor = self.tower(inputs, batch.dense)
         return logit if self.dense_path is None else logit + self.dense_path(batch.dense)
-
-    def _product(self, item: Tensor, target: Tensor) -> Tensor:
-        """(B, L, a), from (B, L, d) or (1, L, d), and (B, d)."""
-        if len(item) > 1 or len(target) == 1:
-            return cast(Tensor, self.from_product(item * target[:, None]))
-        table = item[0][:, None] * self.from_product.weight  # (L, a, d): one product for all, without (B, L, d)
-        product: Tensor = F.linear(target, table.flatten(0, 1))
-        return product.view(len(target), *table.shape[:2])
 
     def loss(self, batch: Batch, labels: Tensor) -> Loss:
         return ctr_only(self.tasks, self(batch), labels)

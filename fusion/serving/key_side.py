@@ -32,6 +32,7 @@ from fusion.features.keys.vectors import (
     cell_features,
     features,
     keyed_events,
+    touches_at,
 )
 from fusion.features.log import Array, Log
 from fusion.features.spec import FeatureSpec, ItemTable
@@ -131,9 +132,4 @@ def _find(kind: KeyMap, keys: Array) -> Array:
 
 
 def _take(kind: KeyMap, places: Array) -> Touches:
-    there = places >= 0
-    if not len(kind.key):
-        nothing = np.zeros(places.shape)
-        return Touches(there, np.zeros((*places.shape, kind.sums.shape[1])), nothing, nothing, nothing)
-    own = np.where(there, places, 0)
-    return Touches(there, kind.sums[own], kind.first_at[own], kind.last_at[own], kind.last[own])
+    return touches_at(places, kind.sums, kind.first_at, kind.last_at, kind.last)

@@ -100,7 +100,7 @@ item_statements = Table(
     Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("index", Integer, primary_key=True, autoincrement=False),
     Column("prompt_version", Text, primary_key=True),
-    Column("statements", Text, nullable=False),  # a JSON list of ItemStatement; without any there is no row
+    Column("statements", Text, nullable=False),  # a JSON list of ItemStatement, at least one
 )
 
 # What users choose as a rule, frozen (interest/facts/base_rates.py): counts alone, so nothing in it is any user's.

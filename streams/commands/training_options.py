@@ -64,8 +64,9 @@ ModalityNames = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Read these vectors of items, of what is offered and of the history; repeat the option. text: those of "
-        "items' texts (`interestream fuse`); another name: what --item-vectors has brought, now or before.",
+        help="Read these vectors of items, of what is offered and, by models that read one, of the history; repeat the "
+        "option. text: those of items' texts (`interestream fuse`); another name: what --item-vectors has brought, now "
+        "or before.",
     ),
 ]
 ItemVectors = Annotated[

@@ -85,3 +85,20 @@ def fill(store: Engine) -> None:
         progress = {"offset": 21, "watermark": AT, "accepted": 17, "late": 1, "duplicates": 3, "rejected": 1}
         insert_new(connection, offsets, [{"source": "log:a", "partition": 0} | progress])
         insert_new(connection, offsets, [{"source": "log:b", "partition": 0} | progress | {"accepted": 0}])
+
+
+def fill_two_partitions(store: Engine, catalogue: list[Item]) -> None:
+    """User u with two partitions of six ratings each, of the items 0 and 1 in turn."""
+    rows = [
+        {"user_id": "u", "seq": seq, "item_id": str(seq % 2), "action": "rate", "at": float(seq), "value": 4.0}
+        for seq in range(12)
+    ]
+    heads = [
+        {"user_id": "u", "generation": 0, "index": index, "first_seq": 6 * index, "last_seq": 6 * index + 5}
+        | {"opened_at": 6.0 * index, "closed_at": 6.0 * index + 5, "reason": "count"}
+        for index in range(2)
+    ]
+    with writing(store) as connection:
+        insert_new(connection, behaviors, rows)
+        insert_new(connection, partitions, heads)
+        insert_new(connection, items, [item_row(item) for item in catalogue])

@@ -21,7 +21,16 @@ from fusion.features.keys.state import (
     renewed_at,
     segments,
 )
-from fusion.features.keys.vectors import ItemKeys, KeyBatch, Touches, batch_of, cell_features, features, keyed_events
+from fusion.features.keys.vectors import (
+    ItemKeys,
+    KeyBatch,
+    Touches,
+    batch_of,
+    cell_features,
+    features,
+    keyed_events,
+    touches_at,
+)
 from fusion.features.log import Array, Log
 from fusion.features.prefix_sums import Running
 from fusion.features.spec import FeatureSpec
@@ -154,12 +163,7 @@ class KindIndex:
         return self.last_before(groups, moments.size[:, None])
 
     def take(self, touch: Array) -> Touches:
-        there = touch >= 0
-        if not len(self.key):
-            nothing = np.zeros(touch.shape)
-            return Touches(there, np.zeros((*touch.shape, self.sums.shape[1])), nothing, nothing, nothing)
-        own = np.where(there, touch, 0)
-        return Touches(there, self.sums[own], self.first_at[own], self.last_at[own], self.position[own])
+        return touches_at(touch, self.sums, self.first_at, self.last_at, self.position)
 
     def keys_of(self, touch: Array) -> Array:
         return np.where(touch >= 0, self.key[np.where(touch >= 0, touch, 0)], -1) if len(self.key) else touch * 0 - 1

@@ -1,7 +1,8 @@
 """Which keys a model reads of a user, fitted to the training part and saved with the FeatureSpec. Knows no user.
 
 A kind of key is the item itself, its categories, every attribute of the catalogue that groups items (director, brand:
-not a title, which says the same as the item), and the scene of a behaviour. Texts that training has not met are no key.
+not a title, which says the same as the item), and the scene of a behaviour. A text that training has not met is
+not a key.
 """
 
 from __future__ import annotations

@@ -53,6 +53,16 @@ class Touches(NamedTuple):
     last: Array  # (...) positions
 
 
+def touches_at(places: Array, sums: Array, first_at: Array, last_at: Array, last: Array) -> Touches:
+    """The vectors at places (...) of n keys, of which the sums are (n, K) and the rest (n,); below 0: none."""
+    there = places >= 0
+    if not len(sums):
+        nothing = np.zeros(places.shape)
+        return Touches(there, np.zeros((*places.shape, sums.shape[1])), nothing, nothing, nothing)
+    own = np.where(there, places, 0)
+    return Touches(there, sums[own], first_at[own], last_at[own], last[own])
+
+
 class Layout:
     """Places of kinds in a `KeyBatch`, and rows of the embedding that all kinds share."""
 

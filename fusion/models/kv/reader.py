@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from fusion.features.keys.state import PERIODS
 from fusion.features.keys.vectors import KeyBatch, Layout
 from fusion.features.spec import UNKNOWN, FeatureSpec
+from fusion.models.attention import product_with_target
 from interest.errors import ArtifactError
 
 CELL = 3  # numbers of a cell
@@ -84,19 +85,11 @@ class KeyReader(nn.Module):
         met = keys.attended[..., :1] > 0  # (B or 1, S, 1)
         key = self.key(rows) + self.vector(keys.attended)
         match, value = self.from_key(key).chunk(2, dim=2)
-        match = match + self._product(key, target) + self.from_target(target)[:, None]
+        match = match + product_with_target(self.from_product, key, target) + self.from_target(target)[:, None]
         weights = self.weigh(F.silu(match)) * met / self.slots**0.5  # no softmax, as in DIN
         value = F.silu(value)
         pooled = weights.transpose(1, 2) @ (value[0] if len(value) == 1 else value)
         return cast(Tensor, pooled.flatten(1))
-
-    def _product(self, key: Tensor, target: Tensor) -> Tensor:
-        """(B, S, d), from (B, S, d) or (1, S, d), and (B, d)."""
-        if len(key) > 1 or len(target) == 1:
-            return cast(Tensor, self.from_product(key * target[:, None]))
-        table = key[0][:, None] * self.from_product.weight  # (S, d, d): without (B, S, d) twice
-        product: Tensor = F.linear(target, table.flatten(0, 1))
-        return product.view(len(target), *table.shape[:2])
 
     def _partition(self, keys: KeyBatch, target: Tensor) -> Tensor:
         """(B, d + pairs + PERIODS CELL)."""

@@ -16,8 +16,7 @@ from interest.facts.base_rates import LEAST, BaseRates, freeze
 from interest.facts.counts import Facts
 from interest.llm.protocol import Reply, Request
 from interest.llm.scripted import Scripted, reply
-from interest.store.sql import insert_new, item_row, writing
-from interest.store.tables import behaviors, interests, item_statements, items, partitions
+from interest.store.tables import interests, item_statements
 from interest.types import Item, ItemStatement, Outcome, Source
 from interest.write.backfill import learn
 from interest.write.backlog import Plan
@@ -28,6 +27,7 @@ from streams.commands.timeline import page
 from streams.store.forget import forget
 from streams.store.timeline import read_history, read_timeline
 from tests.support.films import facts
+from tests.support.small_store import fill_two_partitions
 
 STYLE = Style(noun=("film", "films"))
 OWN = "This user gave the highest ratings to comedies. One of the favourites was Babe."
@@ -121,20 +121,8 @@ def test_a_hostile_title_stays_in_its_place_of_the_table(march: Facts, rates: Ba
 
 @pytest.fixture
 def filled(store: Engine) -> Engine:
-    rows = [
-        {"user_id": "u", "seq": seq, "item_id": str(seq % 2), "action": "rate", "at": float(seq), "value": 4.0}
-        for seq in range(12)
-    ]
-    heads = [
-        {"user_id": "u", "generation": 0, "index": index, "first_seq": 6 * index, "last_seq": 6 * index + 5}
-        | {"opened_at": 6.0 * index, "closed_at": 6.0 * index + 5, "reason": "count"}
-        for index in range(2)
-    ]
     catalogue = [Item(item_id="0", title="Babe", categories=("Comedy",)), Item(item_id="1", categories=("Comedy",))]
-    with writing(store) as connection:
-        insert_new(connection, behaviors, rows)
-        insert_new(connection, partitions, heads)
-        insert_new(connection, items, [item_row(item) for item in catalogue])
+    fill_two_partitions(store, catalogue)
     return store
 
 

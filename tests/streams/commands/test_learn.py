@@ -11,33 +11,22 @@ from sqlalchemy import Engine, func, select
 
 from fusion.tables import representations, vectors
 from interest.llm.scripted import Scripted
-from interest.store.sql import insert_new, item_row, writing
-from interest.store.tables import behaviors, interests, items, partitions
+from interest.store.sql import insert_new, writing
+from interest.store.tables import interests
 from interest.types import Item
 from interest.write.backfill import learn
 from interest.write.backlog import Plan
 from streams.cli import main
 from streams.commands.learn import nouns
 from streams.store.invalidate import delete_derived
+from tests.support.small_store import fill_two_partitions
 
 
 @pytest.fixture
 def filled(store: Engine) -> Engine:
     """One user with two partitions of six ratings."""
-    rows = [
-        {"user_id": "u", "seq": seq, "item_id": str(seq % 2), "action": "rate", "at": float(seq), "value": 4.0}
-        for seq in range(12)
-    ]
-    heads = [
-        {"user_id": "u", "generation": 0, "index": index, "first_seq": 6 * index, "last_seq": 6 * index + 5}
-        | {"opened_at": 6.0 * index, "closed_at": 6.0 * index + 5, "reason": "count"}
-        for index in range(2)
-    ]
     catalogue = [Item(item_id="0", title="Babe", categories=("Drama",)), Item(item_id="1", categories=("Comedy",))]
-    with writing(store) as connection:
-        insert_new(connection, behaviors, rows)
-        insert_new(connection, partitions, heads)
-        insert_new(connection, items, [item_row(item) for item in catalogue])
+    fill_two_partitions(store, catalogue)
     return store
 
 
