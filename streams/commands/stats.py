@@ -45,6 +45,9 @@ def page(stats: Stats) -> Iterator[str]:
         yield line("interests", "0", "`interestream learn` writes them")
     for version in stats.versions:
         yield from _version(version)
+    if stats.descriptions:
+        ended = ", ".join(f"{outcome} {count:,}" for outcome, count in sorted(stats.descriptions.items()))
+        yield line("descriptions", f"{sum(stats.descriptions.values()):,}", f"of items by the LLM: {ended}")
     llm = stats.llm
     yield line("LLM calls", f"{llm.calls:,}", f"and {llm.cached:,} answered from the cache")
     if llm.calls_per_1000_behaviors is not None:
@@ -76,6 +79,8 @@ def _version(version: VersionStats) -> Iterator[str]:
     if version.supported_share is not None:
         share = f"{100 * version.supported_share:.1f} % supported; the others were cut out"
         yield line("  claims", f"{version.claims:,}", share)
+    if version.with_statements:
+        yield line("  statements", f"{version.with_statements:,}", "interests have some: the LLM's knowledge of items")
     if version.sentences_sampled:
         note = f"of {version.sentences_sampled:,} sentences: true of a third of others"
         yield line("  of anyone", f"{version.sentences_of_anyone:,}", note)

@@ -8,7 +8,7 @@ from sqlalchemy import text as sql
 
 from fusion.adaptation.register import Adapted, read_adaptations
 from fusion.tables import bank_vectors, banks, representations, vectors
-from interest.store.tables import behaviors, interests, partitions, usage
+from interest.store.tables import behaviors, interests, item_descriptions, item_statements, partitions, usage
 from interest.types import Outcome
 from streams.store.coverage import read_coverage
 from streams.store.generality import read_generality
@@ -26,6 +26,7 @@ class VersionStats(msgspec.Struct, frozen=True, kw_only=True):
     claims: int  # checked in the LLM's accepted attempts
     supported: int
     supported_share: float | None
+    with_statements: int  # interests beside which the LLM stated what it knows of items (knowledge-1)
     sentences_sampled: int  # of its summaries in the newest generation
     sentences_of_anyone: int  # of these, true of a third of other users' partitions too
     review: ReviewLine | None  # of a sample of the summaries that the LLM wrote and that were kept
@@ -70,6 +71,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     open_caches: int  # users with behaviours after their newest partition
     open_behaviors: int
     versions: list[VersionStats]
+    descriptions: dict[str, int]  # of items by the LLM (`interestream describe`), by outcome
     llm: LlmCost
     vectors: dict[str, int]  # by encoder
     representations: dict[str, int]  # by artifact
@@ -104,6 +106,7 @@ def read_stats(connection: Connection) -> Stats:
         open_caches=open_caches,
         open_behaviors=count - int(closed[1] or 0),
         versions=_versions(connection, generation),
+        descriptions=_by(connection, item_descriptions.c.outcome),
         llm=read_llm_cost(connection),
         vectors=_by(connection, vectors.c.encoder),
         representations=_by(connection, representations.c.artifact),
@@ -143,6 +146,7 @@ def _versions(connection: Connection, generation: int) -> list[VersionStats]:
     summaries = _outcomes(connection, interests.c.summary_source, interests.c.summary_outcome, first=0)
     shifts = _outcomes(connection, interests.c.shift_source, interests.c.shift_outcome, first=1)
     counted = connection.execute(totals.group_by(version).order_by(version)).all()
+    stated = _by(connection, item_statements.c.prompt_version)
     versions = []
     for name, count, claims, supported in counted:
         sampled, of_anyone = read_generality(connection, name, generation)
@@ -155,6 +159,7 @@ def _versions(connection: Connection, generation: int) -> list[VersionStats]:
                 claims=int(claims),
                 supported=int(supported),
                 supported_share=round(int(supported) / int(claims), 4) if claims else None,
+                with_statements=stated.get(name, 0),
                 sentences_sampled=sampled,
                 sentences_of_anyone=of_anyone,
                 review=read_review_line(connection, name, generation),

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from interest.store.sql import insert_new, item_row, writing
-from interest.store.tables import behaviors, interests, items, partitions
+from interest.store.tables import behaviors, interests, item_descriptions, item_statements, items, partitions
 from interest.types import Item
 from streams.cli import app
 from streams.commands.stats import page
@@ -41,6 +41,22 @@ def test_every_count(store):
     assert stats.representations == {"pooled:e:plain-1": 2}
     assert stats.store_bytes is not None
     assert stats.store_bytes_per_behavior == pytest.approx(stats.store_bytes / 17, abs=0.1)
+
+
+def test_what_the_llm_says_of_items_is_counted_apart(store):
+    fill(store)
+    described = {"text": "", "model": "m", "prompt_version": "describe-1", "told": "hash", "attempt": 0}
+    stated = {"user_id": ANN, "generation": 0, "index": 0, "prompt_version": "plain-1", "statements": "[]"}
+    with store.begin() as connection:
+        for item, outcome in (("1", "ok"), ("2", "ok"), ("3", "rejected")):
+            insert_new(connection, item_descriptions, [described | {"item_id": item, "outcome": outcome}])
+        insert_new(connection, item_statements, [stated])
+    stats = counted(store)
+    assert stats.descriptions == {"ok": 2, "rejected": 1}
+    assert [version.with_statements for version in stats.versions] == [1]
+    shown = "\n".join(page(stats))
+    assert "descriptions               3  of items by the LLM: ok 2, rejected 1" in shown
+    assert "  statements               1  interests have some" in shown
 
 
 def test_items_and_users_of_a_stream_are_no_behaviours(store):
