@@ -27,7 +27,7 @@ from tests.support.fault_site import (
 from tests.support.llm_world import MODEL, Moods, answer, catalogue
 from tests.support.moments import moments
 
-KILLS, ROWS = (30, 200_000) if SOAK else (4, 15_000)
+KILLS, ROWS = (30, 200_000) if SOAK else (4, 10_000)
 
 
 @pytest.mark.timeout(3600 if SOAK else 600)
@@ -65,7 +65,7 @@ def test_every_interest_is_there_once_whenever_a_worker_was_killed(site: Site) -
     engine = open_store(site.store)
     catalogue(engine)
     engine.dispose()
-    kills, rows = (12, 4_000) if SOAK else (2, 900)
+    kills, rows = (12, 4_000) if SOAK else (2, 700)
     log = log_of(rows, users=40)
     messages = messages_of(log)
     share = len(log) // (kills + 1)

@@ -20,7 +20,7 @@ from tests.support.chat_server import ChatServer
 from tests.support.fault_site import COUNT, Site, log_of, messages_of, read_topic, rows_of, undisturbed, until
 from tests.support.llm_world import MODEL, Moods, answer, catalogue
 
-ROWS = 1_200
+ROWS = 700
 
 
 def outcomes(site: Site) -> Counter[str]:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from tests.support.fault_site import Site, assert_as_undisturbed, log_of, messages_of, until
 
-ROWS = 24_000
+ROWS = 12_000
 
 
 def test_workers_that_start_together_on_an_empty_store(site: Site) -> None:
@@ -29,19 +29,19 @@ def test_one_worker_three_and_one_again(site: Site) -> None:
     log = log_of(ROWS)
     messages = messages_of(log)
     first = site.start()
-    site.produce(messages[:6_000])
+    site.produce(messages[:3_000])
     others = [site.start(), site.start()]
-    for start in range(6_000, 18_000, 2_000):
-        site.produce(messages[start : start + 2_000])
+    for start in range(3_000, 9_000, 1_000):
+        site.produce(messages[start : start + 1_000])
     for worker in (first, *others):
         until(
             lambda worker=worker: worker.metric("interestream_messages_total", stage="ingest") > 0,
             "every worker has a share of the work",
         )
-    site.produce(messages[18_000:20_000])
+    site.produce(messages[9_000:10_000])
     for worker in (first, others[0]):
         worker.end()
-    site.produce(messages[20_000:])
+    site.produce(messages[10_000:])
     site.wait_for(ROWS)
     assert_as_undisturbed(site, log)
     others[1].end()

@@ -8,7 +8,7 @@ from deploy.kafka.node import Node
 from streams.settings.schema import KafkaSettings
 from tests.support.fault_site import Postgres, Site, assert_as_undisturbed, log_of, messages_of, until
 
-ROWS = 20_000
+ROWS = 10_000
 
 
 def test_a_broker_that_is_killed_and_comes_back(own_node: Node, url: str, tmp_path: Path) -> None:
@@ -45,10 +45,10 @@ def test_a_database_that_is_killed_and_comes_back(kafka: KafkaSettings, own_post
     try:
         site.command("topics", "create")
         worker = site.start()
-        site.produce(messages[:5_000])
+        site.produce(messages[: ROWS // 4])
         until(lambda: site.consumed() > 0, "the worker works")
         own_postgres.kill()
-        site.produce(messages[5_000 : ROWS // 2])
+        site.produce(messages[ROWS // 4 : ROWS // 2])
         until(lambda: any("store" in why for why in worker.reasons()), "the worker says that the store is down")
         until(lambda: worker.metric("interestream_lag", stage="ingest") > 0, "the lag is visible")
         assert worker.get("/live")[0] == 200

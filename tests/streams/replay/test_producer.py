@@ -122,16 +122,16 @@ def test_every_row_arrives_once_in_order_of_time_in_the_partition_of_its_user(
 def test_killed_at_any_moment_and_run_again_each_partition_is_the_same(
     topics: KafkaSettings, kafka: KafkaSettings, tmp_path: Path
 ) -> None:
-    log = write_log(tmp_path / "log.csv", 60_000)
+    log = write_log(tmp_path / "log.csv", 40_000)
     calm = msgspec.structs.replace(topics, prefix=f"calm{topics.prefix}")
     create_topics(calm)
     produce(calm, log)
 
     line, environment = command(
-        topics, "replay", log, "--kafka", "--rate", "8000/s"
+        topics, "replay", log, "--kafka", "--rate", "6000/s"
     )  # slow beside the time that a look takes
     killed, chosen = 0, moments()
-    for wanted in (1, 12_000, 24_000, 40_000):
+    for wanted in (1, 8_000, 16_000, 26_000):
         process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline and count(topics) < wanted:
@@ -282,7 +282,7 @@ def test_options_that_make_no_sense_are_told(
 
 def test_a_broker_that_comes_late_is_waited_for(own_node: Node, tmp_path: Path) -> None:
     """And one that is restarted in the middle: no row is lost and none comes twice."""
-    node, log = own_node, write_log(tmp_path / "log.csv", 12_000)
+    node, log = own_node, write_log(tmp_path / "log.csv", 8_000)
     settings = KafkaSettings(brokers=node.bootstrap, partitions=2)
     warned: list[str] = []
 
@@ -292,7 +292,7 @@ def test_a_broker_that_comes_late_is_waited_for(own_node: Node, tmp_path: Path) 
         while not warned:
             await asyncio.sleep(0.05)
         await asyncio.to_thread(node.start)
-        while producer._new < 4000:
+        while producer._new < 3000:
             await asyncio.sleep(0.05)
             assert not running.done()
         await asyncio.to_thread(node.kill)
@@ -301,7 +301,7 @@ def test_a_broker_that_comes_late_is_waited_for(own_node: Node, tmp_path: Path) 
 
     create_topics(settings)  # before the producer asks for them
     node.kill()
-    assert asyncio.run(run()).new == 12_000
+    assert asyncio.run(run()).new == 8_000
     assert "no Kafka answers" in warned[0]
     assert "Ctrl-C" in warned[0]
     assert decoded(contents(settings)) == expected(log, 2)

@@ -54,7 +54,7 @@ def test_the_rows_are_those_of_learn_and_each_is_announced_in_order(
     url: str, topics: KafkaSettings, sample_log: Path, tmp_path: Path, chained: bool
 ) -> None:
     engine = open_store(url)
-    fill(engine, sample_log, tmp_path)
+    fill(engine, sample_log, tmp_path, users=6)
     announced = closed(engine)
 
     async def go() -> None:
@@ -85,7 +85,7 @@ def test_the_rows_are_those_of_learn_and_each_is_announced_in_order(
         assert registry.get_sample_value("interestream_llm_in_flight") == 0
 
     asyncio.run(go())
-    expected = learnt(sample_log, tmp_path, 10, chained=chained)
+    expected = learnt(sample_log, tmp_path, 6, chained=chained)
     assert rows(engine) == expected
     assert len({row[6] for row in expected}) > 1  # more than one outcome: the sample is worth comparing
     engine.dispose()
@@ -237,7 +237,7 @@ def test_two_workers_share_the_work_and_the_counters(
     url: str, topics: KafkaSettings, sample_log: Path, tmp_path: Path
 ) -> None:
     engine = open_store(url)
-    fill(engine, sample_log, tmp_path)
+    fill(engine, sample_log, tmp_path, users=6)
     announced = closed(engine)
     model = Model(wait_s=0.01)
 
@@ -256,7 +256,7 @@ def test_two_workers_share_the_work_and_the_counters(
 
     with ChatServer(model) as server:
         asyncio.run(go(server))
-    assert rows(engine) == learnt(sample_log, tmp_path, 10)
+    assert rows(engine) == learnt(sample_log, tmp_path, 6)
     with engine.connect() as connection:
         spent = sum(read_usage(connection, MODEL, "json-1").values(), Usage())
         kept = connection.execute(select(func.count()).select_from(answers)).scalar_one()
