@@ -1,7 +1,7 @@
 """Claim: with match scalars SRP4CTR and DIN are above themselves without, and above LightGBM on counts, text and ids.
 
     python benchmarks/match.py [--log ml-small|ml-1m|ml-100k] [--split user|global] [--only PATTERNS] [--seeds 3]
-                               [--data ../shared/data] [--save FILE] [--quick]
+                               [--until SHARE] [--data ../shared/data] [--save FILE] [--quick]
 
 Rows with at least 5 earlier events of their user, a label is 1 where the rating is at least 4, 80/10/10 by time or
 inside every user (ML-100K is the sample log of `interestream fetch`). Everything goes through a store, as `interestream
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -59,7 +58,7 @@ from interest.store.sql import insert_new, item_row
 from interest.store.tables import behaviors, items
 from interest.types import Item
 from streams.resolve.encoder import encoder_folder
-from streams.settings.load import sample_log
+from streams.settings.load import cache_folder, sample_log
 from streams.store.engine import open_store
 
 TEXT = "{title}. {categories}"
@@ -79,27 +78,33 @@ SAMPLE = "ml-100k"
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    chosen = options_of(__doc__).parse_args()
+    torch.set_num_threads(chosen.threads)
+    if chosen.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            run_all(chosen, Path(folder), Path(folder) / "results", 1)
+        return
+    run_all(chosen, chosen.work, chosen.results, chosen.seeds)
+
+
+def options_of(about: str | None) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--log", choices=(*LOGS, SAMPLE), default="ml-small")
     options.add_argument("--split", choices=("user", "global"), default="user")
+    options.add_argument(
+        "--until", type=float, default=1.0, help="the oldest share of the ratings alone; not ml-100k's"
+    )
     options.add_argument("--only", default="*", help="patterns of model/seed, separated by |")
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
-    options.add_argument("--work", type=Path, help="store, encoders and scores; default: in the cache")
+    options.add_argument("--work", type=Path, default=cache_folder() / "match", help="store, encoders and scores")
     options.add_argument("--lr", type=float, help="a trial: another learning rate; give another --work and --results")
     options.add_argument("--results", type=Path, default=RESULTS)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--quick", action="store_true", help="60 users, one seed, one epoch; nothing kept")
     options.add_argument("--report", action="store_true", help="run nothing; the table of what there is")
     options.add_argument("--save", type=Path)
-    chosen = options.parse_args()
-    torch.set_num_threads(chosen.threads)
-    if chosen.quick:
-        with tempfile.TemporaryDirectory() as folder:
-            run_all(chosen, Path(folder), Path(folder) / "results", 1)
-        return
-    cache = Path(os.environ.get("INTERESTREAM_CACHE", Path.home() / ".cache" / "interestream"))
-    run_all(chosen, chosen.work or cache / "match", chosen.results, chosen.seeds)
+    return options
 
 
 def run_all(chosen: Any, work: Path, results: Path, seeds: int) -> None:
@@ -136,7 +141,7 @@ class Data:
 
     @cached_property
     def engine(self) -> Engine:
-        path = self.work / f"{self.chosen.log}.db"
+        path = self.work / f"{log_name(self.chosen)}.db"
         fresh = not path.exists()
         engine = open_store(f"sqlite:///{path}", create=fresh)
         if fresh:
@@ -184,7 +189,7 @@ class Data:
 
     @cached_property
     def pretrained(self) -> Pretrained:
-        folder = self.work / f"fgbert-{self.chosen.log}-{self.chosen.split}"
+        folder = self.work / f"fgbert-{log_name(self.chosen)}-{self.chosen.split}"
         try:
             return load_pretrained(folder)
         except ArtifactError:
@@ -200,6 +205,7 @@ def fill(engine: Engine, chosen: Any) -> None:
     ratings, films = read_movielens(chosen.log, chosen.data)
     if chosen.quick:
         ratings = ratings[ratings["user"] <= 60]
+    ratings = ratings[ratings["timestamp"] <= ratings["timestamp"].quantile(chosen.until)].copy()
     ratings["seq"] = ratings.groupby("user").cumcount()
     films = films[films["film"].isin(ratings["film"])]
     with engine.begin() as connection:
@@ -334,7 +340,9 @@ def report(chosen: Any, data: Data, results: Path, runs: list[tuple[str, int]]) 
     table(models)
     line = {
         "benchmark": "match",
-        "command": f"python benchmarks/match.py --log {chosen.log} --split {chosen.split}" + " --quick" * chosen.quick,
+        "command": f"python benchmarks/match.py --log {chosen.log} --split {chosen.split}"
+        + (f" --until {chosen.until}" if chosen.until < 1 else "")
+        + " --quick" * chosen.quick,
         "models": models,
         "paired": pairs,
     }
@@ -357,7 +365,11 @@ def table(models: dict[str, Any]) -> None:
 
 def run_name(chosen: Any, model: str, seed: int) -> str:
     plain = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    return f"{chosen.log}-{chosen.split}-{plain}-s{seed}"
+    return f"{log_name(chosen)}-{chosen.split}-{plain}-s{seed}"
+
+
+def log_name(chosen: Any) -> str:
+    return chosen.log + ("" if chosen.until == 1 else f"-{round(100 * chosen.until)}")
 
 
 def rounded(value: Any) -> Any:
