@@ -1,4 +1,4 @@
-"""The tables of this layer: vectors, user representations, activations, behaviour banks and adaptations."""
+"""The tables of this layer: vectors, centroids, user representations, activations, behaviour banks, adaptations."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ item_vectors = Table(
     Column("vector", LargeBinary, nullable=False),  # float16, little endian, (d,)
 )
 
+# One row per closed partition, text encoder and template of item texts (fusion/interests/centroids.py).
+centroids = Table(
+    "centroids",
+    metadata,
+    Column("user_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("encoder", Text, primary_key=True),  # encoder id
+    Column("template", Text, primary_key=True),  # how an item reads
+    Column("liked", LargeBinary),  # float16, little endian, (d,): of the liked items' texts; NULL: none has a vector
+    Column("disliked", LargeBinary),  # the same of those that were not
+)
+
 # One row per modality and item (fusion/features/modalities.py): vectors that the user brought, such as a picture's.
 item_modalities = Table(
     "item_modalities",
@@ -49,6 +62,9 @@ representations = Table(
     Column("index", Integer, primary_key=True, autoincrement=False),  # the newest partition it has seen
     Column("artifact", Text, primary_key=True),  # artifact id, or "pooled:<encoder id>" before anything is trained
     Column("vector", LargeBinary, nullable=False),  # float32, little endian, (d,)
+    # By an artifact with a common space (fusion/serving/common_space.py), as of the partition's last behaviour:
+    Column("common", LargeBinary),  # float32, little endian, (K,): the user in that space
+    Column("common_sums", LargeBinary),  # float64, little endian, (2 K + 2,): what the next partition adds to
 )
 
 # Which trained artifact the stream's representations come from: the row with the greatest number.

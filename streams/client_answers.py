@@ -52,6 +52,10 @@ class Representation(msgspec.Struct, frozen=True, kw_only=True):
     artifact: str
     index: int
     vector: list[float]
+    common: list[float] | None = None  # in the artifact's common space; of an older service, like all below: none
+    encoder: str = ""
+    liked: list[float] | None = None
+    disliked: list[float] | None = None
 
 
 class Update(msgspec.Struct, frozen=True):

@@ -115,7 +115,7 @@ def read_log(
 def read_after(connection: Connection, user_id: str, after: int) -> Iterator[Log]:
     """One user's behaviours with greater sequence numbers than `after`, in pieces, each a log of that user alone."""
     query = _select().where(behaviors.c.user_id == user_id, behaviors.c.seq > after).order_by(behaviors.c.seq)
-    for rows in connection.execution_options(yield_per=READ_AT_ONCE).execute(query).partitions():
+    for rows in _pages(connection, query):
         _, seq, item, action, at, value, scene = zip(*rows, strict=True)
         items, actions, scenes = (list(dict.fromkeys(texts)) for texts in (item, action, filter(None, scene)))
         place = [{text: i for i, text in enumerate(texts)} for texts in (items, actions, scenes)]
@@ -161,7 +161,12 @@ def _chunks(connection: Connection, users: Sequence[str] | None) -> Iterable[Seq
         spans = range(0, len(users), USERS_AT_ONCE)
         queries = [query.where(behaviors.c.user_id.in_(users[i : i + USERS_AT_ONCE])) for i in spans]
     for each in queries:
-        result = connection.execution_options(yield_per=READ_AT_ONCE).execute(each)
+        yield from _pages(connection, each)
+
+
+def _pages(connection: Connection, query: Select[Any]) -> Iterator[Sequence[Any]]:
+    # the option is the query's, not the connection's: on PostgreSQL that would make a cursor of whatever comes next
+    with connection.execute(query.execution_options(yield_per=READ_AT_ONCE)) as result:
         yield from result.partitions()
 
 

@@ -101,9 +101,12 @@ def row_of(history: History, index: int, artifact: str, vector: NDArray[np.float
 
 
 def unrepresented(
-    connection: Connection, view: VectorSource, artifact: str, users: Iterable[str]
+    connection: Connection, view: VectorSource, artifact: str, users: Iterable[str], *, common: bool = False
 ) -> dict[History, int]:
-    """By history, the oldest partition that has vectors and no representation by `artifact`."""
+    """By history, the oldest partition that has vectors and no representation by `artifact`.
+
+    common: one without a vector in the artifact's common space counts as none, as an earlier version left it.
+    """
     key = (vectors.c.user_id, vectors.c.generation)
     same = and_(
         *(representations.c[name] == vectors.c[name] for name in ("user_id", "generation", "index")),
@@ -112,7 +115,7 @@ def unrepresented(
     query = (
         select(*key, func.min(vectors.c.index))
         .outerjoin(representations, same)
-        .where(view.vectors, representations.c.user_id.is_(None))
+        .where(view.vectors, (representations.c.common if common else representations.c.user_id).is_(None))
         .group_by(*key)
         .order_by(*key)
     )
@@ -153,16 +156,26 @@ def users_behind(connection: Connection, view: VectorSource, artifact: str) -> l
     return list(connection.scalars(_BEHIND, parameters))
 
 
-def newest_of(connection: Connection, artifact: str, user_id: str) -> tuple[History, int, bytes] | None:
-    """A user's newest representation by `artifact`: its history, partition and vector."""
+class Newest(NamedTuple):
+    """A representation: whose, as of which partition, its vector, and the user's in the artifact's common space."""
+
+    history: History
+    partition: int
+    vector: bytes
+    common: bytes | None
+
+
+def newest_of(connection: Connection, artifact: str, user_id: str) -> Newest | None:
+    """A user's newest representation by `artifact`."""
+    columns = (representations.c[name] for name in ("generation", "index", "vector", "common"))
     query = (
-        select(representations.c.generation, representations.c.index, representations.c.vector)
+        select(*columns)
         .where(representations.c.user_id == user_id, representations.c.artifact == artifact)
         .order_by(representations.c.generation.desc(), representations.c.index.desc())
         .limit(1)
     )
     row = connection.execute(query).first()
-    return None if row is None else (History(user_id, row[0]), row[1], row[2])
+    return None if row is None else Newest(History(user_id, row[0]), *row[1:])
 
 
 def _pages(users: Iterable[str]) -> Iterator[Sequence[str]]:

@@ -1,4 +1,4 @@
-"""Writes the UIF user vector as of every partition to the store, under the artifact's id.
+"""Writes user vectors as of every partition to the store, under the artifact's id: UIF's, and the common space's.
 
 A vector's bytes do not depend on what it is computed with: the network always sees ROWS windows of `slots` partitions,
 the missing ones empty, so its matrix products keep their shape and order of summation (on one machine with one number
@@ -16,6 +16,8 @@ from sqlalchemy import Connection, Engine, select
 from fusion.features.log import Array
 from fusion.interests.pooled_rows import FirstPartitions, History, VectorSource, lock_users, read_vectors, row_of
 from fusion.models.uif import InterestFusion
+from fusion.serving.common_space import CommonSpace, common_space
+from fusion.serving.common_vectors import NOT_PLACED, common_columns
 from fusion.tables import representations, vectors
 from fusion.training.artifact import Artifact
 from interest.errors import ArtifactError
@@ -33,6 +35,7 @@ def represent(engine: Engine, artifact: Artifact, advance: Callable[[int], None]
     Raises ArtifactError for a model trained without interests.
     """
     fusion_of(artifact)
+    common = common_space(artifact)
     view, generation = view_of(artifact), artifact.spec.generation
     with engine.connect() as connection:
         query = select(vectors.c.user_id).where(vectors.c.generation == generation, view.vectors).distinct()
@@ -42,7 +45,7 @@ def represent(engine: Engine, artifact: Artifact, advance: Callable[[int], None]
         own = users[start : start + USERS_PER_COMMIT]
         with writing(engine) as connection:
             lock_users(connection, own)
-            count = write_fused(connection, artifact, {History(user, generation): 0 for user in own})
+            count = write_fused(connection, artifact, common, {History(user, generation): 0 for user in own})
         done += count
         advance(count)
     return done
@@ -64,10 +67,11 @@ def view_of(artifact: Artifact) -> VectorSource:
     return VectorSource(artifact.spec.encoder, artifact.spec.prompt_version)
 
 
-def write_fused(connection: Connection, artifact: Artifact, firsts: FirstPartitions) -> int:
+def write_fused(connection: Connection, artifact: Artifact, common: CommonSpace | None, firsts: FirstPartitions) -> int:
     """Write the artifact's representations of each history from its first partition named; return how many.
 
-    Histories of another generation than the artifact's are left out.
+    common: the artifact's common space (`common_space`), in which each row has the user's vector too. Histories of
+    another generation than the artifact's are left out.
     """
     view, slots, width = view_of(artifact), artifact.spec.partitions, artifact.spec.text_width
     places: list[tuple[History, int]] = []
@@ -83,7 +87,11 @@ def write_fused(connection: Connection, artifact: Artifact, firsts: FirstPartiti
                 places.append((history, index))
                 windows.append(np.array(texts[max(place + 1 - slots, 0) : place + 1][::-1]))
     fused = user_vectors(fusion_of(artifact), windows, slots, width)
-    rows = [row_of(history, index, artifact.id, vector) for (history, index), vector in zip(places, fused, strict=True)]
+    placed = {} if common is None else common_columns(connection, artifact.id, common, places)
+    rows = [
+        row_of(history, index, artifact.id, vector) | placed.get((history, index), NOT_PLACED)
+        for (history, index), vector in zip(places, fused, strict=True)
+    ]
     upsert(connection, representations, rows)
     return len(rows)
 

@@ -44,6 +44,8 @@ def fuse(
 ) -> None:
     """Encode items' texts and interests that have no vectors yet, and write the users' representations.
 
+    Every closed partition also gets the centroids of the items that its user liked and did not; after a change of the
+    catalogue all are found again.
     Without --artifact, a representation is the recency-weighted pool of the user's partition vectors. If [bank] llm is
     set, new behaviours also go into the behaviour bank, as in the agent. Interrupt it at any point and run it again:
     nothing is computed twice.
@@ -79,6 +81,7 @@ def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_
     check_encoder(folder)
     lazy = WhenNeeded(folder, encoder_id(folder))
     _encode_items(engine, lazy)
+    _find_centroids(engine, lazy.id)
     total = count_waiting(engine, lazy.id, prompt_version)
     if total:
         with progress("Encoding interests", total, unit="interests") as advance:
@@ -109,6 +112,20 @@ def _encode_items(engine: Engine, encoder: WhenNeeded) -> None:
     removed = collect_item_garbage(engine, template)
     gone = f"; {removed:,} of texts that the catalogue has no longer removed" if removed else ""
     print(f"{len(texts):,} items' texts encoded by {encoder.id}{gone}")
+
+
+def _find_centroids(engine: Engine, encoder_id: str) -> None:
+    from streams.progress import progress
+    from streams.resolve.centroids import CentroidPass
+    from streams.resolve.encoder import item_template
+
+    work = CentroidPass(engine, encoder_id, item_template())
+    total = work.count()
+    if total:
+        with progress("Finding centroids", total, unit="partitions") as advance:
+            while count := work.step():
+                advance(count)
+    print(f"{total:,} partitions' centroids of liked and of disliked items{work.told}")
 
 
 class WhenNeeded:

@@ -1,9 +1,9 @@
-"""Files of items' vectors: Parquet with the columns item_id and vector, all of one width."""
+"""Files of items' vectors: Parquet with the columns item_id and vector, all of one width. Read, and written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +73,29 @@ class VectorFile(NamedTuple):
                 f"above {LARGEST:,.0f}; scale the vectors"
             )
         return ids, there, out
+
+
+def write_item_vectors(path: Path, chunks: Iterable[tuple[list[str], npt.NDArray[np.float32]]], width: int) -> int:
+    """Write items and their vectors (n, width) as such a file, which appears once it is whole; return how many.
+
+    Raises InputError where it cannot be written.
+    """
+    kind = pa.list_(pa.float32(), width)
+    partial, done = path.with_name(path.name + ".partial"), 0
+    try:
+        with pq.ParquetWriter(partial, pa.schema([("item_id", pa.string()), ("vector", kind)])) as file:
+            for ids, vectors in chunks:
+                flat = pa.array(np.asarray(vectors, np.float32).ravel())
+                file.write_table(
+                    pa.table({"item_id": ids, "vector": pa.FixedSizeListArray.from_arrays(flat, width)}, file.schema)
+                )
+                done += len(ids)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return done
 
 
 def open_vectors(given: str) -> VectorFile:

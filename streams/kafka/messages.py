@@ -50,10 +50,22 @@ class RepresentationUpdate(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     artifact: str  # the trained artifact's id, or "pooled:..." before anything is trained
     vector: bytes  # base64 of float32, little endian, (d,)
+    common: bytes | None = None  # the same, (K,): the user in the artifact's common space, where its items are too
+    encoder: str = ""  # the text encoder of what follows
+    liked: bytes | None = None  # base64 of float16, little endian: centroid of what was liked in the partition
+    disliked: bytes | None = None  # the same of what was not
 
     def floats(self) -> tuple[float, ...]:
         """The vector as numbers."""
         return struct.unpack(f"<{len(self.vector) // 4}f", self.vector)
+
+    def common_floats(self) -> tuple[float, ...]:
+        """The vector in the common space as numbers; empty where the artifact has none.
+
+        Its dot product with an item's, as `interestream nearest DIR --export FILE` writes them, is the artifact's match
+        scalar `taste`.
+        """
+        return struct.unpack(f"<{len(self.common or b'') // 4}f", self.common or b"")
 
 
 def update_of(interest: Interest, partition: Partition) -> InterestUpdate:

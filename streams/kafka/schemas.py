@@ -76,6 +76,12 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "generation": _GENERATION,
         "artifact": 'the trained artifact that made it, or "pooled:..." before anything is trained',
         "vector": "base64 of float32 numbers, little endian",
+        "common": "the user in the artifact's common space, base64 of float32 numbers, little endian: its dot product "
+        "with an item's vector (`interestream nearest DIR --export FILE`) means something; null where there is none",
+        "encoder": "the text encoder behind `liked` and `disliked`; empty where there are none",
+        "liked": "centroid of the texts' vectors of what was liked in that partition, base64 of float16 numbers, "
+        "little endian",
+        "disliked": "the same of what was not liked",
     },
 }
 # what the types check beyond their fields' types, or a consumer refuses

@@ -109,3 +109,14 @@ class Representation(BaseModel):
     artifact: str
     index: Annotated[int, Field(description="The newest partition it has seen")]
     vector: list[float]
+    common: Annotated[
+        list[float] | None,
+        Field(
+            description="The user in the artifact's common space: its dot product with an item's vector is the taste"
+        ),
+    ] = None
+    encoder: Annotated[str, Field(description="The text encoder of what was liked and disliked")] = ""
+    liked: Annotated[
+        list[float] | None, Field(description="Centroid of the texts' vectors of what was liked in that partition")
+    ] = None
+    disliked: Annotated[list[float] | None, Field(description="The same of what was not")] = None

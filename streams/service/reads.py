@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Connection, func, select
 
+from fusion.interests.centroids import read_centroids
 from fusion.tables import representations
 from interest.store.sql import behavior_of, read_items
 from interest.store.tables import behaviors, interests, partitions
@@ -57,8 +58,21 @@ def representation(connection: Connection, user_id: str, artifact: str | None) -
     row = row or connection.execute(newest).mappings().first()
     if row is None:
         raise ProblemError(404, "the user has no representation yet: no partition of theirs was fused", field="user_id")
-    vector = np.frombuffer(row["vector"], "<f4")
-    return Representation(user_id=user_id, artifact=row["artifact"], index=row["index"], vector=vector.tolist())
+    centroids = read_centroids(connection, (user_id, row["generation"], row["index"]))
+    return Representation(
+        user_id=user_id,
+        artifact=row["artifact"],
+        index=row["index"],
+        vector=np.frombuffer(row["vector"], "<f4").tolist(),
+        common=_numbers(row["common"], "<f4"),
+        encoder="" if centroids is None else centroids.encoder,
+        liked=None if centroids is None else _numbers(centroids.liked, "<f2"),
+        disliked=None if centroids is None else _numbers(centroids.disliked, "<f2"),
+    )
+
+
+def _numbers(packed: bytes | None, kind: str) -> list[float] | None:
+    return None if packed is None else np.frombuffer(packed, kind).tolist()
 
 
 def require_user(connection: Connection, user_id: str) -> None:

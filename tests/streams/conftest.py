@@ -10,11 +10,10 @@ from sqlalchemy import Engine
 
 from fusion.encoders.sentence import encoder_id, open_encoder
 from fusion.encoders.split_llm import LowerLayers, open_lower_layers, recipe_of
-from fusion.interests.backfill import fuse
 from fusion.interests.pooled_rows import VectorSource
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
-from tests.support.fusion_world import EVERY, learn
+from tests.support.fusion_world import EVERY, fuse_all, learn
 from tests.support.interest_rig import fill, make_topics
 from tests.support.tiny_llm import save_llm
 
@@ -31,7 +30,7 @@ def embedded(tmp_path: Path, encoder_folder: Path) -> Engine:
     """What `learn` and `fuse` leave of EVERY."""
     opened = open_store(f"sqlite:///{tmp_path / 'embedded.db'}")
     learn(opened, EVERY)
-    fuse(opened, open_encoder(encoder_folder, device="cpu"))
+    fuse_all(opened, open_encoder(encoder_folder, device="cpu"))
     return opened
 
 

@@ -13,16 +13,22 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, and_, select
 
+from fusion.encoders.item_text import ITEM_TEMPLATE
 from fusion.features.counts import ItemStatistics
+from fusion.features.match.features import MatchSpec
+from fusion.features.samples import fit_samples
+from fusion.interests.backfill import fuse
+from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.interests.pooled_rows import VectorSource
+from fusion.interests.text_vectors import Encoder
 from fusion.models.din import Din, DinConfig
-from fusion.tables import representations, vectors
+from fusion.tables import centroids, representations, vectors
 from fusion.training.artifact import ArtifactConfig, save_artifact, versions
 from fusion.training.train import TrainConfig
-from interest.store.sql import upsert, writing
-from interest.store.tables import interests
+from interest.store.sql import insert_new, item_row, upsert, writing
+from interest.store.tables import behaviors, interests, items, partitions
 from interest.types import Outcome, Reason, Source
 from streams.kafka.clients import make_consumer, make_producer
 from streams.kafka.messages import InterestUpdate, RepresentationUpdate
@@ -30,15 +36,18 @@ from streams.kafka.partitioner import Partitioner
 from streams.kafka.provision import create_topics
 from streams.observability.health import Health
 from streams.observability.metrics import Metrics
+from streams.resolve.centroids import CentroidPass
 from streams.settings.schema import FusionSettings, KafkaSettings, Settings
+from streams.stages.fusion.item_texts import count_items
 from streams.stages.fusion.stage import FusionStage
 from streams.stages.stage import Context
 from streams.store.tables import outbox
+from tests.support.ctr_world import TASKS, catalogue, random_rows
 from tests.support.ctr_world import log_of as ctr_log
-from tests.support.ctr_world import random_rows, spec_of
 
 PATIENCE_S = 180.0
 PARTITIONS = 2
+ITEMS = 8
 KINDS = ("war", "comedy", "film noir", "musical", "western", "science fiction", "romance")
 
 
@@ -80,21 +89,52 @@ EVERY = of_users(9, 4)
 
 
 def learn(engine: Engine, updates: Iterable[InterestUpdate]) -> None:
-    """The interests' rows."""
-    rows = []
+    """The interests' rows, and their users' partitions until then, three behaviours each."""
+    rows, newest = [], dict[str, int]()
     for one in updates:
         row = {name: value for name, value in msgspec.to_builtins(one).items() if name in interests.c}
         rows.append(row | {"evidence": "[1, 2]", "at": one.closed_at})
+        newest[one.user_id] = max(newest.get(one.user_id, 0), one.index)
     with writing(engine) as connection:
+        insert_new(connection, items, [item_row(item) for item in catalogue(ITEMS).values()])
+        for user, last in newest.items():
+            closed, acted = zip(*(partition_rows(user, index) for index in range(last + 1)), strict=True)
+            insert_new(connection, partitions, list(closed))
+            insert_new(connection, behaviors, [row for own in acted for row in own])
         upsert(connection, interests, rows)
 
 
+def partition_rows(user_id: str, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A closed partition and its behaviours."""
+    chosen, first = random.Random(f"{user_id} {index}"), 3 * index
+    header = {"user_id": user_id, "generation": 0, "index": index, "first_seq": first, "last_seq": first + 2}
+    acted = [
+        {
+            "user_id": user_id, "seq": seq, "item_id": f"i{chosen.randrange(ITEMS)}", "action": "rate",
+            "at": float(index), "value": float(chosen.randrange(1, 6)),
+        }
+        for seq in range(first, first + 3)
+    ]  # fmt: skip
+    return header | {"opened_at": float(index), "closed_at": float(index), "reason": "count"}, acted
+
+
+def fuse_all(engine: Engine, encoder: Encoder) -> None:
+    """What `interestream fuse` does."""
+    with engine.connect() as connection:
+        texts = texts_without_vectors(connection, encoder.id, ITEM_TEMPLATE)
+    encode_items(engine, encoder, texts, written=count_items)
+    work = CentroidPass(engine, encoder.id, ITEM_TEMPLATE)
+    while work.step():
+        pass
+    fuse(engine, encoder)
+
+
 def content(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
-    """Vectors and representations, whole."""
+    """Vectors, centroids and representations, whole."""
     with engine.connect() as connection:
         return {
             table.name: sorted(tuple(row) for row in connection.execute(select(table)))
-            for table in (vectors, representations)
+            for table in (vectors, centroids, representations)
         }
 
 
@@ -183,22 +223,37 @@ async def latest(context: Context) -> dict[str, RepresentationUpdate]:
 
 
 def newest_rows(engine: Engine, artifact: str) -> dict[str, RepresentationUpdate]:
-    """What ought to be left: every user's newest row of the artifact."""
-    query = select(representations).where(representations.c.artifact == artifact).order_by(representations.c.index)
+    """What ought to be left: every user's newest row of the artifact, and its partition's centroids."""
+    same = [representations.c[name] == centroids.c[name] for name in ("user_id", "generation", "index")]
+    query = (
+        select(representations, centroids.c.encoder, centroids.c.liked, centroids.c.disliked)
+        .outerjoin(centroids, and_(*same))
+        .where(representations.c.artifact == artifact)
+        .order_by(representations.c.index)
+    )
     with engine.connect() as connection:
         rows = connection.execute(query).mappings().all()
-    return {row["user_id"]: RepresentationUpdate(**row) for row in rows}
+    kept = [{name: row[name] for name in RepresentationUpdate.__struct_fields__} for row in rows]
+    return {row["user_id"]: RepresentationUpdate(**row) for row in kept}
 
 
-def floats(updates: dict[str, RepresentationUpdate]) -> dict[str, tuple[int, str, tuple[float, ...]]]:
-    return {user: (one.index, one.artifact, one.floats()) for user, one in updates.items()}
+def told(updates: dict[str, RepresentationUpdate]) -> dict[str, RepresentationUpdate]:
+    """Whole, once it is known that they tell something of everything."""
+    assert all(one.vector and (one.liked or one.disliked) for one in updates.values())
+    return updates
 
 
 def make_artifact(folder: Path, view: VectorSource, *, seed: int = 0, interest: bool = True, width: int = 384) -> str:
     """An artifact with random weights, saved as a trained one; returns its id. What counts is that it is its own."""
-    log = ctr_log(random_rows(seed, 5, 8, 10), 5, 8)
+    log = ctr_log(random_rows(seed, 5, ITEMS, 10), 5, ITEMS)
     read = {"partitions": 4, "text_width": 2 * width, "prompt_version": view.prompt_version, "encoder": view.encoder}
-    spec = spec_of(log, **(read if interest else {}))
+    samples = fit_samples(
+        log, np.arange(log.size), np.ones(log.size, bool), catalogue(ITEMS), {}, tasks=TASKS, history=10, min_history=2,
+        match=MatchSpec(parts=("text", "places"), encoder=view.encoder, template=ITEM_TEMPLATE),
+        item_text=np.random.default_rng(seed).normal(size=(ITEMS, width)).astype(np.float32),
+    )  # fmt: skip
+    assert samples.match is not None
+    spec = msgspec.structs.replace(samples.spec, **(read if interest else {}))
     torch.manual_seed(seed)
     config = DinConfig(interest=interest)
     model = Din(spec, config)
@@ -207,7 +262,7 @@ def make_artifact(folder: Path, view: VectorSource, *, seed: int = 0, interest: 
     sums = np.zeros((len(spec.items), 4))
     statistics = ItemStatistics(sums, sums.copy(), np.full(len(spec.items), np.inf))
     record = ArtifactConfig(kind="din", model=config, training=TrainConfig(), split="global", versions=versions())
-    return save_artifact(folder, model, spec, statistics, record, {})
+    return save_artifact(folder, model, spec, statistics, record, {}, space=samples.match.space)
 
 
 def outbox_rows(engine: Engine) -> list[Any]:

@@ -26,7 +26,7 @@ class ItemTexts:
     """Call `step` whenever there is time; it says whether there is more to do. Raises InputError for a bad template."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self._template = engine, item_template()
+        self._engine, self.template = engine, item_template()
         self._left: list[str] = []
         self._seen = -1  # the catalogue's counter when it was last read
         self._next_look = 0.0
@@ -38,7 +38,7 @@ class ItemTexts:
         some, self._left = self._left[:AT_ONCE], self._left[AT_ONCE:]
         if some:
             try:
-                encode_items(self._engine, encoder, some, written=_count)
+                encode_items(self._engine, encoder, some, written=count_items)
             except BaseException:
                 self._left = some + self._left  # the store was away: they are still to do
                 raise
@@ -51,12 +51,12 @@ class ItemTexts:
         with self._engine.connect() as connection:
             now = counters.read(connection, counters.ITEMS)
             if now != self._seen:
-                self._left = texts_without_vectors(connection, encoder_id, self._template)
+                self._left = texts_without_vectors(connection, encoder_id, self.template)
                 self._seen = now
         self._next_look = time.monotonic() + REST * (time.monotonic() - began)
         if self._left:
             log.info("encoding item texts", texts=len(self._left))
 
 
-def _count(connection: Connection) -> None:
+def count_items(connection: Connection) -> None:
     counters.increment(connection, counters.ITEM_VECTORS)

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Connection, select
 
+from fusion.encoders.item_text import ITEM_TEMPLATE
 from fusion.interests.backfill import first_changed
+from fusion.interests.centroids import items_of, partitions_at, read_centroids, write_centroids
+from fusion.interests.item_vectors import texts_without_vectors
 from fusion.interests.pool import HALF_LIFE
 from fusion.interests.pooled_rows import VectorSource, lock_users, newest_of, pooled_id, unrepresented, write_pooled
 from fusion.interests.text_vectors import EncodedInterest, Encoder, InterestKey, write_vectors
@@ -22,6 +25,7 @@ from streams.kafka.messages import RepresentationUpdate
 from streams.store.outbox import Announcement
 
 if TYPE_CHECKING:
+    from fusion.serving.common_space import CommonSpace
     from fusion.training.artifact import Artifact
 
 
@@ -35,7 +39,9 @@ class RepresentationConfig:
 
     encoder: Encoder
     half_life: float = HALF_LIFE
+    template: str = ITEM_TEMPLATE  # how items read
     artifact: Artifact | None = None  # none: pooled vectors are what is announced
+    common: CommonSpace | None = None  # the artifact's
 
     def pooled(self, prompt_version: str) -> str:
         return pooled_id(self.encoder.id, prompt_version, self.half_life)
@@ -56,7 +62,7 @@ def write_batch(
     keys: Collection[InterestKey],
     encoded: Sequence[EncodedInterest],
 ) -> int:
-    """Write vectors and every representation that they change; return how many representations.
+    """Write vectors, centroids and every representation that they change; return how many representations.
 
     keys: all the interests at hand that are in the store; encoded: those of them that had no vectors. Those that had
     are represented again too, which changes nothing unless a crash or another program left it undone.
@@ -65,14 +71,26 @@ def write_batch(
     lock_users(connection, (key.user_id for key in keys))
     if len(write_vectors(connection, config.encoder.id, encoded)) < len(encoded):
         raise RewrittenError
+    write_centroids(connection, config.encoder.id, config.template, partitions_at(connection, map(_partition, keys)))
     written = 0
     for view, firsts in first_changed(config.encoder.id, keys).items():
         written += write_pooled(connection, view, config.half_life, firsts)
         if config.artifact is not None and view == _view(config.artifact):
             from fusion.serving.user_vectors import write_fused
 
-            written += write_fused(connection, config.artifact, firsts)
+            written += write_fused(connection, config.artifact, config.common, firsts)
     return written
+
+
+def item_texts_waiting(
+    connection: Connection, config: RepresentationConfig, keys: Collection[InterestKey]
+) -> list[str]:
+    """Texts without a vector of the items in these interests' partitions.
+
+    They are to be encoded first, so that what is written of a partition does not depend on how far other work has come.
+    """
+    items = items_of(connection, partitions_at(connection, map(_partition, keys)))
+    return texts_without_vectors(connection, config.encoder.id, config.template, sorted(items)) if items else []
 
 
 def write_missing(connection: Connection, config: RepresentationConfig, users: Collection[str]) -> int:
@@ -82,8 +100,9 @@ def write_missing(connection: Connection, config: RepresentationConfig, users: C
     from fusion.serving.user_vectors import write_fused
 
     lock_users(connection, users)
-    firsts = unrepresented(connection, _view(config.artifact), config.artifact.id, users)
-    return write_fused(connection, config.artifact, firsts)
+    view, placed = _view(config.artifact), config.common is not None
+    firsts = unrepresented(connection, view, config.artifact.id, users, common=placed)
+    return write_fused(connection, config.artifact, config.common, firsts)
 
 
 def announcement(
@@ -108,9 +127,18 @@ def announcement(
         found = newest_of(connection, artifact, user_id)
     if found is None or artifact is None:
         return None
-    history, index, vector = found
+    generation, index = found.history.generation, found.partition
+    centroids = read_centroids(connection, (user_id, generation, index), config.encoder.id)
     update = RepresentationUpdate(
-        user_id=user_id, index=index, generation=history.generation, artifact=artifact, vector=vector
+        user_id=user_id,
+        index=index,
+        generation=generation,
+        artifact=artifact,
+        vector=found.vector,
+        common=found.common,
+        encoder="" if centroids is None else centroids.encoder,
+        liked=None if centroids is None else centroids.liked,
+        disliked=None if centroids is None else centroids.disliked,
     )
     return Announcement(
         topic=topic,
@@ -131,6 +159,10 @@ def announce_all(
     """The announcements of several users, each with its place and prompt version."""
     made = (announcement(connection, config, topic, user, place, version) for user, place, version in users)
     return [one for one in made if one is not None]
+
+
+def _partition(key: InterestKey) -> tuple[str, int, int]:
+    return key.user_id, key.generation, key.index
 
 
 def _view(artifact: Artifact) -> VectorSource:

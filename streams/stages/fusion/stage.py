@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from fusion.encoders.sentence import check_encoder, open_encoder
+from fusion.interests.item_vectors import encode_items
 from fusion.interests.pool import HALF_LIFE
 from fusion.interests.pool import window as decay_window
 from fusion.interests.text_vectors import EncodedInterest, InterestKey, InterestTexts, encode_interests, find_texts
@@ -35,13 +36,14 @@ from streams.stages.announce import Announcer
 from streams.stages.consumer.message import Message
 from streams.stages.consumer.window import MessageWindow
 from streams.stages.fusion.bank_fill import BankFiller
-from streams.stages.fusion.item_texts import ItemTexts
+from streams.stages.fusion.item_texts import AT_ONCE, ItemTexts, count_items
 from streams.stages.fusion.republish import OvertakenError, RepublishProgress, plan_republishing, save_progress
 from streams.stages.fusion.rows import (
     MessagePosition,
     RepresentationConfig,
     RewrittenError,
     announce_all,
+    item_texts_waiting,
     write_batch,
     write_missing,
 )
@@ -52,6 +54,9 @@ from streams.store.outbox import Announcement
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
+
+    from fusion.serving.common_space import CommonSpace
+    from fusion.training.artifact import Artifact
 
 SETTLE_S = 0.02  # between looks whether a chunk is done
 IDLE_S = 0.2  # between looks for messages where there are none
@@ -141,7 +146,8 @@ class FusionStage:
 
     async def _work(self, stop: asyncio.Event) -> None:
         log.info("loading the text encoder", folder=str(self._folder))
-        self._config = RepresentationConfig(await self._in_thread(partial(open_encoder, self._folder)), self._half_life)
+        encoder = await self._in_thread(partial(open_encoder, self._folder))
+        self._config = RepresentationConfig(encoder, self._half_life, self._items.template)
         await self._bank_filler.open()
         await self._check_activation()
         kafka = self._context.settings.kafka
@@ -195,12 +201,15 @@ class FusionStage:
     # New interests.
 
     async def _fuse(self, messages: list[Message[InterestUpdate]]) -> None:
-        """1. Read the texts. 2. Encode them. 3. Write all in one transaction. 4. Announce."""
+        """1. Read the texts, also of items. 2. Encode them. 3. Write all in one transaction. 4. Announce."""
         while True:
             latest = {_key(one.value): one for one in messages if not one.lost}
             if not latest:
                 return
-            waiting, there = await self._store(partial(self._find, latest.keys()), "cannot read interests")  # 1
+            found = await self._store(partial(self._find, latest.keys()), "cannot read interests")  # 1
+            waiting, there, item_texts = found
+            for start in range(0, len(item_texts), AT_ONCE):  # 2
+                await self._encode(item_texts[start : start + AT_ONCE])
             encoded, _ = await self._in_thread(partial(encode_interests, self._config.encoder, waiting))  # 2
             here = {key: latest[key] for key in there if not latest[key].lost}
             mine = [one for one in encoded if one.texts.key in here]
@@ -212,9 +221,10 @@ class FusionStage:
         self._context.metrics.skipped.labels(self.name).inc(len(latest) - len(there))
         await self._announce(made)  # 4
 
-    def _find(self, keys: Collection[InterestKey]) -> tuple[list[InterestTexts], list[InterestKey]]:
+    def _find(self, keys: Collection[InterestKey]) -> tuple[list[InterestTexts], list[InterestKey], list[str]]:
         with self._context.engine.connect() as connection:
-            return find_texts(connection, self._config.encoder.id, keys)
+            waiting, there = find_texts(connection, self._config.encoder.id, keys)
+            return waiting, there, item_texts_waiting(connection, self._config, there)
 
     def _write_batch(
         self, here: dict[InterestKey, Message[InterestUpdate]], encoded: list[EncodedInterest], connection: Connection
@@ -265,6 +275,10 @@ class FusionStage:
         if sent:
             await self._store(partial(self._announcer.remove, sent), "cannot tidy the outbox")
 
+    async def _encode(self, item_texts: list[str]) -> None:
+        encode = partial(encode_items, self._context.engine, self._config.encoder, item_texts, written=count_items)
+        await self._retry.storing(partial(self._in_thread, encode), "cannot write vectors of items")
+
     async def _encode_items(self) -> None:
         """No message waits: a few items' texts that have no vector yet."""
         step = partial(self._items.step, self._config.encoder)
@@ -285,7 +299,7 @@ class FusionStage:
                 self._context.health.failed("artifact", str(error))
                 log.warning("artifact not loaded", activation=activation.number, error=str(error))
                 continue
-            self._config = replace(self._config, artifact=opened)
+            self._config = replace(self._config, artifact=opened, common=_common(opened))
             self._active = activation
             self._planned.clear()
             self._republish_queue.clear()
@@ -347,6 +361,14 @@ class FusionStage:
 
     async def _in_thread(self, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _common(artifact: Artifact | None) -> CommonSpace | None:
+    if artifact is None:
+        return None
+    from fusion.serving.common_space import common_space
+
+    return common_space(artifact)
 
 
 def _key(update: InterestUpdate) -> InterestKey:

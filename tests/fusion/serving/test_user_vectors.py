@@ -50,7 +50,7 @@ def test_a_vector_is_the_same_to_the_bit_whatever_it_is_made_with(store: Engine,
         keys = [(History(row[0], row[1]), row[2]) for row in whole]
         random.Random(1).shuffle(keys)
         for history, index in keys:
-            write_fused(connection, loaded, {history: index})
+            write_fused(connection, loaded, None, {history: index})
     assert rows() == whole
 
 
@@ -63,5 +63,5 @@ def test_what_users_lack_is_told_by_the_rows(store: Engine, artifact: Path) -> N
         assert unrepresented(connection, view, loaded.id, ["u3", "u4"]) == {}
         connection.execute(delete(representations).where(gone))
         assert unrepresented(connection, view, loaded.id, ["u3", "u4"]) == {History("u3", 0): 2}
-        assert write_fused(connection, loaded, {History("u3", 0): 2}) == 3  # partitions 2, 3 and 4 have seen it
-        assert write_fused(connection, loaded, {History("u3", 1): 0}) == 0  # another generation
+        assert write_fused(connection, loaded, None, {History("u3", 0): 2}) == 3  # partitions 2, 3 and 4 have seen it
+        assert write_fused(connection, loaded, None, {History("u3", 1): 0}) == 0  # another generation

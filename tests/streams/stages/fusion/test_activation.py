@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import Engine
 
 from fusion.encoders.sentence import open_encoder
-from fusion.interests.backfill import fuse
 from fusion.interests.pooled_rows import VectorSource, pooled_id
 from fusion.serving.user_vectors import represent
 from fusion.training.artifact import load_artifact
@@ -28,7 +27,7 @@ from tests.support.fusion_world import (
     content,
     context_of,
     done,
-    floats,
+    fuse_all,
     latest,
     learn,
     make_artifact,
@@ -36,6 +35,7 @@ from tests.support.fusion_world import (
     of_users,
     outbox_rows,
     publish,
+    told,
     until,
     update,
     working,
@@ -74,12 +74,12 @@ def test_activation_switches_and_publishes_every_user_again(
     assert {(one.artifact, one.index) for one in with_new.values()} == {(first, 4)}
     assert len(by_first) == len(with_new) == len(by_second) == len(pooled) == 9
     learn(embedded, new)
-    fuse(embedded, open_encoder(Path(view_folder(context)), device="cpu"))
+    fuse_all(embedded, open_encoder(Path(view_folder(context)), device="cpu"))
     for folder in ("first", "second"):
         represent(embedded, load_artifact(tmp_path / folder))
-    assert floats(with_new) == floats(newest_rows(embedded, first))
-    assert floats(by_second) == floats(newest_rows(embedded, second))
-    assert floats(pooled) == floats(newest_rows(embedded, pooled_id(*view)))
+    assert told(with_new) == told(newest_rows(embedded, first))
+    assert told(by_second) == told(newest_rows(embedded, second))
+    assert told(pooled) == told(newest_rows(embedded, pooled_id(*view)))
     assert content(engine) == content(embedded)
 
 
@@ -107,7 +107,7 @@ def test_publishing_again_goes_on_after_a_crash_and_is_not_begun_anew(
     context = context_of(kafka, engine, batch=2)
     artifact = make_artifact(tmp_path / "one", view)
     learn(engine, EVERY)
-    fuse(engine, open_encoder(view_folder(context), device="cpu"))
+    fuse_all(engine, open_encoder(view_folder(context), device="cpu"))
     represent(engine, load_artifact(tmp_path / "one"))
     activate(engine, tmp_path / "one")
     send = Announcer.send
@@ -143,7 +143,7 @@ def test_publishing_again_goes_on_after_a_crash_and_is_not_begun_anew(
 
     found = asyncio.run(go())
     represent(embedded, load_artifact(tmp_path / "one"))
-    assert floats(found) == floats(newest_rows(embedded, artifact))
+    assert told(found) == told(newest_rows(embedded, artifact))
     assert content(engine) == content(embedded)
 
 
@@ -155,7 +155,7 @@ def test_an_artifact_that_cannot_be_loaded_is_reported_and_the_old_one_stays(
     make_artifact(tmp_path / "new", view, seed=2)
     some = of_users(2, 1)
     learn(engine, some)
-    fuse(engine, open_encoder(view_folder(context), device="cpu"))
+    fuse_all(engine, open_encoder(view_folder(context), device="cpu"))
     activate(engine, tmp_path / "old")
     activate(engine, tmp_path / "new")
     weights = tmp_path / "new" / "model.safetensors"
@@ -184,7 +184,7 @@ def test_users_that_the_artifact_knows_nothing_of_are_represented_by_the_pool(
     artifact = make_artifact(tmp_path / "one", view)
     some = [update("ann", 0), update("bob", 0, "json-2")]
     learn(engine, some)
-    fuse(engine, open_encoder(view_folder(context), device="cpu"))
+    fuse_all(engine, open_encoder(view_folder(context), device="cpu"))
     activate(engine, tmp_path / "one")
 
     async def go() -> dict[str, RepresentationUpdate]:

@@ -38,7 +38,6 @@ from tests.support.fusion_world import (
     content,
     context_of,
     done,
-    floats,
     latest,
     learn,
     newest_rows,
@@ -46,6 +45,7 @@ from tests.support.fusion_world import (
     outbox_rows,
     partition_of,
     publish,
+    told,
     until,
     update,
     working,
@@ -70,7 +70,7 @@ def test_rows_and_announcements_are_those_of_the_embedded_fuse_in_any_order(
 
     found = asyncio.run(go())
     assert content(engine) == content(embedded)
-    assert floats(found) == floats(newest_rows(embedded, pooled_id(*view)))
+    assert told(found) == told(newest_rows(embedded, pooled_id(*view)))
     assert outbox_rows(engine) == []
 
 
@@ -96,7 +96,7 @@ def test_interests_that_come_late_have_the_newer_partitions_pooled_and_announced
     assert {one.index for one in before.values()} == {one.index for one in after.values()} == {3}
     assert all(after[user].vector != before[user].vector for user in before)
     assert content(engine) == content(embedded)
-    assert floats(after) == floats(newest_rows(embedded, pooled_id(*view)))
+    assert told(after) == told(newest_rows(embedded, pooled_id(*view)))
 
 
 def test_a_crash_between_commit_and_announcement_loses_nothing(
@@ -125,7 +125,7 @@ def test_a_crash_between_commit_and_announcement_loses_nothing(
 
     found = asyncio.run(go())
     assert content(engine) == content(embedded)
-    assert floats(found) == floats(newest_rows(embedded, pooled_id(*view)))
+    assert told(found) == told(newest_rows(embedded, pooled_id(*view)))
     assert outbox_rows(engine) == []
 
 

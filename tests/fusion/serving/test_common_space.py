@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from fusion.serving.nearest import CommonSpace
+from fusion.serving.common_space import CommonSpace
 from fusion.serving.score import current_samples
 from interest.errors import ArtifactError, InputError
 from tests.support.ctr_world import DAY
