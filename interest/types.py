@@ -71,7 +71,9 @@ class Reason(enum.StrEnum):
 class Partition(msgspec.Struct, frozen=True, kw_only=True):
     """The header of one closed partition (LIBER, UBSP): it names its behaviours by their sequence numbers.
 
-    The behaviours are the user's rows first_seq..last_seq (both included) of `behaviors`; no row is stored twice.
+    The behaviours are the user's rows first_seq..last_seq (both included) of `behaviors`; no row is stored twice. Where
+    scenes are kept apart they are those of the partition's scene among these rows, and a scene's partitions follow
+    each other by `previous`: `index` counts all of the user's, in the order in which they were opened.
     """
 
     user_id: str
@@ -82,6 +84,9 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     opened_at: float  # the least event time inside
     closed_at: float  # the greatest event time inside
     reason: Reason
+    scene: str | None = None  # none: of all scenes; these three where scenes are kept apart. Empty: without a scene
+    previous: int | None = None  # the index of this scene's partition before
+    members: int | None = None  # behaviours inside
 
     @property
     def id(self) -> str:
@@ -89,7 +94,14 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        return self.last_seq - self.first_seq + 1
+        return self.last_seq - self.first_seq + 1 if self.members is None else self.members
+
+    @property
+    def before(self) -> int | None:
+        """The index of the partition that this one follows; None for the first, of the user or of the scene."""
+        if self.scene is None:
+            return self.index - 1 if self.index > 0 else None
+        return self.previous
 
 
 class Outcome(enum.StrEnum):

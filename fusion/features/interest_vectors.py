@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, and_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
 from fusion.features.impressions import Impressions
 from fusion.features.log import USERS_AT_ONCE, Array
 from fusion.tables import vectors
 from interest.errors import InputError
-from interest.store.tables import partitions
+from interest.store.tables import behaviors, partitions
+from interest.types import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class InterestVectors:
 
     starts: Array  # (U + 1,) int64: the partitions of user u are starts[u]..starts[u + 1] - 1
     index: Array  # (Q,) int64, the store's own
-    last_seq: Array  # (Q,) int64
+    last_seq: Array  # (Q,) int64: of the last behaviour before the partition was closed, see `_closed_after`
     closed_at: Array  # (Q,) float64
     vectors: Array  # (Q, 2 d) float16: summary, then shift (zeros for a user's first partition)
     generation: int = 0  # these three: of which partitions, by which prompts and text encoder
@@ -71,7 +72,8 @@ def read_interest_vectors(
     else:
         rows = list(connection.execute(query.where(partitions.c.user_id.in_(users))))
     number = {user: i for i, user in enumerate(users)}
-    ordered = sorted(((number[row[0]], *row[1:]) for row in rows if row[0] in number), key=lambda row: (row[0], row[1]))
+    numbered = [(number[row[0]], *row[1:]) for row in rows if row[0] in number]
+    ordered = sorted(numbered, key=lambda row: (row[0], row[2], row[1]))
     return _of_rows(ordered, len(users), generation=generation, prompt_version=prompt_version, encoder=encoder)
 
 
@@ -86,19 +88,19 @@ def read_newest_vectors(
     encoder: str,
 ) -> InterestVectors:
     """One user's newest partitions that have vectors, at most `most`, of behaviours before a sequence number."""
-    query = (
-        _select(generation, prompt_version, encoder)
-        .where(partitions.c.user_id == user_id, partitions.c.generation == generation, partitions.c.last_seq < before)
-        .order_by(partitions.c.index.desc())
-        .limit(most)
-    )
+    own = (partitions.c.user_id == user_id, partitions.c.generation == generation, _closed_after() < before)
+    query = _select(generation, prompt_version, encoder).where(*own).limit(most)
+    apart = select(partitions.c.user_id).where(partitions.c.user_id == user_id, partitions.c.scene.is_not(None))
+    if connection.execute(apart.limit(1)).first() is not None:
+        query = query.order_by(_closed_after().desc())
+    query = query.order_by(partitions.c.index.desc())  # of all scenes: the key's order, so that no others are read
     rows = [(0, *row[1:]) for row in connection.execute(query)][::-1]
     return _of_rows(rows, 1, generation=generation, prompt_version=prompt_version, encoder=encoder)
 
 
 def _select(generation: int, prompt_version: str, encoder: str) -> Select[Any]:
     """User, index, last_seq, closed_at, summary and shift of partitions with such vectors."""
-    columns = (partitions.c.user_id, partitions.c.index, partitions.c.last_seq, partitions.c.closed_at)
+    columns = (partitions.c.user_id, partitions.c.index, _closed_after(), partitions.c.closed_at)
     same = [vectors.c[name] == partitions.c[name] for name in ("user_id", "generation", "index")]
     wanted = (
         vectors.c.generation == generation,
@@ -106,6 +108,22 @@ def _select(generation: int, prompt_version: str, encoder: str) -> Select[Any]:
         vectors.c.encoder == encoder,
     )
     return select(*columns, vectors.c.summary, vectors.c.shift).join(vectors, and_(*same)).where(*wanted)
+
+
+def _closed_after() -> ColumnElement[int]:
+    """The sequence number after which a partition was closed: of the behaviour before the one that closed it.
+
+    That is its own last one; but where scenes are kept apart, what closes it by time or by tokens is the next behaviour
+    of the scene, and until then the user's behaviours in other scenes have not seen it. Where none has come yet, a
+    sweep has closed it: whatever comes now sees it.
+    """
+    mine = behaviors.c.user_id == partitions.c.user_id
+    later = select(behaviors.c.seq - 1).where(mine, behaviors.c.seq > partitions.c.last_seq)
+    of_this_scene = func.coalesce(behaviors.c.scene, "") == partitions.c.scene
+    closing = later.where(of_this_scene).order_by(behaviors.c.seq).limit(1).scalar_subquery()
+    newest = select(func.max(behaviors.c.seq)).where(mine).scalar_subquery()
+    at_once = or_(partitions.c.scene.is_(None), partitions.c.reason == Reason.COUNT)
+    return case((at_once, partitions.c.last_seq), else_=func.coalesce(closing, newest))
 
 
 def _of_rows(ordered: Sequence[tuple[Any, ...]], users: int, **source: Any) -> InterestVectors:

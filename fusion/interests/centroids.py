@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, and_, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, tuple_
 
 from fusion.encoders.item_text import text_key
 from fusion.features.log import Array
 from fusion.features.match.item_vectors import item_texts, stored_vectors
 from fusion.tables import centroids
 from interest.facts.values import Usual, kind_of
-from interest.store.sql import partition_of, read_items, upsert
+from interest.store.sql import of_scene, partition_of, read_items, upsert
 from interest.store.tables import behaviors, partitions
 from interest.types import Partition
 
@@ -130,9 +130,14 @@ def _key(head: Partition) -> Key:
 
 def _events(connection: Connection, head: Partition) -> list[_Event]:
     query = select(*(behaviors.c[name] for name in _Event._fields)).where(
-        behaviors.c.user_id == head.user_id, behaviors.c.seq.between(head.first_seq, head.last_seq)
+        behaviors.c.user_id == head.user_id, behaviors.c.seq.between(head.first_seq, head.last_seq), *_scene(head)
     )
     return [_Event(*row) for row in connection.execute(query.order_by(behaviors.c.seq))]
+
+
+def _scene(head: Partition) -> list[ColumnElement[bool]]:
+    """That a behaviour is of the partition's scene, where it is of one."""
+    return [] if head.scene is None else [of_scene(head.scene)]
 
 
 def _vectors(connection: Connection, encoder_id: str, template: str, items: set[str]) -> dict[str, Array]:
@@ -146,16 +151,20 @@ def _vectors(connection: Connection, encoder_id: str, template: str, items: set[
 
 
 def _usual(connection: Connection, heads: Sequence[Partition]) -> dict[Key, dict[str, Usual]]:
-    """By partition and action, what its user usually gave up to its close; every earlier value is read once."""
+    """By partition and action, what its user usually gave up to its close, in its scene where it is of one; every
+    earlier value is read once.
+    """
     value = behaviors.c.value
     sums = select(behaviors.c.action, func.count(value), func.sum(value), func.max(value)).group_by(behaviors.c.action)
     found: dict[Key, dict[str, Usual]] = {}
-    own, read_to, by_action = "", -1, dict[str, tuple[int, float, float]]()
-    for head in sorted(heads, key=_key):
-        if head.user_id != own or head.last_seq < read_to:
-            own, read_to, by_action = head.user_id, -1, {}
-        inside = (behaviors.c.user_id == own, behaviors.c.seq > read_to, behaviors.c.seq <= head.last_seq)
-        for action, count, total, most in connection.execute(sums.where(*inside).order_by(behaviors.c.action)):
+    own, read_to, by_action = ("", ""), -1, dict[str, tuple[int, float, float]]()
+    for head in sorted(heads, key=lambda head: (head.user_id, head.scene or "", head.generation, head.index)):
+        if (head.user_id, head.scene or "") != own or head.last_seq < read_to:
+            own, read_to, by_action = (head.user_id, head.scene or ""), -1, {}
+        inside = (behaviors.c.user_id == head.user_id, behaviors.c.seq > read_to, behaviors.c.seq <= head.last_seq)
+        for action, count, total, most in connection.execute(
+            sums.where(*inside, *_scene(head)).order_by(behaviors.c.action)
+        ):
             if count:
                 before = by_action.get(action, (0, 0.0, 0.0))
                 by_action[action] = (before[0] + count, before[1] + total, max(before[2], most))

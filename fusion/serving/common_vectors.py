@@ -33,9 +33,12 @@ def common_columns(
         by_history.setdefault(history, []).append(index)
     found: dict[tuple[History, int], Columns] = {}
     for history, indexes in by_history.items():
-        after, sums = _before(connection, artifact, history, indexes[0])
         ends = _ends(connection, history, indexes[0])
-        there = [index for index in indexes if index in ends]
+        # where scenes are kept apart, a partition that was opened earlier may end later
+        there = sorted((index for index in indexes if index in ends), key=ends.__getitem__)
+        if not there:
+            continue
+        after, sums = _before(connection, artifact, history, indexes[0], ends[there[0]])
         added = common.sums(connection, history.user_id, [ends[index] for index in there], after, sums)
         for index, own in zip(there, added, strict=True):
             vector = common.vector(own).astype("<f4").tobytes()
@@ -43,15 +46,15 @@ def common_columns(
     return found
 
 
-def _before(connection: Connection, artifact: str, history: History, first: int) -> tuple[int, Array | None]:
-    """The last sequence number before partition `first` up to which the store has sums, and these; -1: none."""
+def _before(connection: Connection, artifact: str, history: History, first: int, end: int) -> tuple[int, Array | None]:
+    """A sequence number, of `end` at most, up to which the store has sums of a partition before `first`; -1: none."""
     same = [representations.c[name] == partitions.c[name] for name in ("user_id", "generation", "index")]
     query = (
         select(partitions.c.last_seq, representations.c.common_sums)
         .join(partitions, same[0] & same[1] & same[2])
         .where(representations.c.user_id == history.user_id, representations.c.generation == history.generation)
         .where(representations.c.artifact == artifact, representations.c.common_sums.is_not(None))
-        .where(representations.c.index < first)
+        .where(representations.c.index < first, partitions.c.last_seq <= end)
         .order_by(representations.c.index.desc())
         .limit(1)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import Connection, and_, func, select
 
+from interest.store.sql import partition_size
 from interest.store.tables import interests, partitions, usage
 
 
@@ -30,8 +31,7 @@ def read_costs(connection: Connection, *, generation: int, prompt_version: str, 
     total = [func.sum(usage.c[name]) for name in ("calls", "prompt_tokens", "completion_tokens", "seconds")]
     row = connection.execute(select(*total).where(usage.c.prompt_version == prompt_version)).one()
     same = and_(*(interests.c[name] == partitions.c[name] for name in ("user_id", "generation", "index")))
-    size = func.sum(partitions.c.last_seq - partitions.c.first_seq + 1)
-    query = select(size).join(interests, same)
+    query = select(func.sum(partition_size())).join(interests, same)
     query = query.where(interests.c.generation == generation, interests.c.prompt_version == prompt_version)
     behaviors = connection.execute(query).scalar() or 0
     if not row[0] or not behaviors:

@@ -83,6 +83,7 @@ class Facts:
     closed_at: float
     profile: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()  # further words of the catalogue about these items: a director, a country
+    scene: str | None = None  # of all the behaviours, where scenes are kept apart; empty: without one
     recurring: tuple[tuple[str, int], ...] = ()  # people and themes that several items share, and how many, most first
 
     def supports(self, title: Title) -> bool:
@@ -129,9 +130,10 @@ def facts_of(
     catalogue: Mapping[str, Item],
     profile: User | None = None,
     usual: Usual | None = None,
+    scene: str | None = None,
 ) -> Facts:
     """Count one partition's behaviours, given with their sequence numbers. Items missing in the catalogue have no
-    title. Without `usual`, the user is taken to have done nothing before.
+    title. Without `usual`, the user is taken to have done nothing before. `scene`: the partition's.
     """
     values = [behavior.value for _, behavior in behaviors if behavior.value is not None]
     mean = fmean(values) if values else None
@@ -172,7 +174,8 @@ def facts_of(
         opened_at=min(times),
         closed_at=max(times),
         profile={key: text for key, text in profile.attributes.items() if text} if profile else {},
-        names=frozenset(names),
+        names=frozenset({*names, f"scene {scene}"} if scene else names),
+        scene=scene,
         recurring=tuple(
             (name, count)
             for name, count in sorted(details.items(), key=lambda pair: (-pair[1], pair[0]))

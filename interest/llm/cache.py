@@ -199,9 +199,7 @@ def existing_users(connection: Connection, users: Iterable[str]) -> set[str]:
     existing: set[str] = set()
     wanted = list(users)
     for start in range(0, len(wanted), 500):
-        query = select(partitions.c.user_id).where(
-            partitions.c.user_id.in_(wanted[start : start + 500]), partitions.c.index == 0
-        )
+        query = select(partitions.c.user_id).where(partitions.c.user_id.in_(wanted[start : start + 500])).distinct()
         existing.update(connection.execute(query).scalars())
     return existing
 

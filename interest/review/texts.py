@@ -87,14 +87,14 @@ def read_texts(
         rows = connection.execute(select(interests).where(mine, interests.c.user_id.in_(some))).mappings()
         texts = {(row["user_id"], row["index"]): interest_of_row(row) for row in rows}
         works: dict[tuple[str, int], Work] = {}
-        heads = _heads(connection, some, generation, texts)
+        heads, following = _heads(connection, some, generation, texts)
         for at in range(0, len(heads), AT_ONCE):
             loaded = load(connection, plan, heads[at : at + AT_ONCE], categories)
             works |= {(work.user_id, work.partition.index): work for work in loaded}
             advance(len(loaded))
         for (user, index), interest in sorted(texts.items()):
             if (user, index) in works:
-                after = works.get((user, index + 1))
+                after = works.get((user, following.get((user, index), -1)))
                 found.append(ReviewedText(interest, works[user, index], after.evidence.facts if after else None))
     return found
 
@@ -112,9 +112,11 @@ def _draw(counts: dict[str, int], most: int) -> list[str]:
 
 def _heads(
     connection: Connection, users: Sequence[str], generation: int, texts: Collection[tuple[str, int]]
-) -> list[Partition]:
-    """The partitions of the texts, and those that follow them."""
+) -> tuple[list[Partition], dict[tuple[str, int], int]]:
+    """The partitions of the texts, and those that follow them; and of each, the index of the one that follows it."""
     query = select(partitions).where(partitions.c.user_id.in_(users), partitions.c.generation == generation)
     rows = connection.execute(query.order_by(partitions.c.user_id, partitions.c.index)).mappings()
-    wanted = {*texts, *((user, index + 1) for user, index in texts)}
-    return [head for row in rows if ((head := partition_of(row)).user_id, head.index) in wanted]
+    heads = [partition_of(row) for row in rows]
+    following = {(head.user_id, head.before): head.index for head in heads if head.before is not None}
+    wanted = {*texts, *((key[0], following[key]) for key in texts if key in following)}
+    return [head for head in heads if (head.user_id, head.index) in wanted], following

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, RowMapping, Table, select
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Table, func, select
 
 from interest.store.tables import behaviors, items, partitions, users
 from interest.types import Behavior, Item, Partition, Reason, User
@@ -72,6 +72,29 @@ def behaviors_between(
     return [(row["seq"], behavior_of(row)) for row in connection.execute(query).mappings()]
 
 
+def behaviors_inside(
+    connection: Connection, partition: Partition, most: int | None = None
+) -> list[tuple[int, Behavior]]:
+    """The behaviours of a partition in order of arrival, each with its sequence number; of `most`, the newest."""
+    query = select(behaviors).where(
+        behaviors.c.user_id == partition.user_id, behaviors.c.seq.between(partition.first_seq, partition.last_seq)
+    )
+    if partition.scene is not None:
+        query = query.where(of_scene(partition.scene))
+    rows = connection.execute(query.order_by(behaviors.c.seq.desc()).limit(most)).mappings()
+    return [(row["seq"], behavior_of(row)) for row in rows][::-1]
+
+
+def of_scene(scene: str) -> ColumnElement[bool]:
+    """Whether a row of `behaviors` is of a scene, by its name in `partitions`: empty for those without one."""
+    return func.coalesce(behaviors.c.scene, "") == scene
+
+
+def partition_size() -> ColumnElement[int]:
+    """How many behaviours a row of `partitions` holds."""
+    return func.coalesce(partitions.c.members, partitions.c.last_seq - partitions.c.first_seq + 1)
+
+
 def behavior_of(row: RowMapping) -> Behavior:
     return Behavior(
         user_id=row["user_id"],
@@ -104,6 +127,9 @@ def partition_of(row: RowMapping) -> Partition:
         opened_at=row["opened_at"],
         closed_at=row["closed_at"],
         reason=Reason(row["reason"]),
+        scene=row["scene"],
+        previous=row["previous"],
+        members=row["members"],
     )
 
 

@@ -49,6 +49,9 @@ partitions = Table(
     Column("opened_at", Float(53), nullable=False),
     Column("closed_at", Float(53), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("scene", Text),  # null: of all scenes; these three where scenes are kept apart. Empty: without a scene
+    Column("previous", Integer),  # the index of the scene's partition before
+    Column("members", Integer),  # behaviours inside; null: all of first_seq..last_seq
     Index("partitions_opened", "user_id", "opened_at"),
     sqlite_with_rowid=False,
 )

@@ -24,6 +24,7 @@ from interest.store.tables import interests
 from interest.types import Interest, Outcome, Source
 from interest.write.backlog import Plan, Work, chunks, count_open
 from interest.write.cascade import MIN_KNOWN, GeneratedText
+from interest.write.in_scene import told_scene
 from interest.write.interruptible import run
 from interest.write.writer import InterestWriter, interest_row, plain
 
@@ -219,7 +220,7 @@ async def _cascades(engine: Engine, plan: Plan, writer: InterestWriter, store: _
     the one before.
     """
     in_flight: dict[asyncio.Task[Interest], asyncio.Task[GeneratedText]] = {}
-    newest: tuple[Work, asyncio.Task[GeneratedText]] | None = None
+    newest: dict[str | None, tuple[Work, asyncio.Task[GeneratedText]]] = {}  # of one user, by scene
     finished = 0
 
     async def some_finish() -> None:
@@ -248,11 +249,12 @@ async def _cascades(engine: Engine, plan: Plan, writer: InterestWriter, store: _
             for work in chunk:
                 while len(in_flight) >= min(MOST, FIRST + finished):
                     await some_finish()
-                follows = newest is not None and _follows(work, newest[0])
-                before = newest[1] if newest is not None and follows else None
+                newest = {scene: one for scene, one in newest.items() if one[0].user_id == work.user_id}
+                last = newest.get(work.partition.scene)
+                before = last[1] if last is not None and work.partition.before == last[0].partition.index else None
                 summary = asyncio.create_task(writer.summary(work, before))
                 in_flight[asyncio.create_task(writer.interest(work, summary, before))] = summary
-                newest = work, summary
+                newest[work.partition.scene] = work, summary
         while in_flight:
             await some_finish()
     finally:
@@ -263,10 +265,6 @@ async def _cascades(engine: Engine, plan: Plan, writer: InterestWriter, store: _
         for task in in_flight:
             if not task.cancelled() and task.exception() is None:
                 store.add(task.result())
-
-
-def _follows(work: Work, other: Work) -> bool:
-    return work.user_id == other.user_id and work.partition.index == other.partition.index + 1
 
 
 async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
@@ -284,7 +282,7 @@ async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
         for work in chunk:
             if work.evidence.facts.known >= MIN_KNOWN:
                 request = prompt.summary(work.evidence.facts, "None" if plan.chained else None, 0, plan.style)
-                group.create_task(probe(request, work.user_id))
+                group.create_task(probe(told_scene(request, work.evidence.facts), work.user_id))
     answers.flush()
 
 

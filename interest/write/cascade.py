@@ -22,6 +22,7 @@ from interest.facts.mood import mood_sentence
 from interest.llm.protocol import Reply, Request
 from interest.types import ItemStatement, Outcome, Source
 from interest.write.answer import bare, read_answer
+from interest.write.in_scene import said_of_scene, told_scene
 from interest.write.prompts import Prompt, Style
 from interest.write.template import no_change_sentence, shift_sentence, summary_sentence
 
@@ -75,7 +76,8 @@ async def write_shift(
     if min(facts.known, before.known) < MIN_KNOWN:
         return replace(stand_in, outcome=Outcome.SPARSE)
     if prompt.tested and not changed(before, facts):
-        return replace(stand_in, text=no_change_sentence(before, facts, style.noun), outcome=Outcome.UNCHANGED)
+        text = said_of_scene(no_change_sentence(before, facts, style.noun), facts)
+        return replace(stand_in, text=text, outcome=Outcome.UNCHANGED)
     shift = await _attempts(
         ask,
         lambda attempt: prompt.shift(before, facts, s_before, s_now, attempt, style),
@@ -93,12 +95,13 @@ def plain_summary(facts: Facts, style: Style) -> GeneratedText:
     """The summary without an LLM."""
     best = facts.top(MAX_EVIDENCE // 2)
     evidence = tuple(title.seq for title in [title for title in best if facts.supports(title)] or best)
-    return GeneratedText(summary_sentence(facts, style.noun), Source.STATISTICS, Outcome.STATISTICS, evidence)
+    text = said_of_scene(summary_sentence(facts, style.noun), facts)
+    return GeneratedText(text, Source.STATISTICS, Outcome.STATISTICS, evidence)
 
 
 def plain_shift(before: Facts | None, facts: Facts, style: Style) -> GeneratedText:
     """The shift without an LLM; empty for a user's first partition."""
-    text = shift_sentence(before, facts, style.noun) if before else ""
+    text = said_of_scene(shift_sentence(before, facts, style.noun), facts) if before else ""
     return GeneratedText(text, Source.STATISTICS, Outcome.STATISTICS)
 
 
@@ -119,7 +122,7 @@ async def _attempts(
     """
     cut_short = generic = 0
     for attempt in range(style.attempts):
-        request = request_of(attempt)
+        request = told_scene(request_of(attempt), evidence.facts)
         try:
             reply = await ask(request)
         except Denied:  # it would refuse every text: that is for a person to mend, and no outcome of this one

@@ -15,7 +15,7 @@ from interest.errors import InputError
 from streams.commands.options import LlmBackend, PromptVersion, Store
 from streams.settings.durations import parse_duration
 from streams.settings.load import store_url
-from streams.ubsp.policy import Dedupe, Policy, Span
+from streams.ubsp.policy import Dedupe, Policy, Scenes, Span
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -32,6 +32,7 @@ _OF_THE_AGENT = {
     "span": "INTERESTREAM_INGEST_SPAN",
     "tokens": "INTERESTREAM_INGEST_TOKENS",
     "dedupe": "INTERESTREAM_INGEST_DEDUPE",
+    "scenes": "INTERESTREAM_INGEST_SCENES",
     "llm_from": "INTERESTREAM_LLM_URL",
     "llm_model": "INTERESTREAM_LLM_MODEL",
     "llm_backend": "INTERESTREAM_LLM_URL",
@@ -89,6 +90,9 @@ def replay(
             "store's own, auto in a new one.",
         ),
     ] = None,
+    scenes: Annotated[
+        Scenes, typer.Option(help="apart: partitions, and the texts about them, of each scene by itself.")
+    ] = Scenes.JOINED,
     action: Annotated[str | None, typer.Option(help="The action of every row, if no column holds it.")] = None,
     users_limit: Annotated[
         int | None,
@@ -167,8 +171,9 @@ def replay(
         raise InputError("--timeout is for --kafka; without Kafka nothing is waited for")
     try:
         policy = Policy(
-            count=partition or None, gap_s=parse_duration(gap) if gap else None, span=span, tokens=tokens, dedupe=dedupe
-        )
+            count=partition or None, gap_s=parse_duration(gap) if gap else None, span=span, tokens=tokens,
+            dedupe=dedupe, scenes=scenes,
+        )  # fmt: skip
     except ValueError as error:
         raise InputError(f"{error}; set --partition, --gap, --span or --tokens") from None
     sources = open_sources(log, items, users, options)

@@ -89,11 +89,11 @@ def _interrupt(subscription: AnySubscription) -> None:
 
 
 def _print(subscription: AnySubscription, *, json: bool) -> None:
-    import msgspec
+    from streams.kafka.messages import encode_message
 
     with subscription:
         for update in subscription:
-            text = msgspec.json.encode(update).decode() if json else _page(update)
+            text = encode_message(update).decode() if json else _page(update)
             print(text, flush=True)
 
 
@@ -108,9 +108,10 @@ def _page(update: InterestUpdate | RepresentationUpdate) -> str:
             f"  [{shown}{', …' if len(numbers) > 6 else ''}] ({len(numbers)} numbers)\n"
         )
     period = f"{_time(update.opened_at)} – {_time(update.closed_at)}"
+    where = f" · scene {update.scene}" if update.scene else ""
     source = update.summary_source + (f" ({update.model})" if update.model else "")
     lines = [
-        f"user {update.user_id} · partition {update.index} · {period} · {update.behaviors} behaviours",
+        f"user {update.user_id} · partition {update.index}{where} · {period} · {update.behaviors} behaviours",
         f"  {update.summary}",
     ]
     if update.shift:

@@ -163,7 +163,8 @@ def _open(history: History, width: int) -> Iterator[str]:
 
 def _period(period: Period, width: int, evidence: int) -> Iterator[str]:
     dates = _days(period.opened_at, period.closed_at)
-    head = f"{dates}: {period.behaviors:,} behaviours, closed by {period.reason}"
+    scene = f" of the scene {period.scene}" if period.scene else ""
+    head = f"{dates}: {period.behaviors:,} behaviours{scene}, closed by {period.reason}"
     yield from _wrap(head, width, "        ", f"#{period.index:<6} ")
     if period.summary is None:
         yield from _wrap("no interest learned yet: `interestream learn`", width, "        ", "        ")

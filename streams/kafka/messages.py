@@ -40,6 +40,7 @@ class InterestUpdate(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: float  # the greatest
     behaviors: int  # how many the partition holds
     reason: Reason  # why the partition was closed
+    scene: str | None = None  # none: of all scenes. Where scenes are kept apart, whose; empty: without a scene
 
 
 class RepresentationUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +80,13 @@ def update_of(interest: Interest, partition: Partition) -> InterestUpdate:
         closed_at=partition.closed_at,
         behaviors=partition.size,
         reason=partition.reason,
+        scene=partition.scene,
     )
+
+
+def encode_message(message: Partition | InterestUpdate | RepresentationUpdate) -> bytes:
+    """A message as JSON, without the fields that only stores with scenes kept apart have."""
+    return msgspec.json.encode({name: one for name, one in msgspec.structs.asdict(message).items() if one is not None})
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ _SECONDS = "UTC seconds since 1970, with fractions"
 _USER, _INDEX = "the user", "the partition's number: 0, 1, 2... per user and generation"
 _GENERATION = "0, and one more each time the user's partitions are made anew"
 _CLOSED = "why the partition was closed"
+_OF_SCENE = "where scenes are kept apart: whose behaviours alone the partition holds; empty: those without a scene"
 FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
     Behavior: {
         "user_id": _USER,
@@ -49,6 +50,9 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "opened_at": f"the least event time inside, {_SECONDS}",
         "closed_at": f"the greatest event time inside, {_SECONDS}",
         "reason": _CLOSED,
+        "scene": _OF_SCENE,
+        "previous": "where scenes are kept apart: the index of the scene's partition before",
+        "members": "where scenes are kept apart: how many of first_seq to last_seq are the scene's",
     },
     InterestUpdate: {
         "user_id": _USER,
@@ -69,6 +73,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "closed_at": f"the greatest event time in the partition, {_SECONDS}",
         "behaviors": "how many behaviours the partition holds",
         "reason": _CLOSED,
+        "scene": _OF_SCENE,
     },
     RepresentationUpdate: {
         "user_id": _USER,

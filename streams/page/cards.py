@@ -62,10 +62,11 @@ def card_html(card: Card, *, new: bool = False) -> str:
     rest = card.total - len(card.behaviors)
     more = f'<li class="did rest">and {number(rest)} older ones</li>' if rest > 0 else ""
     chips = "".join(behavior_html(one, support.get(one.seq, [])) for one in reversed(card.behaviors))
+    scene = f" · {isolated(card.scene, 80)}" if card.scene else ""
     closed = REASONS.get(card.reason, attribute(card.reason))
     return (
         f'<article class="card panel{" new" if new else ""}" data-index="{card.index}" '
-        f'aria-label="Partition {card.index}"><header><h3>#{card.index}</h3>'
+        f'aria-label="Partition {card.index}"><header><h3>#{card.index}{scene}</h3>'
         f"<time>{stretch(card.opened_at, card.closed_at)}</time>"
         f'<span class="faint">{number(card.total)} behaviours, {closed}</span>'
         f'</header><div class="halves"><div class="texts">{body}</div>'

@@ -55,7 +55,7 @@ class ShownBehavior(BaseModel):
 
 
 class OpenCache(BaseModel):
-    """The behaviours after the newest closed partition, oldest first: no language model has read them yet."""
+    """The behaviours that are in no closed partition, oldest first: no language model has read them yet."""
 
     behaviors: list[ShownBehavior]
     total: Annotated[int, Field(description="All there are; the newest 500 are listed")]
@@ -86,6 +86,7 @@ class Card(BaseModel):
     """One closed partition: its texts, sentence by sentence, and its behaviours."""
 
     index: int
+    scene: Annotated[str | None, Field(description="Where scenes are kept apart; empty: of those without one")] = None
     opened_at: float
     closed_at: float
     reason: str

@@ -14,16 +14,17 @@ from interest.facts.counts import Facts, facts_of
 from interest.facts.values import Kind, kind_of, shown
 from interest.llm.protocol import Reply
 from interest.store.descriptions import read_descriptions
-from interest.store.sql import behaviors_between, read_items
+from interest.store.sql import behavior_of, behaviors_between, behaviors_inside, read_items
 from interest.store.tables import answers, behaviors, interests, items, partitions
 from interest.types import Behavior, Item, Partition, Source
 from interest.write.backlog import read_usual
 from streams.service import insight_models as models
 from streams.service.reads import require_user
+from streams.store.open_rows import last_of_scenes, read_last_of_scenes, still_open
 from streams.store.tables import policies
 from streams.store.timeline import History, read_history, read_knowledge
 from streams.store.users import user_tables
-from streams.ubsp.policy import Policy
+from streams.ubsp.policy import Policy, Scenes
 
 MOST_SHOWN = 500  # behaviours of one card: a partition that only time closes may have any number
 MOST_SHARED = 20_000  # behaviours that one picture of shares is made of
@@ -53,7 +54,7 @@ def user_list(
         models.UserRow(
             user_id=one,
             behaviors=_next(connection, behaviors, "seq", one),
-            partitions=_next(connection, partitions, "index", one),
+            partitions=_count(connection, partitions, one),
             interests=_count(connection, interests, one),
         )
         for one in found[:limit]
@@ -115,8 +116,10 @@ def _cost(connection: Connection, history: History) -> models.Cost:
 
 
 def _closes_after(connection: Connection) -> int | None:
+    """How many behaviours close the open cache; None where there may be several, as many as the user has scenes."""
     stored = connection.scalar(select(policies.c.policy).order_by(policies.c.generation.desc()).limit(1))
-    return None if stored is None else msgspec.json.decode(stored, type=Policy).count
+    policy = None if stored is None else msgspec.json.decode(stored, type=Policy)
+    return None if policy is None or policy.scenes is Scenes.APART else policy.count
 
 
 def cards(connection: Connection, user_id: str, limit: int, before: int | None) -> models.CardPage:
@@ -132,21 +135,19 @@ def cards(connection: Connection, user_id: str, limit: int, before: int | None) 
 
 def _card(connection: Connection, history: History, at: int) -> models.Card:
     one, row = history.closed[at], history.texts.get(history.closed[at].index)
-    rows = behaviors_between(
-        connection, history.user_id, max(one.first_seq, one.last_seq + 1 - MOST_SHOWN), one.last_seq
-    )
+    rows = behaviors_inside(connection, one, MOST_SHOWN)
     facts, catalogue = _facts(connection, history, one, rows)
     summary = shift = None
     if row is not None:
         evidence = claims.Evidence(facts)
         summary = _text(row, "summary", evidence)
-        if row["shift"] and at > 0:
-            earlier = history.closed[at - 1]
-            inside = behaviors_between(connection, history.user_id, earlier.first_seq, earlier.last_seq)
-            before, _ = _facts(connection, history, earlier, inside)
+        earlier = next((other for other in history.closed[:at] if other.index == one.before), None)
+        if row["shift"] and earlier is not None:
+            before, _ = _facts(connection, history, earlier, behaviors_inside(connection, earlier))
             shift = _text(row, "shift", claims.Evidence(facts, before))
     return models.Card(
         index=one.index,
+        scene=one.scene,
         opened_at=one.opened_at,
         closed_at=one.closed_at,
         reason=one.reason.value,
@@ -169,7 +170,7 @@ def _facts(
 ) -> tuple[Facts, dict[str, Item]]:
     catalogue = read_items(connection, {behavior.item_id for _, behavior in rows})
     key = (history.user_id, one.index)
-    return facts_of(rows, catalogue, usual=read_usual(connection, {key: one.last_seq})[key]), catalogue
+    return facts_of(rows, catalogue, usual=read_usual(connection, [one])[key]), catalogue
 
 
 def _text(row: RowMapping, which: str, evidence: claims.Evidence) -> models.ShownText:
@@ -199,25 +200,18 @@ def _shown(rows: Sequence[tuple[int, Behavior]], catalogue: dict[str, Item], kin
 
 
 def open_cache(connection: Connection, user_id: str) -> models.OpenCache:
-    """The behaviours after the newest closed partition."""
+    """The behaviours that are in no closed partition."""
     require_user(connection, user_id)
-    last = _last_closed(connection, user_id)
-    newest = _next(connection, behaviors, "seq", user_id) - 1
-    rows = behaviors_between(connection, user_id, max(last + 1, newest + 1 - MOST_SHOWN), newest)
+    mine = (behaviors.c.user_id == user_id, still_open(read_last_of_scenes(connection, user_id)))
+    total = connection.execute(select(func.count()).select_from(behaviors).where(*mine)).scalar_one()
+    query = select(behaviors).where(*mine).order_by(behaviors.c.seq.desc()).limit(MOST_SHOWN)
+    rows = [(row["seq"], behavior_of(row)) for row in connection.execute(query).mappings()][::-1]
     catalogue = read_items(connection, {one.item_id for _, one in rows})
     values = [one.value for _, one in rows if one.value is not None]
     kind = kind_of(rows[-1][1].action if rows else "", values, max(values, default=0.0))
     return models.OpenCache(
-        behaviors=_shown(rows, catalogue, kind), total=newest - last, closes_after=_closes_after(connection)
+        behaviors=_shown(rows, catalogue, kind), total=total, closes_after=_closes_after(connection)
     )
-
-
-def _last_closed(connection: Connection, user_id: str) -> int:
-    of_user = partitions.c.user_id == user_id
-    generation = select(func.max(partitions.c.generation)).where(of_user).scalar_subquery()
-    query = select(func.max(partitions.c.last_seq)).where(of_user, partitions.c.generation == generation)
-    last = connection.scalar(query)
-    return -1 if last is None else int(last)
 
 
 def shares(connection: Connection, user_id: str, limit: int, most: int) -> models.Shares:
@@ -228,23 +222,30 @@ def shares(connection: Connection, user_id: str, limit: int, most: int) -> model
     require_user(connection, user_id)
     closed = read_history(connection, user_id).closed
     newest = _next(connection, behaviors, "seq", user_id) - 1
-    runs = [(str(one.index), one.first_seq, one.last_seq, one.closed_at) for one in closed][-limit:]
-    last = closed[-1].last_seq if closed else -1
-    if newest > last:
-        runs.append(("open", last + 1, newest, 0.0))
-    first = max(runs[0][1] if runs else 0, newest + 1 - MOST_SHARED)
+    least = newest + 1 - MOST_SHARED
+    chosen = [one for one in closed[-limit:] if one.last_seq >= least]
+    first = max(min((one.first_seq for one in chosen), default=0), least)
     rows = behaviors_between(connection, user_id, first, newest)
     catalogue = read_items(connection, {one.item_id for _, one in rows})
-    runs = [run for run in runs if run[2] >= first]
-    counted = [_weights([one for seq, one in rows if run[1] <= seq <= run[2]], catalogue) for run in runs]
+    labels, times = [str(one.index) for one in chosen], [one.closed_at for one in chosen]
+    runs = [[one for seq, one in rows if _is_inside(seq, one, partition)] for partition in chosen]
+    last = last_of_scenes(closed)
+    left = [one for seq, one in rows if seq > last.get(None if None in last else one.scene or "", -1)]
+    if left:
+        labels, times, runs = [*labels, "open"], [*times, rows[-1][1].at], [*runs, left]
+    counted = [_weights(run, catalogue) for run in runs]
     total = sum(counted, Counter[str]())
     named = [name for name, _ in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))][:most]
     series = {name: [_share(one[name], one) for one in counted] for name in named}
     rest = [_share(sum(value for name, value in one.items() if name not in named), one) for one in counted]
     if any(rest):
         series[OTHER] = rest
-    times = [run[3] or (rows[-1][1].at if rows else 0.0) for run in runs]
-    return models.Shares(labels=[run[0] for run in runs], closed_at=times, categories=series)
+    return models.Shares(labels=labels, closed_at=times, categories=series)
+
+
+def _is_inside(seq: int, one: Behavior, partition: Partition) -> bool:
+    own = partition.scene is None or (one.scene or "") == partition.scene
+    return own and partition.first_seq <= seq <= partition.last_seq
 
 
 def _weights(rows: Sequence[Behavior], catalogue: dict[str, Item]) -> Counter[str]:

@@ -69,6 +69,7 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     span: Literal["day", "week", "month", "year"] | None = None
     tokens: Count | None = None
     dedupe: Literal["store", "auto", "event_id", "row", "none", "time"] = "store"  # the store's own; auto in a new one
+    scenes: Literal["joined", "apart"] = "joined"  # apart: partitions and texts of each scene by itself
     batch: Count = 20_000  # messages of one transaction, at most
     memory_mb: Count = 256  # that users' caches may take, about; 1 kB a user with a partition half full
     idle_s: Seconds = 60.0  # a Kafka partition silent for so long no longer holds back the sweep's watermark

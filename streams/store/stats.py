@@ -8,6 +8,7 @@ from sqlalchemy import text as sql
 
 from fusion.adaptation.register import Adapted, read_adaptations
 from fusion.tables import bank_vectors, banks, representations, vectors
+from interest.store.sql import partition_size
 from interest.store.tables import behaviors, interests, item_descriptions, item_statements, partitions, usage
 from interest.types import Outcome
 from streams.store.coverage import read_coverage
@@ -68,7 +69,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     with_profile: int | None  # and whose user has a profile
     generation: int
     partitions: int
-    open_caches: int  # users with behaviours after their newest partition
+    open_caches: int  # users with behaviours in no closed partition
     open_behaviors: int
     versions: list[VersionStats]
     descriptions: dict[str, int]  # of items by the LLM (`interestream describe`), by outcome
@@ -86,9 +87,7 @@ def read_stats(connection: Connection) -> Stats:
     generation = connection.scalar(select(func.max(policies.c.generation))) or 0
     count, users, open_caches = _per_user(connection, generation)
     closed = connection.execute(
-        select(func.count(), func.sum(partitions.c.last_seq - partitions.c.first_seq + 1)).where(
-            partitions.c.generation == generation
-        )
+        select(func.count(), func.sum(partition_size())).where(partitions.c.generation == generation)
     ).one()
     consumed = connection.execute(
         select(*(func.coalesce(func.sum(offsets.c[name]), 0) for name in _CONSUMED)).where(OF_BEHAVIORS),
@@ -124,15 +123,14 @@ OF_BEHAVIORS = not_(offsets.c.source.startswith(TOPIC_SOURCE)) | offsets.c.sourc
 
 def _per_user(connection: Connection, generation: int) -> tuple[int, int, int]:
     """Behaviours, users, users with an open cache. Groups follow the key's order, so nothing is sorted or hashed."""
-    counts = (func.count().label("rows"), func.max(behaviors.c.seq).label("newest"))
-    each = select(behaviors.c.user_id, *counts).group_by(behaviors.c.user_id).subquery()
+    each = select(behaviors.c.user_id, func.count().label("rows")).group_by(behaviors.c.user_id).subquery()
     closed = (
-        select(partitions.c.user_id, func.max(partitions.c.last_seq).label("last"))
+        select(partitions.c.user_id, func.sum(partition_size()).label("rows"))
         .where(partitions.c.generation == generation)
         .group_by(partitions.c.user_id)
         .subquery()
     )
-    open_cache = case((each.c.newest > func.coalesce(closed.c.last, -1), 1), else_=0)
+    open_cache = case((each.c.rows > func.coalesce(closed.c.rows, 0), 1), else_=0)
     query = select(func.sum(each.c.rows), func.count(), func.sum(open_cache)).select_from(
         each.outerjoin(closed, each.c.user_id == closed.c.user_id)
     )
@@ -190,7 +188,7 @@ def read_llm_cost(connection: Connection) -> LlmCost:
     ).one()
     key = ("user_id", "generation", "index")
     read = connection.scalar(
-        select(func.sum(partitions.c.last_seq - partitions.c.first_seq + 1))
+        select(func.sum(partition_size()))
         .select_from(interests.join(partitions, and_(*(partitions.c[name] == interests.c[name] for name in key))))
         .where(interests.c.summary_outcome != Outcome.STATISTICS)
     )

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select
 from interest.llm.cache import read_usage
 from interest.review.report import Cost, measure_all, share_of, strangers
 from interest.review.texts import ReviewedText, read_texts
+from interest.store.sql import partition_size
 from interest.store.tables import interests, partitions
 from interest.types import Outcome
 
@@ -30,9 +31,8 @@ def read_cost(connection: Connection, prompt_version: str, model: str, generatio
     spent = read_usage(connection, model, prompt_version)
     if not any(usage.calls for usage in spent.values()):
         return None
-    size = partitions.c.last_seq - partitions.c.first_seq + 1
     read = connection.scalar(
-        select(func.sum(size))
+        select(func.sum(partition_size()))
         .select_from(
             interests.join(
                 partitions,

@@ -16,11 +16,12 @@ from interest.check.counts_behind import counts_behind
 from interest.errors import InputError
 from interest.facts.counts import Facts, facts_of
 from interest.facts.values import Usual, shown
-from interest.store.sql import behaviors_between, partition_of, partitions_of, read_items, read_users
+from interest.store.sql import behaviors_between, behaviors_inside, partition_of, partitions_of, read_items, read_users
 from interest.store.statements import read_statements_of
 from interest.store.tables import behaviors, interests, partitions
 from interest.types import Behavior, Item, Partition, Source
 from interest.write.backlog import read_usual
+from streams.store.open_rows import last_of_scenes, still_open
 from streams.store.users import check_user
 
 
@@ -57,6 +58,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     """One closed partition. `summary` is None where no interest has been learned, `shift` also in the first one."""
 
     index: int
+    scene: str | None  # none: of all scenes; empty: of those without one
     opened_at: str
     closed_at: str
     reason: str
@@ -168,7 +170,7 @@ def read_history(connection: Connection, user_id: str, prompt_version: str | Non
         other_versions=sorted(set(counts) - {version}),
         closed=closed,
         texts={row["index"]: row for row in rows if row["prompt_version"] == version},
-        open=_open_cache(connection, user_id, closed[-1].last_seq if closed else -1),
+        open=_open_cache(connection, user_id, closed),
     )
 
 
@@ -191,7 +193,7 @@ def newest_periods(connection: Connection, user_id: str, before: int | None, mos
         inside = interests.c.index.between(shown[-1].index, shown[0].index)
         written = select(interests).where(*of_user, interests.c.prompt_version == version, inside)
         texts = {row["index"]: row for row in connection.execute(written).mappings()}
-    usual = read_usual(connection, {(user_id, one.index): one.last_seq for one in shown if one.index in texts})
+    usual = read_usual(connection, [one for one in shown if one.index in texts])
     found = [_period(connection, one, texts.get(one.index), usual.get((user_id, one.index))) for one in shown]
     return found, len(closed) > most
 
@@ -255,6 +257,7 @@ def _period(connection: Connection, partition: Partition, row: RowMapping | None
     evidence, counts = _behind(connection, partition, row, usual) if row else ([], [])
     return Period(
         index=partition.index,
+        scene=partition.scene,
         opened_at=format_time(partition.opened_at),
         closed_at=format_time(partition.closed_at),
         reason=partition.reason.value,
@@ -295,10 +298,10 @@ def _behind(
 ) -> tuple[list[Evidence], list[str]]:
     """The behaviours and the counts behind a summary. A statistics sentence has its counts in it."""
     seqs = msgspec.json.decode(row["evidence"], type=list[int])
-    rows = behaviors_between(connection, partition.user_id, partition.first_seq, partition.last_seq)
+    rows = behaviors_inside(connection, partition)
     items = read_items(connection, {behavior.item_id for _, behavior in rows})
     key = (partition.user_id, partition.index)
-    facts = facts_of(rows, items, usual=usual or read_usual(connection, {key: partition.last_seq})[key])
+    facts = facts_of(rows, items, usual=usual or read_usual(connection, [partition])[key])
     inside = dict(rows)
     evidence = [_evidence(seq, inside[seq], items, facts) for seq in seqs if seq in inside]
     by_llm = row["summary_source"] == Source.LLM
@@ -317,9 +320,9 @@ def _evidence(seq: int, behavior: Behavior, items: Mapping[str, Item], facts: Fa
     )
 
 
-def _open_cache(connection: Connection, user_id: str, last_seq: int) -> Cache:
+def _open_cache(connection: Connection, user_id: str, closed: Sequence[Partition]) -> Cache:
     ends = (func.count(), func.min(behaviors.c.at), func.max(behaviors.c.at))
-    query = select(*ends).where(behaviors.c.user_id == user_id, behaviors.c.seq > last_seq)
+    query = select(*ends).where(behaviors.c.user_id == user_id, still_open(last_of_scenes(closed)))
     count, since, until = connection.execute(query).one()
     return Cache(
         behaviors=count,

@@ -26,13 +26,12 @@ from streams.store import counters, outbox
 from streams.store.outbox import Announcement
 from streams.store.tables import offsets, policies
 from streams.ubsp.bulk_insert import append_behaviors
-from streams.ubsp.fold import DUPLICATE, IDENTITY_BYTES, LATE, Cache, fold, sweep
-from streams.ubsp.policy import Dedupe, Policy, as_options, as_settings, token_cost
-from streams.ubsp.restore import restore_caches
+from streams.ubsp.fold import DUPLICATE, IDENTITY_BYTES, LATE
+from streams.ubsp.folding import USER_BYTES, folding_of
+from streams.ubsp.policy import Dedupe, Policy, Scenes, as_options, as_settings, as_stored, token_cost
 
 _AT = attrgetter("at")
 MEMORY_MB = 256  # as the setting INTERESTREAM_INGEST_MEMORY_MB
-USER_BYTES = 500  # of a cache without identities, and its place in a dict
 SWEPT_USERS = 5_000  # of one step of a sweep: 50 to 100 ms
 
 # A walk over the distinct ids, one index seek each: as quick with ten rows a user as with ten thousand.
@@ -113,6 +112,7 @@ class Ingest:
         self._limit = memory // 2  # of each of two generations
         with writing(engine) as connection:
             self.policy = _settled_policy(connection, policy)
+            self._folding = folding_of(self.policy)
             counters.read_locked(connection, counters.FORGETS)  # so that the row is there
         self.load()
 
@@ -126,8 +126,8 @@ class Ingest:
 
     def drop(self) -> None:
         """Empty the memory; the store has it all."""
-        self._young: dict[str, Cache] = {}
-        self._old: dict[str, Cache] = {}
+        self._young: dict[str, Any] = {}  # by user, what `folding_of` the policy holds
+        self._old: dict[str, Any] = {}
         self._held = 0  # bytes of `_young`, about
         self._complete = False
 
@@ -149,7 +149,8 @@ class Ingest:
         return [self._fold(batch) for batch in batches]
 
     def _fold(self, batch: Sequence[Behavior]) -> Folded:
-        caches, policy, items = self._young, self.policy, self.items
+        caches, policy, items, fold = self._young, self.policy, self.items, self._folding.fold
+        joined = policy.scenes is Scenes.JOINED
         costs = policy.tokens is not None
         rows: list[Any] = []
         closed: list[Partition] = []
@@ -174,8 +175,9 @@ class Ingest:
                 late += 1
             count += 1
             rows += (
-                user_id, before.first_seq + len(before.open) // IDENTITY_BYTES, behavior.item_id, behavior.action,
-                behavior.at, behavior.value, behavior.scene, behavior.event_id,
+                user_id,  # its next_seq, a joined cache's without the call
+                before.first_seq + len(before.open) // IDENTITY_BYTES if joined else before.next_seq,
+                behavior.item_id, behavior.action, behavior.at, behavior.value, behavior.scene, behavior.event_id,
             )  # fmt: skip
             if ended:
                 closed += ended
@@ -262,13 +264,13 @@ class Ingest:
 
     def sweep_held(self, watermark: float, mine: Callable[[str], bool]) -> list[Partition]:
         """Close what has passed of the users in memory that are `mine`; the caller writes it before anything else."""
-        swept = []
+        swept: list[Partition] = []
         for held in (self._young, self._old):
             for user_id, cache in held.items():
-                after, partition = sweep(cache, watermark, self.policy)
-                if partition is not None and mine(user_id):
+                after, closed = self._folding.sweep(cache, watermark, self.policy)
+                if closed and mine(user_id):
                     held[user_id] = after  # the key is there: no change of the dict's size
-                    swept.append(partition)
+                    swept += closed
         return swept
 
     def sweep_stored(
@@ -278,9 +280,9 @@ class Ingest:
         with self.engine.connect() as connection:
             names = list(connection.scalars(_USERS_AFTER, {"last": last, "most": SWEPT_USERS}))
             chosen = [name for name in names if name not in self._young and name not in self._old and mine(name)]
-            caches = restore_caches(connection, chosen, self.policy, self.items)
-        swept = [sweep(cache, watermark, self.policy)[1] for cache in caches.values()]
-        return [partition for partition in swept if partition is not None], names
+            caches = self._folding.restore(connection, chosen, self.policy, self.items)
+        swept = [self._folding.sweep(cache, watermark, self.policy)[1] for cache in caches.values()]
+        return list(chain.from_iterable(swept)), names
 
     def _bring_caches(self, users: set[str]) -> None:
         if self._held > self._limit:  # the users not seen for a whole generation are let go
@@ -291,21 +293,17 @@ class Ingest:
             cache = self._old.pop(user_id, None)
             if cache is not None:
                 self._young[user_id] = cache
-                self._held += _size(cache)
+                self._held += self._folding.size(cache)
             elif self._complete:
-                self._young[user_id] = Cache(user_id)
+                self._young[user_id] = self._folding.empty(user_id)
                 self._held += USER_BYTES
             else:
                 missing.append(user_id)
         if missing:
             with self.engine.connect() as connection:
-                restored = restore_caches(connection, sorted(missing), self.policy, self.items)
+                restored = self._folding.restore(connection, sorted(missing), self.policy, self.items)
             self._young.update(restored)
-            self._held += sum(map(_size, restored.values()))
-
-
-def _size(cache: Cache) -> int:
-    return USER_BYTES + len(cache.open) + len(cache.closed)
+            self._held += sum(map(self._folding.size, restored.values()))
 
 
 @contextmanager
@@ -350,7 +348,7 @@ def _settled_policy(connection: Connection, policy: Policy) -> Policy:
     empty = connection.execute(select(behaviors.c.user_id).limit(1)).first() is None
     if stored is None or empty:
         chosen = msgspec.structs.replace(policy, dedupe=policy.dedupe or Dedupe.AUTO)
-        upsert(connection, policies, [{"generation": 0, "policy": msgspec.json.encode(chosen).decode()}])
+        upsert(connection, policies, [{"generation": 0, "policy": as_stored(chosen)}])
         return chosen
     before = msgspec.json.decode(stored, type=Policy)
     if before.dedupe is None:

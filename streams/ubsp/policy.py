@@ -31,6 +31,13 @@ class Dedupe(enum.StrEnum):
     TIME = "time"  # event_id, else item, action and time: of the stores made before there was a choice
 
 
+class Scenes(enum.StrEnum):
+    """Whether a user's partitions tell the scenes of behaviours apart."""
+
+    JOINED = "joined"  # one open cache a user
+    APART = "apart"  # one open cache for each of the user's scenes (streams/ubsp/scenes.py)
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Any of these closes a partition; None leaves a rule out.
 
@@ -42,6 +49,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     span: Span | None = None
     tokens: int | None = None  # estimated tokens of the behaviours when rendered into a prompt
     dedupe: Dedupe | None = None  # no rule of partitions, but of what is in them; None: the store's own
+    scenes: Scenes = Scenes.JOINED
 
     def __post_init__(self) -> None:
         for name, value in (("count", self.count), ("gap", self.gap_s), ("tokens", self.tokens)):
@@ -56,6 +64,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.gap_s is not None or self.span is not None
 
 
+def as_stored(policy: Policy) -> str:
+    """The policy as JSON for the store. Joined scenes are left out, as from stores made before there was a choice."""
+    fields = msgspec.structs.asdict(policy)
+    if policy.scenes is Scenes.JOINED:
+        del fields["scenes"]
+    return msgspec.json.encode(fields).decode()
+
+
 def as_options(policy: Policy) -> str:
     """The policy as the options of `interestream replay` that name it."""
     rules = {
@@ -64,6 +80,7 @@ def as_options(policy: Policy) -> str:
         "--span": policy.span,
         "--tokens": policy.tokens,
         "--dedupe": policy.dedupe,
+        "--scenes": policy.scenes if policy.scenes is Scenes.APART else None,
     }
     return " ".join(f"{name} {value}" for name, value in rules.items() if value is not None)
 
@@ -76,6 +93,7 @@ def as_settings(policy: Policy) -> str:
         "SPAN": policy.span,
         "TOKENS": policy.tokens,
         "DEDUPE": policy.dedupe or "store",
+        "SCENES": policy.scenes,
     }
     return " ".join(f"INTERESTREAM_INGEST_{name}={value or 'none'}" for name, value in rules.items())
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, func, or_, select
 
-from interest.store.sql import behavior_of, partition_of
+from interest.store.sql import behavior_of, partition_of, partition_size
 from interest.store.tables import behaviors, partitions
-from interest.types import Item, Partition
+from interest.types import Behavior, Item, Partition
 from streams.ubsp.fold import Cache, Identity, identity, restore
 from streams.ubsp.policy import Dedupe, Policy, token_cost
+from streams.ubsp.scenes import ClosedScene, UserScenes, restore_scenes, scene_of
 
 _USERS_A_QUERY = 500
 
@@ -60,10 +61,74 @@ def _restore(
     ordered = since.union_all(fresh).order_by("user_id", "seq")
     for row in connection.execute(ordered).mappings():
         behavior = behavior_of(row)
-        cost = token_cost(behavior, items.get(behavior.item_id)) if policy.tokens is not None else 0
-        key = identity(behavior, policy.dedupe or Dedupe.AUTO)
-        rows[behavior.user_id].append((key, behavior.at, cost))
+        rows[behavior.user_id].append(_known(behavior, policy, items))
     return {
         user_id: restore(user_id, newest.get(user_id), ends.get(user_id, float("-inf")), rows[user_id])
+        for user_id in user_ids
+    }
+
+
+def _known(behavior: Behavior, policy: Policy, items: Mapping[str, Item]) -> tuple[Identity, float, int]:
+    cost = token_cost(behavior, items.get(behavior.item_id)) if policy.tokens is not None else 0
+    return identity(behavior, policy.dedupe or Dedupe.AUTO), behavior.at, cost
+
+
+def restore_users(
+    connection: Connection, user_ids: Sequence[str], policy: Policy, items: Mapping[str, Item]
+) -> dict[str, UserScenes]:
+    """The caches of each user, where scenes are kept apart. It walks the user's rows: no index knows scenes."""
+    users: dict[str, UserScenes] = {}
+    for start in range(0, len(user_ids), _USERS_A_QUERY):
+        users.update(_restore_users(connection, user_ids[start : start + _USERS_A_QUERY], policy, items))
+    return users
+
+
+def _restore_users(
+    connection: Connection, user_ids: Sequence[str], policy: Policy, items: Mapping[str, Item]
+) -> dict[str, UserScenes]:
+    key = (partitions.c.user_id, partitions.c.scene)
+    chosen = partitions.c.user_id.in_(user_ids) & (partitions.c.generation == 0)
+    last = (
+        select(
+            *key,
+            func.max(partitions.c.index).label("index"),  # a scene's partitions are opened one after the other
+            func.max(partitions.c.closed_at).label("end"),
+            func.count().label("count"),
+            func.sum(partition_size()).label("behaviors"),
+        )
+        .where(chosen)
+        .group_by(*key)
+        .subquery()
+    )
+    headers = (
+        select(partitions, last.c.end, last.c.count, last.c.behaviors)
+        .join(last, and_(partitions.c.user_id == last.c.user_id, partitions.c.index == last.c.index))
+        .where(partitions.c.generation == 0)
+    )
+    closed: dict[str, dict[str, ClosedScene]] = defaultdict(dict)
+    for row in connection.execute(headers).mappings():
+        past = ClosedScene(partition_of(row), row["end"], row["count"], int(row["behaviors"]))
+        closed[row["user_id"]][row["scene"]] = past
+    indexes: dict[str, list[int]] = defaultdict(list)
+    for user_id, index in connection.execute(select(partitions.c.user_id, partitions.c.index).where(chosen)):
+        indexes[user_id].append(index)
+    ends = select(behaviors.c.user_id, func.max(behaviors.c.seq)).where(behaviors.c.user_id.in_(user_ids))
+    next_seq = {user_id: seq + 1 for user_id, seq in connection.execute(ends.group_by(behaviors.c.user_id))}
+
+    header = headers.subquery()
+    same = and_(behaviors.c.user_id == header.c.user_id, func.coalesce(behaviors.c.scene, "") == header.c.scene)
+    since = (
+        select(behaviors)
+        .outerjoin(header, same)
+        .where(behaviors.c.user_id.in_(user_ids))
+        .where(or_(header.c.first_seq.is_(None), behaviors.c.seq >= header.c.first_seq))
+        .order_by(behaviors.c.user_id, behaviors.c.seq)
+    )
+    rows: dict[str, dict[str, list[tuple[int, Identity, float, int]]]] = defaultdict(lambda: defaultdict(list))
+    for row in connection.execute(since).mappings():
+        behavior = behavior_of(row)
+        rows[behavior.user_id][scene_of(behavior)].append((row["seq"], *_known(behavior, policy, items)))
+    return {
+        user_id: restore_scenes(user_id, next_seq.get(user_id, 0), indexes[user_id], closed[user_id], rows[user_id])
         for user_id in user_ids
     }

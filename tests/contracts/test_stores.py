@@ -18,17 +18,17 @@ from streams.files.rows import BehaviorLog
 from streams.replay.embedded import replay
 from streams.store.engine import open_store
 from streams.ubsp.ingest import Ingest, Position
-from streams.ubsp.policy import Policy
+from streams.ubsp.policy import Policy, Scenes
 
 
 def write_log(path: Path, rows: int = 3000) -> Path:
     chosen = random.Random(3)
     lines = [
-        f"u{chosen.randrange(30)},Ü{chosen.randrange(90)},{chosen.randrange(1, 6)},{10**9 + n // 2}"
+        f"u{chosen.randrange(30)},Ü{chosen.randrange(90)},{chosen.randrange(1, 6)},{10**9 + n // 2},{'ab'[n % 2]}"
         for n in range(rows)
     ]
     chosen.shuffle(lines)
-    path.write_text("\n".join(["user,item,rating,time", *lines]) + "\n")
+    path.write_text("\n".join(["user,item,rating,time,scene", *lines]) + "\n")
     return path
 
 
@@ -51,14 +51,15 @@ def test_replay_gives_the_same_rows_on_every_database(url: str, tmp_path: Path) 
         used.dispose()
 
 
-def test_a_cold_start_restores_every_cache(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scenes", list(Scenes))
+def test_a_cold_start_restores_every_cache(url: str, tmp_path: Path, scenes: Scenes) -> None:
     chunks = [rows.behaviors() for rows in BehaviorLog(write_log(tmp_path / "log.csv"), {}).chunks()]
     log = [behavior for chunk in chunks for behavior in chunk]
     engine, reference = open_store(url), open_store(f"sqlite:///{tmp_path / 'reference.db'}")
     for store, step in ((engine, 170), (reference, len(log))):
         position = Position()
         for start in range(0, len(log), step):
-            cold = Ingest(store, Policy(count=7))
+            cold = Ingest(store, Policy(count=7, scenes=scenes))
             assert cold.position("log") == position
             position = cold.commit(cold.fold(log[start : start + step]), "log", position, start + step, rejected=0)
     assert content(engine) == content(reference)

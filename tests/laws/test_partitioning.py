@@ -3,81 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, event, select, update
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import event, update
 
 from interest.errors import StoreError
-from interest.store.tables import behaviors, metadata, partitions
 from interest.types import Behavior, Partition
 from streams.settings.durations import format_duration, parse_duration
 from streams.settings.load import read_settings
 from streams.stages.ingest.policy import policy_of
-from streams.store.engine import _begin
 from streams.store.tables import policies as stored_policies
 from streams.ubsp.fold import IDENTITY_BYTES, Cache, Verdict, contains, fold, identity, restore, sweep
-from streams.ubsp.ingest import Ingest, Position
-from streams.ubsp.policy import Dedupe, Policy, Span, as_options, as_settings
-
-DAY = 86_400.0
-
-policies = st.builds(
-    Policy,
-    count=st.sampled_from([1, 2, 3, 5]),
-    gap_s=st.sampled_from([None, 5.0, 3 * DAY]),
-    span=st.sampled_from([None, *Span]),
-    tokens=st.sampled_from([None, 10, 25]),
-    dedupe=st.sampled_from([None, *Dedupe]),
-) | st.builds(Policy, count=st.none(), gap_s=st.sampled_from([5.0, DAY]), span=st.sampled_from([None, *Span]))
-
-events = st.lists(
-    st.builds(
-        Behavior,
-        user_id=st.sampled_from(["ann", "bob", "eve"]),
-        item_id=st.sampled_from(["1", "2", "3"]),
-        action=st.sampled_from(["rate", "play"]),
-        at=st.integers(0, 20).map(float) | st.integers(0, 40).map(lambda day: day * DAY),
-        value=st.none() | st.sampled_from([0.0, 1.0, 2.5]),
-        scene=st.none() | st.just("home"),
-        event_id=st.none() | st.sampled_from(["a", "b", "c"]),
-    ),
-    max_size=40,
-)
+from streams.ubsp.ingest import Ingest
+from streams.ubsp.policy import Dedupe, Policy, Scenes, Span, as_options, as_settings
+from tests.support.partitioning import DAY, content, either, empty, events, policies, run
 
 
-def empty() -> Engine:
-    engine = create_engine("sqlite://", poolclass=StaticPool)
-    event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-    event.listen(engine, "begin", _begin)
-    metadata.create_all(engine)
-    return engine
-
-
-def content(engine: Engine) -> list[list[Any]]:
-    with engine.connect() as connection:
-        return [
-            [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
-            for table in (behaviors, partitions)
-        ]
-
-
-def run(engine: Engine, log: Sequence[Behavior], policy: Policy, ends: Sequence[int], *, memory: int) -> Position:
-    """Ingest `log` from the stored position on, in chunks that end at `ends`; a fresh Ingest stands for a restart."""
-    ingest = Ingest(engine, policy, memory=memory)
-    position = ingest.position("log")
-    for end in [*sorted(ends), len(log)]:
-        if end > position.offset:
-            folded = ingest.fold(log[position.offset : end])
-            position = ingest.commit(folded, "log", position, end, rejected=0)
-    return position
-
-
-@given(events, policies, st.lists(st.integers(0, 40), max_size=6), st.sampled_from([0, 1_200, 1 << 20]))
+@given(events, either, st.lists(st.integers(0, 40), max_size=6), st.sampled_from([0, 1_200, 1 << 20]))
 @settings(deadline=None)
 def test_any_chunking_gives_the_same_store(log: list[Behavior], policy: Policy, ends: list[int], memory: int) -> None:
     whole, chunked = empty(), empty()
@@ -90,7 +35,7 @@ class CrashError(Exception):
     """Scripted inside a transaction."""
 
 
-@given(events, policies, st.data())
+@given(events, either, st.data())
 @settings(deadline=None)
 def test_any_crash_point_gives_the_same_store(log: list[Behavior], policy: Policy, data: st.DataObject) -> None:
     whole, crashed = empty(), empty()
@@ -172,7 +117,7 @@ def test_fold_equals_batch_recomputation(log: list[Behavior], policy: Policy) ->
     rows, headers = content(engine)
     found: dict[str, list[list[tuple[Any, ...]]]] = {user: [] for user in {behavior.user_id for behavior in log}}
     for header in headers:
-        user, _, _, first, last, opened, closed, _ = header
+        user, _, _, first, last, opened, closed, *_ = header
         inside = [row for row in rows if row[0] == user and first <= row[1] <= last]
         assert (opened, closed) == (min(row[4] for row in inside), max(row[4] for row in inside))
         found[user].append([row[2:] for row in inside])
@@ -204,7 +149,7 @@ def test_a_restored_cache_folds_and_sweeps_like_the_one_in_memory(
     assert sweep(restored, watermark, policy) == sweep(cache, watermark, policy)
 
 
-@given(events, policies.filter(lambda policy: policy.tokens is None), st.integers(0, 40))
+@given(events, either.filter(lambda policy: policy.tokens is None), st.integers(0, 40))
 @settings(deadline=None)
 def test_a_sweep_in_between_changes_nothing(log: list[Behavior], policy: Policy, cut: int) -> None:
     log = sorted(log, key=lambda behavior: behavior.at)
@@ -241,7 +186,7 @@ def test_an_identity_is_found_only_where_one_stands(held: list[bytes], place: in
     assert all(contains(joined, key) for key in held)
 
 
-@given(policies)
+@given(either)
 def test_a_policy_is_shown_as_what_is_typed_to_get_it(policy: Policy) -> None:
     words = as_options(policy).split()
     typed = dict(zip(words[::2], words[1::2], strict=True))
@@ -251,6 +196,7 @@ def test_a_policy_is_shown_as_what_is_typed_to_get_it(policy: Policy) -> None:
         span=Span(typed["--span"]) if "--span" in typed else None,
         tokens=int(typed["--tokens"]) if "--tokens" in typed else None,
         dedupe=Dedupe(typed["--dedupe"]) if "--dedupe" in typed else None,
+        scenes=Scenes(typed.get("--scenes", "joined")),
     )
     environment = dict(word.split("=") for word in as_settings(policy).split())
     assert policy_of(read_settings(None, environment)[0].ingest) == policy

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from streams.stages.consumer.offsets import read_group_offsets
 from streams.stages.interest.stage import InterestStage
 from streams.stages.stage import Context
 from streams.store.engine import open_store
-from streams.ubsp.policy import Policy
+from streams.ubsp.policy import Policy, Scenes
 
 MODEL = "scripted"
 ROOT = Path(__file__).parents[2]
@@ -52,15 +52,24 @@ PATIENCE_S = 240.0  # a slow machine is not a failing test
 KAFKA_PARTITIONS = 3
 
 
-def fill(store: Engine, sample: Path, folder: Path, *, users: int = 10, size: int = 20) -> None:
-    """The first users of ML-100K, replayed: about six partitions of twenty ratings each."""
+def fill(
+    store: Engine, sample: Path, folder: Path, *, users: int = 10, size: int = 20, scenes: Sequence[str] = ()
+) -> None:
+    """The first users of ML-100K, replayed: about six partitions of twenty ratings each. `scenes`: kept apart, a film
+    in one of them.
+    """
     head, *lines = (sample / "ml-100k.inter").read_text().splitlines()
     wanted = {str(number) for number in range(1, users + 1)}
+    lines = [line for line in lines if line.split("\t")[0] in wanted]
+    if scenes:
+        head += "\tscene:token"
+        lines = [f"{line}\t{scenes[int(line.split(chr(9))[1]) % len(scenes)]}" for line in lines]
     log = folder / f"log-{users}.inter"
-    log.write_text("\n".join([head, *(line for line in lines if line.split("\t")[0] in wanted)]) + "\n")
+    log.write_text("\n".join([head, *lines]) + "\n")
     load_items(store, ItemFile(sample / "ml-100k.item", {}))
     load_users(store, UserFile(sample / "ml-100k.user", {}))
-    replay(store, BehaviorLog(log, {}), Policy(count=size))
+    kept = Scenes.APART if scenes else Scenes.JOINED
+    replay(store, BehaviorLog(log, {}), Policy(count=size, scenes=kept))
 
 
 def closed(store: Engine) -> list[Partition]:

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from interest.types import Item, Partition, User
+from streams.kafka.messages import encode_message
 from streams.kafka.topics import Topics
 from streams.observability.metrics import Metrics
 from streams.stages.consumer.assignment import KafkaPartition
@@ -156,7 +157,7 @@ def announce(
                 offset=offset,
                 n=n,
                 user_id=one.user_id,
-                message=msgspec.json.encode(one),
+                message=encode_message(one),
             )
         )
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from interest.errors import InputError
 from streams.settings.durations import parse_duration
 from streams.settings.schema import IngestSettings
-from streams.ubsp.policy import Dedupe, Policy, Span
+from streams.ubsp.policy import Dedupe, Policy, Scenes, Span
 
 
 def policy_of(settings: IngestSettings) -> Policy:
@@ -17,6 +17,7 @@ def policy_of(settings: IngestSettings) -> Policy:
             span=Span(settings.span) if settings.span else None,
             tokens=settings.tokens,
             dedupe=None if settings.dedupe == "store" else Dedupe(settings.dedupe),
+            scenes=Scenes(settings.scenes),
         )
     except ValueError as error:
         raise InputError(f"the settings of ingest make no policy: {error}") from error

@@ -75,10 +75,11 @@ class InFlight:
         task.messages.append(message)
         return True
 
-    def summary_before(self, key: Key) -> asyncio.Future[GeneratedText] | None:
-        """The summary of the user's partition before, while that is being written."""
-        user, generation, index = key
-        task = self._tasks.get((user, generation, index - 1))
+    def summary_before(self, partition: Partition) -> asyncio.Future[GeneratedText] | None:
+        """The summary of the partition that this one follows, while that is being written."""
+        if partition.before is None:
+            return None
+        task = self._tasks.get((partition.user_id, partition.generation, partition.before))
         return task.summary if task is not None else None
 
     def begin(

@@ -16,7 +16,7 @@ from interest.store.tables import interests, partitions
 from interest.types import Interest, Outcome, Partition
 from interest.write.backlog import Plan, Work, load, read_categories
 from interest.write.writer import interest_of_row, interest_row
-from streams.kafka.messages import update_of
+from streams.kafka.messages import encode_message, update_of
 from streams.store import counters, outbox, tables
 from streams.store.invalidate import delete_derived
 from streams.store.outbox import Announcement
@@ -148,7 +148,7 @@ def _write(connection: Connection, fresh: Sequence[Interest], *, llm: bool) -> d
 def _announcements(
     interest: Interest, partition: Partition, place: tuple[int, int], topics: tuple[str, ...]
 ) -> list[Announcement]:
-    message = msgspec.json.encode(update_of(interest, partition))
+    message = encode_message(update_of(interest, partition))
     return [
         Announcement(topic=topic, partition=place[0], offset=place[1], user_id=interest.user_id, message=message)
         for topic in topics

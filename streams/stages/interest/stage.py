@@ -183,7 +183,7 @@ class InterestStage:
             if not self._in_flight.add_message(message):
                 wanted.setdefault(key_of(message.value), []).append(message)
         # noted before the store is read: one that is stored and settled meanwhile is not there afterwards
-        before = {key: self._in_flight.summary_before(key) for key in wanted}
+        before = {key: self._in_flight.summary_before(mine[0].value) for key, mine in wanted.items()}
         loaded = await self._retry.store(partial(self._load, list(wanted)), "cannot read partitions")
         absent: list[Message[Partition]] = []
         for key, mine in wanted.items():
@@ -191,7 +191,8 @@ class InterestStage:
             if not left:
                 continue
             if key in loaded.works:
-                self._in_flight.begin(left, loaded.works[key], self._in_flight.summary_before(key) or before[key])
+                summary = self._in_flight.summary_before(left[0].value) or before[key]
+                self._in_flight.begin(left, loaded.works[key], summary)
             elif key in loaded.known:
                 self._in_flight.begin(left, loaded.known[key][1], None)
             elif key in loaded.plain:

@@ -12,7 +12,7 @@ from interest.errors import Denied, InputError, Refused, Unavailable, Unreadable
 from interest.llm.cache import read_usage
 from interest.llm.protocol import Reply, Request
 from interest.llm.scripted import Scripted, reply
-from interest.store.sql import insert_new, item_row, user_row, writing
+from interest.store.sql import insert_new, item_row, partitions_of, user_row, writing
 from interest.store.tables import answers, behaviors, interests, items, partitions, users
 from interest.types import Item, Outcome, Partition, Reason, Source, User
 from interest.write.backfill import Estimate, Learned, estimate, learn
@@ -209,10 +209,10 @@ def test_what_is_usual_is_of_all_up_to_the_close_and_of_nothing_later(store: Eng
     fill(store, {"u": 3, "v": 2})
     with writing(store) as connection:
         connection.execute(behaviors.update().where(behaviors.c.seq >= 2 * SIZE).values(value=1.0))
-    ends = {("u", index): SIZE * (index + 1) - 1 for index in range(3)} | {("v", 1): 2 * SIZE - 1}
     with store.connect() as connection:
-        together = read_usual(connection, ends)
-        alone = {key: read_usual(connection, {key: end})[key] for key, end in ends.items()}
+        heads = [*partitions_of(connection, "u"), partitions_of(connection, "v")[1]]
+        together = read_usual(connection, heads)
+        alone = {(head.user_id, head.index): read_usual(connection, [head])[head.user_id, head.index] for head in heads}
     assert together == alone  # whatever else is read: a replay and the stream see the same
     first, second, third = (together["u", index] for index in range(3))
     assert first == second == together["v", 1]

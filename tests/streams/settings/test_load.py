@@ -58,7 +58,7 @@ def test_every_setting_can_be_set_by_the_variable_that_is_shown():
         "store": "sqlite:///x.db", "kafka.brokers": "h:1", "kafka.security": "SASL_SSL", "ingest.span": "week",
         "kafka.sasl_mechanism": "SCRAM-SHA-512", "llm.url": "https://h/v1", "llm.noun": "a,b", "ingest.gap": "3h",
         "llm.chained": "true", "agent.log": "json", "kafka.certificate_file": "c",
-        "bank.pooling": "last", "bank.precision": "bfloat16", "ingest.dedupe": "row",
+        "bank.pooling": "last", "bank.precision": "bfloat16", "ingest.dedupe": "row", "ingest.scenes": "apart",
         "kafka.isolation": "read_uncommitted", "llm.system_role": "false", "serve.writes": "kafka",
         "llm.backend": "auto",
     }  # fmt: skip

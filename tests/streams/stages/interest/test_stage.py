@@ -279,3 +279,32 @@ def test_scripted_answers_are_worth_comparing(filled: Engine) -> None:
     assert len(said) == 2
     with writing(filled) as connection:
         connection.execute(delete(interests))
+
+
+def test_a_scene_s_texts_follow_its_own_partitions(topics: KafkaSettings, sample_log: Path, tmp_path: Path) -> None:
+    """Live as `learn` writes them, chained, and announced in another order than that in which they were opened."""
+    engine, other = (open_store(f"sqlite:///{tmp_path / name}.db") for name in ("live", "learnt"))
+    for store in (engine, other):
+        fill(store, sample_log, tmp_path, users=4, scenes=("home", "shop"))
+    announced = closed(engine)
+    assert [one.index for one in announced if one.user_id == "1"] != sorted(
+        one.index for one in announced if one.user_id == "1"
+    )
+    model = Model()
+
+    async def go() -> None:
+        with ChatServer(model) as server:
+            context = make_context(engine, topics, url=server.url, model=MODEL, window=20, chained=True)
+            await produce(topics, announced)
+            async with running(context):
+                await until(lambda: at_end(context), "the commit")
+        said = {(one.user_id, one.index): one.scene for one in await updates(context)}
+        assert said == {(one.user_id, one.index): one.scene for one in announced}
+
+    asyncio.run(go())
+    learn(other, Model(), model=MODEL, plan=Plan(prompt_version="json-1", chained=True))
+    assert rows(engine) == rows(other)
+    asked = [one.messages[-1].content.splitlines()[0] for one in model.seen]
+    assert set(asked) == {f'All of this is from the scene "{name}".' for name in ("home", "shop")}
+    other.dispose()
+    engine.dispose()
