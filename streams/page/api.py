@@ -82,6 +82,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     index: int
+    scene: str | None = None
     opened_at: float
     closed_at: float
     reason: str

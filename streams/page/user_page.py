@@ -68,16 +68,16 @@ class UserPage:
         self._ranked.set_content(ranking_html(self._ranking, moved=self._changes > 0))
 
     def _add(self, cards: list[Card], *, new: bool = False) -> None:
-        """Show cards, those that are there in their places, others before or after all."""
+        """Show cards, those that are there in their places, others in the order of their index, newest first."""
         for card in cards:
             if card.index in self._cards:
                 self._cards[card.index].set_content(card_html(card, new=new))
                 continue
-            first = bool(self._cards) and card.index > max(self._cards)
+            newer = sum(other > card.index for other in self._cards)
             with self._list:
                 made = ui.html(card_html(card, new=new), sanitize=False)
-            if first:
-                made.move(self._list, target_index=0)
+            if newer < len(self._cards):
+                made.move(self._list, target_index=newer)
             self._cards[card.index] = made
 
     async def _older(self) -> None:
@@ -114,9 +114,11 @@ class UserPage:
 
     async def _newest_cards(self, *, new: bool) -> None:
         """Those that are not shown yet, the oldest of them first."""
-        newest = max(self._cards, default=-1)
+        oldest = min(self._cards, default=-1)
         page = await self._api.cards(self._user_id, limit=CARDS)
-        self._add([card for card in reversed(page.items) if card.index > newest], new=new)
+        # where scenes are kept apart, one that was opened earlier may close later
+        missing = [card for card in page.items if card.index > oldest and card.index not in self._cards]
+        self._add(missing[::-1], new=new)
 
 
 def header_html(one: Overview) -> str:
