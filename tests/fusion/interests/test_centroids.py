@@ -14,10 +14,12 @@ from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.tables import centroids
 from interest.store.sql import insert_new, item_row, upsert, writing
 from interest.store.tables import behaviors, items, partitions
-from interest.types import Item
+from interest.types import Behavior, Item
 from streams.resolve.centroids import CentroidPass
 from streams.store import counters
 from streams.store.forget import forget
+from streams.ubsp.ingest import Ingest, Position
+from streams.ubsp.policy import Policy, Scenes
 from tests.support.hashed_encoder import HashedEncoder
 
 Event = tuple[str, str, float | None]  # item, action, value
@@ -160,3 +162,23 @@ def test_another_template_s_are_garbage_and_a_forgotten_user_s_go(world: Engine)
     assert find(world, "{title}") == 8
     assert forget(world, "ann")["centroids"] == 4
     assert {row[0] for row in dump(world)} == {"bob"}
+
+
+def test_where_scenes_are_kept_apart_a_partition_s_centroids_are_of_its_scene_alone(store: Engine) -> None:
+    events = [("a", 4.0, "home"), ("b", 90.0, "shop"), ("c", 2.0, "home"), ("d", 10.0, "shop"), ("e", 3.0, "home")]
+    with writing(store) as connection:
+        insert_new(connection, items, [item_row(film) for film in FILMS.values()])
+    log = [
+        Behavior(user_id="u", item_id=item, action="rate", at=float(at), value=value, scene=scene)
+        for at, (item, value, scene) in enumerate(events)
+    ]
+    ingest = Ingest(store, Policy(count=2, scenes=Scenes.APART))
+    ingest.commit(ingest.fold(log), "log", Position(), len(log), rejected=0)
+    encode(store)
+    assert find(store) == 2
+    with store.connect() as connection:
+        found = [read_centroids(connection, ("u", 0, index)) for index in (0, 1)]
+    assert [one and one[1:] for one in found] == [
+        (mean("a"), mean("c")),
+        (mean("b"), mean("d")),
+    ]  # 4 of 4 and 2; 90 of 90 and 10

@@ -7,7 +7,7 @@ import random
 import msgspec
 import numpy as np
 import pytest
-from sqlalchemy import Engine, delete, select, update
+from sqlalchemy import Engine, delete, func, select, update
 
 from fusion.interests.pooled_rows import History, unrepresented
 from fusion.serving.common_space import CommonSpace, common_space
@@ -16,6 +16,7 @@ from fusion.serving.user_vectors import represent, view_of, write_fused
 from fusion.tables import representations
 from fusion.training.artifact import Artifact
 from interest.store.sql import read_items, writing
+from interest.store.tables import partitions
 from tests.support.ctr_world import DAY
 from tests.support.live_world import ITEMS, append_many, artifact_of, close_partition, encode, fit, world
 from tests.support.small_models import DIN
@@ -77,6 +78,27 @@ def test_partition_by_partition_in_any_order_gives_the_bytes_of_all_at_once(stor
     with writing(store) as connection:  # one more goes on from the sums of the one before, which it must not read again
         connection.execute(delete(representations).where(representations.c.user_id == "u4"))
         for index in sorted(index for user, index in whole if user == "u4"):
+            write_fused(connection, artifact, common, {History("u4", 0): index})
+    assert dump(store) == whole
+
+
+def test_a_partition_that_ends_after_one_opened_later_has_seen_what_came_between(
+    store: Engine, artifact: Artifact
+) -> None:
+    append_many(store, "u4", 3)
+    close_partition(store, "u4", 4)
+    mine = partitions.c.user_id == "u4"
+    with writing(store) as connection:  # as where scenes are kept apart
+        last = connection.scalar(select(func.max(partitions.c.last_seq)).where(mine))
+        connection.execute(update(partitions).where(mine).values(scene="home"))
+        connection.execute(update(partitions).where(mine, partitions.c.index == 0).values(last_seq=last))
+    represent(store, artifact)
+    whole, common = dump(store), common_space(artifact)
+    indexes = sorted(index for user, index in whole if user == "u4")
+    assert whole["u4", 0][1:] == whole["u4", indexes[-1]][1:]
+    with writing(store) as connection:
+        connection.execute(delete(representations).where(representations.c.user_id == "u4"))
+        for index in reversed(indexes):
             write_fused(connection, artifact, common, {History("u4", 0): index})
     assert dump(store) == whole
 
