@@ -1,17 +1,20 @@
 """Claim: items that look alike meet under different ids, and a preference carries from one scene to another.
 
-    python benchmarks/scenes.py [--seeds 3] [--epochs 6] [--save FILE] [--quick]
+    python benchmarks/scenes.py [--seeds 3] [--epochs 6] [--only NAME,...] [--work DIR] [--save FILE] [--quick]
 
 A log in AntM2C's schema with a planted truth (benchmarks/rig/antm2c.py) is replayed from its CSV, with no --map: rows
-with label 0 are samples and no history. DIN learns `action=click` on it, each variant on its own store:
+with label 0 are samples and no history. Models learn `action=click` on it, each variant on its own store:
 
-- all_with, all_without: the three scenes, with and without the items' pictures (`--item-vectors`);
-- alone_with, alone_without: the last scene's rows alone.
+- all_with, all_without: DIN on the three scenes, with and without the items' pictures (`--item-vectors`);
+- all_text: DIN with the titles' vectors (all-MiniLM-L6-v2) in the pictures' place: twins have the same title;
+- alone_with, alone_without: DIN on the last scene's rows alone;
+- srp4ctr_with, srp4ctr_without: SRP4CTR, not pre-trained, on the three scenes.
 
 The figures are AUCs on the test part's offers of items that are new in the last scene (their twins are old in the
 others); `optimum` is that of the planted chances on the same offers; with `_scene` behind, of all test offers of that
 scene. All variants are tested on the same offers. Means over seeds; `gain_*` are paired differences and their errors.
-Real: the columns. Planted: everything in them. --quick: one seed, fewer users. Prints one JSON line.
+Real: the columns. Planted: everything in them. --work keeps what has been trained: the same command goes on from there.
+--quick: one seed, fewer users. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,69 +36,140 @@ import torch
 from sqlalchemy import Engine
 
 from benchmarks.rig.antm2c import SCENES, Planted, plant
+from fusion.encoders.sentence import open_encoder
 from fusion.features.dataset import DatasetConfig, read_dataset
-from fusion.features.modalities import Modality
+from fusion.features.modalities import TEXT, Modality
 from fusion.features.splits import TEST, TRAIN
 from fusion.features.tasks import Task
+from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.models.din import DinConfig
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.models.srp4ctr.model import Srp4CtrConfig
 from fusion.training import experiment
 from fusion.training.artifact import load_artifact
 from fusion.training.metrics import auc
 from fusion.training.train import TrainConfig, predict
+from interest.store.sql import insert_new, item_row, writing
+from interest.store.tables import items as items_table
 from streams.commands.item_vectors import bring_files
 from streams.files.mapping import ColumnMap
+from streams.files.offer_log import titled_items
 from streams.files.rows import BehaviorLog
 from streams.replay.embedded import replay
+from streams.settings.load import default_encoder
 from streams.store.engine import open_store
 from streams.ubsp.policy import Policy
 
 LAST = SCENES[-1]
-VARIANTS = ("all_with", "all_without", "alone_with", "alone_without")
+TITLES = "{title}"
+Scores = dict[tuple[str, str, float], float]  # of test offers, by user, item and time
+
+
+class Variant(NamedTuple):
+    """What is learnt from, and by which model."""
+
+    whole: bool = True  # all scenes' rows
+    modality: str = ""  # image, text
+    model: str = "din"
+
+
+VARIANTS = {
+    "all_with": Variant(modality="image"),
+    "all_without": Variant(),
+    "all_text": Variant(modality=TEXT),
+    "alone_with": Variant(whole=False, modality="image"),
+    "alone_without": Variant(whole=False),
+    "srp4ctr_with": Variant(modality="image", model="srp4ctr"),
+    "srp4ctr_without": Variant(model="srp4ctr"),
+}
+GAINS = (
+    ("gain_modality", "all_with", "all_without"),
+    ("gain_text", "all_text", "all_without"),
+    ("gain_modality_srp4ctr", "srp4ctr_with", "srp4ctr_without"),
+    ("gain_scenes", "all_with", "alone_with"),
+    ("gain_scenes_scene", "all_with_scene", "alone_with_scene"),
+    ("below_optimum", "optimum", "all_with"),
+)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--epochs", type=int, default=6)
+    options.add_argument("--only", default=",".join(VARIANTS), help="some of the variants, with commas between")
+    options.add_argument("--work", type=Path, help="a folder that keeps each variant's scores")
     options.add_argument("--save", type=Path)
     options.add_argument("--quick", action="store_true")
     chosen = options.parse_args()
     torch.set_num_threads(1)
+    names = chosen.only.split(",")
+    if unknown := [name for name in names if name not in VARIANTS]:
+        options.error(f"--only {unknown[0]}: the variants are {', '.join(VARIANTS)}")
     seeds, sizes = chosen.seeds, {}
     if chosen.quick:
         seeds, sizes = 1, {"users": 120, "each": 60}
     found = []
     for seed in range(seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            found.append(measured(plant(seed, **sizes), Path(folder), seed, chosen.epochs))
+        truth = plant(seed, **sizes)
+        scores = {name: kept(truth, name, chosen.work, seed, chosen.epochs) for name in names}
+        found.append(measured(truth, scores))
         print(f"seed {seed}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
     line = json.dumps({
         "benchmark": "scenes", "quick": chosen.quick, "seeds": seeds, "epochs": chosen.epochs, **summary(found),
-        "real": "the columns", "planted": "tastes, items, twins, pictures, clicks",
+        "real": "the columns", "planted": "tastes, items, twins, pictures, titles, clicks",
     })  # fmt: skip
     if chosen.save:
         chosen.save.write_text(f"{line}\n")
     print(line)
 
 
-def measured(truth: Planted, folder: Path, seed: int, epochs: int) -> dict[str, float]:
-    """The AUC of every variant, on the same offers, and of the planted chances."""
-    pictures = folder / "pictures.parquet"
-    pq.write_table(pa.table({"item_id": truth.items, "vector": list(truth.pictures.astype(np.float32))}), pictures)
-    scores = {}
-    for variant in VARIANTS:
-        whole, seen = variant.startswith("all"), variant.endswith("_with")
-        log = folder / f"{variant}.csv"
-        keep = np.array([whole or truth.scene[item] == LAST for item in truth.item])
-        part(truth, keep).write(log)
-        engine = open_store(f"sqlite:///{folder / variant}.db")
-        replay(engine, BehaviorLog(log, ColumnMap().of("log", [])), Policy())
-        if seen:
-            with contextlib.redirect_stdout(io.StringIO()):
-                bring_files(engine, [f"image={pictures}"])
-        scores[variant] = learnt(engine, folder / f"model-{variant}", seen=seen, seed=seed, epochs=epochs)
+def kept(truth: Planted, name: str, work: Path | None, seed: int, epochs: int) -> Scores:
+    """A variant's scores: those that an earlier run has kept of it, or it is trained now."""
+    # by what they rest on: another size or length is another run
+    file = work / f"{name}-{seed}-{len(truth.at)}-{epochs}.json" if work else None
+    if file is not None and file.exists():
+        return {(user, item, at): value for user, item, at, value in json.loads(file.read_text())}
+    with tempfile.TemporaryDirectory() as folder:
+        scores = trained(truth, VARIANTS[name], Path(folder), seed, epochs)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps([(*key, value) for key, value in scores.items()]))
+        part.rename(file)
+    print(f"seed {seed}: {name} trained", file=sys.stderr, flush=True)
+    return scores
+
+
+def trained(truth: Planted, variant: Variant, folder: Path, seed: int, epochs: int) -> Scores:
+    keep = np.array([variant.whole or truth.scene[item] == LAST for item in truth.item])
+    part(truth, keep).write(folder / "log.csv")
+    engine = open_store(f"sqlite:///{folder / 'store.db'}")
+    log = BehaviorLog(folder / "log.csv", ColumnMap().of("log", []))
+    replay(engine, log, Policy())
+    modalities: tuple[Modality, ...] = ()
+    if variant.modality == TEXT:
+        for items in titled_items(log.file, "item_id"):
+            with writing(engine) as connection:
+                insert_new(connection, items_table, [item_row(item) for item in items])
+        encoder = open_encoder(default_encoder())
+        with engine.connect() as connection:
+            texts = texts_without_vectors(connection, encoder.id, TITLES)
+        encode_items(engine, encoder, texts)
+        modalities = (Modality(name=TEXT, encoder=encoder.id, template=TITLES),)
+    elif variant.modality:
+        pictures = folder / "pictures.parquet"
+        pq.write_table(pa.table({"item_id": truth.items, "vector": list(truth.pictures.astype(np.float32))}), pictures)
+        with contextlib.redirect_stdout(io.StringIO()):
+            bring_files(engine, [f"image={pictures}"])
+        modalities = (Modality(name="image"),)
+    try:
+        return learnt(engine, folder / "model", variant.model, modalities, seed=seed, epochs=epochs)
+    finally:
         engine.dispose()
-        print(f"seed {seed}: {variant} trained", file=sys.stderr, flush=True)
+
+
+def measured(truth: Planted, scores: dict[str, Scores]) -> dict[str, float]:
+    """The AUC of every variant, on the same offers, and of the planted chances."""
     common = set.intersection(*(set(own) for own in scores.values()))
     number = {item: place for place, item in enumerate(truth.items)}
     chance = {}
@@ -117,18 +191,18 @@ def part(truth: Planted, keep: np.ndarray) -> Planted:
     return dataclasses.replace(truth, **rows)
 
 
-def learnt(engine: Engine, folder: Path, *, seen: bool, seed: int, epochs: int) -> dict[tuple[str, str, float], float]:
-    """A DIN's scores of the test offers, by user, item and time."""
-    config = DatasetConfig(
-        tasks=(Task.parse("action=click"),), history=30, min_history=2,
-        modalities=(Modality(name="image"),) if seen else (),
-    )  # fmt: skip
+def learnt(
+    engine: Engine, folder: Path, model: str, modalities: tuple[Modality, ...], *, seed: int, epochs: int
+) -> Scores:
+    config = DatasetConfig(tasks=(Task.parse("action=click"),), history=30, min_history=2, modalities=modalities)
     with engine.connect() as connection:
         data = read_dataset(connection, config)
     settings = TrainConfig(epochs=epochs, batch_size=128, seed=seed, unknown=0.2, dense_epochs=2)
-    experiment.run(data, DinConfig(dense_path=True), settings, split="global", folder=folder)
-    model, rows = load_artifact(folder).model, data.of(TEST)
-    values = predict(model, data.samples, rows)
+    encoder = FgBertConfig(positions=45, width=32)  # the history, and the 15 moments of a window in training
+    chosen = DinConfig(dense_path=True) if model == "din" else Srp4CtrConfig(encoder=encoder, dense_path=True)
+    experiment.run(data, chosen, settings, split="global", folder=folder)
+    model_, rows = load_artifact(folder).model, data.of(TEST)
+    values = predict(model_, data.samples, rows)
     assert len(data.of(TRAIN))
     log, own = data.log, data.rows[rows]
     keys = zip(log.user[own], log.item[own], log.at[own], values, strict=True)
@@ -138,12 +212,9 @@ def learnt(engine: Engine, folder: Path, *, seen: bool, seed: int, epochs: int) 
 def summary(found: list[dict[str, float]]) -> dict[str, Any]:
     columns = {name: np.array([one[name] for one in found]) for name in found[0]}
     told: dict[str, Any] = {name: round(float(values.mean()), 4) for name, values in columns.items()}
-    for name, one, other in (
-        ("gain_modality", "all_with", "all_without"),
-        ("gain_scenes", "all_with", "alone_with"),
-        ("gain_scenes_scene", "all_with_scene", "alone_with_scene"),
-        ("below_optimum", "optimum", "all_with"),
-    ):
+    for name, one, other in GAINS:
+        if one not in columns or other not in columns:
+            continue
         difference = columns[one] - columns[other]
         error = float(difference.std(ddof=1) / len(difference) ** 0.5) if len(difference) > 1 else None
         told[name] = {"mean": round(float(difference.mean()), 4), "error": None if error is None else round(error, 4)}

@@ -38,6 +38,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     duplicates: int
     refused: list[Refused]
+    offers: int = 0  # of an older service: none are told
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

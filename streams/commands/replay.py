@@ -71,6 +71,12 @@ def replay(
     value_range: Annotated[
         str | None, typer.Option("--value-range", metavar="LEAST..MOST", help="Set aside values outside: 1..5 or 0..")
     ] = None,
+    entity_separator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Between the names in item_entity_names of a log as AntM2C's. Default: | ; or a comma."
+        ),
+    ] = None,
     rejected: Annotated[
         Path | None,
         typer.Option("--rejected", metavar="FILE", help="Where bad rows go; default: beside each file."),
@@ -161,7 +167,13 @@ def replay(
 
         _refuse_options_of_the_agent(context)
         sources = open_sources(log, items, users, options)
-        produce(sources, rate=rate or "max", resume=resume, timeout_s=timeout or TIMEOUT_S)
+        produce(
+            sources,
+            rate=rate or "max",
+            resume=resume,
+            timeout_s=timeout or TIMEOUT_S,
+            entity_separator=entity_separator,
+        )
         return
     if llm and llm_from and llm_from.startswith(("http://", "https://")) and not llm_model:
         raise InputError(f"name the model that {llm_from} serves with --llm-model")
@@ -179,7 +191,7 @@ def replay(
     sources = open_sources(log, items, users, options)
     engine = open_store(store_url(store))
     print("\n".join(sources.understood()), flush=True)
-    _load_catalogue(engine, sources)
+    _load_catalogue(engine, sources, entity_separator)
     _ingest(engine, sources, policy, resume=resume)
     if llm:
         from streams.commands.fuse import fuse
@@ -201,7 +213,7 @@ def _refuse_options_of_the_agent(context: typer.Context) -> None:
             raise InputError(f"{option.opts[0]} makes no sense with --kafka: {held}; leave it out")
 
 
-def _load_catalogue(engine: Engine, sources: Sources) -> None:
+def _load_catalogue(engine: Engine, sources: Sources, entity_separator: str | None) -> None:
     from interest.store.sql import writing
     from streams.files.catalogue import load_items, load_users
     from streams.store import counters
@@ -213,22 +225,22 @@ def _load_catalogue(engine: Engine, sources: Sources) -> None:
             counters.increment(connection, counters.ITEMS)
         print(f"{count:,} items from {sources.items.path.name}{rejects.told()}")
     elif sources.log.label:
-        _load_titles(engine, sources)
+        _load_titles(engine, sources, entity_separator)
     if sources.users:
         with sources.rejects(sources.users.path) as rejects:
             count = load_users(engine, sources.users, rejects)
         print(f"{count:,} user profiles from {sources.users.path.name}{rejects.told()}")
 
 
-def _load_titles(engine: Engine, sources: Sources) -> None:
-    """The catalogue that a log of offers brings: titles of items that the store does not have yet."""
+def _load_titles(engine: Engine, sources: Sources, entity_separator: str | None) -> None:
+    """The catalogue that a log of offers brings: items that the store does not have yet, and what they are about."""
     from interest.store.sql import insert_new, item_row, writing
     from interest.store.tables import items
     from streams.files.offer_log import titled_items
     from streams.store import counters
 
     count = 0
-    for chunk in titled_items(sources.log.file, sources.log.fields["item_id"]):
+    for chunk in titled_items(sources.log.file, sources.log.fields["item_id"], entity_separator):
         with writing(engine) as connection:
             insert_new(connection, items, [item_row(item) for item in chunk])
             counters.increment(connection, counters.ITEMS)

@@ -39,6 +39,8 @@ def page(stats: Stats) -> Iterator[str]:
     ):
         if count is not None:
             yield line(label, f"{count:,}", what if count or not stats.behaviors else f"{what}: the ids do not meet")
+    if stats.offers:
+        yield line("offers", f"{stats.offers:,}", "that nobody took: samples to train on, no history")
     yield line("partitions", f"{stats.partitions:,}", "closed")
     yield line("open caches", f"{stats.open_caches:,}", f"users, with {stats.open_behaviors:,} behaviours")
     if not stats.versions:

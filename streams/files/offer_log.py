@@ -6,13 +6,16 @@ Recognised by columns that a log of behaviours does not have together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from interest.types import OFFERED, Item
+from streams.files.lists import as_list
 from streams.files.readers import TableFile
 from streams.files.text import as_text
 
 LABEL = "label"
 TITLE = "item_title"
+ENTITIES = "item_entity_names"  # what the item is about: a list of names
 BESIDE = ("log_time", "scene")  # which AntM2C's files have beside it
 ACTION_OF = {1.0: "click", 0.0: OFFERED}
 
@@ -22,14 +25,34 @@ def offer_label(columns: Sequence[str]) -> str:
     return LABEL if {LABEL, *BESIDE} <= set(columns) else ""
 
 
-def titled_items(file: TableFile, item_id: str) -> Iterator[list[Item]]:
-    """The items that such a log names, with their titles, each once; nothing where it has no titles.
+def titled_items(file: TableFile, item_id: str, separator: str | None = None) -> Iterator[list[Item]]:
+    """The items that such a log names, each once, by its first row with a title; nothing where it has no titles.
 
-    item_id: the column of ids. What else a row says (`item_entity_names` too) is of the offer and not of the item.
+    What the item is about becomes an attribute, its names with | between. What a row says of the user's bills, visits
+    and searches is of the moment and not of the item.
+
+    Args:
+        item_id: the column of ids.
+        separator: between the names of a cell; None: however a list may be written (`as_list`).
     """
+    if TITLE not in file.columns:
+        return
     seen: set[str] = set()
-    for chunk in file.chunks([item_id, TITLE]) if TITLE in file.columns else ():
+    wanted = [item_id, TITLE, *([ENTITIES] if ENTITIES in file.columns else [])]
+    for chunk in file.chunks(wanted):
         ids, titles = (as_text(chunk.columns[name], name, {}, required=False) for name in (item_id, TITLE))
-        new = {item: title for item, title in zip(ids, titles, strict=True) if item and title and item not in seen}
-        seen |= new.keys()
-        yield [Item(item_id=item, title=title) for item, title in new.items()]
+        about = chunk.columns[ENTITIES] if ENTITIES in file.columns else [None] * len(ids)
+        new: dict[str, Item] = {}
+        for item, title, names in zip(ids, titles, about, strict=True):
+            if item and title and item not in seen:
+                seen.add(item)
+                new[item] = Item(item_id=item, title=title, attributes=_about(names, separator))
+        yield list(new.values())
+
+
+def _about(cell: Any, separator: str | None) -> dict[str, str]:
+    if separator is not None and isinstance(cell, str):
+        names = tuple(dict.fromkeys(name for part in cell.split(separator) if (name := part.strip())))
+    else:
+        names = as_list(cell)
+    return {ENTITIES: "|".join(names)} if names else {}

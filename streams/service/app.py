@@ -239,7 +239,7 @@ def _writes(app: FastAPI, service: Service) -> None:
         """
         rows = read_rows(await request.body(), request.headers.get("content-type", ""))
         done = await writer.behaviors(rows.behaviors)
-        for verdict, count in (("accepted", done.accepted), ("duplicate", done.duplicates)):
+        for verdict, count in (("accepted", done.accepted), ("duplicate", done.duplicates), ("offer", done.offers)):
             service.metrics.behaviors.labels(verdict).inc(count)
         service.metrics.behaviors.labels("refused").inc(len(rows.refused))
         told = {**msgspec.to_builtins(done), "refused": msgspec.to_builtins(rows.refused)}

@@ -84,6 +84,7 @@ class Refused(BaseModel):
 class WriteAnswer(BaseModel):
     accepted: int
     duplicates: Annotated[int, Field(description="Dropped as repeats; always 0 on Kafka, where the workers find them")]
+    offers: Annotated[int, Field(description="Offers that nobody took (action `offered`): kept, and no behaviours")]
     refused: Annotated[list[Refused], Field(description="Rows that are not behaviours, by their index in the request")]
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from interest.errors import StoreError
 from interest.store.sql import read_items, writing
-from interest.types import Behavior, Item, User
+from interest.types import OFFERED, Behavior, Item, User
 from streams.admin.forget_topics import forget_on_topics
 from streams.kafka.clients import make_producer
 from streams.kafka.partitioner import Partitioner
@@ -41,6 +41,7 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
 
     accepted: int
     duplicates: int = 0
+    offers: int = 0  # rows with the action "offered": kept, and no behaviours
 
 
 class BusyError(StoreError):
@@ -147,7 +148,7 @@ class EmbeddedWriter:
             return
         for (_, future), one in zip(some, folded, strict=True):
             if not future.done():
-                future.set_result(Verdicts(accepted=one.accepted, duplicates=one.duplicates))
+                future.set_result(Verdicts(accepted=one.accepted, duplicates=one.duplicates, offers=len(one.offers)))
 
     def _commit(self, batches: list[Sequence[Behavior]]) -> list[Folded]:
         """One transaction. Memory that proves outdated (a forget by another process) is loaded again, once."""
@@ -189,7 +190,8 @@ class KafkaWriter:
 
     async def behaviors(self, rows: Sequence[Behavior]) -> Verdicts:
         await self._send(self._topics.behaviors, [(row.user_id, msgspec.json.encode(row)) for row in rows])
-        return Verdicts(accepted=len(rows))
+        offers = sum(row.action == OFFERED for row in rows)
+        return Verdicts(accepted=len(rows) - offers, offers=offers)
 
     async def catalogue(self, items: Mapping[str, Item | None], users: Mapping[str, User | None]) -> None:
         for topic, changed in ((self._topics.items, items), (self._topics.users, users)):

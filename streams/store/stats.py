@@ -9,7 +9,7 @@ from sqlalchemy import text as sql
 from fusion.adaptation.register import Adapted, read_adaptations
 from fusion.tables import bank_vectors, banks, representations, vectors
 from interest.store.sql import partition_size
-from interest.store.tables import behaviors, interests, item_descriptions, item_statements, partitions, usage
+from interest.store.tables import behaviors, interests, item_descriptions, item_statements, offers, partitions, usage
 from interest.types import Outcome
 from streams.store.coverage import read_coverage
 from streams.store.generality import read_generality
@@ -60,6 +60,7 @@ class BankStats(msgspec.Struct, frozen=True, kw_only=True):
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     behaviors: int
+    offers: int  # that nobody took: samples of training, in no history and no partition
     users: int
     accepted: int  # behaviours, over all logs and topics, forgotten users' included
     late: int
@@ -96,6 +97,7 @@ def read_stats(connection: Connection) -> Stats:
     coverage = read_coverage(connection)
     return Stats(
         behaviors=count,
+        offers=connection.execute(select(func.count()).select_from(offers)).scalar_one(),
         users=users,
         **dict(zip(_CONSUMED, map(int, consumed), strict=True)),
         with_item=coverage.with_item,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
 
 from benchmarks.rig.antm2c import COLUMNS, plant
+from fusion.encoders.item_text import ITEM_TEMPLATE
+from fusion.features.match.item_vectors import item_texts
 from interest.store.sql import read_items
 from interest.store.tables import behaviors, offers
 from streams.store.engine import open_store
@@ -19,7 +22,7 @@ def test_a_log_of_offers_is_replayed_and_trained_on(tmp_path: Path) -> None:
     truth = plant(0, users=40, each=40)
     truth.write(tmp_path / "antm2c.csv")
     url = f"sqlite:///{tmp_path / 'store.db'}"
-    replayed = run("replay", tmp_path / "antm2c.csv", "--store", url)
+    replayed = run("replay", tmp_path / "antm2c.csv", "--store", url, "--no-llm")
     assert replayed.exit_code == 0, replayed.output
     taken = int(truth.label.sum())
     for told in (f"of this log {taken:,} behaviours", f"{1600 - taken:,} offers that nobody took", "items with titles"):
@@ -28,10 +31,12 @@ def test_a_log_of_offers_is_replayed_and_trained_on(tmp_path: Path) -> None:
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(behaviors)) == taken
         item = truth.items[int(truth.item[0])]
-        assert read_items(connection, [item])[item].title == truth.titles[int(truth.item[0])]
+        title = truth.titles[int(truth.item[0])]
+        found = read_items(connection, [item])[item]
+        assert (found.title, found.attributes) == (title, {"item_entity_names": title.split()[0]})
         held = connection.scalar(select(func.count()).select_from(offers))
     engine.dispose()
-    again = run("replay", tmp_path / "antm2c.csv", "--store", url)
+    again = run("replay", tmp_path / "antm2c.csv", "--store", url, "--no-llm")
     assert "nothing new" in again.output
     assert f"{held:,} offers" in again.output
     options = ("--store", url, "--label", "action=click", "--history", 10, "--min-history", 2, "--epochs", 1)
@@ -46,5 +51,42 @@ def test_a_label_that_is_not_0_or_1_is_set_aside(tmp_path: Path, label: str) -> 
     rows[1] = (*rows[1][:3], label, *rows[1][4:])
     with (tmp_path / "a.csv").open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    replayed = run("replay", tmp_path / "a.csv", "--store", f"sqlite:///{tmp_path / 'store.db'}")
+    replayed = run("replay", tmp_path / "a.csv", "--store", f"sqlite:///{tmp_path / 'store.db'}", "--no-llm")
     assert "of this log 2 behaviours; 0 duplicates; 1 rejected" in replayed.output
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "names"),
+    [
+        ("green tea|tea pot", (), "green tea|tea pot"),
+        ("['green tea', 'tea pot']", (), "green tea|tea pot"),
+        ("green tea$$tea pot$$green tea$$", ("--entity-separator", "$$"), "green tea|tea pot"),
+        ("", (), None),
+    ],
+)
+def test_what_an_item_is_about_is_an_attribute_that_its_text_tells(
+    tmp_path: Path, cell: str, options: tuple[str, ...], names: str | None
+) -> None:
+    rows = [("u", "i", "2023-08-06 08:00:00", "1", "", "", "", cell, "Tea for two", "home")]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    assert run("replay", tmp_path / "a.csv", "--store", url, "--no-llm", *options).exit_code == 0
+    engine = open_store(url, create=False)
+    with engine.connect() as connection:
+        catalogue = read_items(connection)
+        told = item_texts(connection, ITEM_TEMPLATE, ["i"], catalogue)
+    engine.dispose()
+    assert catalogue["i"].attributes == ({} if names is None else {"item_entity_names": names})
+    assert ("tea pot" in told[0]) == (names is not None)
+
+
+def test_stats_count_the_offers(tmp_path: Path) -> None:
+    rows = [("u", f"i{n}", f"2023-08-06 08:00:0{n}", str(n % 2), "", "", "", "", "tea", "home") for n in range(5)]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    store = ("--store", f"sqlite:///{tmp_path / 'store.db'}")
+    assert run("replay", tmp_path / "a.csv", "--no-llm", *store).exit_code == 0
+    told = json.loads(run("stats", "--json", *store).output)
+    assert (told["behaviors"], told["offers"], told["accepted"]) == (2, 3, 2)
+    assert "offers" in run("stats", *store).output

@@ -83,6 +83,26 @@ def test_a_behaviour_written_is_known_by_the_next_score_and_a_repeat_is_harmless
     asyncio.run(run())
 
 
+def test_an_offer_is_kept_and_is_no_behaviour(settings: Settings) -> None:
+    rows = [
+        {"user_id": "u5", "item_id": "i3", "action": action, "at": 229 * DAY + n, "scene": "home"}
+        for n, action in enumerate(("offered", "rate", "offered"))
+    ]
+
+    async def run() -> None:
+        async with running(settings) as client:
+            before = (await client.post("/v1/score", json=OFFERED)).json()["newest_seq"]
+            written = (await client.post("/v1/behaviors", json=rows)).json()
+            assert (written["accepted"], written["offers"], written["refused"]) == (1, 2, [])
+            again = (await client.post("/v1/behaviors", json=rows[2])).json()  # the same offer: it is kept once
+            assert (again["accepted"], again["offers"]) == (0, 1)
+            assert (await client.post("/v1/score", json=OFFERED)).json()["newest_seq"] == before + 1
+            stats = (await client.get("/v1/stats")).json()
+            assert stats["offers"] == 2
+
+    asyncio.run(run())
+
+
 def test_interests_representation_and_behaviours_are_paged_newest_first(settings: Settings) -> None:
     async def run() -> None:
         async with running(settings) as client:

@@ -6,15 +6,19 @@ import asyncio
 import time
 
 import msgspec
+from sqlalchemy import select
 
 from interest.store.sql import read_items, read_users, writing
-from interest.store.tables import behaviors
-from interest.types import Item, User
+from interest.store.tables import behaviors, offers, partitions
+from interest.types import OFFERED, Item, User
+from streams.files.rows import BehaviorLog
 from streams.kafka.clients import MAX_DEAD, make_producer
 from streams.kafka.dead_letter import dead_letter, read_letter
+from streams.replay.embedded import replay
 from streams.stages.ingest.offsets import positions_of
 from streams.stages.ingest.sweeps import owner
 from streams.store import outbox as outbox_of
+from streams.store.engine import open_store
 from streams.store.forget import forget
 from streams.store.outbox import Announcement
 from streams.store.tables import outbox, source_of
@@ -240,6 +244,34 @@ async def test_a_row_that_the_store_refuses_is_found_and_set_aside(kafka, engine
     assert [one.reason for one in found] == ["the store refuses it: no"] * 3
     assert {one.value for one in found} == {body for _, body in batch if b"poison" in body}
     assert count(engine, behaviors) == 500
+
+
+@in_loop
+async def test_offers_are_kept_as_the_embedded_replay_keeps_them_and_announce_nothing(kafka, engine, log, tmp_path):
+    rows = [
+        msgspec.structs.replace(one, action=("rate", OFFERED)[n % 3 == 0], scene=("home", None)[n % 2], event_id=None)
+        for n, one in enumerate(log[:600])
+    ]
+    file = tmp_path / "offers.jsonl"
+    file.write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
+    inner = open_store(f"sqlite:///{tmp_path / 'embedded.db'}")
+    replay(inner, BehaviorLog(file, {}), Policy(count=20))
+    topics = make_topics(kafka)
+    for part in (rows[:300], rows[300:]):
+        async with running(make_context(engine, kafka, count=20, batch=100)):
+            await produce(kafka, topics.behaviors, map(message, part))
+            await drained(engine, kafka)
+    assert content(engine) == content(inner)
+    assert offers_of(engine) == offers_of(inner)
+    assert len(offers_of(engine)) == len({(one.user_id, one.at, one.item_id) for one in rows if one.action == OFFERED})
+    assert not await letters(kafka, topics.behaviors)
+    assert len(await announced(kafka)) == count(engine, partitions)
+    inner.dispose()
+
+
+def offers_of(engine):
+    with engine.connect() as connection:
+        return sorted(tuple(row) for row in connection.execute(select(offers)))
 
 
 @in_loop
