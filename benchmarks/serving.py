@@ -1,16 +1,22 @@
 """Claim: one process on one core scores 1,000 candidates in milliseconds over HTTP, however long the user's past.
 
-    python benchmarks/serving.py [--quick] [--models srp4ctr,din] [--store URL] [--save FILE]
+    python benchmarks/serving.py [--quick] [--models srp4ctr,din,kv,bahe] [--match] [--postgres | --store URL]
+        [--llm FOLDER] [--save FILE]
 
-Fills a store (SQLite in a temporary folder, or an empty one that is named) with a user of 50,000 behaviours, one of 50
-and forty of 100, starts `interestream serve` with an untrained model at history 50, pinned to one core, and asks it
-over loopback HTTP with JSON from another; making requests and reading answers is not in the times. Untrained weights:
-nothing here depends on them. For each model:
+Fills a store (SQLite in a temporary folder, a PostgreSQL server of its own, or an empty store that is named) with a
+user of 50,000 behaviours, one of 50 and forty of 100, starts `interestream serve` with an untrained model at history
+50, pinned to one core, and asks it over loopback HTTP with JSON from another; making requests and reading answers is
+not in the times. Untrained weights: nothing here depends on them. `--match` gives the models match scalars over items'
+texts (random vectors, 384 wide) and places. `bahe` runs the upper half of an LLM (SmolLM2-135M, or `--llm`), whose
+lower half has made the vectors of all texts that the requests read before. For each model:
 
-- ratio_to_model: a warm request of 1,000 candidates over the bare model call on the same tensors, medians;
+- ratio_to_model: a warm request of 1,000 candidates over the bare model call on the same tensors, medians. The bare
+  call has the user's state and the items' vectors, and is timed on the service's core, before the requests and after;
+- ratio_to_kept: the same over what the service calls, where it also keeps a user's products with the weights (SRP4CTR);
 - p99_ms_1000: of such requests; long_over_short: the long user's median over the short one's;
 - p99_ms_cold: the first requests of users with 100 behaviours, 1,000 candidates;
 - freshness_ms: from posting a behaviour to the end of a score that knows it, p99;
+- cpu_ms: processor time of the service for a warm request, for who measures beside other work;
 - kb_per_user: of users' sides held, with their encoded states;
 - vs_naive: requests/s over those of a plain FastAPI handler around torch-rechub's DIN (rig/naive_service.py), which has
   a history of the same length in memory and encodes it beside each candidate; both asked in turn.
@@ -31,7 +37,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,35 +48,31 @@ import torch
 from sqlalchemy import Engine
 
 from benchmarks.rig.http_load import Load
-from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
-from fusion.features.log import read_log
-from fusion.features.samples import fit_samples
-from fusion.features.tasks import Task
-from fusion.models.din import DinConfig
-from fusion.models.protocol import ModelConfig
-from fusion.models.registry import build, kind_of
-from fusion.models.srp4ctr.fgbert import FgBertConfig
-from fusion.models.srp4ctr.model import Srp4CtrConfig
+from benchmarks.rig.servers import postgres
+from benchmarks.rig.serving_site import (
+    CANDIDATES,
+    CATEGORIES,
+    COLD,
+    DAY,
+    HISTORY,
+    ITEMS,
+    LONG,
+    MODELS,
+    OFFERED,
+    SHORT,
+    config_of,
+    fill,
+    make_artifact,
+)
+from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.live import LiveScorer
-from fusion.training.artifact import ArtifactConfig, load_artifact, save_artifact, versions
-from fusion.training.train import TrainConfig
-from interest.store.sql import insert_new, item_row, read_items, read_users, writing
-from interest.store.tables import items
-from interest.types import Behavior, Item
+from fusion.training.artifact import load_artifact
+from streams.settings.load import default_llm
 from streams.store.engine import open_store
 from streams.store.heads import read_head
-from streams.ubsp.ingest import Ingest
-from streams.ubsp.policy import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = sorted(os.sched_getaffinity(0))
-HISTORY, ITEMS, CANDIDATES, DAY = 50, 4000, 1000, 86_400.0
-LONG, SHORT, COLD = "long", "short", [f"cold{n}" for n in range(40)]
-CATEGORIES = [f"category {n}" for n in range(18)]
-CONFIGS: dict[str, ModelConfig] = {
-    "srp4ctr": Srp4CtrConfig(encoder=FgBertConfig(positions=HISTORY), pack=1, lifelong=True),
-    "din": DinConfig(),
-}
 
 NEW = itertools.count()  # behaviours posted so far: the models share a store, in which none may be a duplicate
 
@@ -78,25 +80,35 @@ NEW = itertools.count()  # behaviours posted so far: the models share a store, i
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="100 requests a figure instead of 1,000")
-    options.add_argument("--models", default="srp4ctr,din")
-    options.add_argument("--store", help="an empty PostgreSQL database; default: SQLite in a temporary folder")
+    options.add_argument("--models", default="srp4ctr,din", help=f"of {', '.join(MODELS)}, with commas")
+    options.add_argument("--match", action="store_true", help="with match scalars")
+    where = options.add_mutually_exclusive_group()
+    where.add_argument("--store", help="the URL of an empty store; default: SQLite in a temporary folder")
+    where.add_argument("--postgres", action="store_true", help="a PostgreSQL server of the benchmark's own")
+    options.add_argument("--llm", type=Path, default=default_llm(), help="of bahe")
     options.add_argument("--save", type=Path)
     chosen = options.parse_args()
+    names = chosen.models.split(",")
+    if unknown := set(names) - set(MODELS):
+        options.error(f"--models {', '.join(sorted(unknown))}: there are {', '.join(MODELS)}")
     torch.set_num_threads(1)
     line: dict[str, Any] = {
         "benchmark": "serving",
-        "command": "python benchmarks/serving.py" + " --quick" * chosen.quick,
+        "command": " ".join(["python benchmarks/serving.py", *sys.argv[1:]]),
+        "match": chosen.match,
         "history": HISTORY,
         "candidates": CANDIDATES,
         "cores": len(os.sched_getaffinity(0)),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        url = chosen.store or f"sqlite:///{folder}/store.db"
+    with tempfile.TemporaryDirectory() as folder, store_of(chosen, folder) as url:
         engine = open_store(url)
+        line["store"] = engine.dialect.name
         fill(engine)
-        for name in chosen.models.split(","):
-            line[name] = measure(engine, url, Path(folder), name, 100 if chosen.quick else 1000)
+        for name in names:
+            artifact = Path(folder) / name
+            make_artifact(engine, config_of(name, chosen.llm), artifact, match=chosen.match)
+            line[name] = measure(engine, url, artifact, 100 if chosen.quick else 1000)
             print(name, json.dumps(line[name]), file=sys.stderr, flush=True)
         engine.dispose()
     print(json.dumps(line))
@@ -104,13 +116,15 @@ def main() -> None:
         chosen.save.write_text(json.dumps(line, indent=1) + "\n")
 
 
-def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) -> dict[str, Any]:
-    artifact = folder / name
-    make_artifact(engine, CONFIGS[name], artifact)
-    bare = bare_model(engine, artifact, requests)
-    offered = [str(i) for i in np.random.default_rng(1).permutation(ITEMS)[:CANDIDATES]]
-    bodies = {user: msgspec.json.encode({"user_id": user, "item_ids": offered}) for user in (LONG, SHORT, *COLD)}
-    with serving(url, artifact) as base:
+def store_of(chosen: argparse.Namespace, folder: str) -> AbstractContextManager[str]:
+    """The URL of an empty store, there for as long as the context is."""
+    return postgres() if chosen.postgres else nullcontext(chosen.store or f"sqlite:///{folder}/store.db")
+
+
+def measure(engine: Engine, url: str, artifact: Path, requests: int) -> dict[str, Any]:
+    calls = bare_calls(engine, artifact)
+    bodies = {user: msgspec.json.encode({"user_id": user, "item_ids": OFFERED}) for user in (LONG, SHORT, *COLD)}
+    with serving(url, artifact) as (base, process):
         load = Load(base)
 
         def ask(user: str) -> float:
@@ -120,7 +134,11 @@ def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) ->
 
         cold = [ask(user) for user in COLD]
         ask(LONG), ask(SHORT)  # the first ones read the logs
+        alone = [timed(call, requests) for call in calls]
+        used = processor_ms(process)
         taken = [ask(user) for user in [LONG, SHORT] * requests]  # in turn: what else runs here slows both
+        used = processor_ms(process) - used
+        bare, kept = (np.median([*before, *timed(call, requests)]) for call, before in zip(calls, alone, strict=True))
         long, short = taken[::2], taken[1::2]
         fresh = freshness(load, bodies[SHORT], max(requests // 3, 30))
         page = load.get("/metrics")
@@ -129,9 +147,11 @@ def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) ->
             if "{" not in key}  # fmt: skip
     sides = held["interestream_serve_user_side_bytes"] / held["interestream_serve_user_sides"]
     return {
-        "bare_model_ms": round(bare, 2),
+        "bare_model_ms": round(float(bare), 2),
         "ms_1000": round(float(np.median(short)), 2),
-        "ratio_to_model": round(float(np.median(short)) / bare, 2),
+        "ratio_to_model": round(float(np.median(short) / bare), 2),
+        "ratio_to_kept": round(float(np.median(short) / kept), 2),
+        "cpu_ms": round(used / len(taken), 2),
         "p99_ms_1000": round(float(np.quantile(short, 0.99)), 2),
         "long_over_short": round(float(np.median(long) / np.median(short)), 2),
         "p99_ms_cold": round(float(np.quantile(cold, 0.99)), 2),
@@ -144,7 +164,7 @@ def measure(engine: Engine, url: str, folder: Path, name: str, requests: int) ->
 def against_naive(ask: Callable[[], float], body: bytes, requests: int) -> float:
     """The naive service's median time over ours, for the short user."""
     sizes = ["--items", str(ITEMS), "--categories", str(len(CATEGORIES)), "--history", str(HISTORY)]
-    with served([sys.executable, "-m", "benchmarks.rig.naive_service", *sizes]) as base:
+    with served([sys.executable, "-m", "benchmarks.rig.naive_service", *sizes]) as (base, _):
         load = Load(base)
 
         def naive() -> float:
@@ -170,93 +190,75 @@ def freshness(load: Load, body: bytes, times: int) -> list[float]:
     return out
 
 
-@torch.no_grad()
-def bare_model(engine: Engine, folder: Path, repeat: int) -> float:
-    """Median milliseconds of the model alone, on the tensors of a warm request: the user's state is there."""
+def bare_calls(engine: Engine, folder: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The model alone on the tensors of a warm request, the user's state being there; and as the service calls it.
+
+    Of SRP4CTR the service keeps what the state and the weights make together; of the others both are the same.
+    """
     artifact = load_artifact(folder)
     scorer, model = LiveScorer(artifact, read_head), artifact.model
-    handed: list[Callable[[], Any]] = []
-    if hasattr(model, "score"):
-        inner = model.score
-
-        def spy(*given: Any) -> Any:
-            handed.append(lambda: inner(*given))
-            return inner(*given)
-
-        model.score = spy
-    else:
-        hook = model.register_forward_pre_hook(lambda _, given: handed.append(lambda: model(*given)))
-    offered = [str(i) for i in np.random.default_rng(1).permutation(ITEMS)[:CANDIDATES]]
-    with engine.connect() as connection:
-        scorer.score(connection, SHORT, offered)
-    if not hasattr(model, "score"):
-        hook.remove()
-    calls = list(handed)  # DIN scores a request in parts
-
-    def bare() -> None:
-        for call in calls:
-            call()
-
-    bare()
-    taken = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        bare()
-        taken.append(1000 * (time.perf_counter() - start))
-    return float(np.median(taken))
-
-
-def fill(engine: Engine) -> None:
-    """The users' behaviours through the fold, as ingest writes them, and a catalogue."""
-    rng = np.random.default_rng(0)
-    book = [
-        Item(item_id=str(i), title=f"Item {i}", categories=tuple(rng.choice(CATEGORIES, 2).tolist()))
-        for i in range(ITEMS)
-    ]
-    with writing(engine) as connection:
-        insert_new(connection, items, [item_row(item) for item in book])
-    ingest = Ingest(engine, Policy(count=50))
-    rows: list[Behavior] = []
-    for user, many in ((LONG, 50_000), (SHORT, 50), *((cold, 100) for cold in COLD)):
-        at = np.sort(rng.uniform(0, 800 * DAY, many))
-        rows += [
-            Behavior(user_id=user, item_id=str(item), action="rate", at=float(when), value=float(value))
-            for item, when, value in zip(
-                rng.integers(0, ITEMS, many).tolist(), at.tolist(), rng.integers(1, 6, many).tolist(), strict=True
-            )
-        ]
-    position = ingest.position("log:benchmark")
-    ingest.commit(ingest.fold(rows), "log:benchmark", position, len(rows), rejected=0)
-
-
-def make_artifact(engine: Engine, config: ModelConfig, folder: Path) -> None:
-    """An untrained model with the spec and the statistics of the store's log."""
-    with engine.connect() as connection:
-        log, catalogue, profiles = read_log(connection), read_items(connection), read_users(connection)
-    rows = np.arange(0, log.size, 25)
-    spec = fit_samples(
-        log, rows, np.ones(log.size, bool), catalogue, profiles,
-        tasks=(Task.parse("value>=4"),), history=HISTORY, min_history=5,
-    ).spec  # fmt: skip
-    torch.manual_seed(0)
-    found = ItemHistory(log, event_columns(log, spec.label.labels(log), spec.scale)).snapshot()
-    number = {item: i for i, item in enumerate(log.items)}
-    order = np.array([number[item] for item in spec.items])
-    statistics = ItemStatistics(found.total[order], found.recent[order], found.first_at[order])
-    own: ArtifactConfig[Any] = ArtifactConfig(
-        kind=kind_of(config).name, model=config, training=TrainConfig(), split="global", versions=versions()
+    names = (
+        ("products", "meet") if isinstance(model, Srp4Ctr) else ("score",) if hasattr(model, "score") else ("forward",)
     )
-    save_artifact(folder, build(spec, config), spec, statistics, own, {})
+    handed: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names}
+    own = {name: getattr(model, name) for name in names}
+
+    def spy(name: str) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            handed[name].append(given)
+            return own[name](*given)
+
+        return call
+
+    for name in names:
+        setattr(model, name, spy(name))
+    with engine.connect() as connection:
+        scorer.score(connection, SHORT, OFFERED)
+    for name in names:
+        setattr(model, name, own[name])
+    if isinstance(model, Srp4Ctr):
+        (state, candidates), meeting = handed["products"][0], handed["meet"][0]
+        return lambda: model.score(state, candidates, meeting[1]), lambda: model.meet(*meeting)
+    parts = handed[names[0]]  # a request may be scored in several
+
+    def every() -> None:
+        for part in parts:
+            own[names[0]](*part)
+
+    return every, every
 
 
-def serving(url: str, artifact: Path) -> AbstractContextManager[str]:
+@torch.no_grad()
+def timed(call: Callable[[], Any], repeat: int) -> list[float]:
+    """Milliseconds of each call, on the service's core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES[:1])
+    try:
+        taken = []
+        for number in range(repeat + 3):
+            start = time.perf_counter()
+            call()
+            if number >= 3:
+                taken.append(1000 * (time.perf_counter() - start))
+        return taken
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def processor_ms(process: int) -> float:
+    """Milliseconds that a process has been given the processor, all its threads together."""
+    folder = Path(f"/proc/{process}/task")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir()) / 1e6
+
+
+def serving(url: str, artifact: Path) -> AbstractContextManager[tuple[str, int]]:
     """`interestream serve` of an artifact."""
     return served([sys.executable, "-m", "streams", "serve", "--store", url, "--artifact", str(artifact)])
 
 
 @contextmanager
-def served(command: list[str]) -> Iterator[str]:
-    """A service on one core, this process on the others; its address once it is ready."""
+def served(command: list[str]) -> Iterator[tuple[str, int]]:
+    """A service on one core, this process on the others; its address once it is ready, and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -276,7 +278,7 @@ def served(command: list[str]) -> Iterator[str]:
                     break
             except httpx.TransportError:
                 assert process.poll() is None, "the service has ended"
-        yield base
+        yield base, process.pid
     finally:
         os.sched_setaffinity(0, before)
         process.terminate()

@@ -21,7 +21,7 @@ import msgspec
 
 from interest.errors import InterestreamError
 from interest.types import Behavior
-from streams.client_answers import Batch, Page, Refused, Representation, Score, Scores, Update, Written
+from streams.client_answers import Batch, Page, Refused, Representation, Score, Scores, Told, Update, Written
 
 __all__ = [
     "AsyncClient", "Call", "Client", "Page", "Refused", "Representation", "Score", "Scores", "ServiceError", "Update",
@@ -101,6 +101,12 @@ def _options(url: str, key: str | None, options: Mapping[str, Any]) -> dict[str,
 
 def _no_service(client: httpx.Client | httpx.AsyncClient, error: httpx.TransportError) -> ServiceError:
     return ServiceError(0, f"no service answers at {client.base_url} ({type(error).__name__}: {error})")
+
+
+def _stream(call: Call[None], client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+    request = call.request(client)
+    request.extensions["timeout"] = httpx.Timeout(TIMEOUT.connect, read=SILENT_S).as_dict()
+    return request
 
 
 # --- what can be asked for, once for both clients ------------------------------------------------------------------
@@ -262,6 +268,24 @@ class Client:
     def stats(self) -> dict[str, Any]:
         return self.run(stats())
 
+    def updates(self, user_id: str) -> Iterator[Update]:
+        """See `AsyncClient.updates`. Closing the iterator ends the stream."""
+        call = updates(user_id)
+        try:
+            response = self._http.send(_stream(call, self._http), stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                    call.decode(response)
+                told = Told()
+                for line in response.iter_lines():
+                    if (update := told.read(line)) is not None:
+                        yield update
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            raise _no_service(self._http, error) from error
+
 
 class AsyncClient:
     """The same with asyncio. Every method raises ServiceError."""
@@ -354,20 +378,16 @@ class AsyncClient:
         What was told before a break is not told again: read the user anew after calling this again.
         """
         call = updates(user_id)
-        request = call.request(self._http)
-        request.extensions["timeout"] = httpx.Timeout(TIMEOUT.connect, read=SILENT_S).as_dict()
         try:
-            response = await self._http.send(request, stream=True)
+            response = await self._http.send(_stream(call, self._http), stream=True)
             try:
                 if not response.is_success:
                     await response.aread()
                     call.decode(response)
-                kind = ""
+                told = Told()
                 async for line in response.aiter_lines():
-                    if line.startswith("event: "):
-                        kind = line.removeprefix("event: ")
-                    elif line.startswith("data: "):
-                        yield Update(kind, msgspec.json.decode(line.removeprefix("data: ")))
+                    if (update := told.read(line)) is not None:
+                        yield update
             finally:
                 await response.aclose()
         except httpx.TransportError as error:

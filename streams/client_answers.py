@@ -68,3 +68,18 @@ class Update(msgspec.Struct, frozen=True):
 
 class Batch(msgspec.Struct, frozen=True):
     answers: list[Scores]
+
+
+class Told:
+    """Server-sent events, line by line."""
+
+    def __init__(self) -> None:
+        self._kind = ""
+
+    def read(self, line: str) -> Update | None:
+        """The event that this line completes; most do not."""
+        if line.startswith("event: "):
+            self._kind = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            return Update(self._kind, msgspec.json.decode(line.removeprefix("data: ")))
+        return None

@@ -120,16 +120,49 @@ class PastSums:
     squares: Array  # (n,): of the standardised values
     first_at: Array  # (n,): event time of the oldest; any number where the past is empty
     newest_at: Array  # (n,): of the newest, likewise
-    by_category: Array  # (n, C, 4): over the behaviours on items of the offered item's c-th category; 0 without one
+    by_category: Array  # (n, C, 4) of `category_lifts`, for the offered item's c-th category; 0 without one
     slots: Array  # (n,): categories of the offered item
 
 
-def count_columns(past: PastSums, item: ItemStatistics, at: Array, scale: Scale) -> Array:
-    """The numbers named NAMES: (n, F) float32. item: (n,) rows, of the offered items. at: (n,), when it is offered."""
-    mean, value = _mean(past.whole, USER_SHRINK, scale), _value(past.whole, USER_SHRINK)
+def item_columns(item: ItemStatistics, scale: Scale) -> Array:
+    """(n, 6) float64: what the counts read of items, whoever is asked and when; `count_columns` names the columns."""
+    mean, count = _mean(item.total, ITEM_SHRINK, scale), item.total[:, LABELLED]
+    return np.stack(
+        [
+            mean,
+            _logit(mean),
+            _logit(_mean(item.recent, ITEM_SHRINK, scale)),
+            _value(item.total, ITEM_SHRINK),
+            np.log1p(count),
+            np.where(count > 0, item.first_at, np.inf),
+        ],
+        axis=1,
+    )
+
+
+def category_lifts(sums: Array, whole: Array, scale: Scale) -> Array:
+    """How users took to categories, against their own mean: (..., 4) float64 of sums (..., 4) over behaviours on each.
+
+    Columns: lift, the same of values, labelled behaviours, their log. whole: (n, 4), over all behaviours of the n users
+    of the first axis, or (1, 4) of one. Of a category without behaviours all are 0.
+    """
+    per_user = (-1, *[1] * (sums.ndim - 2))
+    mean, value = (own.reshape(per_user) for own in _own(whole, scale))
+    labelled = sums[..., LABELLED]
+    out = np.empty_like(sums)
+    out[..., 0] = (sums[..., POSITIVES] - mean * labelled) / (labelled + CATEGORY_SHRINK)
+    out[..., 1] = (sums[..., VALUE] - value * sums[..., VALUED]) / (sums[..., VALUED] + CATEGORY_SHRINK)
+    out[..., 2] = labelled
+    out[..., 3] = np.log1p(labelled)
+    return out
+
+
+def count_columns(past: PastSums, item: Array, at: Array, scale: Scale) -> Array:
+    """The numbers named NAMES: (n, F) float32. item: (n, 6) of `item_columns`, the offered ones'. at: (n,), when."""
+    mean, value = _own(past.whole, scale)
     spread = (past.squares + USER_SHRINK) / (past.whole[:, VALUED] + USER_SHRINK) - value**2
-    item_mean, item_count = _mean(item.total, ITEM_SHRINK, scale), item.total[:, LABELLED]
-    features = [
+    item_mean, item_logit, item_recent, item_value, item_count, item_first = item.T
+    features = (
         _logit(mean),
         _logit(_mean(past.fifty, USER_SHRINK, scale)),
         _logit(_mean(past.ten, USER_SHRINK, scale)),
@@ -138,32 +171,34 @@ def count_columns(past: PastSums, item: ItemStatistics, at: Array, scale: Scale)
         _value(past.ten, USER_SHRINK),
         np.sqrt(np.maximum(spread, 0.0)),
         np.log1p(past.size),
-        *_category_columns(past, mean, value),
-        _logit(item_mean),
-        _logit(_mean(item.recent, ITEM_SHRINK, scale)),
-        _value(item.total, ITEM_SHRINK),
-        np.log1p(item_count),
-        _log_days(at - item.first_at, item_count > 0),
-        _log_days(at - past.first_at, past.size > 0),
-        _log_days(at - past.newest_at, past.size > 0),
+        *_category_columns(past),
+        item_logit,
+        item_recent,
+        item_value,
+        item_count,
+        _log_days(at - item_first),
+        np.where(past.size > 0, _log_days(at - past.first_at), 0.0),
+        np.where(past.size > 0, _log_days(at - past.newest_at), 0.0),
         mean + item_mean - scale.prior,
-    ]
-    return np.stack(np.broadcast_arrays(*features), axis=1).astype(np.float32)
+    )
+    out = np.empty((len(at), len(features)), np.float32)
+    for column, feature in enumerate(features):  # those of one past that stands for all have one row
+        out[:, column] = feature
+    return out
 
 
-def _category_columns(past: PastSums, mean: Array, value: Array) -> list[Array]:
-    """How the user took to the offered item's categories, against the user's own mean: six (n,) arrays."""
-    sums, slots = past.by_category, np.maximum(past.slots, 1)
-    labelled, valued = sums[:, :, LABELLED], sums[:, :, VALUED]
-    lift = (sums[:, :, POSITIVES] - mean[:, None] * labelled) / (labelled + CATEGORY_SHRINK)
-    value_lift = (sums[:, :, VALUE] - value[:, None] * valued) / (valued + CATEGORY_SHRINK)
-    return [  # slots without a category hold zeros
-        lift.sum(axis=1) / slots,
+def _category_columns(past: PastSums) -> list[Array]:
+    """How the user took to the offered item's categories: six (n,) arrays."""
+    slots = np.maximum(past.slots, 1)
+    lift = past.by_category[:, :, 0]  # slots without a category hold zeros
+    means = past.by_category.sum(axis=1) / slots[:, None]
+    return [
+        means[:, 0],
         lift.max(axis=1, initial=0.0),
         lift.min(axis=1, initial=0.0),
-        value_lift.sum(axis=1) / slots,
-        labelled.sum(axis=1) / slots / np.maximum(past.size, 1.0),
-        np.log1p(labelled).sum(axis=1) / slots,
+        means[:, 1],
+        means[:, 2] / np.maximum(past.size, 1.0),
+        means[:, 3],
     ]
 
 
@@ -192,19 +227,20 @@ class UserHistory:
         first = np.where(size > 0, impressions.first, len(self._at) - 1)
         newest = np.where(size > 0, impressions.stop - 1, len(self._at) - 1)
         sums, slots = self._by_category(impressions, size)
+        whole = self._last(impressions, None)
         return count_columns(
             PastSums(
                 size=size,
-                whole=self._last(impressions, None),
+                whole=whole,
                 fifty=self._last(impressions, 50),
                 ten=self._last(impressions, 10),
                 squares=self._squares[impressions.stop] - self._squares[impressions.first],
                 first_at=self._at[first],
                 newest_at=self._at[newest],
-                by_category=sums,
+                by_category=category_lifts(sums, whole, self._scale),
                 slots=slots,
             ),
-            item,
+            item_columns(item, self._scale),
             impressions.at,
             self._scale,
         )
@@ -214,7 +250,7 @@ class UserHistory:
         return np.asarray(self._sums[impressions.stop] - self._sums[first])
 
     def _by_category(self, impressions: Impressions, size: Array) -> tuple[Array, Array]:
-        """See `PastSums`: by_category and slots."""
+        """(n, C, 4) sums over the behaviours on items of the offered items' categories, and how many those are."""
         offered = self._categories[impressions.item]  # (n, C)
         mask = offered > 0
         run = self._run[np.where(size > 0, impressions.first, len(self._run) - 1)][:, None]  # -1: no past
@@ -254,9 +290,14 @@ def count_features(
     return counts
 
 
-def _log_days(seconds: Array, defined: Array) -> Array:
-    """log(1 + whole days), 0 where undefined or negative."""
-    return np.log1p(np.maximum(np.where(defined, seconds, 0.0) // DAY, 0.0))
+def _log_days(seconds: Array) -> Array:
+    """log(1 + whole days), 0 where negative."""
+    return np.log1p(np.maximum(seconds, 0.0) // DAY)
+
+
+def _own(whole: Array, scale: Scale) -> tuple[Array, Array]:
+    """(n,) each: the users' positive rates and mean values, from the sums over their pasts."""
+    return _mean(whole, USER_SHRINK, scale), _value(whole, USER_SHRINK)
 
 
 def _mean(sums: Array, shrink: float, scale: Scale) -> Array:

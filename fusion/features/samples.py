@@ -47,7 +47,8 @@ class Batch:
     item_categories: torch.Tensor  # (M, C) int32, 0 is none
     item_attributes: torch.Tensor  # (M, A) int32
     target: torch.Tensor  # (B,) int32, into the M
-    history: torch.Tensor  # (B, L) int32, into the M; 0 is padding. This and the next four: (1, L) of one moment
+    # of one user at one moment, `history` to `profile` and `partitions` have one row
+    history: torch.Tensor  # (B, L) int32, into the M; 0 is padding
     value: torch.Tensor  # (B, L) int32, bucket
     label: torch.Tensor  # (B, L) int32: 0 padding, 1 unlabelled, 2 negative, 3 positive
     action: torch.Tensor  # (B, L) int32
@@ -114,7 +115,7 @@ class Samples:
     def batch(self, chosen: Array, *, together: bool = False) -> Batch:
         """Gather the impressions `chosen` (B,).
 
-        together: they are one user's at one moment, whose history is gathered once: the batch's is (1, L).
+        together: they are one user's at one moment, of whom all is gathered once: history (1, L), profile, partitions.
         """
         picked = self.impressions.take(chosen)
         looks = picked.take(slice(0, 1)) if together else picked
@@ -125,7 +126,7 @@ class Samples:
         history, target = events.item[row], picked.item + 1
         distinct, position = self.distinct(history, target)
         gap = buckets((looks.at // DAY).astype(np.int32)[:, None] - events.day[row])
-        vectors, partitions = self.visible_interests(picked)
+        vectors, partitions = self.visible_interests(looks)
         return Batch(
             item_row=tensor(self.items.row[distinct]),
             item_categories=tensor(self.items.categories[distinct]),
@@ -136,7 +137,7 @@ class Samples:
             label=tensor(events.label[row]),
             action=tensor(events.action[row]),
             gap=tensor(np.where(history > 0, gap, 0)),
-            profile=tensor(self.profiles[picked.user]),
+            profile=tensor(self.profiles[looks.user]),
             dense=tensor(self.dense[chosen]),
             interest_vectors=tensor(vectors),
             partitions=tensor(partitions),

@@ -20,12 +20,12 @@ from fusion.features.collate import RowCollator
 from fusion.features.events import GAP_ROWS, LABEL_ROWS
 from fusion.features.samples import Batch
 from fusion.features.spec import FeatureSpec
-from fusion.models.attention import product_with_target
+from fusion.models.attention import meet_target, silu
 from fusion.models.kv.reader import KeyReader
 from fusion.models.modalities import item_modalities
 from fusion.models.protocol import Loss, ctr_only
 from fusion.models.scenes import offered_scene
-from fusion.models.tower import dense_paths, towers
+from fusion.models.tower import Input, dense_paths, of_user, towers
 from fusion.models.uif import InterestFusion
 
 
@@ -110,19 +110,16 @@ class Din(nn.Module):
             scene = self.scene.hide(batch.scene)
             feedback = feedback + self.history_scene(batch.history_scene)
         match, value = torch.split(bare + feedback, [a, d], dim=2)
+        match = meet_target(self.from_product, self.from_target, item, match, target)
         if scene is not None:
             match = match + self.from_scene(scene)[:, None]
-        match = match + product_with_target(self.from_product, item, target) + self.from_target(target)[:, None]
-        weights = self.weigh(F.silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
+        weights = self.weigh(silu(match)) / self.history**0.5  # no softmax: the intensity is kept (section 4.3)
         even = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # one head more: the plain mean
-        even = even.expand(len(target), -1, -1)
-        value = F.silu(value)
-        pooled = torch.cat([weights * mask, even], dim=2).transpose(1, 2)
-        pooled = pooled @ (value[0] if len(value) == 1 else value)  # (B, heads + 1, d)
-        inputs = [target, pooled.flatten(1), batch.dense]
-        inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
+        inputs: list[Input] = [target, *_pooled(weights * mask, even, F.silu(value)), batch.dense]
+        profile = [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
+        inputs += [of_user(part, target) for part in profile]
         if self.fusion is not None:
-            inputs.append(self.fusion(batch, target))
+            inputs += self.fusion.inputs(batch, target)
         if self.scene is not None and scene is not None:
             inputs.append(self.scene(scene))
         if self.keys is not None:
@@ -148,3 +145,14 @@ class Din(nn.Module):
         code = (batch.value * LABEL_ROWS + batch.label) * (self.action.num_embeddings * GAP_ROWS)
         feedback: Tensor = F.embedding(code + batch.action * GAP_ROWS + batch.gap, table)
         return feedback
+
+
+def _pooled(weights: Tensor, even: Tensor, value: Tensor) -> list[Input]:
+    """Sums of the past's values (B, L, d) by every head's weights (B, L, heads) and by `even` (B, L, 1).
+
+    Of a past that all share, `even` and values have one row, and its plain mean is the same for all.
+    """
+    if len(value) > 1 or len(weights) == 1:
+        return [(torch.cat([weights, even], dim=2).transpose(1, 2) @ value).flatten(1)]
+    own = weights.transpose(1, 2) @ value[0]  # (B, heads, d)
+    return [own.flatten(1), of_user((even.transpose(1, 2) @ value).flatten(1), own)]

@@ -38,6 +38,20 @@ class Mapped(NamedTuple):
 Input = Tensor | Shared | Mapped
 
 
+class Folded(NamedTuple):
+    """A tower's first layer, once all that is shared or mapped is in it."""
+
+    weight: Tensor  # (h, o), for what is each row's own, o wide together
+    bias: Tensor  # (G, h), or (1, h) without anything shared
+
+
+def of_user(values: Tensor, candidates: Tensor) -> Input:
+    """Values (B, w) of B candidates' users, of which there is one row (1, w) where all candidates are one user's."""
+    if len(values) == len(candidates):
+        return values
+    return Shared(values, torch.zeros(len(candidates), dtype=torch.int64, device=values.device))
+
+
 class DensePath(nn.Module):
     """The dense features (B, F) alone become a logit (B,), to which the rest of a model adds its own.
 
@@ -86,26 +100,35 @@ class Tower(nn.Module):
         """(B, width): what the last layer sees. Inputs are (B, w), or (G, w) of which each row has one; G is the same
         for all.
         """
-        shared = [one for one in inputs if isinstance(one, Shared)]
         if len(self.layers) == 0 or all(isinstance(one, Tensor) for one in inputs):
             whole = [one if isinstance(one, Tensor) else one.expanded() for one in inputs]
             return cast(Tensor, self.layers(torch.cat(whole, dim=1)))
+        ((weight, bias),) = self.fold(inputs)
+        if len(bias) > 1:
+            bias = F.embedding(next(one.row for one in inputs if isinstance(one, Shared)), bias)
+        own = torch.cat([one for one in inputs if isinstance(one, Tensor)], dim=1)
+        return cast(Tensor, self.layers[1:](F.linear(own, weight).add_(bias)))
+
+    def fold(self, inputs: Sequence[Input]) -> tuple[Folded]:
+        """The first layer for what is each row's own, whose number of rows does not matter here: it may be 0."""
         first = cast(nn.Linear, self.layers[0])
         columns = list(zip(inputs, torch.split(first.weight, [_width(one) for one in inputs], dim=1), strict=True))
         maps = [(one, weight) for one, weight in columns if isinstance(one, Mapped)]
         bias = first.bias + sum(weight @ one.bias for one, weight in maps)
-        own = [one for one in inputs if isinstance(one, Tensor)]
         apart = [
             weight + sum(of_map @ mapped.weight for mapped, of_map in maps if mapped.of is one)
             for one, weight in columns
             if isinstance(one, Tensor)
         ]
+        shared = [one.values for one in inputs if isinstance(one, Shared)]
         if shared:
             ours = torch.cat([weight for one, weight in columns if isinstance(one, Shared)], dim=1)
-            bias = F.linear(torch.cat([one.values for one in shared], dim=1), ours, bias)  # (G, h)
-            if len(bias) > 1:
-                bias = F.embedding(shared[0].row, bias)
-        return cast(Tensor, self.layers[1:](F.linear(torch.cat(own, dim=1), torch.cat(apart, dim=1)).add_(bias)))
+            bias = F.linear(torch.cat(shared, dim=1), ours, bias)
+        return (Folded(torch.cat(apart, dim=1), bias if shared else bias[None]),)
+
+    def read_folded(self, own: Tensor, folded: Sequence[Folded]) -> Tensor:
+        """(B, width) of one user's candidates, from what is each one's own, (B, o), and the one of `fold`."""
+        return cast(Tensor, self.layers[1:](F.linear(own, folded[0].weight, folded[0].bias[0])))
 
     def logits(self, hidden: Tensor, dense: Tensor) -> Tensor:
         logit: Tensor = self.last(hidden) + self.linear(dense)
@@ -132,6 +155,15 @@ class Towers(nn.Module):
     def read(self, inputs: Sequence[Input]) -> Tensor:
         """(B, T, width): what the towers' last layers see."""
         return torch.stack([cast(Tower, tower).read(inputs) for tower in self.each], dim=1)
+
+    def fold(self, inputs: Sequence[Input]) -> tuple[Folded, ...]:
+        """Each tower's."""
+        return tuple(cast(Tower, tower).fold(inputs)[0] for tower in self.each)
+
+    def read_folded(self, own: Tensor, folded: Sequence[Folded]) -> Tensor:
+        """(B, T, width)."""
+        parts = zip(self.each, folded, strict=True)
+        return torch.stack([cast(Tower, tower).read_folded(own, [part]) for tower, part in parts], dim=1)
 
     def logits(self, hidden: Tensor, dense: Tensor) -> Tensor:
         parts = zip(self.each, hidden.unbind(dim=1), strict=True)

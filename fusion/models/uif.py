@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.features.samples import Batch
-from fusion.models.tower import Mapped
+from fusion.models.tower import Input, Mapped, of_user
 
 WIDTH = 32  # the width of both vectors in the public code of the same family (KAR, HiT-LBM)
 
@@ -69,9 +69,13 @@ class InterestFusion(nn.Module):
         fused = self.norm((weights[:, None, :] @ x)[:, 0])  # (B, 32)
         return torch.where(mask.any(dim=1, keepdim=True), fused, self.none)
 
-    def forward(self, batch: Batch, item: Tensor) -> Tensor:
-        """User vector, item vector and their product: (B, 96), from item (B, E)."""
-        return self.join(self.user(batch), item)
+    def inputs(self, batch: Batch, item: Tensor) -> list[Input]:
+        """User vector, item vector and their product: 96 wide together, from item (B, E).
+
+        Of partitions that all share, (1, P), the user vector is made once.
+        """
+        user = self.user(batch)
+        return [of_user(user, item), self.meet(user, item)]
 
     def join(self, user: Tensor, item: Tensor) -> Tensor:
         """(B, 96) from user vectors (B, 32) and item (B, E)."""

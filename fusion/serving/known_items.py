@@ -10,11 +10,13 @@ summed them knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 from sqlalchemy import Connection
 
+from fusion.features.counts import ItemStatistics, item_columns
 from fusion.features.log import Array
 from fusion.features.match.features import MatchItems
 from fusion.features.match.space import Space
@@ -41,13 +43,20 @@ class KnownItems:
     """Places of items, and arrays by place. Not thread-safe."""
 
     def __init__(
-        self, spec: FeatureSpec, embed: Embed | None = None, *, texts: bool = False, space: Space | None = None
+        self,
+        spec: FeatureSpec,
+        statistics: ItemStatistics,
+        embed: Embed | None = None,
+        *,
+        texts: bool = False,
+        space: Space | None = None,
     ) -> None:
-        """embed: the model's item embeddings, to be kept. texts: keep what the catalogue says, for who reads titles.
+        """statistics: the artifact's. embed: the model's item embeddings, to be kept.
 
-        space: the artifact's, where its spec has match scalars.
+        texts: keep what the catalogue says, for who reads titles. space: the artifact's, where its spec has match
+        scalars.
         """
-        self._spec, self._embed, self._texts = spec, embed, texts
+        self._spec, self._statistics, self._embed, self._texts = spec, statistics, embed, texts
         self._number = {item: number for number, item in enumerate(spec.items)}
         self._place: dict[str, int] = {}
         self.ids: list[str] = [""]
@@ -57,6 +66,9 @@ class KnownItems:
         self.row, self.categories, self.attributes = none.row[1:], none.categories[1:], none.attributes[1:]
         self.vectors = None if none.vectors is None else none.vectors[1:]  # of modalities
         self.keys = none.keys[1:]
+        self.counts = self._counted(self.number)  # (P, 6) of `item_columns`
+        self.slots = np.zeros(1, np.int64)  # categories of each
+        self.most_categories = 0  # that any has
         self.listed = np.zeros(1, bool)  # whether the catalogue has it
         self.checked = np.zeros(1, np.int64)  # the catalogue's count when it was read
         self.looked = np.zeros(1, np.int64)  # the vectors' count then
@@ -70,7 +82,9 @@ class KnownItems:
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.row, self.categories, self.attributes, self.keys, self.vectors, self.embedding)
+        arrays = (
+            self.row, self.categories, self.attributes, self.keys, self.vectors, self.embedding, self.counts, self.slots
+        )  # fmt: skip
         size = (len(self.ids) + len(self.catalogue)) * ITEM_BYTES + (0 if self.match is None else self.match.nbytes)
         return size + sum(0 if array is None else array.nbytes for array in arrays)
 
@@ -80,16 +94,19 @@ class KnownItems:
         keep: also give a place to items that nothing is known of, as for a past, whose items may become known later;
         a request's would fill memory with whatever is asked for.
         """
-        unseen = [item for item in dict.fromkeys(ids) if item not in self._place]
-        if unseen:
+        found = list(map(self._place.get, ids))
+        if None in found:
+            unseen = [item for item in dict.fromkeys(ids) if item not in self._place]
             self._add(connection, unseen, count, keep=keep)
-        places = self.held(ids)
+            places = self.held(ids)
+        else:
+            places = np.array(found, np.int64)
         self.check(connection, places, count)
         return places
 
     def held(self, ids: Sequence[str]) -> Array:
         """(n,) int64 places of items by what is known already."""
-        return np.array([self._place.get(item, STRANGER) for item in ids], np.int64)
+        return np.fromiter(map(self._place.get, ids, repeat(STRANGER)), np.int64, len(ids))
 
     def check(self, connection: Connection, places: Array, count: ItemCounts) -> None:
         """Read items of these places again if they may have changed by `count`."""
@@ -122,6 +139,7 @@ class KnownItems:
             rows = np.flatnonzero(~same) + 1
             self.version += 1
             self.categories[other], self.attributes[other] = table.categories[rows], table.attributes[rows]
+            self.slots[other] = self._slots(table.categories[rows])
             if self.vectors is not None and table.vectors is not None:
                 self.vectors[other] = table.vectors[rows]
             self.keys[other] = table.keys[rows]
@@ -162,6 +180,8 @@ class KnownItems:
         self.number = np.concatenate([self.number, table.number[1:]])
         self.row = np.concatenate([self.row, table.row[1:]])
         self.categories = np.concatenate([self.categories, table.categories[1:]])
+        self.counts = np.concatenate([self.counts, self._counted(table.number[1:])])
+        self.slots = np.concatenate([self.slots, self._slots(table.categories[1:])])
         self.attributes = np.concatenate([self.attributes, table.attributes[1:]])
         if self.vectors is not None and table.vectors is not None:
             self.vectors = np.concatenate([self.vectors, table.vectors[1:]])
@@ -174,6 +194,14 @@ class KnownItems:
             self.match.add(*matched)
         if self._embed is not None and self.embedding is not None:
             self.embedding = np.concatenate([self.embedding, self._embed(table)[1:]])
+
+    def _counted(self, number: Array) -> Array:
+        return item_columns(self._statistics.take(number), self._spec.scale)
+
+    def _slots(self, categories: Array) -> Array:
+        slots: Array = (categories > 0).sum(axis=1)
+        self.most_categories = max(self.most_categories, int(slots.max(initial=0)))
+        return slots
 
     def _looking(self, connection: Connection, ids: Sequence[str], found: dict[str, Item]) -> set[str]:
         """Those of the items that have the vector of any modality: something is known of them."""

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from fusion.bank.index import with_bank
 from fusion.features.interest_vectors import InterestVectors, read_newest_vectors
@@ -43,11 +43,13 @@ from fusion.serving.side_samples import side_samples
 from fusion.serving.srp4ctr_cache import UserStates
 from fusion.serving.user_side import LastSeen, Reading, UserSide
 from fusion.training.artifact import Artifact
+from interest.store.tables import behaviors
 from interest.types import User
 
 MEMORY_MB = 256  # of users' sides and encoded states: at 100 kB each some 2,500 users
 TEXTS = 50_000  # vectors of texts that are kept for BAHE: 58 MB with a small LLM
-AT_ONCE = 512  # candidates that DIN scores together: 6 MB for its widest activations at history 50
+AT_ONCE = 1024  # candidates that DIN and KV score together: 7 MB for DIN's widest activations at history 50
+WARMING = 1000  # candidates of the first score
 LOCK_S = 1.0  # after which a score without the store gives up on a thread that may be waiting for it
 LAYOUT = 1  # of the FeatureSpec, whose parts a side carries all
 
@@ -127,14 +129,25 @@ class LiveScorer:
             config = model.config
             self._reading = Reading(history=spec.history, sequences=config.sequences, each=config.history)
             self._texts = StoredTexts(config.recipe, Path(config.folder), model.high.width, kept=TEXTS, keep_found=True)
-        self._known = KnownItems(spec, embed, texts=isinstance(model, Bahe), space=artifact.space)
+        self._known = KnownItems(spec, artifact.statistics, embed, texts=isinstance(model, Bahe), space=artifact.space)
         self._unsupported = unsupported(artifact)
 
     def warm(self, connection: Connection) -> None:
-        """Look up every item of the artifact, so that requests need not."""
+        """Look up every item of the artifact, and score somebody: what is done once need not be done in a request.
+
+        A process's first score takes three times as long as the second: statements are compiled, kernels chosen.
+        """
         head = self._read_head(connection, "")
+        offered = self.artifact.spec.items
         with self._lock:
-            self._known.places(connection, self.artifact.spec.items, head.items)
+            self._known.places(connection, offered, head.items)
+        somebody = connection.execute(select(behaviors.c.user_id).limit(1)).scalar()
+        if somebody is not None and self._texts is None and not self._unsupported:  # texts may want a language model
+            self.score(connection, somebody, offered[:WARMING])
+        with self._lock:
+            for user in list(self._sides):
+                self._drop(user)
+            self._counted.clear()
 
     def counts(self) -> Counts:
         with self._lock:

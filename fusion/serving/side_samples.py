@@ -44,8 +44,9 @@ def side_samples(
         first=np.zeros(many, np.int64),
         stop=np.full(many, size),
     )
-    statistics = artifact.statistics.take(known.number[places])
-    dense = count_columns(side.sums(known.categories[places]), statistics, impressions.at, spec.scale)
+    offered = known.categories[places, : known.most_categories]
+    past = side.sums(spec, offered, known.slots[places])
+    dense = count_columns(past, known.counts[places], impressions.at, spec.scale)
     if known.match is not None:
         own_match = side.match or empty_match(known.match)
         dense = np.hstack([dense, scalars(own_match, spec, known.match, places, impressions, vectors)])

@@ -8,7 +8,6 @@ vectors. What is kept is a few hundred kB a user (2 layers, L = 200, width 64: 2
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections import OrderedDict
 
@@ -23,9 +22,11 @@ from fusion.features.events import buckets
 from fusion.features.log import Array
 from fusion.features.packed_windows import USER_COUNTS, Candidates, PackedBatch, of_one_moment
 from fusion.features.samples import Samples, tensor
+from fusion.models.srp4ctr.cross import UserProducts
 from fusion.models.srp4ctr.model import Srp4Ctr, UserState
 
 LIMIT = 1000  # users: 205 MB at L = 200
+PRODUCTS = 64  # users: 14 MB at L = 50, 35 MB at L = 200; what they take is not there for other users' states
 
 
 class UserStates:
@@ -34,6 +35,7 @@ class UserStates:
     def __init__(self, model: Srp4Ctr, limit: int = LIMIT) -> None:
         self._model, self._limit = model, limit
         self._held: OrderedDict[str, tuple[bytes, UserState]] = OrderedDict()
+        self._products: OrderedDict[str, tuple[bytes, UserProducts]] = OrderedDict()
         self.made = self.taken = 0  # states encoded, states found
 
     @torch.no_grad()
@@ -62,12 +64,21 @@ class UserStates:
 
         The first one stands for all in what they see, so that only their own numbers are gathered. newest: the sequence
         number up to which the user's log is in the samples. A state is taken again where that, the moment's counts, the
-        profile and the interests are the same: whoever calls drops it when the items of the past change.
+        profile and the interests are the same: whoever calls drops it when the items of the past change. What the state
+        and the weights make together is kept for the users who were scored last, of a day and a scene.
         """
         look = samples.impressions.take(slice(0, 1))
         own = [samples.dense[0, USER_COUNTS], samples.profiles[0], *samples.visible_interests(look)]
         own += [] if lifelong is None else [lifelong.numpy()]
         stamp = f"{newest} ".encode() + b"".join(part.tobytes() for part in own)
+        scene, day = None if samples.scene is None else samples.scene[:1], int(look.at[0] // DAY)
+        moment = f"{day} {scene} ".encode() + stamp
+        dense = tensor(samples.dense)
+        keys = None if samples.keys is None else samples.keys.read(samples.impressions, together=True)
+        products = self._products.get(name)
+        if products is not None and products[0] == moment:
+            self._products.move_to_end(name)
+            return self._model.meet(products[1], offered, dense, keys)
         state = self._take(name, stamp)
         if state is None:
             one = np.zeros(1, np.int64)
@@ -76,19 +87,25 @@ class UserStates:
         columns, many = state.mask.shape[1], torch.arange(len(samples))
         events = samples.events
         rows = events.rows[np.arange(look.stop[0] - columns, look.stop[0])] if state.mask.any() else np.zeros(1, int)
-        age = buckets((look.at // DAY).astype(np.int32) - events.day[rows]) * state.mask.numpy()[0]
+        age = buckets(day - events.day[rows]) * state.mask.numpy()[0]
         candidates = Candidates(
             target=many[None],
             visible=torch.full((1, 1), columns, dtype=torch.int32),
             age=tensor(age.astype(np.int32)[None, None]),
             slot=many,
             profile=tensor(samples.profiles[:1]),
-            dense=tensor(samples.dense),
+            dense=dense,
             value_bucket=torch.zeros(len(samples), dtype=torch.int64),
-            scene=None if samples.scene is None else tensor(samples.scene)[None],
-            keys=None if samples.keys is None else samples.keys.read(samples.impressions, together=True),
+            scene=None if scene is None else tensor(scene)[None],
+            keys=keys,
         )
-        return self._model.score(state, candidates, offered)
+        if not self._model.one_moment(state, candidates):
+            return self._model.score(state, candidates, offered)
+        made = self._model.products(state, candidates)
+        self._products[name] = moment, made
+        if len(self._products) > PRODUCTS:
+            self._products.popitem(last=False)
+        return self._model.meet(made, offered, dense, keys)
 
     def _encode(self, samples: Samples, heads: Array, lifelong: Tensor | None) -> list[UserState]:
         if not len(heads):
@@ -97,17 +114,19 @@ class UserStates:
 
     def _encoded(self, batch: PackedBatch, lifelong: Tensor | None) -> list[UserState]:
         self.made += len(batch.users)
-        state = self._model.encode_user(batch.users, batch.items)
-        return _apart(state if lifelong is None else dataclasses.replace(state, lifelong=lifelong.float()))
+        own = None if lifelong is None else lifelong.float()
+        return _apart(self._model.encode_user(batch.users, batch.items, own))
 
     def nbytes(self, key: str) -> int:
         """What is kept of a user."""
-        held = self._held.get(key)
-        return 0 if held is None else sum(tensor.nbytes for tensor in _tensors(held[1]))
+        held, products = self._held.get(key), self._products.get(key)
+        made = 0 if products is None else products[1].nbytes
+        return made + (0 if held is None else sum(tensor.nbytes for tensor in _tensors(held[1])))
 
     def drop(self, key: str) -> None:
         """Keep nothing of a user."""
         self._held.pop(key, None)
+        self._products.pop(key, None)
 
     def _take(self, key: str, stamp: bytes) -> UserState | None:
         held = self._held.get(key)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusion.features.counts import VALUE, PastSums, event_columns
+from fusion.features.counts import VALUE, PastSums, category_lifts, event_columns
 from fusion.features.events import Events
 from fusion.features.impressions import PastIndex
 from fusion.features.interest_vectors import InterestVectors
@@ -141,13 +141,16 @@ class UserSide:
         np.add.at(sums, place, np.concatenate([self.by_kind, columns[event]]))
         self.by_kind = sums
 
-    def sums(self, offered: Array) -> PastSums:
-        """What the counts of n candidates with the categories `offered` (n, C) are made of; one past stands for all."""
-        by_category = np.zeros((*offered.shape, 4))
-        if len(self.kinds):
-            place = np.minimum(np.searchsorted(self.kinds, offered), len(self.kinds) - 1)
-            found = (self.kinds[place] == offered) & (offered > 0)
-            by_category[found] = self.by_kind[place[found]]
+    def sums(self, spec: FeatureSpec, offered: Array, slots: Array) -> PastSums:
+        """What the counts of n candidates are made of; one past stands for all.
+
+        offered: (n, C), their categories, of which each has `slots` (n,).
+        """
+        kinds = len(self.kinds)
+        lifts = np.zeros((kinds + 1, 4))  # the last row is that of categories the past does not have
+        lifts[:kinds] = category_lifts(self.by_kind, self.whole[None], spec.scale)
+        place = np.full(spec.categories.size, kinds)
+        place[self.kinds] = np.arange(kinds)
         recent, nothing = self.recent, np.zeros(4)
         return PastSums(
             size=np.full(1, float(self.size)),
@@ -157,8 +160,8 @@ class UserSide:
             squares=np.full(1, self.squares),
             first_at=np.full(1, self.first_at),
             newest_at=np.full(1, self.last_at),
-            by_category=by_category,
-            slots=(offered > 0).sum(axis=1),
+            by_category=lifts[place[offered]],
+            slots=slots,
         )
 
 

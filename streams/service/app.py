@@ -6,7 +6,7 @@ import asyncio
 import math
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import Engine, select
 
-from fusion.serving.live import LiveScores
 from interest.types import Item, User
 from streams.resolve.activation import read_activations
 from streams.service import models, problems, reads
@@ -32,7 +31,7 @@ from streams.service.metrics import ServiceMetrics
 from streams.service.operate import operate_router
 from streams.service.problems import ProblemError
 from streams.service.rows import read_rows
-from streams.service.score_answer import score_answer
+from streams.service.score_routes import score_router
 from streams.service.scoring import Scoring
 from streams.service.updates import updates
 from streams.service.writers import Writer
@@ -40,7 +39,6 @@ from streams.settings.schema import ServeSettings
 from streams.store.stats import read_stats
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Score = Callable[[str, list[str], float | None, str | None], tuple[str, LiveScores]]
 READY_S = 2.0  # that /ready waits for the store
 Before = Annotated[int | None, Query(ge=0, description="Only what is older: `next` of the page before")]
 
@@ -87,7 +85,7 @@ def make_app(service: Service) -> FastAPI:
         body=int(settings.body_mb * (1 << 20)),
         body_s=settings.body_s,
     )
-    _scores(app, service, threads)
+    app.include_router(score_router(service, _allowed(service, "read"), threads))
     _reads(app, service)
     _writes(app, service)
     _operations(app, service)
@@ -135,53 +133,6 @@ def _allowed(service: Service, scope: str) -> Any:
             raise ProblemError(403, f"the key {key.name} may not {scope}; it may {', '.join(sorted(key.scopes))}")
 
     return Depends(check)
-
-
-def _scores(app: FastAPI, service: Service, threads: ThreadPoolExecutor) -> None:
-    def answer(asked: models.ScoreRequest, score: Score) -> dict[str, Any]:
-        artifact, found = score(asked.user_id, asked.item_ids, asked.at, asked.scene)
-        service.metrics.scored.inc(len(asked.item_ids))
-        service.metrics.knew(found.newest_at)
-        return score_answer(asked, artifact, found)
-
-    settings = service.settings
-
-    spare = ThreadPoolExecutor(1, thread_name_prefix="held")
-
-    async def in_thread(work: Callable[[Score], Any], within_s: float | None = None) -> Response:
-        """within_s: then what is held is scored, for the threads may wait for a store that does not even refuse."""
-
-        def run(score: Score) -> bytes:
-            return msgspec.json.encode(work(score))
-
-        loop, scoring = asyncio.get_running_loop(), service.scoring
-        waiting = loop.run_in_executor(threads, run, scoring.score)
-        while not (await asyncio.wait({waiting}, timeout=within_s))[0]:
-            if within_s is None or scoring.waits_s() < within_s:
-                continue
-            waiting.cancel()  # where it has not begun
-            scoring.away.silent()
-            held: Score = lambda user, items, _at, scene: scoring.score_held(user, items, scene)  # noqa: E731
-            waiting = loop.run_in_executor(spare, run, held)
-            break
-        return Response(await waiting, media_type="application/json")
-
-    @app.post("/v1/score", response_model=models.ScoreAnswer, dependencies=[_allowed(service, "read")])
-    async def score(asked: models.ScoreRequest) -> Response:
-        """Score one user's candidates. Users and items that nothing is known of are scored too, and marked.
-
-        While the store does not answer, what is held of the user is scored, and `stale_s` says since when.
-        """
-        return await in_thread(lambda score: answer(asked, score), settings.store_s if asked.at is None else None)
-
-    @app.post("/v1/score/batch", response_model=models.BatchAnswer, dependencies=[_allowed(service, "read")])
-    async def score_batch(asked: models.BatchRequest) -> Response:
-        """Score the candidates of many users: at most 10,000 candidates together."""
-        many = sum(len(one.item_ids) for one in asked.requests)
-        if many > models.MOST_CANDIDATES:
-            text = f"the requests have {many:,} candidates together; {models.MOST_CANDIDATES:,} is the most"
-            raise ProblemError(422, text, field="requests")
-        return await in_thread(lambda score: {"answers": [answer(one, score) for one in asked.requests]})
 
 
 def _reads(app: FastAPI, service: Service) -> None:

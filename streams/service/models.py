@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MOST_CANDIDATES = 10_000
 MOST_USERS = 1_000
-Id = Annotated[str, Field(min_length=1, max_length=1024)]
+LONGEST_ID, LONGEST_BLEND = 1024, 1000
+TIMES_END = 4_102_444_800  # the year 2100: what is later was not seconds
+Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 Time = Annotated[
     float | None,
-    Field(
-        ge=0, lt=4_102_444_800, description="Event time, UTC seconds; the past is read anew, without a promise of speed"
-    ),
+    Field(ge=0, lt=TIMES_END, description="Event time, UTC seconds; the past is read anew, without a promise of speed"),
 ]
 
 
@@ -28,13 +28,13 @@ class ScoreRequest(Strict):
     at: Time = None
     scene: Annotated[
         str | None,
-        Field(min_length=1, max_length=1024, description="Where the items would be offered: a page, a placement"),
+        Field(min_length=1, max_length=LONGEST_ID, description="Where the items would be offered: a page, a placement"),
     ] = None
     blend: Annotated[
         str | None,
         Field(
             min_length=1,
-            max_length=1000,
+            max_length=LONGEST_BLEND,
             description="Of an artifact of several tasks: the score is this sum of theirs, such as "
             "like*0.7+watched*0.3; default: the probability of the first task that is a yes or no",
         ),

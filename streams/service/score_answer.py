@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from fusion.serving.by_task import blended, parse_blend, rows_of
 from fusion.serving.live import LiveScores
@@ -10,9 +13,49 @@ from interest.errors import InputError
 from streams.service import models
 from streams.service.problems import ProblemError
 
+Id = Annotated[str, Meta(min_length=1, max_length=models.LONGEST_ID)]
 
-def score_answer(asked: models.ScoreRequest, artifact: str, found: LiveScores) -> dict[str, Any]:
-    """The fields of `models.ScoreAnswer`. Raises ProblemError for a blend that the artifact's tasks cannot make."""
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request of scores, decoded in a tenth of the time that `models.ScoreRequest` takes, whose fields it has.
+
+    What this refuses is decoded again as that, which takes some more and says what is wrong.
+    """
+
+    user_id: Id
+    item_ids: Annotated[list[Id], Meta(min_length=1, max_length=models.MOST_CANDIDATES)]
+    top: Annotated[int, Meta(ge=1)] | None = None
+    at: Annotated[float, Meta(ge=0, lt=models.TIMES_END)] | None = None
+    scene: Id | None = None
+    blend: Annotated[str, Meta(min_length=1, max_length=models.LONGEST_BLEND)] | None = None
+
+
+class Score(msgspec.Struct, frozen=True):
+    """The fields of `models.Score`."""
+
+    item_id: str
+    score: float
+    unknown_item: bool
+    tasks: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The fields of `models.ScoreAnswer`."""
+
+    user_id: str
+    artifact: str
+    scores: list[Score]
+    unknown_user: bool
+    unknown_scene: bool
+    at: float
+    newest_seq: int
+    newest_at: float | None
+    held: bool
+    stale_s: float | None
+
+
+def score_answer(asked: models.ScoreRequest | Asked, artifact: str, found: LiveScores) -> Answer:
+    """Raises ProblemError for a blend that the artifact's tasks cannot make."""
     values = found.values
     if asked.blend is not None:
         try:
@@ -20,24 +63,13 @@ def score_answer(asked: models.ScoreRequest, artifact: str, found: LiveScores) -
         except InputError as error:
             raise ProblemError(422, str(error), field="blend") from None
         values = blended(found.tasks or {}, blend)
-    rows = zip(asked.item_ids, values.tolist(), found.unknown_item.tolist(), strict=True)
-    scores: list[dict[str, Any]] = [
-        {"item_id": item, "score": value, "unknown_item": unknown} for item, value, unknown in rows
-    ]
-    for one, tasks in zip(scores, rows_of(found.tasks, len(scores)), strict=True):
-        if tasks is not None:
-            one["tasks"] = tasks
+    columns: list[list[Any]] = [asked.item_ids, values.tolist(), found.unknown_item.tolist()]
+    if found.tasks is not None:
+        columns.append(rows_of(found.tasks, len(values)))
+    scores = list(map(Score, *columns))
     if asked.top is not None:
-        scores = sorted(scores, key=lambda one: -one["score"])[: asked.top]
-    return {
-        "user_id": asked.user_id,
-        "artifact": artifact,
-        "scores": scores,
-        "unknown_user": found.unknown_user,
-        "unknown_scene": found.unknown_scene,
-        "at": found.at,
-        "newest_seq": found.newest,
-        "newest_at": found.newest_at,
-        "held": found.held,
-        "stale_s": found.stale_s,
-    }
+        scores = sorted(scores, key=lambda one: -one.score)[: asked.top]
+    return Answer(
+        asked.user_id, artifact, scores, found.unknown_user, found.unknown_scene, found.at, found.newest,
+        found.newest_at, found.held, found.stale_s,
+    )  # fmt: skip

@@ -22,7 +22,7 @@ from fusion.models.kv.reader import KeyReader
 from fusion.models.modalities import item_modalities
 from fusion.models.protocol import Loss, ctr_only
 from fusion.models.scenes import offered_scene
-from fusion.models.tower import dense_paths, towers
+from fusion.models.tower import Input, dense_paths, of_user, towers
 from fusion.models.uif import WIDTH, InterestFusion
 
 
@@ -67,10 +67,11 @@ class Kv(nn.Module):
         if self.modalities is not None and batch.item_vectors is not None:
             items = items + self.modalities(batch.item_vectors)
         target = items[batch.target.long()]  # (B, d)
-        inputs = [target, self.keys(batch.keys), batch.dense]
-        inputs += [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
+        inputs: list[Input] = [target, self.keys(batch.keys), batch.dense]
+        profile = [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
+        inputs += [of_user(part, target) for part in profile]
         if self.fusion is not None:
-            inputs.append(self.fusion(batch, target))
+            inputs += self.fusion.inputs(batch, target)
         if self.scene is not None and batch.scene is not None:
             inputs.append(self.scene(self.scene.hide(batch.scene)))
         logit: Tensor = self.tower(inputs, batch.dense)

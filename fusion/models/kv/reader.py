@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fusion.features.keys.state import PERIODS
 from fusion.features.keys.vectors import KeyBatch, Layout
 from fusion.features.spec import UNKNOWN, FeatureSpec
-from fusion.models.attention import product_with_target
+from fusion.models.attention import meet_target, silu
 from interest.errors import ArtifactError
 
 CELL = 3  # numbers of a cell
@@ -85,8 +85,8 @@ class KeyReader(nn.Module):
         met = keys.attended[..., :1] > 0  # (B or 1, S, 1)
         key = self.key(rows) + self.vector(keys.attended)
         match, value = self.from_key(key).chunk(2, dim=2)
-        match = match + product_with_target(self.from_product, key, target) + self.from_target(target)[:, None]
-        weights = self.weigh(F.silu(match)) * met / self.slots**0.5  # no softmax, as in DIN
+        match = meet_target(self.from_product, self.from_target, key, match, target)
+        weights = self.weigh(silu(match)) * met / self.slots**0.5  # no softmax, as in DIN
         value = F.silu(value)
         pooled = weights.transpose(1, 2) @ (value[0] if len(value) == 1 else value)
         return cast(Tensor, pooled.flatten(1))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.features.events import GAP_ROWS, behavior_rows
+from fusion.features.keys.vectors import KeyBatch
 from fusion.features.packed_windows import USER_COUNTS, Candidates, Items, PackedBatch, PackedCollator, Users
 from fusion.features.spec import FIRST, FeatureSpec
 from fusion.features.tasks import main_task
@@ -31,6 +32,7 @@ from fusion.models.kv.reader import KeyReader
 from fusion.models.lifelong import Lifelong
 from fusion.models.protocol import Loss, ctr_only, loss_of
 from fusion.models.scenes import offered_scene
+from fusion.models.srp4ctr.cross import CrossLayer, UserProducts
 from fusion.models.srp4ctr.fgbert import (
     FeedForward,
     FgBert,
@@ -96,28 +98,6 @@ class Hidden(NamedTuple):
 
     hidden: Tensor  # (B, h), of several tasks (B, T, h)
     dense: Tensor  # (B, F)
-
-
-class CrossLayer(nn.Module):
-    """A candidate's side of one layer. Keys and values come from the user's side, by the encoder's projections."""
-
-    def __init__(self, config: FgBertConfig) -> None:
-        super().__init__()
-        d = config.width
-        self.heads = config.heads
-        self.norm, self.query, self.out = nn.LayerNorm(d), nn.Linear(d, d), nn.Linear(d, d)
-        self.feed = FeedForward(config)
-        self.drop = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, some: Tensor) -> Tensor:
-        """(G, C, d). bias: (G, H, C, T). some: (G, C, 1), whether there is anything to see."""
-        queries = split_heads(self.query(self.norm(x)), self.heads)
-        attended = join_heads(attend(queries, keys, values, bias)) * some
-        return cast(Tensor, self.feed(x + self.drop(self.out(attended))))
-
-    def copy(self, layer: Layer) -> None:
-        for name in ("norm", "query", "out", "feed"):
-            getattr(self, name).load_state_dict(getattr(layer, name).state_dict())
 
 
 class Querying(nn.Module):
@@ -233,16 +213,56 @@ class Srp4Ctr(nn.Module):
         logits = self.tower.logits(*read)
         return logits if self.dense_path is None else logits + self.dense_path(read.dense)
 
-    def encode_user(self, users: Users, items: Items) -> UserState:
-        """The users' side, once for any number of candidates."""
-        return self._encode(users, self.encoder.items(items))
+    def encode_user(self, users: Users, items: Items, lifelong: Tensor | None = None) -> UserState:
+        """The users' side, once for any number of candidates.
+
+        lifelong: (G, 2 d), where the users' pasts are not there to be summed.
+        """
+        return self._encode(users, self.encoder.items(items), lifelong)
 
     def score(self, state: UserState, candidates: Candidates, items: Items | Tensor) -> Tensor:
         """(B,) logits of candidates, in as many windows as the state has. items: or the encoder's of them, (M, d)."""
         vectors = items if isinstance(items, Tensor) else self.encoder.items(items)
+        if self.one_moment(state, candidates):
+            offered = F.embedding(candidates.target[0], vectors)
+            return self.meet(self.products(state, candidates), offered, candidates.dense, candidates.keys)
         return self._logits(self._hidden(state, candidates, vectors))
 
-    def _encode(self, users: Users, items: Tensor) -> UserState:
+    def one_moment(self, state: UserState, candidates: Candidates) -> bool:
+        """Whether `products` says all that these candidates have in common: one user, moment and scene, in scoring."""
+        common = (candidates.visible, *([] if candidates.scene is None else [candidates.scene]))
+        many, alike = candidates.target.shape, all(shown.shape == (1, 1) for shown in common)
+        fitting = self.config.cross and not self.config.pooled and bool(self.config.hidden) and not self.training
+        return fitting and alike and many == (1, len(candidates)) and len(candidates.profile) == len(state.mask)
+
+    def products(self, state: UserState, candidates: Candidates) -> UserProducts:
+        """Of `one_moment`: for any number of candidates and requests."""
+        ago, sees = self._seen(state, candidates)
+        start, scene, layers = self.position, self._scene(candidates), []
+        if scene is not None:
+            start = start + self.encoder.behavior[self.scene_field](scene)[0, 0]
+        some = sees.any(dim=2, keepdim=True)
+        for number, bias in enumerate(self._bias(ago, candidates.age, sees)):
+            layer = cast(CrossLayer, self.cross[number])
+            layers.append(layer.products(state.keys[number], state.values[number], bias, some))
+        nobody = start.new_zeros(0, len(start))
+        more: list[Input] = [] if self.keys is None else [start.new_zeros(0, self.keys.width)]
+        if self.scene is not None and scene is not None:
+            more.append(Shared(self.scene(scene)[0], nobody))
+        profile = [Shared(part, nobody) for part in self._profile(candidates.profile)]
+        inputs = [nobody, nobody.clone(), *self._of_user(state, nobody, nobody), *more, *profile, candidates.dense[:0]]
+        return UserProducts(start, tuple(layers), self.tower.fold(inputs))
+
+    def meet(self, user: UserProducts, offered: Tensor, dense: Tensor, keys: KeyBatch | None = None) -> Tensor:
+        """(B,) logits of `one_moment`, of offered (B, d), the encoder's vectors of the candidates' items."""
+        x = offered + user.start
+        for layer, own in zip(self.cross, user.layers, strict=True):
+            x = cast(CrossLayer, layer).meet(x, own)
+        more = [] if self.keys is None else [self.keys(keys)]
+        read = torch.cat([offered, self.norm(x), *more, dense], dim=1)
+        return self._logits(Hidden(self.tower.read_folded(read, user.tower), dense))
+
+    def _encode(self, users: Users, items: Tensor, lifelong: Tensor | None = None) -> UserState:
         mask = users.event > 0
         columns = torch.arange(mask.shape[1], device=mask.device)
         tokens = F.embedding(users.event, items) + self.encoder.behaviors(users.behavior)
@@ -261,14 +281,12 @@ class Srp4Ctr(nn.Module):
             states=encoded.states if self.config.pooled else None,
             queried=queried,
             interest=None if self.fusion is None else self.fusion.user(users),
-            lifelong=self.lifelong.user(users, items) if self.lifelong is not None else None,
+            lifelong=self.lifelong.user(users, items) if self.lifelong is not None and lifelong is None else lifelong,
         )
 
     def _hidden(self, state: UserState, candidates: Candidates, items: Tensor) -> Hidden:
         offered = F.embedding(candidates.target, items)  # (G, C, d); what is seen may be there once, C = 1
-        columns = torch.arange(state.mask.shape[1], device=offered.device, dtype=torch.int32)
-        ago = candidates.visible[:, :, None] - columns  # (G, C, T): 1 is the newest event
-        sees = (ago > 0) & (ago <= self.history) & state.mask[:, None, :]
+        ago, sees = self._seen(state, candidates)
         slot = candidates.slot
         full = len(slot) == offered.shape[0] * offered.shape[1]  # then slots are in order: nothing is to be gathered
         window = slot // candidates.target.shape[1]
@@ -278,13 +296,7 @@ class Srp4Ctr(nn.Module):
             flat = x.flatten(0, 1)
             return flat if full else flat[slot]
 
-        def of_user(x: Tensor) -> Tensor:
-            """(G, w) -> (B, w), or (1, w) of one user."""
-            return x if len(x) == 1 else F.embedding(window, x)
-
-        scene = None
-        if self.scene is not None and candidates.scene is not None:
-            scene = self.scene.hide(candidates.scene)
+        scene = self._scene(candidates)
         mine = rows(offered)  # (B, d)
         inputs: list[Input] = [mine]
         if self.config.cross:
@@ -299,12 +311,7 @@ class Srp4Ctr(nn.Module):
         if state.states is not None:
             even = sees / sees.sum(dim=2, keepdim=True).clamp(min=1)
             inputs.append(rows((even @ state.states).expand(-1, offered.shape[1], -1)))
-        if state.queried is not None:
-            inputs.append(Shared(state.queried, window))
-        if self.fusion is not None and state.interest is not None:
-            inputs += [Shared(state.interest, window), self.fusion.meet(of_user(state.interest), mine)]
-        if self.lifelong is not None and state.lifelong is not None:
-            inputs += [Shared(state.lifelong, window), self.lifelong.meet(of_user(state.lifelong), mine)]
+        inputs += self._of_user(state, window, mine)
         if self.keys is not None:
             inputs.append(self.keys(candidates.keys))
         if self.scene is not None and scene is not None:
@@ -313,6 +320,31 @@ class Srp4Ctr(nn.Module):
         inputs += profile if len(candidates.profile) == len(slot) else [Shared(part, window) for part in profile]
         inputs.append(candidates.dense)
         return Hidden(self.tower.read(inputs), candidates.dense)
+
+    def _seen(self, state: UserState, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """(G, C, T): how many events ago, 1 is the newest; and whether the offer sees it."""
+        columns = torch.arange(state.mask.shape[1], device=state.mask.device, dtype=torch.int32)
+        ago = candidates.visible[:, :, None] - columns
+        return ago, (ago > 0) & (ago <= self.history) & state.mask[:, None, :]
+
+    def _scene(self, candidates: Candidates) -> Tensor | None:
+        if self.scene is None or candidates.scene is None:
+            return None
+        return self.scene.hide(candidates.scene)
+
+    def _of_user(self, state: UserState, window: Tensor, mine: Tensor) -> list[Input]:
+        """What the tower reads of users, and of them with the candidates (B, d) that they meet in these windows."""
+
+        def own(x: Tensor) -> Tensor:
+            """(G, w) -> (B, w), or (1, w) of one user."""
+            return x if len(x) == 1 else F.embedding(window, x)
+
+        inputs: list[Input] = [] if state.queried is None else [Shared(state.queried, window)]
+        if self.fusion is not None and state.interest is not None:
+            inputs += [Shared(state.interest, window), self.fusion.meet(own(state.interest), mine)]
+        if self.lifelong is not None and state.lifelong is not None:
+            inputs += [Shared(state.lifelong, window), self.lifelong.meet(own(state.lifelong), mine)]
+        return inputs
 
     def _bias(self, ago: Tensor, age: Tensor, sees: Tensor) -> list[Tensor]:
         """Per layer (G, H, C, T): what distance adds to attention, and -1e9 where there is nothing to see."""

@@ -23,6 +23,8 @@ from schemathesis.specs.openapi.checks import (
 
 from fusion.serving.score import Scorer
 from fusion.training.artifact import Artifact
+from interest.types import Behavior
+from streams.client import AsyncClient, Client, ServiceError, Update
 from streams.kafka.provision import create_topics
 from streams.service.app import make_app
 from streams.service.forward import writer_app
@@ -226,3 +228,35 @@ def test_every_endpoint_keeps_to_its_openapi(settings: Settings, mode: Generatio
     kinds = {status for _, status in answered}
     assert len({label for label, _ in answered}) >= (10 if mode is GenerationMode.POSITIVE else 7)
     assert kinds >= ({2, 4} if mode is GenerationMode.POSITIVE else {4})
+
+
+def test_both_clients_follow_a_user(settings: Settings) -> None:
+    def written(event: str) -> Behavior:
+        return Behavior(user_id="u5", item_id="i3", action="rate", at=229 * DAY, value=4.0, event_id=event)
+
+    def waiting(url: str) -> list[Update]:
+        with Client(url) as client:
+            told = client.updates("u5")
+            ready = next(told)
+            client.write([written("by one that waits")])
+            found = [ready, next(told)]
+            told.close()
+        with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceError, match="no service answers"):
+            next(client.updates("u5"))
+        return found
+
+    async def run() -> None:
+        app = make_app(service := make_service(settings))
+        async with listening(app, port=0) as server:
+            url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+            found = await asyncio.to_thread(waiting, url)
+            async with AsyncClient(url) as client:
+                told = client.updates("u5")
+                found.append(await anext(told))
+                await client.write([written("by asyncio")])
+                found.append(await anext(told))
+        service.engine.dispose()
+        assert [one.kind for one in found] == ["ready", "behavior"] * 2
+        assert [one.told["event_id"] for one in found[1::2]] == ["by one that waits", "by asyncio"]
+
+    asyncio.run(asyncio.wait_for(run(), 120))
