@@ -55,11 +55,30 @@ def similar_scalars(impressions: Impressions, past: PastIndex, vectors: Sequence
             continue
         entry, rows = np.arange(start, stop), past.rows[start:stop]
         sees = (entry >= some.stop[:, None] - LOOKS_BACK) & (entry < some.stop[:, None])  # (B, T)
+        made = _similar_at_once if sees.all() else _similar
         for number, own in enumerate(vectors):
             similarity = own[some.item] @ own[events.item[rows]].T  # (B, T)
             columns = slice(number * len(SIMILAR), (number + 1) * len(SIMILAR))
-            out[chosen, columns] = _similar(similarity, sees, events, rows)
+            out[chosen, columns] = made(similarity, sees, events, rows)
     return out
+
+
+def _similar_at_once(similarity: Array, _sees: Array, events: Events, rows: Array) -> Array:
+    """`_similar` of candidates that see all of the window, as those of one request do: in half of the time."""
+    says = np.flatnonzero(events.says[rows])
+    residual = events.residual[rows[says]]
+    usual = residual.sum() / np.float32(len(says) + 5)
+    weight = np.exp(SHARPNESS * (similarity[:, says] - 1))  # (B, S)
+    rest = residual - usual
+    floor = np.float32(np.exp(SHARPNESS * (FLOOR - 1)))
+    close = weight @ rest / (weight.sum(axis=1) + floor)
+    weight *= weight
+    closest = weight @ rest / (weight.sum(axis=1) + floor**2)
+    sides = []
+    for which in (events.liked, events.disliked):
+        own = similarity[:, which[rows]]
+        sides.append(own.max(axis=1) if own.shape[1] else np.zeros(len(own), np.float32))
+    return np.stack([close, closest, sides[0], sides[1], sides[0] - sides[1], similarity.mean(axis=1)], axis=1)
 
 
 def _similar(similarity: Array, sees: Array, events: Events, rows: Array) -> Array:
