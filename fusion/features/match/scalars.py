@@ -54,31 +54,33 @@ def similar_scalars(impressions: Impressions, past: PastIndex, vectors: Sequence
         if stop <= start:
             continue
         entry, rows = np.arange(start, stop), past.rows[start:stop]
-        sees = (entry >= some.stop[:, None] - LOOKS_BACK) & (entry < some.stop[:, None])  # (B, T)
-        made = _similar_at_once if sees.all() else _similar
+        one_past = int(some.stop.min()) == stop
         for number, own in enumerate(vectors):
-            similarity = own[some.item] @ own[events.item[rows]].T  # (B, T)
+            seen, offered = own[events.item[rows]], own[some.item]  # (T, d), (B, d)
             columns = slice(number * len(SIMILAR), (number + 1) * len(SIMILAR))
-            out[chosen, columns] = made(similarity, sees, events, rows)
+            if one_past:
+                out[chosen, columns] = _similar_to_one_past(seen @ offered.T, events, rows)
+            else:
+                sees = (entry >= some.stop[:, None] - LOOKS_BACK) & (entry < some.stop[:, None])  # (B, T)
+                out[chosen, columns] = _similar(offered @ seen.T, sees, events, rows)
     return out
 
 
-def _similar_at_once(similarity: Array, _sees: Array, events: Events, rows: Array) -> Array:
-    """`_similar` of candidates that see all of the window, as those of one request do: in half of the time."""
-    says = np.flatnonzero(events.says[rows])
-    residual = events.residual[rows[says]]
-    usual = residual.sum() / np.float32(len(says) + 5)
-    weight = np.exp(SHARPNESS * (similarity[:, says] - 1))  # (B, S)
-    rest = residual - usual
+def _similar_to_one_past(similarity: Array, events: Events, rows: Array) -> Array:
+    """`_similar` of candidates of one moment, (T, B), which all see the same: in half of the time."""
+    says = events.says[rows]
+    residual = events.residual[rows][says]
+    rest = residual - residual.sum() / np.float32(len(residual) + 5)
+    weight = np.exp(SHARPNESS * (similarity[says] - 1))
     floor = np.float32(np.exp(SHARPNESS * (FLOOR - 1)))
-    close = weight @ rest / (weight.sum(axis=1) + floor)
+    close = rest @ weight / (weight.sum(axis=0) + floor)
     weight *= weight
-    closest = weight @ rest / (weight.sum(axis=1) + floor**2)
-    sides = []
-    for which in (events.liked, events.disliked):
-        own = similarity[:, which[rows]]
-        sides.append(own.max(axis=1) if own.shape[1] else np.zeros(len(own), np.float32))
-    return np.stack([close, closest, sides[0], sides[1], sides[0] - sides[1], similarity.mean(axis=1)], axis=1)
+    closest = rest @ weight / (weight.sum(axis=0) + floor**2)
+    liked, disliked = (
+        similarity[which[rows]].max(axis=0) if which[rows].any() else np.zeros_like(close)
+        for which in (events.liked, events.disliked)
+    )
+    return np.stack([close, closest, liked, disliked, liked - disliked, similarity.mean(axis=0)], axis=1)
 
 
 def _similar(similarity: Array, sees: Array, events: Events, rows: Array) -> Array:
