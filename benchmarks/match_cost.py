@@ -1,6 +1,6 @@
 """Claim: with match scalars DIN and SRP4CTR train at .7 of the rate without them, and score 100 candidates at .8.
 
-    python benchmarks/match_cost.py [--data ../shared/data] [--turns 3] [--scorings 300] [--quick]
+    python benchmarks/match_cost.py [--data ../shared/data] [--turns 2] [--scorings 300] [--quick]
                                     [--save benchmarks/results/match_cost.json]
 
 ml-latest-small in a store, items' vectors random ones 384 wide: what they say is nothing to the clock. In one process,
@@ -61,7 +61,7 @@ MODELS: dict[str, tuple[ModelConfig, TrainConfig]] = {
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
-    options.add_argument("--turns", type=int, default=3)
+    options.add_argument("--turns", type=int, default=2)
     options.add_argument("--scorings", type=int, default=300, help="requests a turn")
     options.add_argument("--quick", action="store_true", help="60 users, one turn after the warming one")
     options.add_argument("--save", type=Path)
