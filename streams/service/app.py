@@ -212,7 +212,12 @@ def _writes(app: FastAPI, service: Service) -> None:
 
     @app.delete("/v1/users/{user_id:path}", dependencies=[_allowed(service, "admin")])
     async def delete_user(user_id: models.Id) -> dict[str, int]:
-        """Forget a user: every row of every table, and on Kafka tombstones and dead letters. Rows deleted by table."""
+        """Forget a user: every row of every table, and on Kafka tombstones and dead letters. Rows deleted by table.
+
+        On Kafka it first waits for the workers to have read what was written before; where that takes more than 10 s,
+        nothing is forgotten and the answer is 503. The topics' logs hold the user until their retention has passed.
+        """
+        await writer.settle()
         await asyncio.to_thread(_require, service.engine, user_id)
         return await writer.forget(user_id)
 

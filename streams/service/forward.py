@@ -88,6 +88,9 @@ class ForwardingWriter:
     async def catalogue(self, items: Mapping[str, Item | None], users: Mapping[str, User | None]) -> None:
         await self._ask("catalogue", Changes(dict(items), dict(users)))
 
+    async def settle(self) -> None:
+        """They are answered once they are there."""
+
     async def forget(self, user_id: str) -> dict[str, int]:
         return _COUNTS.decode(await self._ask("forget", user_id))
 

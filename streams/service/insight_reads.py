@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Table, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, collate, func, select, text
 
 from interest.check import evidence as claims
 from interest.check.sentence_support import sentence_support
@@ -34,21 +34,14 @@ OTHER = "other"
 def user_list(
     connection: Connection, prefix: str, after: str | None, limit: int, *, with_interests: bool
 ) -> models.UserList:
-    """Users whose id begins so, in the store's order of ids; the one with exactly this id first."""
+    """Users whose id begins so, in the order of its bytes; the one with exactly this id first."""
     table = interests if with_interests else behaviors
     found: list[str] = []
     if after is None and prefix and _known(connection, prefix):
         found.append(prefix)
-    at, strict = (prefix, False) if after is None else (after, True)
-    while len(found) <= limit:
-        column = table.c.user_id
-        beyond = column > at if strict else column >= at
-        following = connection.scalar(select(func.min(column)).where(beyond))
-        if following is None or not following.startswith(prefix):
-            break
-        if following not in found[:1]:
-            found.append(following)
-        at, strict = following, True
+    following = _in_order if _compares_bytes(connection) else _sorted
+    others = following(connection, table, prefix, after, limit + 1)
+    found += [one for one in others if one not in found]
     more = len(found) > limit
     rows = [
         models.UserRow(
@@ -60,6 +53,37 @@ def user_list(
         for one in found[:limit]
     ]
     return models.UserList(items=rows, next=rows[-1].user_id if more and rows else None)
+
+
+def _compares_bytes(connection: Connection) -> bool:
+    """Whether the store compares ids by their bytes; a PostgreSQL with a language's collation does not."""
+    return bool(connection.scalar(text("select 'B' < 'a'")))
+
+
+def _in_order(connection: Connection, table: Table, prefix: str, after: str | None, limit: int) -> list[str]:
+    """One look at the index a user."""
+    found: list[str] = []
+    at, strict = (prefix, False) if after is None else (after, True)
+    while len(found) < limit:
+        column = table.c.user_id
+        beyond = column > at if strict else column >= at
+        following = connection.scalar(select(func.min(column)).where(beyond))
+        if following is None or not following.startswith(prefix):
+            break
+        found.append(following)
+        at, strict = following, True
+    return found
+
+
+def _sorted(connection: Connection, table: Table, prefix: str, after: str | None, limit: int) -> list[str]:
+    """One look at the index for every user of the store: those who begin alike are not beside each other in it."""
+    column = table.c.user_id
+    every = select(func.min(column).label("user_id")).cte("every", recursive=True)
+    beyond = select(func.min(column)).where(column > every.c.user_id).scalar_subquery()
+    every = every.union_all(select(beyond).where(every.c.user_id.is_not(None)))
+    by_bytes: ColumnElement[str] = collate(every.c.user_id, "C")
+    query = select(every.c.user_id).where(func.starts_with(every.c.user_id, prefix)).order_by(by_bytes).limit(limit)
+    return list(connection.scalars(query if after is None else query.where(by_bytes > after)))
 
 
 def _known(connection: Connection, user_id: str) -> bool:

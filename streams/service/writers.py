@@ -6,6 +6,7 @@ Both answer only once it is durable: committed, or acknowledged by all replicas.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,10 +20,13 @@ from interest.types import OFFERED, Behavior, Item, User
 from streams.admin.forget_topics import forget_on_topics
 from streams.kafka.clients import make_producer
 from streams.kafka.partitioner import Partitioner
+from streams.kafka.read import read_offset_ranges
 from streams.kafka.topics import Topics
 from streams.settings.schema import KafkaSettings
 from streams.stages.ingest import catalogue
+from streams.stages.ingest.offsets import positions_of
 from streams.store.forget import forget
+from streams.store.tables import source_of
 from streams.ubsp.ingest import Folded, ForgottenError, Ingest, Move
 from streams.ubsp.policy import Policy
 
@@ -34,6 +38,8 @@ BATCH = 5_000  # behaviours of one transaction
 WAITING = 50_000  # behaviours that may wait for theirs; more are told to come again
 END_S = 10.0  # that the end of the service waits for the store
 ACK_S = 15.0  # for Kafka's acknowledgement
+SETTLE_S = 10.0  # that a forget waits for the workers to have read the topic
+LOOK_S = 0.1  # between two looks how far they are
 
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +64,9 @@ class Writer(Protocol):
     async def behaviors(self, rows: Sequence[Behavior]) -> Verdicts: ...
 
     async def catalogue(self, items: Mapping[str, Item | None], users: Mapping[str, User | None]) -> None: ...
+
+    async def settle(self) -> None:
+        """Return once every behaviour that was answered before is in the store. Raises StoreError where that lasts."""
 
     async def forget(self, user_id: str) -> dict[str, int]:
         """Rows deleted, by table. Raises InputError where nobody knows the user."""
@@ -112,6 +121,9 @@ class EmbeddedWriter:
             await asyncio.to_thread(write)
             if self._policy.tokens is not None:
                 self._ingest.items |= {key: item for key, item in items.items() if item is not None}
+
+    async def settle(self) -> None:
+        """They are answered once they are there."""
 
     async def forget(self, user_id: str) -> dict[str, int]:
         async with self._turn:
@@ -198,6 +210,24 @@ class KafkaWriter:
             messages = [(key, None if one is None else msgspec.json.encode(one)) for key, one in changed.items()]
             if messages:
                 await self._send(topic, messages)
+
+    async def settle(self) -> None:
+        """Wait for the workers: what they read of a user after a forget would make the user anew."""
+        topic = self._topics.behaviors
+        ranges = await asyncio.to_thread(read_offset_ranges, self._settings, [topic])
+        ends = {partition: end for (_, partition), (start, end) in ranges.items() if end > start}
+        deadline = time.monotonic() + SETTLE_S
+        while left := await asyncio.to_thread(self._unread, topic, ends):
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"the workers have {left:,} messages of {topic} still to read, which may be the user's; nothing "
+                    "was forgotten: ask again once `interestream lag` shows none"
+                )
+            await asyncio.sleep(LOOK_S)
+
+    def _unread(self, topic: str, ends: Mapping[int, int]) -> int:
+        read = positions_of(self._engine, source_of(topic))
+        return sum(max(end - (read[one].offset if one in read else 0), 0) for one, end in ends.items())
 
     async def forget(self, user_id: str) -> dict[str, int]:
         gone = await asyncio.to_thread(forget, self._engine, user_id)

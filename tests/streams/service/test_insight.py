@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from interest.llm.protocol import Reply
 from interest.store.sql import insert_new, item_row, upsert, writing
-from interest.store.tables import answers, item_descriptions, items
+from interest.store.tables import answers, behaviors, item_descriptions, items
 from interest.types import Item
 from streams.page.api import Candidate, Knowledge
 from streams.page.ranking import Ranked, Ranking, ranking_html
@@ -54,6 +54,28 @@ def test_users_are_listed_by_the_beginning_of_their_ids_page_by_page(small: Engi
         assert [one.user_id for one in reads.user_list(connection, "b", None, 9, with_interests=False).items] == ["bob"]
         assert [one.user_id for one in reads.user_list(connection, "", None, 9, with_interests=True).items] == [ANN]
         assert reads.user_list(connection, "bobby", None, 9, with_interests=False).items == []
+
+
+def test_ids_are_in_the_order_of_their_bytes_whatever_the_databases_collation(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = ["B", "a", "a-1", "a-2", "a1", "ab", "aé", "b"]
+    with writing(engine := open_store(url)) as connection:
+        own = {"seq": 0, "item_id": "i", "action": "rate", "at": 1.0, "value": None, "scene": None}
+        insert_new(connection, behaviors, [own | {"user_id": user} for user in reversed(ids) for _ in range(2)])
+    with engine.connect() as connection:
+
+        def listed(prefix: str, after: str | None, limit: int) -> list[str]:
+            found = reads.user_list(connection, prefix, after, limit, with_interests=False)
+            return [one.user_id for one in found.items]
+
+        asked = [("", None, 9), ("", "a", 3), ("a", None, 3), ("a", "a-1", 9), ("a-", None, 9), ("c", None, 9)]
+        plain = [listed(*one) for one in asked]
+        assert plain == [ids, ids[2:5], ids[1:4], ids[3:7], ids[2:4], []]
+        if engine.dialect.name == "postgresql":  # as if it compared by a language's rules
+            monkeypatch.setattr(reads, "_compares_bytes", lambda _connection: False)
+            assert [listed(*one) for one in asked] == plain
+    engine.dispose()
 
 
 def test_an_overview_counts_and_says_what_the_llm_cost(small: Engine) -> None:

@@ -31,6 +31,7 @@ from streams.service.forward import writer_app
 from streams.service.server import make_service, make_writer
 from streams.settings.schema import KafkaSettings, Settings
 from streams.store.engine import open_store
+from tests.support import stage_rig
 from tests.support.ctr_world import DAY
 from tests.support.service_rig import ITEMS, OFFERED, is_problem, listening, of, running, small_service
 
@@ -180,6 +181,30 @@ def test_what_is_written_goes_to_kafka(settings: Settings, kafka: KafkaSettings)
         assert msgspec.json.decode(row)["item_id"] == "i3"
 
     asyncio.run(run())
+
+
+def test_a_user_whose_behaviours_are_still_to_be_read_is_not_forgotten_by_halves(
+    settings: Settings, kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_topics(kafka)
+    monkeypatch.setattr("streams.service.writers.SETTLE_S", 0.5)
+    context = stage_rig.make_context(open_store(settings.store), kafka)
+    keyed = of(msgspec.structs.replace(settings, kafka=kafka), writes="kafka")
+
+    async def run() -> None:
+        async with running(keyed) as client:
+            assert (await client.post("/v1/behaviors", json=ROW | {"user_id": "new"})).status_code == 200
+            refused = await client.delete("/v1/users/new")
+            assert "still to read" in is_problem(refused, 503)
+            async with stage_rig.running(context):
+                await stage_rig.drained(context.engine, kafka)
+            assert (await client.delete("/v1/users/new")).json()["behaviors"] == 1
+            async with stage_rig.running(context):  # which reads nothing of the user again
+                await stage_rig.drained(context.engine, kafka)
+            is_problem(await client.delete("/v1/users/new"), 404)
+        context.engine.dispose()
+
+    asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def test_the_page_of_documents_loads_nothing_from_outside(settings: Settings) -> None:
