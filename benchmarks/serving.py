@@ -15,7 +15,8 @@ lower half has made the vectors of all texts that the requests read before. For 
 - ratio_to_kept: the same over what the service calls, where it also keeps a user's products with the weights (SRP4CTR);
 - p99_ms_1000: of such requests; long_over_short: the long user's median over the short one's;
 - p99_ms_cold: the first requests of users with 100 behaviours, 1,000 candidates;
-- freshness_ms: from posting a behaviour to the end of a score that knows it, p99;
+- freshness_ms: from posting a behaviour to the end of a score that knows it, p99; of `bahe` its text goes through the
+  LLM's lower half in between, which the service loads for the first;
 - cpu_ms: processor time of the service for a warm request, for who measures beside other work;
 - kb_per_user: of users' sides held, with their encoded states;
 - vs_naive: requests/s over those of a plain FastAPI handler around torch-rechub's DIN (rig/naive_service.py), which has

@@ -38,7 +38,7 @@ def page(
     import os
     import sys
 
-    from streams.settings.load import load_settings
+    from streams.settings.load import cache_folder, load_settings
 
     given = {
         "INTERESTREAM_CONFIG": config and str(config.absolute()),
@@ -60,7 +60,7 @@ def page(
     print(
         f"the page is at {settings.origin or f'http://{settings.host}:{settings.port}'}/", file=sys.stderr, flush=True
     )
-    run_page(settings)
+    run_page(settings, cache_folder())
 
 
 def _is_origin(text: str) -> bool:

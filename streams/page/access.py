@@ -1,15 +1,11 @@
-"""Who may look: login by key, sessions in this process's memory, and a guard against other sites' requests.
+"""Who may look: a guard before the page that asks for a login, and refuses other sites' requests.
 
-The browser holds a random number in a cookie that scripts cannot read; the key stays here. Decides on host, origin and
-session before anything else sees a request; knows nothing of what is shown.
+The browser has a cookie that scripts cannot read (streams/page/sessions.py). Decides on host, origin and session before
+anything else sees a request; knows nothing of what is shown.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections import OrderedDict
-from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Protocol
 from urllib.parse import quote, urlsplit
@@ -17,9 +13,9 @@ from urllib.parse import quote, urlsplit
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from streams.page.sessions import Sessions
+
 COOKIE = "interestream_session"
-LASTS_S = 12 * 3600  # without a request; after that the key is asked for again
-MOST = 10_000  # sessions held; the one unused for longest is let go
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 OPEN = ("/login", "/live", "/style.css", "/_nicegui/")  # paths that need no session: nothing of the store is there
 # The page's framework writes its own scripts into the page and compiles templates, so scripts may be inline and made
@@ -35,40 +31,6 @@ HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
 }
-
-
-@dataclass(slots=True)
-class _Session:
-    key: str
-    seen: float
-
-
-class Sessions:
-    """Keys of the people who are logged in, by a random token."""
-
-    def __init__(self) -> None:
-        self._held: OrderedDict[str, _Session] = OrderedDict()
-
-    def begin(self, key: str) -> str:
-        token = secrets.token_urlsafe(32)
-        self._held[token] = _Session(key, time.monotonic())
-        while len(self._held) > MOST:
-            self._held.popitem(last=False)
-        return token
-
-    def key(self, token: str) -> str | None:
-        found = self._held.get(token)
-        if found is None:
-            return None
-        if time.monotonic() - found.seen > LASTS_S:
-            del self._held[token]
-            return None
-        found.seen = time.monotonic()
-        self._held.move_to_end(token)
-        return found.key
-
-    def end(self, token: str) -> None:
-        self._held.pop(token, None)
 
 
 class Login(Protocol):

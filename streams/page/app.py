@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -12,13 +12,14 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from nicegui import ui
 
 from streams.client import AsyncClient, ServiceError
-from streams.page.access import Guard, Sessions
+from streams.page.access import Guard
 from streams.page.api import Api
 from streams.page.cards import rules
 from streams.page.frame import THEME, frame, problem
 from streams.page.home import home
 from streams.page.login import ServiceLogin, inside, login_router
 from streams.page.model_page import model_page
+from streams.page.sessions import Sessions
 from streams.page.stream_page import stream_page
 from streams.page.user_page import UserPage
 from streams.settings.schema import PageSettings
@@ -27,9 +28,9 @@ READ_S = 60.0  # for what a page shows at first: a user of many partitions, a bu
 STYLE = Path(__file__).parent / "style.css"
 
 
-def make_page(config: PageSettings) -> FastAPI:
-    """The ASGI application. The framework keeps its pages by process: make one of it."""
-    sessions, login = Sessions(), ServiceLogin(config.api, config.host)
+def make_page(config: PageSettings, secrets: Sequence[str] = ()) -> FastAPI:
+    """The ASGI application. The framework keeps its pages by process: make one of it. secrets: see `Sessions`."""
+    sessions, login = Sessions(secrets), ServiceLogin(config.api, config.host)
     app = FastAPI(title="Interestream's page", openapi_url=None)
     _plain_routes(app)
     secure = config.origin is not None and urlsplit(config.origin).scheme == "https"

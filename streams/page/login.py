@@ -10,7 +10,8 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from streams.client import AsyncClient, ServiceError
-from streams.page.access import COOKIE, LASTS_S, LOOPBACK, Sessions
+from streams.page.access import COOKIE, LOOPBACK
+from streams.page.sessions import LASTS_S, Sessions
 
 ASK_S = 5.0  # between two questions to the service whether it wants a key
 

@@ -134,6 +134,8 @@ class PageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host: str = "127.0.0.1"  # any other shows only what needs an access key
     port: Port = 8091
     origin: str | None = None  # the page's address as browsers see it, where a proxy stands before it
+    secret: Secret | None = None  # encrypts the cookies; several with ; between them, the newest first
+    secret_file: str | None = None  # the same, one a line; none: page.secret in the cache, made at the first start
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

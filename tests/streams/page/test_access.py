@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,8 +12,11 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Message
 
-from streams.page.access import COOKIE, Guard, Sessions
+from interest.errors import InputError
+from streams.page.access import COOKIE, Guard
 from streams.page.login import ServiceLogin, inside, login_router
+from streams.page.sessions import LASTS_S, Sessions, read_secrets
+from streams.settings.schema import PageSettings, Secret
 
 
 class Says:
@@ -66,6 +71,47 @@ def test_a_session_ends_by_logging_out() -> None:
     token = sessions.begin("ist_x")
     sessions.end(token)
     assert sessions.key(token) is None
+
+
+def test_a_page_that_is_started_again_knows_who_is_logged_in_and_its_secret_may_change(tmp_path: Path) -> None:
+    settings = PageSettings()
+    first = Sessions(secrets := read_secrets(settings, tmp_path / "cache"))
+    token = first.begin("ist_x")
+    again = Sessions(read_secrets(settings, tmp_path / "cache"))
+    assert again.key(token) == "ist_x"
+    assert "ist_x" not in token
+    assert Sessions().key(token) is None  # of another page
+    changed = Sessions(["another secret, long enough", *secrets])
+    assert changed.key(token) == "ist_x"
+    assert again.key(changed.begin("ist_y")) is None
+    assert Sessions(["another secret, long enough"]).key(token) is None
+
+
+def test_a_session_lasts_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions()
+    token = sessions.begin("ist_x")
+    at = time.time()
+    monkeypatch.setattr("streams.page.sessions.time.time", lambda: at + LASTS_S - 60)
+    assert sessions.key(token) == "ist_x"
+    monkeypatch.setattr("streams.page.sessions.time.time", lambda: at + LASTS_S + 60)
+    assert sessions.key(token) is None
+
+
+def test_a_secret_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    read_secrets(PageSettings(), tmp_path)
+    made = tmp_path / "page.secret"
+    assert made.stat().st_mode & 0o777 == 0o600
+    made.chmod(0o640)
+    with pytest.raises(InputError, match="chmod 600"):
+        read_secrets(PageSettings(), tmp_path)
+    with pytest.raises(InputError, match="16 characters"):
+        read_secrets(PageSettings(secret=Secret("short")), tmp_path)
+    two = PageSettings(secret=Secret("a new secret, long enough; an old secret, long enough"))
+    assert read_secrets(two, tmp_path) == ["a new secret, long enough", "an old secret, long enough"]
+    with pytest.raises(InputError, match="cannot be read"):
+        read_secrets(PageSettings(secret_file=str(tmp_path / "none")), tmp_path)
+    (tmp_path / "file").touch()
+    assert read_secrets(PageSettings(), tmp_path / "file") == []  # nothing can be written there
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_a_user_whose_behaviours_are_still_to_be_read_is_not_forgotten_by_halves
             assert (await client.delete("/v1/users/new")).json()["behaviors"] == 1
             async with stage_rig.running(context):  # which reads nothing of the user again
                 await stage_rig.drained(context.engine, kafka)
-            is_problem(await client.delete("/v1/users/new"), 404)
+            is_problem(await client.delete("/v1/users/new"), 404, "user_id")
         context.engine.dispose()
 
     asyncio.run(asyncio.wait_for(run(), 120))
