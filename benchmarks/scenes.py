@@ -7,6 +7,7 @@ with label 0 are samples and no history. Models learn `action=click` on it, each
 
 - all_with, all_without: DIN on the three scenes, with and without the items' pictures (`--item-vectors`);
 - all_text: DIN with the titles' vectors (all-MiniLM-L6-v2) in the pictures' place: twins have the same title;
+- all_entities: all_with, and what the entity columns know of a user is history (`replay --entities`);
 - alone_with, alone_without: DIN on the last scene's rows alone;
 - srp4ctr_with, srp4ctr_without: SRP4CTR, not pre-trained, on the three scenes.
 
@@ -54,7 +55,7 @@ from interest.store.tables import items as items_table
 from streams.commands.item_vectors import bring_files
 from streams.files.mapping import ColumnMap
 from streams.files.offer_log import titled_items
-from streams.files.rows import BehaviorLog
+from streams.files.rows import BehaviorLog, LogOptions
 from streams.replay.embedded import replay
 from streams.settings.load import default_encoder
 from streams.store.engine import open_store
@@ -71,12 +72,14 @@ class Variant(NamedTuple):
     whole: bool = True  # all scenes' rows
     modality: str = ""  # image, text
     model: str = "din"
+    entities: bool = False  # what is known of users, as behaviours
 
 
 VARIANTS = {
     "all_with": Variant(modality="image"),
     "all_without": Variant(),
     "all_text": Variant(modality=TEXT),
+    "all_entities": Variant(modality="image", entities=True),
     "alone_with": Variant(whole=False, modality="image"),
     "alone_without": Variant(whole=False),
     "srp4ctr_with": Variant(modality="image", model="srp4ctr"),
@@ -84,6 +87,7 @@ VARIANTS = {
 }
 GAINS = (
     ("gain_modality", "all_with", "all_without"),
+    ("gain_entities", "all_entities", "all_with"),
     ("gain_text", "all_text", "all_without"),
     ("gain_modality_srp4ctr", "srp4ctr_with", "srp4ctr_without"),
     ("gain_scenes", "all_with", "alone_with"),
@@ -144,7 +148,7 @@ def trained(truth: Planted, variant: Variant, folder: Path, seed: int, epochs: i
     keep = np.array([variant.whole or truth.scene[item] == LAST for item in truth.item])
     part(truth, keep).write(folder / "log.csv")
     engine = open_store(f"sqlite:///{folder / 'store.db'}")
-    log = BehaviorLog(folder / "log.csv", ColumnMap().of("log", []))
+    log = BehaviorLog(folder / "log.csv", ColumnMap().of("log", []), LogOptions(entities=variant.entities))
     replay(engine, log, Policy())
     modalities: tuple[Modality, ...] = ()
     if variant.modality == TEXT:

@@ -19,6 +19,7 @@ MAX_VALUE = 3.4028234663852886e38  # the largest float32: models compute in thes
 
 
 OFFERED = "offered"  # the action of an offer that nobody took: a sample, and never history
+KNOWN_ACTIONS = ("pay", "visit", "search")  # of what a log of offers knew of its user: history, and never a sample
 
 
 class Behavior(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -3,7 +3,8 @@
 Users have a taste, items one of eight kinds and a nature near it, all vectors; whether an offer is taken follows their
 product, the item's appeal and the scene alone, so that a preference carries over scenes. Every item of one scene has a
 twin in the next, of the same nature and title and almost the same picture, under an id of its own. A share of the last
-scene's items is offered in the last days only: there the twin is all that is known of them.
+scene's items is offered in the last days only: there the twin is all that is known of them. From a user's tenth offer
+on the entity columns name the two kinds that the user likes best: what was paid for, visited and searched.
 Real: the columns. Planted: all that is in them.
 """
 
@@ -26,6 +27,7 @@ SCENES = ("adverts", "contents", "videos")
 BEGIN = datetime(2023, 8, 6, 8, tzinfo=UTC).timestamp()
 DAYS = 30
 LATE = 0.85  # of the time: when the new items of the last scene begin
+UNKNOWN = 10  # offers of a user before anything is known of them
 KINDS = ("tea", "sport", "travel", "music", "books", "games", "garden", "cars")
 
 
@@ -43,16 +45,23 @@ class Planted:
     scene: list[str]  # of each item
     new: npt.NDArray[np.bool_]  # (I,) whether it is offered in the last days only
     pictures: Array  # (I, w)
+    likes: list[tuple[str, str]]  # the two kinds that each user likes best
 
     def write(self, path: Path) -> None:
         """As AntM2C's CSV."""
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
+            offered = np.zeros(len(self.likes), np.int64)
             for user, item, at, label in zip(self.user, self.item, self.at, self.label, strict=True):
                 time = f"{datetime.fromtimestamp(float(at), UTC):%Y-%m-%d %H:%M:%S}"
                 kind = self.titles[item].split()[0]
-                entities = (f"{kind} shop", f"{kind} service", kind, kind)
+                best, second = self.likes[user]
+                known = (
+                    (f"{best} shop", f"{second} club", f"{best}|{second}") if offered[user] >= UNKNOWN else ("",) * 3
+                )
+                offered[user] += 1
+                entities = (*known, kind)
                 own = (f"u{user}", self.items[item], time, label, *entities, self.titles[item], self.scene[item])
                 writer.writerow(own)
 
@@ -85,5 +94,6 @@ def plant(
     titles = [f"{KINDS[kind[n]]} number {n}" for n in of_nature]
     return Planted(
         user=user, item=item, at=at, label=(rng.random(len(at)) < chance).astype(np.int8), chance=chance, items=names,
+        likes=[(KINDS[best], KINDS[second]) for best, second in np.argsort(-(taste @ centre.T), axis=1)[:, :2]],
         titles=titles, scene=[SCENES[n] for n in in_scene], new=new, pictures=pictures,
     )  # fmt: skip

@@ -19,6 +19,7 @@ import numpy as np
 from fusion.features.log import Array, Log
 from interest.errors import InputError
 from interest.facts.values import Kind, kind_of
+from interest.types import KNOWN_ACTIONS, OFFERED
 
 NEGATIVE, POSITIVE, UNLABELLED = 0, 1, -1
 NUMBERS, NAMES = ("value", "seconds"), ("action", "scene")
@@ -86,6 +87,9 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
             wanted = {self.operand, *self.operand.split("|")}  # one of several
             matches = np.array([(text in wanted) == (self.comparison == "=") for text in texts], dtype=bool)
             labels = matches[column].astype(np.int8)
+            if OFFERED in log.actions and self.field == "action":  # what was known of a user was not offered to them
+                known = np.array([text in KNOWN_ACTIONS for text in texts], dtype=bool) & ~matches
+                labels[known[column]] = UNLABELLED
         else:
             numbers = self.numbers(log)
             labels = np.asarray(compare(numbers, float(self.operand))).astype(np.int8)

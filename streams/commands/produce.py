@@ -27,7 +27,6 @@ def produce(
     rate: str,
     resume: bool,
     timeout_s: float,
-    entity_separator: str | None = None,
 ) -> None:
     """Produce the catalogue, then the log; print what was done. Ctrl-C ends it where it can be gone on from."""
     from streams.progress import progress
@@ -55,7 +54,7 @@ def produce(
                     "warning: this log has no event_id and its times are whole minutes: the agents drop repetitions "
                     "within a minute as duplicates, unless their setting is INTERESTREAM_INGEST_DEDUPE=none"
                 )
-            return stack.enter_context(progress("Producing", rows, unit="rows", done=done))
+            return stack.enter_context(progress("Producing", None if log.entities else rows, unit="rows", done=done))
 
         producer = LogProducer(
             settings=settings,
@@ -66,7 +65,7 @@ def produce(
             warn=_warn,
             timeout_s=timeout_s,
         )
-        produced = asyncio.run(_until_interrupted(producer, list(_catalogue(sources, entity_separator))))
+        produced = asyncio.run(_until_interrupted(producer, list(_catalogue(sources))))
     _report(produced)
     if not produced.ended:
         signal.raise_signal(signal.SIGINT)  # the command line's own way to end: its text and its exit code
@@ -110,11 +109,9 @@ async def _send_catalogue(settings: KafkaSettings, read: Callable[[], Iterator[S
     return await produce_catalogue(settings, read())
 
 
-def _catalogue(
-    sources: Sources, entity_separator: str | None
-) -> Iterator[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]:
+def _catalogue(sources: Sources) -> Iterator[tuple[str, Callable[[], Iterator[Sequence[Item | User]]]]]:
     """What to send before the log: its name, and how to read it, which may be asked for again."""
-    from streams.files.offer_log import TITLE, titled_items
+    from streams.files.entities import offered_catalogue
 
     def items(file: ItemFile) -> Iterator[Sequence[Item]]:
         with sources.rejects(file.path) as rejects:
@@ -126,9 +123,9 @@ def _catalogue(
 
     if sources.items:
         yield f"items from {sources.items.path.name}", partial(items, sources.items)
-    elif sources.log.label and TITLE in sources.log.file.columns:
-        titled = partial(titled_items, sources.log.file, sources.log.fields["item_id"], entity_separator)
-        yield f"items with titles from {sources.log.path.name}", titled
+    else:
+        for what, read in offered_catalogue(sources.log):
+            yield f"{what} from {sources.log.path.name}", read
     if sources.users:
         yield f"user profiles from {sources.users.path.name}", partial(users, sources.users)
 

@@ -74,9 +74,17 @@ def replay(
     entity_separator: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Between the names in item_entity_names of a log as AntM2C's. Default: | ; or a comma."
+            metavar="TEXT",
+            help="Between the names in a cell of a log as AntM2C's. Default: | ; or a comma.",
         ),
     ] = None,
+    entities: Annotated[
+        bool,
+        typer.Option(
+            "--entities/--no-entities",
+            help="Of a log as AntM2C's: what its columns know of the user's bills, visits and searches is history.",
+        ),
+    ] = True,
     rejected: Annotated[
         Path | None,
         typer.Option("--rejected", metavar="FILE", help="Where bad rows go; default: beside each file."),
@@ -156,6 +164,8 @@ def replay(
             action=action,
             columns=tuple(name.strip() for name in (columns or "").split(",") if name.strip()),
             allowed=parse_range(value_range) if value_range else ValueRange(),
+            entities=entities,
+            entity_separator=entity_separator,
         ),
         encodings=parse_encodings(encoding),
         rejected=rejected,
@@ -167,13 +177,7 @@ def replay(
 
         _refuse_options_of_the_agent(context)
         sources = open_sources(log, items, users, options)
-        produce(
-            sources,
-            rate=rate or "max",
-            resume=resume,
-            timeout_s=timeout or TIMEOUT_S,
-            entity_separator=entity_separator,
-        )
+        produce(sources, rate=rate or "max", resume=resume, timeout_s=timeout or TIMEOUT_S)
         return
     if llm and llm_from and llm_from.startswith(("http://", "https://")) and not llm_model:
         raise InputError(f"name the model that {llm_from} serves with --llm-model")
@@ -191,7 +195,7 @@ def replay(
     sources = open_sources(log, items, users, options)
     engine = open_store(store_url(store))
     print("\n".join(sources.understood()), flush=True)
-    _load_catalogue(engine, sources, entity_separator)
+    _load_catalogue(engine, sources)
     _ingest(engine, sources, policy, resume=resume)
     if llm:
         from streams.commands.fuse import fuse
@@ -213,7 +217,7 @@ def _refuse_options_of_the_agent(context: typer.Context) -> None:
             raise InputError(f"{option.opts[0]} makes no sense with --kafka: {held}; leave it out")
 
 
-def _load_catalogue(engine: Engine, sources: Sources, entity_separator: str | None) -> None:
+def _load_catalogue(engine: Engine, sources: Sources) -> None:
     from interest.store.sql import writing
     from streams.files.catalogue import load_items, load_users
     from streams.store import counters
@@ -224,28 +228,29 @@ def _load_catalogue(engine: Engine, sources: Sources, entity_separator: str | No
         with writing(engine) as connection:
             counters.increment(connection, counters.ITEMS)
         print(f"{count:,} items from {sources.items.path.name}{rejects.told()}")
-    elif sources.log.label:
-        _load_titles(engine, sources, entity_separator)
+    else:
+        _load_offered(engine, sources)
     if sources.users:
         with sources.rejects(sources.users.path) as rejects:
             count = load_users(engine, sources.users, rejects)
         print(f"{count:,} user profiles from {sources.users.path.name}{rejects.told()}")
 
 
-def _load_titles(engine: Engine, sources: Sources, entity_separator: str | None) -> None:
-    """The catalogue that a log of offers brings: items that the store does not have yet, and what they are about."""
+def _load_offered(engine: Engine, sources: Sources) -> None:
+    """The catalogue that a log of offers brings: what the store does not have of it yet."""
     from interest.store.sql import insert_new, item_row, writing
     from interest.store.tables import items
-    from streams.files.offer_log import titled_items
+    from streams.files.entities import offered_catalogue
     from streams.store import counters
 
-    count = 0
-    for chunk in titled_items(sources.log.file, sources.log.fields["item_id"], entity_separator):
-        with writing(engine) as connection:
-            insert_new(connection, items, [item_row(item) for item in chunk])
-            counters.increment(connection, counters.ITEMS)
-        count += len(chunk)
-    print(f"{count:,} items with titles from {sources.log.path.name}")
+    for what, read in offered_catalogue(sources.log):
+        count = 0
+        for chunk in read():
+            with writing(engine) as connection:
+                insert_new(connection, items, [item_row(item) for item in chunk])
+                counters.increment(connection, counters.ITEMS)
+            count += len(chunk)
+        print(f"{count:,} {what} from {sources.log.path.name}")
 
 
 def _ingest(engine: Engine, sources: Sources, policy: Policy, *, resume: bool) -> None:
@@ -266,7 +271,8 @@ def _ingest(engine: Engine, sources: Sources, policy: Policy, *, resume: bool) -
                 )
             order = "in order of time" if was_sorted else "not in order of time: sorted first"
             print(f"{log.path.name}: {rows:,} rows, {order}" + (f"; {done:,} done earlier" if done else ""))
-            return stack.enter_context(_progress(rows, done))
+            # what was known of users is more rows than the file has
+            return stack.enter_context(_progress(None if log.entities else rows, done))
 
         replayed = run(engine, log, policy, rejects=sources.rejects(log.path), started=started)
     print("\n".join(report(replayed)))
@@ -280,7 +286,7 @@ def _ingest(engine: Engine, sources: Sources, policy: Policy, *, resume: bool) -
 
 
 @contextmanager
-def _progress(rows: int, done: int) -> Iterator[Callable[[int], None]]:
+def _progress(rows: int | None, done: int) -> Iterator[Callable[[int], None]]:
     from streams.progress import progress
 
     with progress("Replaying", rows, unit="rows", done=done) as advance:

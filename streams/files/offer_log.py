@@ -5,18 +5,22 @@ Recognised by columns that a log of behaviours does not have together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from interest.types import OFFERED, Item
+import pyarrow as pa
+
+from interest.types import KNOWN_ACTIONS, OFFERED, Item
 from streams.files.lists import as_list
 from streams.files.readers import TableFile
-from streams.files.text import as_text
+from streams.files.text import Column, as_text
 
 LABEL = "label"
 TITLE = "item_title"
 ENTITIES = "item_entity_names"  # what the item is about: a list of names
 BESIDE = ("log_time", "scene")  # which AntM2C's files have beside it
+# what was known of the user at the offer, and the action that each name becomes (streams/files/entities.py)
+KNOWN = dict(zip(("bill_entity_seq", "service_entity_seq", "query_entity_seq"), KNOWN_ACTIONS, strict=True))
 ACTION_OF = {1.0: "click", 0.0: OFFERED}
 
 
@@ -41,7 +45,7 @@ def titled_items(file: TableFile, item_id: str, separator: str | None = None) ->
     wanted = [item_id, TITLE, *([ENTITIES] if ENTITIES in file.columns else [])]
     for chunk in file.chunks(wanted):
         ids, titles = (as_text(chunk.columns[name], name, {}, required=False) for name in (item_id, TITLE))
-        about = chunk.columns[ENTITIES] if ENTITIES in file.columns else [None] * len(ids)
+        about = cells_of(chunk.columns[ENTITIES]) if ENTITIES in file.columns else [None] * len(ids)
         new: dict[str, Item] = {}
         for item, title, names in zip(ids, titles, about, strict=True):
             if item and title and item not in seen:
@@ -51,8 +55,23 @@ def titled_items(file: TableFile, item_id: str, separator: str | None = None) ->
 
 
 def _about(cell: Any, separator: str | None) -> dict[str, str]:
-    if separator is not None and isinstance(cell, str):
-        names = tuple(dict.fromkeys(name for part in cell.split(separator) if (name := part.strip())))
-    else:
-        names = as_list(cell)
+    names = names_of(cell, separator)
     return {ENTITIES: "|".join(names)} if names else {}
+
+
+def cells_of(column: Column) -> Sequence[Any]:
+    """A column's cells as Python has them."""
+    cells: Sequence[Any] = column.to_pylist() if isinstance(column, pa.Array) else column
+    return cells
+
+
+def entity_columns(columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns that say what was known of the user."""
+    return tuple(name for name in columns if name in KNOWN)
+
+
+def names_of(cell: Any, separator: str | None) -> tuple[str, ...]:
+    """The names that a cell of entities holds, each once."""
+    if separator is not None and isinstance(cell, str):
+        return tuple(dict.fromkeys(name for part in cell.split(separator) if (name := part.strip())))
+    return as_list(cell)

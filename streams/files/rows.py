@@ -11,9 +11,10 @@ import msgspec
 import numpy as np
 
 from interest.types import MAX_ID, OFFERED, Behavior
+from streams.files.entities import with_entities
 from streams.files.mapping import BEHAVIOR_NAMES, find_columns, time_columns
 from streams.files.numbers import Floats, ValueRange, as_numbers, with_points
-from streams.files.offer_log import ACTION_OF, offer_label
+from streams.files.offer_log import ACTION_OF, entity_columns, offer_label
 from streams.files.readers import TableFile
 from streams.files.rejects import RejectedRow
 from streams.files.table import Chunk
@@ -98,6 +99,8 @@ class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
     action: str | None = None  # of every row, if no column says it
     columns: tuple[str, ...] = ()  # of a file without a header
     allowed: ValueRange = ValueRange()  # values outside are rejected
+    entities: bool = False  # what a log of offers knew of its users becomes behaviours (streams/files/entities.py)
+    entity_separator: str | None = None  # between names in a cell; None: however a list may be written
 
 
 class BehaviorLog:
@@ -121,6 +124,7 @@ class BehaviorLog:
             self.fields["at"] = self.time.column
         # AntM2C's rows are offers: a label says which of them was taken
         self.label = "" if "action" in self.fields or options.action else offer_label(self.file.columns)
+        self.entities = entity_columns(self.file.columns) if self.label and self.options.entities else ()
         # a log without an action column is of one action: ratings where it has values, else views
         self.action = options.action or ("rate" if "value" in self.fields else "view")
         self.rows = 0  # of the last whole reading of the times
@@ -151,9 +155,12 @@ class BehaviorLog:
         self.whole_minutes = self.whole_minutes and usable > 1
 
     def chunks(self) -> Iterator[Rows]:
-        """The whole log as chunks of usable rows, in file order."""
+        """The whole log as chunks of usable rows, in file order; with what was known of users before each."""
         for chunk in self.file.chunks():
-            yield self._rows(chunk)
+            rows = self._rows(chunk)
+            if self.entities:
+                rows = with_entities(rows, chunk, self.entities, self.options.entity_separator)
+            yield rows
 
     def understood(self) -> Understood:
         """The columns as they are taken, each with a value of the first usable row."""
@@ -184,6 +191,11 @@ class BehaviorLog:
                 f"rows are offers, by their columns as AntM2C's: {self.label} 1 is a behaviour, {ACTION_OF[1.0]!r}; "
                 f"{self.label} 0 a sample to train on, and no history ({OFFERED!r})"
             )
+            if self.entities:
+                notes.append(
+                    f"what {', '.join(self.entities)} name are behaviours of the user when they are first known, and "
+                    "no samples (--no-entities)"
+                )
         elif "action" not in self.fields:
             notes.append(f"no column holds an action: every row is {self.action!r} (--action)")
         if "value" not in self.fields:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from streams.files.entities import only_first
 from streams.files.rejects import RejectedRow
 from streams.files.rows import BehaviorLog, Rows
 
@@ -36,7 +37,8 @@ def in_time_order(log: BehaviorLog, *, run: int = RUN, block: int = BLOCK) -> tu
         if is_sorted and len(times):
             is_sorted = bool(times[0] >= newest and np.all(times[1:] >= times[:-1]))
             newest = times[-1]
-    return is_sorted, log.chunks() if is_sorted else _sorted(log.chunks(), run, block)
+    rows = log.chunks() if is_sorted else _sorted(log.chunks(), run, block)
+    return is_sorted, only_first(rows) if log.entities else rows
 
 
 def _sorted(chunks: Iterable[Rows], run: int, block: int) -> Iterator[Rows]:

@@ -6,14 +6,19 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import func, select
 
 from benchmarks.rig.antm2c import COLUMNS, plant
 from fusion.encoders.item_text import ITEM_TEMPLATE
+from fusion.features.labels import UNLABELLED, LabelRule
+from fusion.features.log import read_log
 from fusion.features.match.item_vectors import item_texts
+from fusion.features.offers import with_offers
 from interest.store.sql import read_items
 from interest.store.tables import behaviors, offers
+from interest.types import KNOWN_ACTIONS
 from streams.store.engine import open_store
 from tests.support.command_line import run
 
@@ -25,11 +30,17 @@ def test_a_log_of_offers_is_replayed_and_trained_on(tmp_path: Path) -> None:
     replayed = run("replay", tmp_path / "antm2c.csv", "--store", url, "--no-llm")
     assert replayed.exit_code == 0, replayed.output
     taken = int(truth.label.sum())
-    for told in (f"of this log {taken:,} behaviours", f"{1600 - taken:,} offers that nobody took", "items with titles"):
+    known = 4 * 40  # names a user, once each
+    for told in (
+        f"of this log {taken + known:,} behaviours",
+        f"{1600 - taken:,} offers that nobody took",
+        "items with titles",
+    ):
         assert told in replayed.output
     engine = open_store(url, create=False)
     with engine.connect() as connection:
-        assert connection.scalar(select(func.count()).select_from(behaviors)) == taken
+        actions = connection.execute(select(behaviors.c.action, func.count()).group_by(behaviors.c.action))
+        assert dict(iter(actions)) == {"click": taken, "pay": 40, "visit": 40, "search": 80}
         item = truth.items[int(truth.item[0])]
         title = truth.titles[int(truth.item[0])]
         found = read_items(connection, [item])[item]
@@ -90,3 +101,45 @@ def test_stats_count_the_offers(tmp_path: Path) -> None:
     told = json.loads(run("stats", "--json", *store).output)
     assert (told["behaviors"], told["offers"], told["accepted"]) == (2, 3, 2)
     assert "offers" in run("stats", *store).output
+
+
+def test_what_was_known_at_an_offer_is_history_from_then_on_and_no_sample(tmp_path: Path) -> None:
+    truth = plant(1, users=6, each=30)
+    truth.write(tmp_path / "a.csv")
+    header, *lines = (tmp_path / "a.csv").read_text().splitlines()
+    (tmp_path / "b.csv").write_text("\n".join([header, *reversed(lines)]) + "\n")  # sorted first
+    read = []
+    for name in ("a", "b"):
+        url = f"sqlite:///{tmp_path / name}.db"
+        assert run("replay", tmp_path / f"{name}.csv", "--no-llm", "--store", url).exit_code == 0
+        engine = open_store(url, create=False)
+        with engine.connect() as connection:
+            log = with_offers(connection, read_log(connection))
+            titles = {item: found.title for item, found in read_items(connection).items()}
+        engine.dispose()
+        users = [log.users[user] for user in log.user]
+        read.append(sorted(zip(log.at.tolist(), [log.items[item] for item in log.item], users, strict=True)))
+        names = np.array([action in KNOWN_ACTIONS for action in log.actions])[log.action]
+        assert (LabelRule.parse("action=click").labels(log)[names] == UNLABELLED).all()
+        assert (LabelRule.parse("action=search").labels(log)[names] != UNLABELLED).sum() == 2 * len(log.users)
+        for user, id_ in enumerate(log.users):
+            rows = np.arange(log.starts[user], log.starts[user + 1])
+            best, second = truth.likes[int(id_[1:])]
+            mine = [titles[log.items[log.item[row]]] for row in rows if names[row]]
+            assert mine == [f"{best} shop", f"{second} club", best, second]
+            tenth = float(np.sort(truth.at[truth.user == int(id_[1:])])[10])
+            assert {float(log.at[row]) for row in rows if names[row]} == {tenth}
+            first = rows[names[rows]][0]
+            assert (log.at[rows[0] : first] < tenth).all()  # the offer that says so comes after what it says
+    assert read[0] == read[1]
+    assert len(read[0]) == 6 * 30 + 6 * 4
+
+
+def test_a_store_that_was_filled_without_what_was_known_says_how_it_goes_on(tmp_path: Path) -> None:
+    plant(1, users=3, each=20).write(tmp_path / "a.csv")
+    log = ("replay", tmp_path / "a.csv", "--no-llm", "--store", f"sqlite:///{tmp_path / 'store.db'}")
+    assert run(*log, "--no-entities").exit_code == 0
+    refused = run(*log)
+    assert refused.exit_code != 0
+    assert "goes on with --no-entities" in str(refused.exception)
+    assert "nothing new" in run(*log, "--no-entities").output

@@ -353,18 +353,20 @@ def test_the_catalogue_goes_to_its_topics_before_the_log(topics: KafkaSettings, 
 
 
 def test_a_log_of_offers_sends_its_items_before_what_was_offered(topics: KafkaSettings, tmp_path: Path) -> None:
-    truth = plant(0, users=4, each=10)
+    truth = plant(0, users=4, each=12)
     truth.write(tmp_path / "antm2c.csv")
     done = interestream(topics, "replay", tmp_path / "antm2c.csv", "--kafka")
     assert done.returncode == 0, done.stderr
     items = [one for ones in read_all(topics, Topics(topics.prefix).items).values() for one in ones]
     made = {one.key.decode(): msgspec.json.decode(one.value, type=Item) for one in items}
-    assert made.keys() == {truth.items[place] for place in truth.item}
+    assert {key for key in made if ":" not in key} == {truth.items[place] for place in truth.item}
     first = truth.titles[int(truth.item[0])]
     assert made[truth.items[int(truth.item[0])]].attributes == {"item_entity_names": first.split()[0]}
     sent = [msgspec.json.decode(one.value, type=Behavior) for ones in contents(topics).values() for one in ones]
     assert sum(one.action == OFFERED for one in sent) == int((truth.label == 0).sum())
     assert sum(one.action == "click" for one in sent) == int(truth.label.sum())
+    assert {one.item_id for one in sent if one.action == "pay"} == {f"pay:{best} shop" for best, _ in truth.likes}
+    assert {made[f"pay:{best} shop"].title for best, _ in truth.likes} == {f"{best} shop" for best, _ in truth.likes}
 
 
 def test_the_partitioner_is_kafkas_own() -> None:

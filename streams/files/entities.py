@@ -1,0 +1,109 @@
+"""What a log of offers, as AntM2C's, knew of its users: names of what they paid for, visited and searched.
+
+A name becomes a behaviour of the user, with an action of its own, at the first offer whose row has it, and before that
+offer. So it is read by whatever reads a past, by the rules that hold for every past; BAHE reads each action as a
+sequence of its own. That a row has it once more says nothing new: the columns say what is known, not what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from interest.types import KNOWN_ACTIONS, Item
+from streams.files.offer_log import KNOWN, TITLE, cells_of, entity_columns, names_of, titled_items
+from streams.files.readers import TableFile
+from streams.files.table import Chunk
+
+if TYPE_CHECKING:
+    from streams.files.rows import BehaviorLog, Rows
+
+LONGEST = 200  # characters of a name; the rest is cut off
+
+
+def with_entities(rows: Rows, chunk: Chunk, columns: Sequence[str], separator: str | None) -> Rows:
+    """The usable rows of a chunk, before each the names that its cells hold."""
+    bad = {one.line for one in rows.rejected}
+    kept = [place for place, line in enumerate(chunk.lines) if line not in bad]
+    cells = {KNOWN[name]: cells_of(chunk.columns[name]) for name in columns}
+    source: list[int] = []  # of each row to come, the row that it is or stands before
+    items: list[str | None] = []  # its name, none for the row itself
+    actions: list[str] = []
+    for row, place in enumerate(kept):
+        for action, column in cells.items():
+            names = _names(column[place], separator)
+            items += [item_of(action, name) for name in names]
+            actions += [action] * len(names)
+            source += [row] * len(names)
+        items.append(None)
+        actions.append(rows.action[row])
+        source.append(row)
+    own = [(row, item is None) for row, item in zip(source, items, strict=True)]
+    return msgspec.structs.replace(
+        rows,
+        user_id=[rows.user_id[row] for row in source],
+        item_id=[rows.item_id[row] if item is None else item for row, item in zip(source, items, strict=True)],
+        action=actions,
+        at=rows.at[np.array(source, np.int64)],
+        value=[rows.value[row] if itself else None for row, itself in own],
+        scene=[rows.scene[row] if itself else None for row, itself in own],
+        event_id=[rows.event_id[row] if itself else None for row, itself in own],
+    )
+
+
+def only_first(chunks: Iterable[Rows]) -> Iterator[Rows]:
+    """Rows in order of time without the names that the user has had before. Keeps a number a user and name."""
+    seen: set[int] = set()
+    for rows in chunks:
+        keep: list[int] = []
+        for row, (user, item, action) in enumerate(zip(rows.user_id, rows.item_id, rows.action, strict=True)):
+            if action in KNOWN_ACTIONS:
+                key = hash((user, item))
+                if key in seen:
+                    continue
+                seen.add(key)
+            keep.append(row)
+        if len(keep) == len(rows):
+            yield rows
+            continue
+        names = ("user_id", "item_id", "action", "value", "scene", "event_id")
+        picked = {name: [getattr(rows, name)[row] for row in keep] for name in names}
+        yield msgspec.structs.replace(rows, **picked, at=rows.at[np.array(keep, np.int64)])
+
+
+def offered_catalogue(log: BehaviorLog) -> Iterator[tuple[str, Callable[[], Iterator[list[Item]]]]]:
+    """What a log of offers brings of a catalogue: what it is, and how to read it, which may be asked for again."""
+    separator = log.options.entity_separator
+    if log.label and TITLE in log.file.columns:
+        yield "items with titles", partial(titled_items, log.file, log.fields["item_id"], separator)
+    if log.entities:
+        yield "names of what was known of users", partial(entity_items, log.file, separator)
+
+
+def entity_items(file: TableFile, separator: str | None = None) -> Iterator[list[Item]]:
+    """The names as items of the catalogue, each once, so that their texts are known."""
+    columns = entity_columns(file.columns)
+    seen: set[str] = set()
+    for chunk in file.chunks(list(columns)) if columns else ():
+        new: dict[str, Item] = {}
+        for name in columns:
+            for cell in cells_of(chunk.columns[name]):
+                for entity in _names(cell, separator):
+                    item = item_of(KNOWN[name], entity)
+                    if item not in seen:
+                        seen.add(item)
+                        new[item] = Item(item_id=item, title=entity)
+        yield list(new.values())
+
+
+def item_of(action: str, entity: str) -> str:
+    """The id of a name: what is paid for and what is searched under one name are two."""
+    return f"{action}:{entity}"
+
+
+def _names(cell: object, separator: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name[:LONGEST].replace("\0", "") for name in names_of(cell, separator)))
