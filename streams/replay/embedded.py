@@ -153,9 +153,11 @@ def _from(rows: Iterator[Rows], position: Position, log: BehaviorLog, digest: Di
     else:
         if not left:
             return
+    known = f"; a store that was filled without {', '.join(log.entities)} goes on with --no-entities"
     raise InputError(
         f"{log.path} is not what it was: its first {position.offset:,} rows in order of time have been replayed into "
         "this store, and they have changed since, or are read by other rules now. Rows "
         "may be appended if they are no older than the last one; for "
         "anything else put the old file back, or replay the new one into another --store"
+        f"{known if log.entities else ''}"
     )
