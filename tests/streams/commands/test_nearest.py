@@ -48,9 +48,8 @@ def test_a_published_vector_times_the_exported_items_finds_what_the_command_show
     assert f"{len(items)} items' vectors, {vectors.shape[1]} wide" in told
     assert load_artifact(folder).id in told
     with store.connect() as connection:
-        query = (
-            select(representations).where(representations.c.user_id == USER).order_by(representations.c.index.desc())
-        )
+        columns = (representations.c[name] for name in ("user_id", "index", "artifact", "vector", "common"))
+        query = select(*columns).where(representations.c.user_id == USER).order_by(representations.c.index.desc())
         row = connection.execute(query).mappings().first()
     assert row is not None
     update = RepresentationUpdate(**row)
