@@ -81,7 +81,7 @@ def _export(connection: Connection, bank: str, folder: Path, advance: Callable[[
     of_bank = (bank_vectors.c.bank == bank, bank_vectors.c.vector.is_not(None))
     size_query = select(func.count()).select_from(bank_vectors).where(*of_bank).correlate(None).scalar_subquery()
     query = select(bank_vectors.c.key, bank_vectors.c.vector, size_query).where(*of_bank).order_by(bank_vectors.c.key)
-    parts = connection.execution_options(yield_per=READ_AT_ONCE).execute(query).partitions()  # 1
+    parts = connection.execute(query.execution_options(yield_per=READ_AT_ONCE)).partitions()  # 1
     first = next(parts, None)
     if first is None:
         raise ArtifactError(f"bank {bank} is empty; run `interestream bank fill`")
