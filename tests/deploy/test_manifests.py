@@ -24,6 +24,7 @@ from interest.errors import InputError
 from streams.kafka.clients import group_of
 from streams.kafka.topics import STAGES, Topics
 from streams.observability.metrics import Metrics
+from streams.page.sessions import read_secrets
 from streams.service.access import Keys
 from streams.service.metrics import ServiceMetrics
 from streams.settings.load import load_settings
@@ -41,6 +42,7 @@ COMPOSE_VARIABLES = {
     "GRAFANA_PASSWORD": "g",
     "HOME": "/home/me",
     "SERVE_KEYS": f"shop read,write {'0' * 64}",
+    "PAGE_SECRET": "0" * 64,
 }
 
 
@@ -290,6 +292,18 @@ def test_the_service_is_reached_by_whom_it_should_be_and_asks_for_keys() -> None
     assert sorted(map(str, named)) == sorted(map(str, labels))
     scaled = scaled_objects()["interestream-serve"]["triggers"][0]["metadata"]["query"]
     assert "interestream_serve_in_flight" in scaled
+
+
+def test_the_page_has_a_secret_that_outlives_it() -> None:
+    """Else everybody would have to log in again whenever it is started again: its file system is not its own."""
+    (source,) = pods()["interestream-page"]["containers"][0]["envFrom"]
+    (secret,) = (
+        one
+        for one in documents(DEPLOY / "kubernetes" / "secret.template.yaml")
+        if one["metadata"]["name"] == source["secretRef"]["name"]
+    )
+    for told in (secret["stringData"], compose()["services"]["page"]["environment"]):
+        assert read_secrets(load_settings(environ=told).page, Path("/nonexistent"))
 
 
 def test_kafka_scaling_follows_the_groups_and_topics_that_there_are() -> None:
