@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, and_, func, or_, select
 
@@ -21,10 +21,8 @@ def restore_caches(
     connection: Connection, user_ids: Sequence[str], policy: Policy, items: Mapping[str, Item]
 ) -> dict[str, Cache]:
     """The cache of each user; a user the store does not know gets an empty one."""
-    caches: dict[str, Cache] = {}
-    for start in range(0, len(user_ids), _USERS_A_QUERY):
-        caches.update(_restore(connection, user_ids[start : start + _USERS_A_QUERY], policy, items))
-    return caches
+    parts = (_restore(connection, some, policy, items) for some in _by_query(user_ids))
+    return {user_id: cache for part in parts for user_id, cache in part.items()}
 
 
 def _restore(
@@ -68,6 +66,10 @@ def _restore(
     }
 
 
+def _by_query(user_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (user_ids[start : start + _USERS_A_QUERY] for start in range(0, len(user_ids), _USERS_A_QUERY))
+
+
 def _known(behavior: Behavior, policy: Policy, items: Mapping[str, Item]) -> tuple[Identity, float, int]:
     cost = token_cost(behavior, items.get(behavior.item_id)) if policy.tokens is not None else 0
     return identity(behavior, policy.dedupe or Dedupe.AUTO), behavior.at, cost
@@ -77,10 +79,8 @@ def restore_users(
     connection: Connection, user_ids: Sequence[str], policy: Policy, items: Mapping[str, Item]
 ) -> dict[str, UserScenes]:
     """The caches of each user, where scenes are kept apart. It walks the user's rows: no index knows scenes."""
-    users: dict[str, UserScenes] = {}
-    for start in range(0, len(user_ids), _USERS_A_QUERY):
-        users.update(_restore_users(connection, user_ids[start : start + _USERS_A_QUERY], policy, items))
-    return users
+    parts = (_restore_users(connection, some, policy, items) for some in _by_query(user_ids))
+    return {user_id: scenes for part in parts for user_id, scenes in part.items()}
 
 
 def _restore_users(
