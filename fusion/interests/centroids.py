@@ -2,9 +2,10 @@
 
 Beside the vectors of what a language model wrote of a partition they say, without one, what its user turned to. Liked
 is what shows liking to the interest texts' claim check (`interest.facts.values.Usual`): a value at or above the user's
-usual one of that action up to the partition's close, or none at all. Every behaviour counts once; one whose item has no
-text, or no vector yet, is left out. A partition's own behaviours decide, so a later event changes nothing; items count
-as they read when the partition was fused, until `interestream fuse` finds that the catalogue has changed.
+usual one of that action (there: of all actions together) up to the partition's close, or none at all. Every behaviour
+counts once; one whose item has no text, or no vector yet, is left out. A partition's own behaviours decide, so a later
+event changes nothing; items count as they read when the partition was fused, until `interestream fuse` finds that the
+catalogue has changed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from fusion.features.log import Array
 from fusion.features.match.item_vectors import item_texts, stored_vectors
 from fusion.tables import centroids
 from interest.facts.values import Usual, kind_of
-from interest.store.sql import of_scene, partition_of, read_items, upsert
+from interest.store.sql import behaviors_inside, of_scene, partition_of, read_items, upsert
 from interest.store.tables import behaviors, partitions
-from interest.types import Partition
+from interest.types import Behavior, Partition
 
 CHUNK = 64  # partitions a transaction: 3,200 behaviours at 50 each, a tenth of a second
 KEY = ("user_id", "generation", "index")
@@ -38,12 +39,6 @@ class Centroids(NamedTuple):
     encoder: str
     liked: bytes | None
     disliked: bytes | None
-
-
-class _Event(NamedTuple):
-    item_id: str
-    action: str
-    value: float | None
 
 
 def closed_partitions(
@@ -89,7 +84,7 @@ def items_of(connection: Connection, heads: Iterable[Partition]) -> set[str]:
 
 def write_centroids(connection: Connection, encoder_id: str, template: str, heads: Sequence[Partition]) -> int:
     """Write the centroids of closed partitions, over those that are there; return how many partitions."""
-    events = {_key(head): _events(connection, head) for head in heads}
+    events = {key_of(head): _events(connection, head) for head in heads}
     found = _vectors(connection, encoder_id, template, {event.item_id for own in events.values() for event in own})
     rows: list[dict[str, Any]] = []
     for key, usual in _usual(connection, heads).items():
@@ -124,15 +119,12 @@ def _same(encoder_id: str, template: str) -> Any:
     return and_(*own, centroids.c.encoder == encoder_id, centroids.c.template == template)
 
 
-def _key(head: Partition) -> Key:
+def key_of(head: Partition) -> Key:
     return (head.user_id, head.generation, head.index)
 
 
-def _events(connection: Connection, head: Partition) -> list[_Event]:
-    query = select(*(behaviors.c[name] for name in _Event._fields)).where(
-        behaviors.c.user_id == head.user_id, behaviors.c.seq.between(head.first_seq, head.last_seq), *_scene(head)
-    )
-    return [_Event(*row) for row in connection.execute(query.order_by(behaviors.c.seq))]
+def _events(connection: Connection, head: Partition) -> list[Behavior]:
+    return [behavior for _, behavior in behaviors_inside(connection, head)]
 
 
 def _scene(head: Partition) -> list[ColumnElement[bool]]:
@@ -169,11 +161,11 @@ def _usual(connection: Connection, heads: Sequence[Partition]) -> dict[Key, dict
                 before = by_action.get(action, (0, 0.0, 0.0))
                 by_action[action] = (before[0] + count, before[1] + total, max(before[2], most))
         read_to = head.last_seq
-        found[_key(head)] = {action: Usual.of(*sums_) for action, sums_ in by_action.items()}
+        found[key_of(head)] = {action: Usual.of(*sums_) for action, sums_ in by_action.items()}
     return found
 
 
-def _liked(events: Sequence[_Event], usual: Mapping[str, Usual]) -> list[bool]:
+def _liked(events: Sequence[Behavior], usual: Mapping[str, Usual]) -> list[bool]:
     values: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.value is not None:

@@ -19,8 +19,9 @@ import numpy as np
 from sqlalchemy import Connection
 
 from fusion.features.log import Array, read_after, read_log
-from fusion.features.match.features import MatchItems, feedback_of, match_events
+from fusion.features.match.features import MatchItems, MatchSpec, feedback_of, match_events
 from fusion.features.match.scalars import taste_columns, taste_vector
+from fusion.features.match.space import Space
 from fusion.serving.match_side import KnownMatch
 from fusion.training.artifact import Artifact
 from interest.errors import ArtifactError, InputError
@@ -41,20 +42,25 @@ class Nearest(NamedTuple):
 
 def common_space(artifact: Artifact) -> CommonSpace | None:
     """The artifact's space; none: it was trained without match scalars of places."""
-    match = artifact.spec.match
-    return None if match is None or artifact.space is None or "places" not in match.parts else CommonSpace(artifact)
+    return None if _fitted(artifact) is None else CommonSpace(artifact)
+
+
+def _fitted(artifact: Artifact) -> tuple[MatchSpec, Space] | None:
+    match, space = artifact.spec.match, artifact.space
+    return None if match is None or space is None or "places" not in match.parts else (match, space)
 
 
 class CommonSpace:
     """An artifact's space. Raises ArtifactError for one that was trained without match scalars of places."""
 
     def __init__(self, artifact: Artifact) -> None:
-        match, space = artifact.spec.match, artifact.space
-        if match is None or space is None or "places" not in match.parts:
+        fitted = _fitted(artifact)
+        if fitted is None:
             raise ArtifactError(
                 f"artifact {artifact.id} has no common space; train one with --match auto after `interestream fuse`, "
                 "or with --match yes"
             )
+        match, space = fitted
         self.artifact = artifact.id
         self._label, self._known = artifact.spec.label, KnownMatch(match, space)
         self._number = {item: number for number, item in enumerate(artifact.spec.items[: artifact.spec.trained_items])}

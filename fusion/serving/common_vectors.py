@@ -25,7 +25,7 @@ NOT_PLACED: Columns = {"common": None, "common_sums": None}
 
 
 def common_columns(
-    connection: Connection, artifact: str, common: CommonSpace, rows: Sequence[tuple[History, int]]
+    connection: Connection, common: CommonSpace, rows: Sequence[tuple[History, int]]
 ) -> dict[tuple[History, int], Columns]:
     """The columns of these rows (history, partition), each history's ascending; without one whose partition is gone."""
     by_history: dict[History, list[int]] = {}
@@ -38,7 +38,7 @@ def common_columns(
         there = sorted((index for index in indexes if index in ends), key=ends.__getitem__)
         if not there:
             continue
-        after, sums = _before(connection, artifact, history, indexes[0], ends[there[0]])
+        after, sums = _before(connection, common.artifact, history, indexes[0], ends[there[0]])
         added = common.sums(connection, history.user_id, [ends[index] for index in there], after, sums)
         for index, own in zip(there, added, strict=True):
             vector = common.vector(own).astype("<f4").tobytes()

@@ -87,7 +87,7 @@ def write_fused(connection: Connection, artifact: Artifact, common: CommonSpace 
                 places.append((history, index))
                 windows.append(np.array(texts[max(place + 1 - slots, 0) : place + 1][::-1]))
     fused = user_vectors(fusion_of(artifact), windows, slots, width)
-    placed = {} if common is None else common_columns(connection, artifact.id, common, places)
+    placed = {} if common is None else common_columns(connection, common, places)
     rows = [
         row_of(history, index, artifact.id, vector) | placed.get((history, index), NOT_PLACED)
         for (history, index), vector in zip(places, fused, strict=True)

@@ -85,7 +85,7 @@ def behaviors_inside(
     return [(row["seq"], behavior_of(row)) for row in rows][::-1]
 
 
-def of_scene(scene: str) -> ColumnElement[bool]:
+def of_scene(scene: str | ColumnElement[str]) -> ColumnElement[bool]:
     """Whether a row of `behaviors` is of a scene, by its name in `partitions`: empty for those without one."""
     return func.coalesce(behaviors.c.scene, "") == scene
 

@@ -15,6 +15,7 @@ from fusion.interests.centroids import (
     closed_partitions,
     collect_centroid_garbage,
     count_partitions,
+    key_of,
     partitions_at,
     write_centroids,
 )
@@ -54,7 +55,7 @@ class CentroidPass:
                 mine = counter_rows.c.name == self._counter
                 connection.execute(counter_rows.update().where(mine).values(value=self._state))
                 return 0
-            keys = [(head.user_id, head.generation, head.index) for head in page]
+            keys = [key_of(head) for head in page]
             self._after = keys[-1]
             return write_centroids(connection, self._encoder, self._template, partitions_at(connection, keys))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import starmap
 from typing import Annotated, Any
 
 import msgspec
@@ -66,7 +67,7 @@ def score_answer(asked: models.ScoreRequest | Asked, artifact: str, found: LiveS
     columns: list[list[Any]] = [asked.item_ids, values.tolist(), found.unknown_item.tolist()]
     if found.tasks is not None:
         columns.append(rows_of(found.tasks, len(values)))
-    scores = list(map(Score, *columns))
+    scores = list(starmap(Score, zip(*columns, strict=True)))
     if asked.top is not None:
         scores = sorted(scores, key=lambda one: -one.score)[: asked.top]
     return Answer(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from interest.store.sql import behavior_of, partition_of, partition_size
+from interest.store.sql import behavior_of, of_scene, partition_of, partition_size
 from interest.store.tables import behaviors, partitions
 from interest.types import Behavior, Item, Partition
 from streams.ubsp.fold import Cache, Identity, identity, restore
@@ -116,7 +116,7 @@ def _restore_users(
     next_seq = {user_id: seq + 1 for user_id, seq in connection.execute(ends.group_by(behaviors.c.user_id))}
 
     header = headers.subquery()
-    same = and_(behaviors.c.user_id == header.c.user_id, func.coalesce(behaviors.c.scene, "") == header.c.scene)
+    same = and_(behaviors.c.user_id == header.c.user_id, of_scene(header.c.scene))
     since = (
         select(behaviors)
         .outerjoin(header, same)

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from streams.settings.schema import KafkaSettings
-from tests.support.fault_site import Postgres, Site
+from tests.support.fault_site import Site
+from tests.support.own_postgres import Postgres
 from tests.support.servers import Run
 
 

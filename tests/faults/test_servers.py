@@ -6,7 +6,8 @@ from pathlib import Path
 
 from deploy.kafka.node import Node
 from streams.settings.schema import KafkaSettings
-from tests.support.fault_site import Postgres, Site, assert_as_undisturbed, log_of, messages_of, until
+from tests.support.fault_site import Site, assert_as_undisturbed, log_of, messages_of, until
+from tests.support.own_postgres import Postgres
 
 ROWS = 10_000
 

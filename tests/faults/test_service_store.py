@@ -9,7 +9,7 @@ import httpx
 
 from streams.settings.schema import Settings
 from tests.support.ctr_world import DAY
-from tests.support.fault_site import Postgres
+from tests.support.own_postgres import Postgres
 from tests.support.service_rig import OFFERED, is_problem, of, running, small_service
 
 ROW = {"user_id": "u5", "item_id": "i3", "action": "rate", "at": 229 * DAY, "value": 1.0}

