@@ -27,7 +27,7 @@ from fusion.features.samples import make_samples
 from fusion.features.scenes import scene_names
 from fusion.features.spec import FeatureSpec
 from fusion.features.splits import TEST, TRAIN, VALID, eligible
-from fusion.features.tasks import targets_of
+from fusion.features.tasks import NAME, Task, Tasks, going_on, targets_of
 from interest.errors import InputError
 from interest.store.sql import read_items, read_users
 
@@ -41,20 +41,27 @@ def read_new(
     advance: Callable[[int], None] | None = None,
     *,
     space: Space | None = None,
+    tasks: Tasks = (),
 ) -> Dataset:
     """The samples after event time `until`: the first 80 % of the new events train, 10 % select, the last 10 % test.
 
     The spec keeps its vocabularies and scales, which the weights know; new items join those that have only statistics.
-    space: the artifact's, where the spec has match scalars; it was fitted before any of these events, and stays.
-    Raises InputError where there is too little new to learn from.
+    space: the artifact's, where the spec has match scalars; it was fitted before any of these events, and stays. tasks:
+    what is learnt from now on; without any, what the spec says. Raises InputError where there is too little new to
+    learn from, and where the model cannot go on with these tasks.
     """
     log = with_offers(connection, read_log(connection, advance=advance))
     catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
-    labels, part = spec.label.labels(log), new_parts(log, until)
+    part = new_parts(log, until)
+    if tasks:
+        spec = _with_tasks(spec, going_on(tasks, spec.tasks, log, part == TRAIN))
+    labels = spec.label.labels(log)
     targets = targets_of(spec.tasks, log) if len(spec.tasks) > 1 else None
     labelled = labels != UNLABELLED if targets is None else ~np.isnan(targets).all(axis=1)
     rows = np.flatnonzero(eligible(log, spec.min_history) & labelled & (part != OLD))
-    _check(labels[rows], part[rows], until)
+    wanted = np.where(labels == UNLABELLED, np.nan, labels)[:, None] if targets is None else targets  # (N, T)
+    for task, column in zip(spec.tasks, wanted[rows].T, strict=True):
+        _check(column, part[rows], until, task)
     known = set(spec.items)
     spec = msgspec.structs.replace(spec, items=(*spec.items, *(item for item in log.items if item not in known)))
     interest_vectors = None
@@ -104,11 +111,26 @@ def new_parts(log: Log, until: float) -> Array:
     return part
 
 
-def _check(labels: Array, part: Array, until: float) -> None:
+def _with_tasks(spec: FeatureSpec, tasks: Tasks) -> FeatureSpec:
+    """Raises InputError for a task that asks for what the model is told."""
+    asking = next((task for task in tasks if task.rule.field == "scene"), None)
+    if asking is not None and spec.scene_offered is True:
+        raise InputError(
+            f"{asking.given} {asking.rule}: the model to go on from is told the scene of every offer, and this task "
+            "would be told its answer; train without --continue-from"
+        )
+    return msgspec.structs.replace(spec, tasks=tasks)
+
+
+def _check(wanted: Array, part: Array, until: float, task: Task) -> None:
+    """wanted: a task's labels or numbers, NaN where it has none."""
     for which, name in ((TRAIN, "training"), (VALID, "selection"), (TEST, "test")):
-        own = labels[(part == which) & (labels != UNLABELLED)]
+        own = wanted[part == which]
+        own = own[~np.isnan(own)]
         if len(own) < LEAST_SAMPLES or own.min() == own.max():
+            of_task = "" if task.name == NAME else f"task {task.name}: "
+            kinds = "different numbers" if task.rule.is_number else "both classes"
             raise InputError(
-                f"too little is new since the artifact was trained (event time {until:.0f}): {len(own):,} samples for "
-                f"{name}, and {LEAST_SAMPLES} of both classes are needed; wait for more behaviours"
+                f"{of_task}too little is new since the artifact was trained (event time {until:.0f}): {len(own):,} "
+                f"samples for {name}, and {LEAST_SAMPLES} of {kinds} are needed; wait for more behaviours"
             )

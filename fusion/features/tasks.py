@@ -98,3 +98,43 @@ def with_scales(tasks: Tasks, log: Log, train: Array) -> Tasks:
             task = msgspec.structs.replace(task, scale=(mean, std if std > 0 else 1.0))  # noqa: PLW2901
         out.append(task)
     return tuple(out)
+
+
+def places_of(tasks: Tasks, known: Tasks) -> tuple[int | None, ...]:
+    """Of each task, which of the known ones it is, None for a new one: by its name, or where one of the two was given
+    none (`--label`) by its rule.
+    """
+    named = {task.name: place for place, task in enumerate(known)}
+    ruled = {str(task.rule): place for place, task in reversed([*enumerate(known)])}
+    unnamed = NAME in named
+    return tuple(
+        named.get(task.name, ruled.get(str(task.rule)) if unnamed or task.name == NAME else None) for task in tasks
+    )
+
+
+def going_on(tasks: Tasks, known: Tasks, log: Log, train: Array) -> Tasks:
+    """The tasks of a model that has learnt the known ones and goes on with these; numbers keep their scale.
+
+    train: (N,) bool, the events by which a new number is scaled. Raises InputError where a known name has another
+    rule, and where the main task is not the one that it was: what the model has learnt to read rests on that.
+    """
+    tasks = on_log(tasks, log)
+    places, out = places_of(tasks, known), []
+    main, own = known[main_task(known)], main_task(tasks)
+    if places[own] != main_task(known) or str(tasks[own].rule) != str(main.rule):
+        raise InputError(
+            f"{tasks[own].given} {tasks[own].rule}: it would be the main task, and in the model to go on from that is "
+            f"{main.rule}, by which it reads histories and counts; give that first, or train without --continue-from"
+        )
+    for task, place in zip(with_scales(tasks, log, train), places, strict=True):
+        if place is None:
+            out.append(task)
+            continue
+        was = known[place]
+        if str(was.rule) != str(task.rule):
+            raise InputError(
+                f"{task.given} {task.rule}: the model to go on from has learnt {was.rule} by this name; give a new "
+                "task a name of its own"
+            )
+        out.append(msgspec.structs.replace(task, scale=was.scale))
+    return tuple(out)

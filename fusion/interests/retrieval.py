@@ -37,28 +37,40 @@ def encode(
     return np.stack([vectors[text] for text in texts])
 
 
-def retrieve_next(users: Sequence[str], indices: Sequence[int], vectors: NDArray[np.float32]) -> Retrieved | None:
+def retrieve_next(
+    users: Sequence[str],
+    indices: Sequence[int],
+    vectors: NDArray[np.float32],
+    scenes: Sequence[str | None] | None = None,
+) -> Retrieved | None:
     """Rank, for each text about partition k, the texts about partition k+1 of all users who have both.
 
     Args:
         users, indices: of the N texts: whose, and about which partition.
         vectors: (N, d), one a text. All are centred by their mean, so that what all texts share tells nothing, and
             brought to length 1; equal similarities share the mean of their ranks.
+        scenes: of the N texts, where partitions are kept apart by scene; `indices` then count the scene's alone. A
+            text's next is the same scene's, and is ranked among that scene's: which scene it is of tells nothing.
 
     Returns None where no index has two users with a next text.
     """
-    place = {(user, index): at for at, (user, index) in enumerate(zip(users, indices, strict=True))}
+    kinds = scenes or [None] * len(users)
+    place = {own: at for at, own in enumerate(zip(users, kinds, indices, strict=True))}
     centred: Array = vectors.astype(np.float64)
     centred -= centred.mean(axis=0, keepdims=True)
     centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     ranks: dict[str, list[float]] = {}
     chances: list[float] = []
-    for index in sorted(set(indices)):
-        both = sorted(user for user, own in place if own == index and (user, index + 1) in place)
+    users_at: dict[tuple[str | None, int], list[str]] = {}
+    for user, scene, index in place:
+        if (user, scene, index + 1) in place:
+            users_at.setdefault((scene, index), []).append(user)
+    for (scene, index), found in users_at.items():
+        both = sorted(found)
         if len(both) < 2:
             continue
-        last = centred[[place[user, index] for user in both]]  # (n, d)
-        following = centred[[place[user, index + 1] for user in both]]  # (n, d)
+        last = centred[[place[user, scene, index] for user in both]]  # (n, d)
+        following = centred[[place[user, scene, index + 1] for user in both]]  # (n, d)
         alike = last @ following.T  # (n, n)
         own = np.diag(alike)[:, None]
         above, level = (alike > own + 1e-9).sum(1), (np.abs(alike - own) <= 1e-9).sum(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Engine
+from torch import Tensor
 
 from fusion.bank.index import with_bank
 from fusion.bank.mmap_file import BankFile, open_bank_file
@@ -18,10 +20,12 @@ from fusion.encoders.recipe import Recipe
 from fusion.encoders.split_llm import open_lower_layers, upper_weights
 from fusion.features.dataset import Dataset
 from fusion.features.splits import TRAIN, Split
+from fusion.features.tasks import Tasks, places_of
 from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.training.artifact import Artifact
 from interest.errors import ArtifactError
 
+_TOWER = re.compile(r"(?P<head>heads\.\d+\.tower\.)(?:each\.(?P<task>\d+)\.)?(?P<own>.*)")
 Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # title and total of a long job: its advance
 
 
@@ -62,10 +66,24 @@ def begin_with_llm(model: Bahe, config: BaheConfig) -> None:
 
 
 def begin_with(model: Bahe, config: BaheConfig, last: Artifact) -> None:
-    """The last artifact's weights; with LoRA on the LLM's layers."""
+    """The last artifact's weights; with LoRA on the LLM's layers. A task that it did not have gets a fresh tower."""
     if config.tune == "lora":
         begin_with_llm(model, config)
-    model.load_state_dict(last.model.state_dict())
+    model.load_state_dict(model.state_dict() | of_tasks(last.model.state_dict(), last.spec.tasks, model.tasks))
+
+
+def of_tasks(weights: dict[str, Tensor], known: Tasks, tasks: Tasks) -> dict[str, Tensor]:
+    """Weights of a model of the known tasks by the names that a model of these tasks has for them."""
+    mine = [*enumerate(places_of(tasks, known))]
+    places = {place: number for number, place in reversed(mine) if place is not None}
+    out: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        found = _TOWER.fullmatch(name)
+        if found is None:
+            out[name] = value
+        elif (number := places.get(int(found["task"] or 0))) is not None:
+            out[f"{found['head']}{f'each.{number}.' * (len(tasks) > 1)}{found['own']}"] = value
+    return out
 
 
 def continued(last: Artifact, dataset: Dataset) -> BaheConfig:

@@ -168,10 +168,11 @@ def _peer(name: str) -> Weights:
             "dualproj": lambda: _nearest_unopposed(QuadprogProjector(reg_eps=EXACT)),
         }
         weighting = made[name]()
-    except ImportError as error:
-        package = "torchjd[cagrad]" if name == "cagrad" else "torchjd[quadprog-projector]"
+    except ImportError as error:  # torchjd's own has no module's name
+        extra = "cagrad" if name == "cagrad" else "models"
+        missing = f" ({error.name})" if error.name else ""
         raise InputError(
-            f"--balance {name} needs a package that is not here ({error.name}); pip install '{package}'"
+            f"--balance {name} needs a package that is not here{missing}; pip install 'interestream[{extra}]'"
         ) from None
     return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name in ("pcgrad", "dualproj") else len(gram))
 

@@ -33,6 +33,7 @@ class ReviewedText:
     interest: Interest
     work: Work
     after: Facts | None
+    ordinal: int  # 0, 1, 2... of its partition among the user's, where scenes are kept apart among the scene's
 
     @property
     def evidence(self) -> Evidence:
@@ -87,7 +88,7 @@ def read_texts(
         rows = connection.execute(select(interests).where(mine, interests.c.user_id.in_(some))).mappings()
         texts = {(row["user_id"], row["index"]): interest_of_row(row) for row in rows}
         works: dict[tuple[str, int], Work] = {}
-        heads, following = _heads(connection, some, generation, texts)
+        heads, following, ordinals = _heads(connection, some, generation, texts)
         for at in range(0, len(heads), AT_ONCE):
             loaded = load(connection, plan, heads[at : at + AT_ONCE], categories)
             works |= {(work.user_id, work.partition.index): work for work in loaded}
@@ -95,7 +96,8 @@ def read_texts(
         for (user, index), interest in sorted(texts.items()):
             if (user, index) in works:
                 after = works.get((user, following.get((user, index), -1)))
-                found.append(ReviewedText(interest, works[user, index], after.evidence.facts if after else None))
+                facts, ordinal = after.evidence.facts if after else None, ordinals[user, index]
+                found.append(ReviewedText(interest, works[user, index], facts, ordinal))
     return found
 
 
@@ -112,11 +114,15 @@ def _draw(counts: dict[str, int], most: int) -> list[str]:
 
 def _heads(
     connection: Connection, users: Sequence[str], generation: int, texts: Collection[tuple[str, int]]
-) -> tuple[list[Partition], dict[tuple[str, int], int]]:
-    """The partitions of the texts, and those that follow them; and of each, the index of the one that follows it."""
+) -> tuple[list[Partition], dict[tuple[str, int], int], dict[tuple[str, int], int]]:
+    """The partitions of the texts, and those that follow them; of each, the index of the one that follows; ordinals."""
     query = select(partitions).where(partitions.c.user_id.in_(users), partitions.c.generation == generation)
     rows = connection.execute(query.order_by(partitions.c.user_id, partitions.c.index)).mappings()
     heads = [partition_of(row) for row in rows]
     following = {(head.user_id, head.before): head.index for head in heads if head.before is not None}
+    ordinals: dict[tuple[str, int], int] = {}
+    for head in heads:
+        before = -1 if head.before is None else ordinals.get((head.user_id, head.before), -1)
+        ordinals[head.user_id, head.index] = head.index if head.scene is None else before + 1
     wanted = {*texts, *((key[0], following[key]) for key in texts if key in following)}
-    return [head for head in heads if (head.user_id, head.index) in wanted], following
+    return [head for head in heads if (head.user_id, head.index) in wanted], following, ordinals

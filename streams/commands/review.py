@@ -128,7 +128,8 @@ def _retrieval(encoder: Encoder, kept: Sequence[ReviewedText]) -> Retrieval | No
 
     with progress("Encoding the texts", None, unit="texts") as advance:
         vectors = encode(encoder, [text.interest.summary for text in kept], advance)
-    found = retrieve_next([text.interest.user_id for text in kept], [text.interest.index for text in kept], vectors)
+    users, scenes = [text.interest.user_id for text in kept], [text.work.partition.scene for text in kept]
+    found = retrieve_next(users, [text.ordinal for text in kept], vectors, scenes)
     if found is None:
         return None
     return Retrieval(texts=found.texts, mrr=round(found.mrr, 4), chance=round(found.chance, 4))

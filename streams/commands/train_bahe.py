@@ -25,6 +25,7 @@ from streams.commands.training_options import (
 )
 from streams.commands.training_run import (
     dataset_config,
+    given_tasks,
     match_spec,
     modalities,
     reads_interests,
@@ -61,7 +62,10 @@ def bahe(
     bank_precision: Precision = None,
     continue_from: Annotated[
         Path | None,
-        typer.Option(help="An artifact to go on from, with its model, label and cut, on newer behaviours alone."),
+        typer.Option(
+            help="An artifact to go on from, with its model and cut, on newer behaviours alone, and with its tasks or "
+            "those of --task: the main one must stay, those that it has keep their towers, new ones get fresh ones."
+        ),
     ] = None,
     sequences: Annotated[
         str,
@@ -104,9 +108,9 @@ def bahe(
 
     Vectors that the bank lacks are computed first (`interestream bank fill` does the same ahead of time).
 
-    With --continue-from the model is the artifact's; only --epochs, --batch-size, the learning rates, --seed and where
-    to compute still count. Run daily, each run trains on what is new since the one before, and on what that one kept
-    for selection and test.
+    With --continue-from the model is the artifact's; only --task, --balance, --epochs, --batch-size, the learning
+    rates, --seed and where to compute still count. Run daily, each run trains on what is new since the one before, and
+    on what that one kept for selection and test.
     """
     from fusion.encoders.split_llm import architecture
     from fusion.features.refresh import read_new
@@ -123,8 +127,7 @@ def bahe(
     engine = open_store(store_url(log.store), create=False)
     last = None if continue_from is None else load_artifact(continue_from, llm_folder(llm) if llm else None)
     rate = llm_lr / optimiser.lr if optimiser.lr else 0.0
-    settings = train_config(optimiser, tasks, last=last, pretrained_rate=rate)
-    read = None
+    read, many = None, None
     if last is None:
         folder, recipe = choose_recipe(llm, cut, pooling, bank_precision)
         interest = reads_interests(engine, interests)
@@ -134,8 +137,12 @@ def bahe(
         old = check_continuable(last)
         folder, recipe, interest, match = Path(old.folder), old.recipe, old.interest, last.spec.match
         looks = last.spec.item_modalities
-        spec, until, space = last.spec, old.until, last.space
-        read = lambda connection, advance: read_new(connection, spec, until, advance, space=space)  # noqa: E731
+        spec, until, space, asked = last.spec, old.until, last.space, given_tasks(log, tasks)
+        many = len(asked or spec.tasks)
+        read = lambda connection, advance: read_new(  # noqa: E731
+            connection, spec, until, advance, space=space, tasks=asked
+        )
+    settings = train_config(optimiser, tasks, last=last, many=many, pretrained_rate=rate)
     data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks)
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:

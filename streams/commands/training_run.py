@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fusion.features.keys.spec import KeyChoice
     from fusion.features.match.features import MatchSpec, Part
     from fusion.features.modalities import Modality
+    from fusion.features.tasks import Tasks
     from fusion.models.protocol import ModelConfig
     from fusion.training.artifact import Artifact
     from fusion.training.train import TrainConfig
@@ -169,6 +170,19 @@ def key_choice(options: KeyOptions) -> KeyChoice | None:
     return KeyChoice(None if options.key is None else tuple(options.key))
 
 
+def given_tasks(log: SampleOptions, tasks: TaskOptions) -> Tasks:
+    """Those of --task, or of a --label that is not the default. Raises InputError for both, and for what is not one."""
+    from fusion.features.tasks import Task, parse_tasks
+
+    if tasks.task and log.label != LABEL:
+        raise InputError(
+            f"--label {log.label} and --task: give one of the two; the first --task says what a positive is"
+        )
+    if tasks.task:
+        return parse_tasks(tasks.task)
+    return (Task.parse(log.label),) if log.label != LABEL else ()
+
+
 def dataset_config(
     log: SampleOptions,
     interests: InterestOptions,
@@ -182,14 +196,10 @@ def dataset_config(
 ) -> DatasetConfig:
     """The options as the record that the samples are read by. Raises InputError for a label or task that is not one."""
     from fusion.features.dataset import DatasetConfig
-    from fusion.features.tasks import Task, parse_tasks
+    from fusion.features.tasks import Task
 
-    if tasks.task and log.label != LABEL:
-        raise InputError(
-            f"--label {log.label} and --task: give one of the two; the first --task says what a positive is"
-        )
     return DatasetConfig(
-        tasks=parse_tasks(tasks.task) if tasks.task else (Task.parse(log.label),),
+        tasks=given_tasks(log, tasks) or (Task.parse(LABEL),),
         split=log.split,
         history=log.history,
         min_history=log.min_history,
@@ -205,21 +215,22 @@ def dataset_config(
 
 
 def train_config(
-    options: OptimiserOptions, tasks: TaskOptions, *, last: Artifact | None = None, **more: Any
+    options: OptimiserOptions, tasks: TaskOptions, *, last: Artifact | None = None, many: int | None = None, **more: Any
 ) -> TrainConfig:
     """The options as the record that the optimiser runs by; `more`: fields that not every model has options for.
 
-    last: the artifact whose tasks are learnt on, balanced as they were unless --balance says otherwise. Raises
-    InputError for a --balance that is not known, has one task, or needs a package that is not installed.
+    last: the artifact that the model goes on from; several tasks are balanced as they were unless --balance says
+    otherwise. many: tasks, where that is not what --task says. Raises InputError for a --balance that is not known, has
+    one task, or needs a package that is not installed.
     """
     import msgspec
 
     from fusion.training.balance import balance_named
     from fusion.training.train import TrainConfig
 
-    many = len(tasks.task or ()) if last is None else len(last.spec.tasks)
+    many = len(tasks.task or ()) if many is None else many
     balance = balance_named(tasks.balance)
-    if last is not None and balance == "sum" and last.config.training.balance:
+    if last is not None and balance == "sum" and many > 1 and last.config.training.balance:
         balance = last.config.training.balance
     if balance != "sum" and many < 2:
         raise InputError(

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, insert, select
 from fusion.features.interest_vectors import read_interest_vectors, read_newest_vectors
 from fusion.tables import vectors
 from interest.errors import StoreError
+from interest.review.texts import read_texts, versions_of
 from interest.store.sql import behaviors_inside, insert_new, item_row, partition_of
 from interest.store.tables import behaviors, interests, items, partitions
 from interest.types import Behavior, Item, Partition
@@ -178,6 +179,10 @@ def test_texts_of_a_scene_are_those_of_its_log_and_say_the_scene() -> None:
     together = filled(log, catalogue, Policy(count=8, scenes=Scenes.APART))
     said = texts(together)
     assert len(said) > 20
+    with together.connect() as connection:
+        (version,) = versions_of(connection, None, None)
+        read = read_texts(connection, *version, len(said))
+    in_scene = {(one.work.partition.scene, one.interest.user_id, one.ordinal): one.interest.summary for one in read}
     for scene in ("", "home", "shop"):
         only = [one for one in log if scene_of(one) == scene]
         alone = texts(filled(only, catalogue, Policy(count=8)))
@@ -189,6 +194,8 @@ def test_texts_of_a_scene_are_those_of_its_log_and_say_the_scene() -> None:
             (user, place): said[user, index] for user, own in ordered.items() for place, index in enumerate(own)
         }
         assert of_scene.keys() == alone.keys()
+        for (user, place), row in of_scene.items():  # `review` looks for a text's next by these numbers
+            assert in_scene[scene, user, place] == row["summary"]
         for key, row in of_scene.items():
             start = f'In the scene "{scene}", t' if scene else "T"
             for name in ("summary", "shift"):

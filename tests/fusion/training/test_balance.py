@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fusion.training.balance import Balancer, balance_named, gram_of
+from fusion.training.balance import CAUTION, Balancer, balance_named, gram_of
 from interest.errors import InputError
 
 
@@ -86,6 +88,25 @@ def test_a_gram_matrix_leaves_out_what_a_task_does_not_reach() -> None:
     gram = gram_of([[one, None, 2 * one], [None, other, other]], 3)
     assert gram.tolist() == [[5.0, 0.0, 10.0], [0.0, 9.0, 9.0], [10.0, 9.0, 29.0]]
     assert gram_of([], 2).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_cagrad_is_the_step_near_the_mean_that_helps_the_worst_task_most() -> None:
+    """CAGrad (Liu et al., NeurIPS 2021, equation 3), by torchjd on cvxpy: no direction as near is better."""
+    directions = torch.tensor([[2.0, 0.0], [-0.5, 3**0.5 / 2]])
+    mean = directions.mean(dim=0)
+    made = after("cagrad", directions.tolist())[0].shared.grad
+    assert made is not None
+    made = made / 2  # of two tasks, on the scale of a sum
+    assert float((made - mean).norm() / mean.norm()) == pytest.approx(CAUTION, abs=1e-3)
+    angles = torch.linspace(0, 2 * torch.pi, 721)
+    ring = mean + CAUTION * mean.norm() * torch.stack([angles.cos(), angles.sin()], dim=1)  # (n, 2)
+    assert float((directions @ made).min()) == pytest.approx(float((ring @ directions.T).amin(dim=1).max()), abs=1e-3)
+
+
+def test_a_balancer_whose_package_is_missing_says_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchjd._mixins.find_spec", lambda name: None if name == "cvxpy" else find_spec(name))
+    with pytest.raises(InputError, match=r"^--balance cagrad needs .* pip install 'interestream\[cagrad\]'$"):
+        balance_named("cagrad")
 
 
 def test_a_balancer_that_is_not_there_is_told_with_those_that_are() -> None:

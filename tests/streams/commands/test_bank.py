@@ -107,12 +107,15 @@ def test_from_the_log_to_scores_and_the_next_day(store: Engine, url: str, llm: P
     ]  # fmt: skip
     with store.begin() as connection:
         insert_new(connection, behaviors, newer)
-    result = run("train", "bahe", "--store", url, "--continue-from", out, "--out", tmp_path / "next", "--epochs", 1)
+    own = ("train", "bahe", "--store", url, "--continue-from", out, "--out", tmp_path / "next", "--epochs", 1)
+    result = run(*own, "--label", "value>=3")
+    assert "--label value>=3: it would be the main task, and in the model" in str(result.exception)
+    result = run(*own, "--task", "like=value>=4", "--task", "stars=value", "--balance", "gdod")  # one more than before
     assert result.exit_code == 0, result.output or result.exception
     following = load_artifact(tmp_path / "next")
     assert following.config.model.continued_from == load_artifact(out).id
     assert model.until < following.config.model.until < end + 300
-    assert len(scores(url, tmp_path / "next")) == 3
+    assert [set(json.loads(line)["tasks"]) for line in scores(url, tmp_path / "next")] == [{"like", "stars"}] * 3
 
 
 def scores(url: str, artifact: Path, *more: object) -> list[str]:
