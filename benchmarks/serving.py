@@ -48,6 +48,7 @@ import numpy as np
 import torch
 from sqlalchemy import Engine
 
+from benchmarks.rig.bare_calls import bare_calls
 from benchmarks.rig.http_load import Load
 from benchmarks.rig.servers import postgres
 from benchmarks.rig.serving_site import (
@@ -65,12 +66,8 @@ from benchmarks.rig.serving_site import (
     fill,
     make_artifact,
 )
-from fusion.models.srp4ctr.model import Srp4Ctr
-from fusion.serving.live import LiveScorer
-from fusion.training.artifact import load_artifact
 from streams.settings.load import default_llm
 from streams.store.engine import open_store
-from streams.store.heads import read_head
 
 ROOT = Path(__file__).resolve().parent.parent
 CORES = sorted(os.sched_getaffinity(0))
@@ -189,44 +186,6 @@ def freshness(load: Load, body: bytes, times: int) -> list[float]:
         assert msgspec.json.decode(answer)["newest_seq"] >= 50 + n
         out.append(posted + scored)
     return out
-
-
-def bare_calls(engine: Engine, folder: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The model alone on the tensors of a warm request, the user's state being there; and as the service calls it.
-
-    Of SRP4CTR the service keeps what the state and the weights make together; of the others both are the same.
-    """
-    artifact = load_artifact(folder)
-    scorer, model = LiveScorer(artifact, read_head), artifact.model
-    names = (
-        ("products", "meet") if isinstance(model, Srp4Ctr) else ("score",) if hasattr(model, "score") else ("forward",)
-    )
-    handed: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names}
-    own = {name: getattr(model, name) for name in names}
-
-    def spy(name: str) -> Callable[..., Any]:
-        def call(*given: Any) -> Any:
-            handed[name].append(given)
-            return own[name](*given)
-
-        return call
-
-    for name in names:
-        setattr(model, name, spy(name))
-    with engine.connect() as connection:
-        scorer.score(connection, SHORT, OFFERED)
-    for name in names:
-        setattr(model, name, own[name])
-    if isinstance(model, Srp4Ctr):
-        (state, candidates), meeting = handed["products"][0], handed["meet"][0]
-        return lambda: model.score(state, candidates, meeting[1]), lambda: model.meet(*meeting)
-    parts = handed[names[0]]  # a request may be scored in several
-
-    def every() -> None:
-        for part in parts:
-            own[names[0]](*part)
-
-    return every, every
 
 
 @torch.no_grad()
