@@ -106,6 +106,7 @@ def learn(
     corrected: Callable[[Estimate], None] = lambda _estimate: None,
     replaced: Replaced | None = None,
     done: Learned | None = None,
+    most: int | None = None,
 ) -> Learned:
     """Write the interests of all closed partitions that lack one; without a `complete`, plain sentences from the
     counts.
@@ -118,6 +119,7 @@ def learn(
         replaced: called inside the writing transaction with the interests about to be written, so that what was made of
             texts they replace (vectors) can be removed with them.
         done: counts of the run, for a caller who wants them after an error too.
+        most: end after so many partitions; None: when none is left.
 
     Raises:
         InputError: an unknown prompt version or user.
@@ -132,14 +134,14 @@ def learn(
     answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version) if complete else None
     try:
         if answers is None:
-            for chunk in chunks(engine, plan, MOST, llm=False):
+            for chunk in chunks(engine, plan, MOST, llm=False, most=most):
                 for work in chunk:
                     store.add(plain(work, plan, model))
                 store.commit()
         else:
             left = count_open(engine, plan, llm=True)
-            measure = _Measure(left, answers, corrected, start)
-            run(_cascades(engine, plan, InterestWriter(answers.ask, plan, model), store, measure))
+            measure = _Measure(left if most is None else min(left, most), answers, corrected, start)
+            run(_cascades(engine, plan, InterestWriter(answers.ask, plan, model), store, measure, most))
     finally:
         store.commit()
         if answers:
@@ -215,7 +217,9 @@ class _Measure:
         )
 
 
-async def _cascades(engine: Engine, plan: Plan, writer: InterestWriter, store: _Rows, measure: _Measure) -> None:
+async def _cascades(
+    engine: Engine, plan: Plan, writer: InterestWriter, store: _Rows, measure: _Measure, most: int | None
+) -> None:
     """Cascades of up to MOST partitions at once. A shift waits for its two summaries; in chained mode a summary for
     the one before.
     """
@@ -245,7 +249,7 @@ async def _cascades(engine: Engine, plan: Plan, writer: InterestWriter, store: _
             store.commit()
 
     try:
-        for chunk in chunks(engine, plan, READ, llm=True):
+        for chunk in chunks(engine, plan, READ, llm=True, most=most):
             for work in chunk:
                 while len(in_flight) >= min(MOST, FIRST + finished):
                     await some_finish()

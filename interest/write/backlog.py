@@ -80,13 +80,27 @@ def count_open(engine: Engine, plan: Plan, *, llm: bool) -> int:
         return int(connection.execute(query).scalar_one())
 
 
-def chunks(engine: Engine, plan: Plan, size: int, *, llm: bool) -> Iterator[list[Work]]:
-    """What is left to do, in order of user and partition, `size` at a time; every chunk is read when its turn comes."""
+def users_waiting(engine: Engine, plan: Plan, size: int, *, llm: bool) -> list[tuple[str, int]]:
+    """The first `size` users with something left to do, and how many partitions: the user whose open partition closed
+    last, by event time, comes first.
+    """
+    with engine.connect() as connection:
+        left = _open_partitions(connection, plan, _wanted(connection, plan), llm=llm).subquery()
+        newest = func.max(left.c.closed_at).desc()
+        query = select(left.c.user_id, func.count()).group_by(left.c.user_id).order_by(newest, left.c.user_id)
+        return [(user, int(count)) for user, count in connection.execute(query.limit(size))]
+
+
+def chunks(engine: Engine, plan: Plan, size: int, *, llm: bool, most: int | None = None) -> Iterator[list[Work]]:
+    """What is left to do, in order of user and partition, `size` at a time and `most` in all; every chunk is read when
+    its turn comes.
+    """
     last: tuple[str, int] = ("", -1)
+    left = most
     with engine.connect() as connection:
         wanted = _wanted(connection, plan)
         categories = read_categories(connection)
-    while True:
+    while left is None or left > 0:
         with engine.connect() as connection:
             query = _open_partitions(connection, plan, wanted, llm=llm).where(
                 or_(
@@ -94,12 +108,14 @@ def chunks(engine: Engine, plan: Plan, size: int, *, llm: bool) -> Iterator[list
                     and_(partitions.c.user_id == last[0], partitions.c.index > last[1]),
                 )
             )
-            query = query.order_by(partitions.c.user_id, partitions.c.index).limit(size)
+            query = query.order_by(partitions.c.user_id, partitions.c.index)
+            query = query.limit(size if left is None else min(size, left))
             heads = [partition_of(row) for row in connection.execute(query).mappings()]
             if not heads:
                 return
             chunk = load(connection, plan, heads, categories)
         last = (heads[-1].user_id, heads[-1].index)
+        left = None if left is None else left - len(heads)
         yield chunk
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +29,26 @@ def serve(
         bool, typer.Option("--page", help="Also show the live page, in a process of its own; see `interestream page`.")
     ] = False,
     page_port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8091,
+    learn: Annotated[
+        bool,
+        typer.Option(
+            "--learn", help="Also write the texts and representations of what closes, in a process of its own."
+        ),
+    ] = False,
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            help="With --learn: the folder of a checkpoint, the URL of an OpenAI-compatible server, or `statistics`. "
+            "Default: INTERESTREAM_SERVE_LEARN_LLM or INTERESTREAM_LLM_URL, else sentences from the counts."
+        ),
+    ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="The model's name, where --llm is a server.")] = None,
+    prompt_version: Annotated[
+        str | None,
+        typer.Option(
+            help="With --learn: of the prompts. Default: that whose texts the artifact reads, else the LLM's."
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="A TOML file of settings; the environment overrides it. Default: INTERESTREAM_CONFIG."),
@@ -61,6 +81,9 @@ def serve(
         "INTERESTREAM_SERVE_ARTIFACT": artifact and str(artifact.absolute()),
         "INTERESTREAM_SERVE_HOST": host,
         "INTERESTREAM_SERVE_PORT": None if port is None else str(port),
+        "INTERESTREAM_SERVE_LEARN": "true" if learn else None,
+        "INTERESTREAM_LLM_PROMPT_VERSION": prompt_version,
+        **_llm(llm, llm_model),
     }
     # every process reads its settings from the environment
     os.environ.update({name: value for name, value in given.items() if value})
@@ -72,8 +95,17 @@ def serve(
     warning = check_address(settings)
     if warning:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
+    if settings.serve.learn:
+        from streams.service.learning import check_learning
+
+        print(check_learning(settings), file=sys.stderr, flush=True)
+    elif llm or llm_model or prompt_version:
+        raise InputError("--llm, --llm-model and --prompt-version are for --learn, which writes the texts; add it")
     print(f"listening on http://{settings.serve.host}:{settings.serve.port}/docs", file=sys.stderr, flush=True)
-    with _page_beside(settings.serve.host, settings.serve.port, page_port) if page else nullcontext():
+    with (
+        suppress(SystemExit),
+        _page_beside(settings.serve.host, settings.serve.port, page_port) if page else nullcontext(),
+    ):
         run(settings, workers)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -83,15 +115,12 @@ def serve(
 @contextmanager
 def _page_beside(host: str, port: int, page_port: int) -> Iterator[None]:
     """The page in a process of its own, for as long as the service runs. It listens where the service does."""
-    import signal
     import subprocess
     import sys
-    from types import FrameType
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(0)
+    from streams.service.beside import end_by_exception
 
-    signal.signal(signal.SIGTERM, end)  # uvicorn raises the signal again once it has drained: the page ends then too
+    end_by_exception()
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     api = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
     command = [sys.executable, "-m", "streams", "page", "--api", api, "--host", host, "--port", str(page_port)]
@@ -101,6 +130,15 @@ def _page_beside(host: str, port: int, page_port: int) -> Iterator[None]:
     finally:
         child.terminate()
         child.wait()
+
+
+def _llm(option: str | None, model: str | None) -> dict[str, str | None]:
+    """--llm as settings: a server, or what runs in the process that writes texts."""
+    if option is not None and option.startswith(("http://", "https://")):
+        if not model:
+            raise InputError(f"name the model that {option} serves with --llm-model")
+        return {"INTERESTREAM_LLM_URL": option, "INTERESTREAM_LLM_MODEL": model, "INTERESTREAM_SERVE_LEARN_LLM": "none"}
+    return {"INTERESTREAM_SERVE_LEARN_LLM": option, "INTERESTREAM_LLM_MODEL": model}
 
 
 def _check(settings: Settings, artifact: Path | None) -> None:

@@ -12,6 +12,7 @@ from streams.page.frame import panel
 from streams.page.text import attribute, isolated, number
 
 AGAIN_S = 5.0
+SILENT_S = 120.0  # a text by a large model on a slow machine takes less
 
 
 async def stream_page(api: Api) -> None:
@@ -78,5 +79,20 @@ def _stages(state: dict[str, Any]) -> str:
         note = ""
     return (
         '<table class="facts-table"><thead><tr><th scope="col">stage</th><th scope="col">partitions done</th>'
-        f'<th scope="col">waiting</th></tr></thead><tbody>{body}</tbody></table>{note}'
+        f'<th scope="col">waiting</th></tr></thead><tbody>{body}</tbody></table>{note}{_learner(state["learner"])}'
     )
+
+
+def _learner(learner: dict[str, Any] | None) -> str:
+    """What writes texts beside the service, where something does."""
+    if learner is None:
+        return ""
+    told = [
+        f"Texts are written beside the service by {isolated(learner['model'], 200)}: {number(learner['written'])} "
+        f"partitions since it began, {number(learner['waiting'])} waiting."
+    ]
+    if learner["silent_s"] > SILENT_S:
+        told.append(f"It has said nothing for {number(learner['silent_s'])} s.")
+    said = f'<p class="faint">{" ".join(told)}</p>'
+    troubles = [learner["trouble"], *learner["notes"]]
+    return said + "".join(f'<p class="problem" role="alert">{isolated(one, 600)}</p>' for one in troubles if one)

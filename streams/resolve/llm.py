@@ -1,7 +1,7 @@
 """Opens the language model an option names: a folder, the URL of a server, or none. Light at import.
 
 Decides nothing about what is asked of it (`interest.write.prompts`). Used by `interestream learn`,
-`interestream replay` and the stream agent.
+`interestream replay`, `interestream serve --learn` and the stream agent.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from interest.errors import InputError
 from interest.llm.protocol import Complete
 from streams.settings.load import default_llm, load_settings
-from streams.settings.schema import Backend, LlmSettings
+from streams.settings.schema import Backend, LlmSettings, Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -108,6 +108,23 @@ def nouns(text: str) -> tuple[str, str]:
     return singular, plural or singular + "s"
 
 
+def service_llm(settings: Settings) -> AbstractContextManager[OpenLlm]:
+    """What `serve --learn` writes with: the checkpoint of serve.learn_llm, else the server of [llm], else the counts.
+
+    Raises InputError for what is not there.
+    """
+    own, llm = settings.serve.learn_llm, settings.llm
+    if own is not None:
+        return open_llm(own, backend=llm.backend)
+    if llm.url is None:
+        return open_llm(STATISTICS)
+    from interest.llm.http import ATTEMPTS
+    from interest.llm.refusals import RefusalPolicy
+
+    server = _server(llm, llm.url, ATTEMPTS)
+    return nullcontext(OpenLlm(RefusalPolicy(server), server.name, "json-1"))
+
+
 @dataclass(frozen=True, slots=True)
 class AgentLlm:
     """What the stream's interest stage writes with; `model` is None where plain sentences are wanted."""
@@ -135,17 +152,21 @@ def agent_llm(settings: LlmSettings, engine: Engine) -> AgentLlm:
     plan.prompt()
     if settings.url is None:
         return AgentLlm(None, STATISTICS, plan)
+    model = _server(settings, settings.url, attempts=1)  # the stage retries for as long as it takes
+    return AgentLlm(model, model.name, plan)
+
+
+def _server(settings: LlmSettings, url: str, attempts: int) -> HttpModel:
     if not settings.model:
-        raise InputError(f"name the model that {settings.url} serves: set INTERESTREAM_LLM_MODEL")
+        raise InputError(f"name the model that {url} serves: set INTERESTREAM_LLM_MODEL")
     from interest.llm.http import HttpModel
 
-    model = HttpModel(
-        settings.url,
+    return HttpModel(
+        url,
         model=settings.model,
         key=settings.key.value if settings.key else None,
         concurrent=settings.concurrent,
-        attempts=1,  # the stage retries for as long as it takes
+        attempts=attempts,
         timeout_s=settings.timeout_s,
         system_role=settings.system_role,
     )
-    return AgentLlm(model, model.name, plan)

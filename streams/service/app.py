@@ -26,6 +26,7 @@ from streams.resolve.activation import read_activations
 from streams.service import models, problems, reads
 from streams.service.access import Keys
 from streams.service.insight import insight_router
+from streams.service.learner_state import learner_state
 from streams.service.limits import Gate
 from streams.service.metrics import ServiceMetrics
 from streams.service.operate import operate_router
@@ -302,6 +303,7 @@ def _operations(app: FastAPI, service: Service) -> None:
         counts = service.scoring.counts()
         if counts is not None:
             service.metrics.take(counts)
+        service.metrics.learned(learner_state())
         return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from fusion.serving.live import Counts
+from streams.service.learner_state import LearnerState
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
@@ -47,6 +48,16 @@ class ServiceMetrics:
             registry=self.registry, multiprocess_mode="mostrecent",
         )  # fmt: skip
 
+        def learner(name: str, text: str) -> Gauge:
+            return Gauge(
+                f"interestream_serve_learn_{name}", text, registry=self.registry, multiprocess_mode="mostrecent"
+            )
+
+        self.learn_waiting = learner("waiting", "closed partitions without a text, of serve --learn")
+        self.learn_written = learner("written", "partitions whose texts were written since the process began")
+        self.learn_troubled = learner("troubled", "1: nothing is written; /v1/stream says why")
+        self.learn_silent = learner("silent_seconds", "since the process last said something")
+
     def take(self, counts: Counts) -> None:
         """What a scorer has counted."""
         self.users.set(counts.users)
@@ -57,6 +68,15 @@ class ServiceMetrics:
         self.evicted.set(counts.evicted)
         self.stale.set(counts.stale)
         self.full_reads.set(sum(counts.full_reads.values()))
+
+    def learned(self, state: LearnerState | None) -> None:
+        """What the process that writes texts has said."""
+        if state is None:
+            return
+        self.learn_waiting.set(state.waiting)
+        self.learn_written.set(state.written)
+        self.learn_troubled.set(state.trouble is not None)
+        self.learn_silent.set(time.time() - state.at)
 
     def knew(self, newest_at: float | None) -> None:
         """A score was made that knows of behaviours up to this event time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -18,6 +19,7 @@ from fusion.training.curves import read_curves
 from interest.errors import InterestreamError
 from interest.store.tables import interests, partitions
 from streams.resolve.activation import read_activations
+from streams.service.learner_state import learner_state
 from streams.service.problems import ProblemError
 from streams.settings.load import load_settings
 from streams.settings.schema import ServeSettings
@@ -54,6 +56,19 @@ class StageState(BaseModel):
     waiting: Annotated[int, Field(description="What the stage has not worked on yet")]
 
 
+class LearnerReport(BaseModel):
+    """The process that writes texts beside the service (`serve --learn`)."""
+
+    model: str
+    prompt_version: str
+    waiting: Annotated[int, Field(description="Closed partitions without a text")]
+    written: Annotated[int, Field(description="Partitions whose texts it has written since it began")]
+    represented: Annotated[int, Field(description="Partitions whose texts it has encoded")]
+    trouble: Annotated[str | None, Field(description="Why nothing is written now")]
+    notes: list[str]
+    silent_s: Annotated[float, Field(description="Seconds since it last said something")]
+
+
 class StreamState(BaseModel):
     accepted: Annotated[int, Field(description="Behaviours, forgotten users' included")]
     late: int
@@ -63,6 +78,7 @@ class StreamState(BaseModel):
     outbox: Annotated[int, Field(description="Messages that may not have reached Kafka yet")]
     lag: Annotated[dict[str, int] | None, Field(description="By stage, as Kafka has it; none without Kafka")]
     lag_problem: str | None
+    learner: Annotated[LearnerReport | None, Field(description="none: nothing here writes texts")]
     llm_calls: int
     llm_cached: int
     llm_prompt_tokens: int
@@ -165,6 +181,7 @@ def _state(connection: Connection, lag: dict[str, int] | None, problem: str | No
         outbox=connection.scalar(select(func.count()).select_from(outbox)) or 0,
         lag=lag,
         lag_problem=problem,
+        learner=_learner(),
         llm_calls=cost.calls,
         llm_cached=cost.cached,
         llm_prompt_tokens=cost.prompt_tokens,
@@ -172,6 +189,15 @@ def _state(connection: Connection, lag: dict[str, int] | None, problem: str | No
         llm_seconds=cost.seconds,
         llm_behaviors=round(1000 * cost.calls / each) if each else 0,
     )
+
+
+def _learner() -> LearnerReport | None:
+    state = learner_state()
+    if state is None:
+        return None
+    told: dict[str, Any] = msgspec.to_builtins(state)
+    silent_s = max(time.time() - told.pop("at"), 0.0)
+    return LearnerReport(**told, silent_s=silent_s)
 
 
 def _distinct(connection: Connection, table: Any) -> int:

@@ -6,10 +6,9 @@ SIGTERM: no connection is taken any more, event streams end, requests in flight 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import tempfile
-import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -20,7 +19,9 @@ from interest.errors import InputError
 from streams.observability.logs import set_up_logs
 from streams.service.access import Keys
 from streams.service.app import Service, make_app
+from streams.service.beside import Beside
 from streams.service.forward import ForwardingWriter, writer_app
+from streams.service.learning import learning
 from streams.service.metrics import ServiceMetrics
 from streams.service.scoring import Scoring
 from streams.service.writers import EmbeddedWriter, KafkaWriter, Writer
@@ -91,8 +92,13 @@ def worker_app() -> FastAPI:
 def serve(settings: Settings, workers: int) -> None:
     """Run until SIGTERM or Ctrl-C. The settings are those that a process reads from its environment.
 
-    Raises InputError where the address cannot be used.
+    Raises InputError where the address cannot be used, SystemExit at SIGTERM where a process beside it has ended.
     """
+    with learning() if settings.serve.learn else nullcontext():
+        _serve(settings, workers)
+
+
+def _serve(settings: Settings, workers: int) -> None:
     own = settings.serve
     config = uvicorn.Config(
         "streams.service.server:worker_app", factory=True, host=own.host, port=own.port, workers=workers,
@@ -108,40 +114,13 @@ def serve(settings: Settings, workers: int) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         writing = None
         if own.writes == "store":
-            os.environ[SOCKET] = str(Path(folder) / "writer.sock")
-            writing = _WritingProcess(os.environ[SOCKET])
+            socket = os.environ[SOCKET] = str(Path(folder) / "writer.sock")
+            writing = Beside(run_writer, socket, before=lambda: Path(socket).unlink(missing_ok=True))
         try:
             Multiprocess(config, sockets=[config.bind_socket()]).run()
         finally:
             if writing is not None:
                 writing.stop()
-
-
-class _WritingProcess:
-    """The one process that folds; another is started where it ends."""
-
-    def __init__(self, socket: str) -> None:
-        self._socket, self._stopping = socket, threading.Event()
-        self._start()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """After the workers: they have waited for what they handed over."""
-        self._stopping.set()
-        self._thread.join()
-        self._process.terminate()
-        self._process.join()
-
-    def _start(self) -> None:
-        Path(self._socket).unlink(missing_ok=True)
-        self._process = multiprocessing.get_context("spawn").Process(target=run_writer, args=(self._socket,))
-        self._process.start()
-
-    def _watch(self) -> None:
-        while not self._stopping.wait(0.2):
-            if not self._process.is_alive():
-                self._start()
 
 
 def run_writer(socket: str) -> None:

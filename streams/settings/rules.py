@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from interest.errors import InputError
 from streams.settings.durations import parse_duration
-from streams.settings.schema import IngestSettings, KafkaSettings, LlmSettings, Settings
+from streams.settings.schema import IngestSettings, KafkaSettings, LlmSettings, ServeSettings, Settings
 
 Problem = tuple[str, str]  # the setting's name (kafka.brokers), and what is wrong with it
 
@@ -17,6 +17,7 @@ def problems(settings: Settings) -> Iterator[Problem]:
     yield from _kafka(settings.kafka)
     yield from _llm(settings.llm)
     yield from _ingest(settings.ingest)
+    yield from _serve(settings.serve)
 
 
 def _kafka(kafka: KafkaSettings) -> Iterator[Problem]:
@@ -54,3 +55,10 @@ def _ingest(ingest: IngestSettings) -> Iterator[Problem]:
             yield "ingest.gap", str(error)
     if ingest.count is None and ingest.gap is None and ingest.span is None and ingest.tokens is None:
         yield "ingest.count", "one of ingest.count, gap, span and tokens must be set, or no partition would ever close"
+
+
+def _serve(serve: ServeSettings) -> Iterator[Problem]:
+    if serve.learn and serve.writes == "kafka":
+        yield "serve.learn", "with serve.writes = kafka the agent writes the texts; leave --learn (serve.learn) out"
+    if serve.learn_llm is not None and serve.learn_llm.startswith(("http://", "https://")):
+        yield "serve.learn_llm", "is a checkpoint's folder; a server goes into llm.url, its model into llm.model"

@@ -125,6 +125,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     stale_s: Annotated[float, Meta(ge=0)] = 300.0  # so long, at most, is it scored; marked. 0: never
     poll_s: Seconds = 5.0  # how often a new active artifact is looked for
     drain_s: Seconds = 8.0  # between SIGTERM and the end
+    learn: bool = False  # beside, a process writes the texts and representations of what closes; with writes = store
+    learn_llm: str | None = None  # a checkpoint's folder, run in that process, or "statistics"; none: llm.url, if set
+    learn_poll_s: Seconds = 0.5  # how often it looks for what has closed
 
 
 class PageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
