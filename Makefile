@@ -1,5 +1,5 @@
 # make demo    everything once, on a real log with a real small LLM: fetch, replay, train, score, timeline, stats
-# make serve   the scoring service and the live page on what make demo made: http://127.0.0.1:8091 (Ctrl-C ends both)
+# make serve   the scoring service, new texts and the live page on what make demo made: http://127.0.0.1:8091 (Ctrl-C ends all)
 # make demo-stream   the same log through a real Kafka and the stream agent (Java 17 and Maven)
 # make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
 # make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours (KILL_SEED=N kills as that run did)

@@ -25,7 +25,7 @@ EXAMPLES = {
     "replay": "interestream replay ratings.csv --items movies.csv --map value=rating",
     "review": "interestream review --page review.html --sample 25 --out texts.md",
     "score": "interestream score runs/din --user 405 --items 50 --items 100",
-    "serve": "interestream serve --artifact runs/din --workers 2",
+    "serve": "interestream serve --artifact runs/din --page --learn",
     "settings": "interestream settings --config interestream.toml",
     "stats": "interestream stats --json",
     "subscribe": "interestream subscribe --topic latest --from beginning --no-follow",

@@ -47,6 +47,10 @@ def check_learning(settings: Settings) -> str:
     """What will write, in words. Raises InputError for an encoder, an LLM or prompts that cannot be used."""
     from fusion.encoders.sentence import check_encoder
 
+    if settings.serve.writes == "kafka":
+        raise InputError(
+            "--learn: with serve.writes = kafka the agent's interest and fusion stages write the texts; leave it out"
+        )
     folder = encoder_folder(settings.fusion.encoder)
     try:
         check_encoder(folder)

@@ -58,7 +58,5 @@ def _ingest(ingest: IngestSettings) -> Iterator[Problem]:
 
 
 def _serve(serve: ServeSettings) -> Iterator[Problem]:
-    if serve.learn and serve.writes == "kafka":
-        yield "serve.learn", "with serve.writes = kafka the agent writes the texts; leave --learn (serve.learn) out"
     if serve.learn_llm is not None and serve.learn_llm.startswith(("http://", "https://")):
         yield "serve.learn_llm", "is a checkpoint's folder; a server goes into llm.url, its model into llm.model"

@@ -1,4 +1,4 @@
-"""The page as a browser meets it: the service in a thread with access keys, the page as its own process, Chromium."""
+"""The page as a browser meets it: `interestream serve --page --learn` with access keys, and Chromium."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
-import uvicorn
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from deploy.kafka.node import free_port
 from fusion.features.counts import ItemStatistics
@@ -23,14 +22,8 @@ from fusion.training.artifact import save_artifact
 from interest.store.sql import upsert, writing
 from interest.store.tables import interests
 from interest.types import Behavior
-from interest.write.backfill import learn
-from interest.write.backlog import Plan
-from interest.write.prompts import Style
 from streams.client import Client
 from streams.service.access import new_key
-from streams.service.app import make_app
-from streams.service.server import make_service
-from streams.settings.schema import IngestSettings, ServeSettings, Settings
 from streams.store.engine import open_store
 from tests.support import live_world as live
 from tests.support.ctr_world import DAY
@@ -78,7 +71,8 @@ class Site:
         assert self.writer.write(rows).accepted == len(rows)
 
     def say(self, user_id: str, summary: str) -> None:
-        """A text of the user's first partition, as the LLM had written it."""
+        """A text of the user's first partition, as the LLM had written it, over the one from the counts."""
+        wait(lambda: self._has_text(user_id))
         row = {
             "user_id": user_id, "generation": 0, "index": 0, "prompt_version": "plain-1", "summary": summary,
             "summary_source": "llm", "summary_outcome": "ok", "shift": "", "shift_source": "llm",
@@ -87,9 +81,9 @@ class Site:
         with writing(self.engine) as connection:
             upsert(connection, interests, [row])
 
-    def learn(self) -> None:
-        """Texts from the counts for every closed partition that has none."""
-        learn(self.engine, None, model="", plan=Plan(prompt_version="plain-1", style=Style(noun=("film", "films"))))
+    def _has_text(self, user_id: str) -> bool:
+        with self.engine.connect() as connection:
+            return connection.execute(select(interests).where(interests.c.user_id == user_id)).first() is not None
 
 
 @contextmanager
@@ -104,10 +98,21 @@ def site(folder: Path) -> Iterator[Site]:
     writer, writing_line = new_key("writer", "read,write")
     keys = folder / "keys"
     keys.write_text(f"{reading}\n{writing_line}\n")
-    serve = ServeSettings(artifact=str(folder / "model"), keys_file=str(keys), port=free_port())
-    settings = Settings(store=store, serve=serve, ingest=IngestSettings(count=PER_PARTITION))
-    api, page = f"http://127.0.0.1:{serve.port}", f"http://127.0.0.1:{free_port()}"
-    with _service(settings), _page(api, page, folder), Client(api, writer) as client:
+    port, page_port = free_port(), free_port()
+    api, page = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page_port}"
+    own = {
+        "INTERESTREAM_SERVE_KEYS_FILE": str(keys),
+        "INTERESTREAM_INGEST_COUNT": str(PER_PARTITION),
+        "INTERESTREAM_LLM_PROMPT_VERSION": "plain-1",
+        "INTERESTREAM_LLM_NOUN": "film,films",
+        "OMP_NUM_THREADS": "1",
+    }
+    arguments = ["--store", store, "--artifact", str(folder / "model"), "--port", str(port)]
+    arguments += ["--page", "--page-port", str(page_port), "--learn"]
+    with (
+        _serving(arguments, own, [f"{api}/ready", f"{page}/live"], folder / "serve.log"),
+        Client(api, writer) as client,
+    ):
         for item, (title, categories) in FILMS.items():
             client.put_item(item, title=title, categories=categories)
         for item, title in HOSTILE.items():
@@ -117,50 +122,31 @@ def site(folder: Path) -> Iterator[Site]:
 
 
 @contextmanager
-def _service(settings: Settings) -> Iterator[None]:
-    service = make_service(settings)
-    service.scoring.refresh()
-    config = uvicorn.Config(
-        make_app(service), port=settings.serve.port, log_config=None, access_log=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        _wait(lambda: server.started)
-        yield
-    finally:
-        service.draining.set()
-        server.should_exit = True
-        thread.join()
-        service.engine.dispose()
-
-
-@contextmanager
-def _page(api: str, page: str, folder: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "streams", "page", "--api", api, "--port", page.rpartition(":")[2]]
+def _serving(arguments: list[str], own: dict[str, str], urls: list[str], log_file: Path) -> Iterator[None]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "NICEGUI"))}
-    with (folder / "page.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log)
+    with log_file.open("wb") as log:
+        command = [sys.executable, "-m", "streams", "serve", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment | own, stderr=log)
         try:
-            _wait(lambda: _answers(f"{page}/live", process))
+            for url in urls:
+                wait(partial(_answers, url, process))
             yield
         finally:
             process.terminate()
-            process.wait()
+            code = process.wait()
+    assert code == 0, f"it ended with {code}; see {log_file}"
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
-    assert process.poll() is None, "the page has ended; see page.log"
+    assert process.poll() is None, "it has ended; see serve.log"
     try:
         return httpx.get(url).is_success
     except httpx.TransportError:
         return False
 
 
-def _wait(holds: object) -> None:
-    assert callable(holds)
+def wait(holds: Callable[[], bool]) -> None:
     until = time.monotonic() + STARTS_S
     while not holds():
-        assert time.monotonic() < until, "it did not start"
+        assert time.monotonic() < until, "it did not come"
         time.sleep(0.1)

@@ -132,12 +132,14 @@ def test_behaviours_partitions_and_texts_appear_by_themselves_and_scores_move(ta
     assert ranked.locator(".score").all_text_contents() != before
     shown.rate("ida", [f"m{n}" for n in range(3, 9)], after=200.0)
     card = tab.locator('.card[data-index="0"]')
-    expect(card).to_contain_text("No text has been written", timeout=WITHIN_MS)
-    expect(card.locator(".did")).to_have_count(PER_PARTITION)
+    expect(card.locator(".did")).to_have_count(PER_PARTITION, timeout=WITHIN_MS)
     expect(tab.locator(".open .did")).to_have_count(0)
-    shown.learn()
     expect(card.locator(".summary")).to_contain_text("This user rated 8 films", timeout=WITHIN_MS)
     expect(card.locator(".badge").first).to_have_text("statistics")
+    tab.goto("/stream")
+    expect(tab.locator("#content")).to_contain_text(
+        "Texts are written beside the service by statistics", timeout=WITHIN_MS
+    )
 
 
 @pytest.mark.parametrize("width", [1440, 390])

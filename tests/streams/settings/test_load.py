@@ -60,7 +60,7 @@ def test_every_setting_can_be_set_by_the_variable_that_is_shown():
         "llm.chained": "true", "agent.log": "json", "kafka.certificate_file": "c",
         "bank.pooling": "last", "bank.precision": "bfloat16", "ingest.dedupe": "row", "ingest.scenes": "apart",
         "kafka.isolation": "read_uncommitted", "llm.system_role": "false", "serve.writes": "kafka",
-        "llm.backend": "auto",
+        "llm.backend": "auto", "serve.learn": "true",
     }  # fmt: skip
     defaults = shown_settings(None, {})
     environ = {one.variable: values.get(one.name, "3") for one in defaults}
