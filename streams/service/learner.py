@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from fusion.training.artifact import Artifact
 
 PLAIN = 128  # partitions a round without an LLM: tenths of a second
-IN_PROCESS = 8  # by an LLM in this process: one batch; what closes meanwhile waits for it
+IN_PROCESS = 4  # by an LLM in this process: what closes meanwhile waits for them, some seconds
 FUSED = 64  # interests encoded and written together
 LOOK_S = 30.0  # after which the store is looked through although no behaviour has come
 REST = 9.0  # times as long as a look through the store took, until the next: a tenth of the time at most
