@@ -4,11 +4,11 @@
                                     [--only PATTERNS] [--data ../shared/data] [--save FILE] [--quick]
 
 DIN over the tasks of `interestream train din --task ...`: each alone, all with the sum of their gradients, with GDOD
-(pure, with its default for a zero step, with PCGrad's for it, and of gradients brought to one length) and with
-torchjd's balancers. Alone is the same model over the same features, with that task's tower only. The first two tasks
-are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and a fourth. Before that the cosines of
-the tasks' gradients on the shared parameters are measured along a run by their sum; if no two tasks conflict (cosines
-below 0 in most steps and on average), the last task is planted to: "at least 4" for half of the items and its
+(of gradients brought to one length, which is the default; the paper's; of gradients as they are, with two ways out of a
+zero step) and with torchjd's balancers. Alone is the same model on the same features, with that task's tower only. The
+first two tasks are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and of 3. Before that the
+cosines of the tasks' gradients on the shared parameters are measured along a run by their sum; if no two tasks conflict
+(cosines below 0 in most steps and on average), the last task is planted to: "at least 4" for half of the items and its
 contrary for the other half, by a hash of the item. That is said.
 
 A gain is a task's AUC over its own alone, minus 1; its mean over tasks is a setting's gain. The peer that is compared
@@ -49,9 +49,9 @@ RULES = {
     4: ("like=value>=4", "love=value>=5", "dislike=value<=2", "average=value=3"),
 }
 PLANTED = "planted=value>=4"  # its targets are made here
-OURS: tuple[Balance, ...] = ("gdod", "gdod-pure", "gdod-pcgrad", "gdod-unit")
+OURS: tuple[Balance, ...] = ("gdod", "gdod-pure", "gdod-pcgrad", "gdod-lengths")
 PEERS: tuple[Balance, ...] = ("pcgrad", "cagrad", "mgda", "imtl-g", "aligned-mtl", "upgrad", "dualproj")
-QUICK: tuple[Balance, ...] = ("sum", "gdod", "gdod-pure", "gdod-unit", "pcgrad")
+QUICK: tuple[Balance, ...] = ("sum", "gdod", "gdod-pure", "gdod-lengths", "pcgrad")
 
 
 def main() -> None:

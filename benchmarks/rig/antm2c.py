@@ -46,6 +46,9 @@ class Planted:
     new: npt.NDArray[np.bool_]  # (I,) whether it is offered in the last days only
     pictures: Array  # (I, w)
     likes: list[tuple[str, str]]  # the two kinds that each user likes best
+    known: list[tuple[str, str, str]]  # each user's bills, services and searches
+    since: int  # offers of a user before anything is known of them
+    about: list[str]  # of each item: its entity names
 
     def write(self, path: Path) -> None:
         """As AntM2C's CSV."""
@@ -55,13 +58,9 @@ class Planted:
             offered = np.zeros(len(self.likes), np.int64)
             for user, item, at, label in zip(self.user, self.item, self.at, self.label, strict=True):
                 time = f"{datetime.fromtimestamp(float(at), UTC):%Y-%m-%d %H:%M:%S}"
-                kind = self.titles[item].split()[0]
-                best, second = self.likes[user]
-                known = (
-                    (f"{best} shop", f"{second} club", f"{best}|{second}") if offered[user] >= UNKNOWN else ("",) * 3
-                )
+                known = self.known[user] if offered[user] >= self.since else ("",) * 3
                 offered[user] += 1
-                entities = (*known, kind)
+                entities = (*known, self.about[item])
                 own = (f"u{user}", self.items[item], time, label, *entities, self.titles[item], self.scene[item])
                 writer.writerow(own)
 
@@ -92,8 +91,11 @@ def plant(
     # an id says nothing of twins
     names = [f"{number:05d}" for number in rng.permutation(many)]
     titles = [f"{KINDS[kind[n]]} number {n}" for n in of_nature]
+    likes = [(KINDS[best], KINDS[second]) for best, second in np.argsort(-(taste @ centre.T), axis=1)[:, :2]]
     return Planted(
         user=user, item=item, at=at, label=(rng.random(len(at)) < chance).astype(np.int8), chance=chance, items=names,
-        likes=[(KINDS[best], KINDS[second]) for best, second in np.argsort(-(taste @ centre.T), axis=1)[:, :2]],
-        titles=titles, scene=[SCENES[n] for n in in_scene], new=new, pictures=pictures,
+        likes=likes, since=UNKNOWN,
+        known=[(f"{best} shop", f"{second} club", f"{best}|{second}") for best, second in likes],
+        about=[title.split()[0] for title in titles], titles=titles, scene=[SCENES[n] for n in in_scene], new=new,
+        pictures=pictures,
     )  # fmt: skip

@@ -20,10 +20,11 @@ from fusion.training.gdod import shared_weights
 from interest.errors import InputError
 
 Balance = Literal[
-    "sum", "gdod", "gdod-pure", "gdod-pcgrad", "gdod-unit",
+    "sum", "gdod", "gdod-pure", "gdod-pcgrad", "gdod-lengths",
     "pcgrad", "cagrad", "mgda", "imtl-g", "aligned-mtl", "upgrad", "dualproj",
+    "gdod-unit",  # what `gdod` was called until it became the default form
 ]  # fmt: skip
-NAMES: tuple[Balance, ...] = get_args(Balance)
+NAMES: tuple[Balance, ...] = tuple(name for name in get_args(Balance) if name != "gdod-unit")
 CAUTION = 0.5  # of CAGrad, c: its paper's
 Weights = Callable[[Tensor], Tensor]  # from a Gram matrix (T, T) float64 to weights (T,)
 EXACT = 1e-9  # what is added to the Gram matrix' diagonal, of its trace, for a solver that needs it
@@ -32,7 +33,8 @@ NEGLIGIBLE = 1e-12  # of the gradients' squared lengths: an update of less is ze
 
 def balance_named(name: str) -> Balance:
     """A balancer that is there. Raises InputError, also where the library that it comes from is not installed."""
-    for known in NAMES:
+    known: Balance
+    for known in get_args(Balance):
         if known == name:
             weights_by(known)
             return known
@@ -117,16 +119,17 @@ def gram_of(gradients: Sequence[Sequence[Tensor | None]], tasks: int) -> Tensor:
 def weights_by(name: Balance) -> tuple[Weights, Weights | None]:
     """A balancer's weights, and those it takes where its own leave nothing of the gradients; None: nothing is taken.
 
-    `gdod` then takes the direction that is nearest to the sum of the gradients among those that oppose no task
-    (torchjd's DualProj), `gdod-pcgrad` PCGrad's. `gdod-unit` is `gdod` of the gradients brought to one length. Raises
-    InputError where a package is not installed.
+    `gdod` is GDOD of the gradients brought to one length; where that leaves nothing, the direction nearest to their sum
+    among those that oppose no task (torchjd's DualProj). Of gradients as they are `gdod-lengths` is the same,
+    `gdod-pcgrad` takes PCGrad's, and `gdod-pure`, the paper's, nothing. Raises InputError where a package is not
+    installed.
     """
     if name == "sum":
         return lambda gram: torch.ones(len(gram), dtype=torch.float64), None
-    if name == "gdod-unit":
+    if name in ("gdod", "gdod-unit"):
         return of_one_length(shared_weights), of_one_length(_peer("dualproj"))
     if name.startswith("gdod"):
-        fallback = {"gdod": "dualproj", "gdod-pcgrad": "pcgrad"}.get(name)
+        fallback = {"gdod-lengths": "dualproj", "gdod-pcgrad": "pcgrad"}.get(name)
         return shared_weights, None if fallback is None else _peer(fallback)
     return _peer(name), None
 

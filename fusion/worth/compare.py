@@ -135,6 +135,8 @@ def _config(data: DatasetConfig, variant: Variant) -> DatasetConfig:
     interest, match = INTEREST in variant.parts, None
     if data.match is not None and variant.parts:
         parts = tuple(name for part, name in OF_MATCH.items() if part in variant.parts)
+        if "text" in parts and "known" in data.match.parts:
+            parts = (*parts, "known")
         match = MatchSpec(parts=parts)
         if "text" in parts:
             match = msgspec.structs.replace(match, encoder=data.match.encoder, template=data.match.template)

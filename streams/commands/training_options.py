@@ -32,9 +32,10 @@ BalanceBy = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="How the gradients of several tasks share parameters: sum, gdod (what all tasks agree on; where that is "
-        "nothing, the nearest to their sum that opposes none), gdod-pure (else nothing), gdod-pcgrad, gdod-unit (of "
-        "gradients brought to one length), or a peer: pcgrad, cagrad, mgda, imtl-g, aligned-mtl, upgrad, dualproj.",
+        help="How the gradients of several tasks share parameters: sum, gdod (what all tasks agree on, of gradients "
+        "brought to one length; where that is nothing, the nearest to their sum that opposes none), gdod-pure (the "
+        "paper's), gdod-lengths and gdod-pcgrad (of gradients as they are, with a way out), or a peer: pcgrad, cagrad, "
+        "mgda, imtl-g, aligned-mtl, upgrad, dualproj.",
     ),
 ]
 SplitBy = Annotated[

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from interest.errors import InputError
+from interest.types import KNOWN_ACTIONS
 from streams.commands.training_metrics import key_lines, print_epoch, print_metrics, task_lines
 from streams.commands.training_options import (
     LABEL,
@@ -102,8 +103,21 @@ def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> M
     if not held:
         _say("match: read, without texts (`interestream fuse` encodes those of the catalogue)")
         return MatchSpec(parts=("places", *more))
-    _say(f"match: read, with items' texts by {held[0]}")
-    return MatchSpec(parts=("text", "places", *more), encoder=held[0], template=item_template())
+    known: tuple[Part, ...] = ("known",) if _has_known(engine) else ()
+    beside = f", and what is known of users ({', '.join(KNOWN_ACTIONS)})" if known else ""
+    _say(f"match: read, with items' texts by {held[0]}{beside}")
+    return MatchSpec(parts=("text", "places", *known, *more), encoder=held[0], template=item_template())
+
+
+def _has_known(engine: Engine) -> bool:
+    """Whether the store has what a log of offers knew of its users."""
+    from sqlalchemy import select
+
+    from interest.store.tables import behaviors
+
+    with engine.connect() as connection:
+        found = select(behaviors.c.action).where(behaviors.c.action.in_(KNOWN_ACTIONS)).limit(1)
+        return connection.scalar(found) is not None
 
 
 def modalities(engine: Engine, options: InterestOptions) -> tuple[Modality, ...]:

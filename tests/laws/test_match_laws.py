@@ -108,6 +108,13 @@ def test_the_scalars_are_those_of_a_slow_count(rows: list) -> None:
             assert asked.column(features, f"{kind}_liked")[row] == pytest.approx(
                 liked.max() if len(liked) else 0, abs=1e-5
             )
+    text = space.centred(asked.text)
+    for row in range(log.size):
+        seen = visible(log, row)[-LOOKS_BACK:]
+        silent = text[log.item[seen[np.isnan(log.value[seen])]]] @ text[log.item[row]]  # the label says nothing of them
+        for name, want in (("most", silent.max(initial=-1)), ("mean", silent.sum() / max(len(silent), 1))):
+            told = asked.column(features, f"known_{name}")[row]
+            assert told == pytest.approx(want if len(silent) else 0, abs=1e-5)
     whole = [visible(log, row) for row in range(log.size)]
     for row, seen in enumerate(whole):
         says = seen[~np.isnan(log.value[seen])]

@@ -18,7 +18,16 @@ from fusion.features.impressions import Impressions, PastIndex
 from fusion.features.interest_vectors import InterestVectors
 from fusion.features.labels import NEGATIVE, NUMBERS, POSITIVE, UNLABELLED, LabelRule
 from fusion.features.log import Array, Log
-from fusion.features.match.scalars import SIMILAR, TASTE, Events, similar_scalars, taste_scalars, taste_sums
+from fusion.features.match.scalars import (
+    KNOWN,
+    SIMILAR,
+    TASTE,
+    Events,
+    known_scalars,
+    similar_scalars,
+    taste_scalars,
+    taste_sums,
+)
 from fusion.features.match.space import LIMIT, Space, fit_space, with_interests
 from fusion.features.match.years import ANGLES
 from fusion.features.match.years import WIDTH as YEARS
@@ -29,7 +38,7 @@ AT_ONCE = 50_000  # impressions whose partitions are looked up together: 100 MB 
 OF_YEARS = ("close", "closest", "lean")
 PARTITION = ("interest_newest", "interest_mean", "interest_sum", "interest_most")
 
-Part = Literal["text", "places", "interests", "year"]
+Part = Literal["text", "places", "interests", "year", "known"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -50,6 +59,8 @@ class MatchSpec(msgspec.Struct, frozen=True, kw_only=True):
             names += [f"place_{name}" for name in (*SIMILAR, *TASTE)]
         if "interests" in self.parts:
             names += PARTITION
+        if "known" in self.parts:
+            names += [f"known_{name}" for name in KNOWN]
         if "year" in self.parts:
             names += [f"year_{name}" for name in (*OF_YEARS, "known", "itself")]
         return tuple(names)
@@ -210,6 +221,8 @@ def match_scalars(
         columns.append(items.bias_by_text[impressions.item][:, None])
     if "interests" in spec.parts:
         columns.append(_partition_scalars(space, impressions, items.place, interests, partitions))
+    if "known" in spec.parts:
+        columns.append(known_scalars(impressions, past, items.text, events))
     if "year" in spec.parts:
         by_year = similar_scalars(impressions, past, [items.year[:, :ANGLES]], events)
         own = items.year[impressions.item]

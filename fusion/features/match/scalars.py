@@ -23,6 +23,7 @@ TOGETHER = 128  # impressions of a user whose windows share a block
 BLOCK = 4096  # candidates of one moment in a block
 
 SIMILAR = ("close", "closest", "liked", "disliked", "lean", "alike")
+KNOWN = ("most", "mean")
 TASTE = ("taste", "taste_sum", "usual", "bias", "bias_by_text")
 
 
@@ -94,6 +95,24 @@ def _similar(similarity: Array, sees: Array, events: Events, rows: Array) -> Arr
     liked, disliked = (_greatest(similarity, sees & which[rows]) for which in (events.liked, events.disliked))
     alike = (similarity * sees).sum(axis=1) / np.maximum(sees.sum(axis=1), 1)
     return np.stack([close, closest, liked, disliked, liked - disliked, alike], axis=1)
+
+
+def known_scalars(impressions: Impressions, past: PastIndex, vectors: Array, events: Events) -> Array:
+    """(n, 2) float32: the candidate's greatest and mean similarity, by item vectors (I, d), to those of the newest
+    LOOKS_BACK behaviours of which the label rule says nothing, as names of what a user paid for or searched; 0 without.
+    """
+    out = np.zeros((len(impressions), len(KNOWN)), np.float32)
+    for chosen in _blocks(impressions):
+        some = impressions.take(chosen)
+        entry = np.arange(max(int(some.first[0]), int(some.stop.min()) - LOOKS_BACK), int(some.stop.max()))
+        entry = entry[~events.says[past.rows[entry]]]
+        if not len(entry):
+            continue
+        sees = (entry >= some.stop[:, None] - LOOKS_BACK) & (entry < some.stop[:, None])  # (B, T)
+        similarity = vectors[some.item] @ vectors[events.item[past.rows[entry]]].T
+        mean = (similarity * sees).sum(axis=1) / np.maximum(sees.sum(axis=1), 1)
+        out[chosen] = np.stack([_greatest(similarity, sees), mean], axis=1)
+    return out
 
 
 def taste_sums(impressions: Impressions, past: PastIndex, place: Array, events: Events) -> Array:

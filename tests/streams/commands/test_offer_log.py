@@ -16,11 +16,14 @@ from fusion.features.labels import UNLABELLED, LabelRule
 from fusion.features.log import read_log
 from fusion.features.match.item_vectors import item_texts
 from fusion.features.offers import with_offers
+from fusion.interests.item_vectors import encode_items, texts_without_vectors
+from fusion.training.artifact import load_artifact
 from interest.store.sql import read_items
 from interest.store.tables import behaviors, offers
 from interest.types import KNOWN_ACTIONS
 from streams.store.engine import open_store
 from tests.support.command_line import run
+from tests.support.hashed_encoder import HashedEncoder
 
 
 def test_a_log_of_offers_is_replayed_and_trained_on(tmp_path: Path) -> None:
@@ -133,6 +136,24 @@ def test_what_was_known_at_an_offer_is_history_from_then_on_and_no_sample(tmp_pa
             assert (log.at[rows[0] : first] < tenth).all()  # the offer that says so comes after what it says
     assert read[0] == read[1]
     assert len(read[0]) == 6 * 30 + 6 * 4
+
+
+def test_what_was_known_is_matched_with_the_offer_by_its_text(tmp_path: Path) -> None:
+    truth = plant(1, users=30, each=30)
+    truth.write(tmp_path / "a.csv")
+    url, out, encoder = f"sqlite:///{tmp_path / 'store.db'}", tmp_path / "din", HashedEncoder()
+    assert run("replay", tmp_path / "a.csv", "--no-llm", "--store", url).exit_code == 0
+    engine = open_store(url, create=False)
+    with engine.connect() as connection:
+        texts = texts_without_vectors(connection, encoder.id, ITEM_TEMPLATE)
+    for best, second in truth.likes:
+        assert all(any(name in text for text in texts) for name in (f"{best} shop", f"{second} club"))
+    encode_items(engine, encoder, texts)
+    engine.dispose()
+    trained = run("train", "din", "--store", url, "--label", "action=click", "--out", out, "--epochs", 1)
+    assert trained.exit_code == 0, trained.output
+    assert "items' texts by hashed, and what is known of users (pay, visit, search)" in trained.output
+    assert {"known_most", "known_mean"} <= set(load_artifact(out).spec.dense)
 
 
 def test_a_store_that_was_filled_without_what_was_known_says_how_it_goes_on(tmp_path: Path) -> None:
