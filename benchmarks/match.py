@@ -2,6 +2,7 @@
 
     python benchmarks/match.py [--log ml-small|ml-1m|ml-100k] [--split user|global] [--only PATTERNS] [--seeds 3]
                                [--until SHARE] [--data ../shared/data] [--save FILE] [--quick]
+                               [--year] [--encoder FOLDER] (trials: with a --work and --results of their own)
 
 Rows with at least 5 earlier events of their user, a label is 1 where the rating is at least 4, 80/10/10 by time or
 inside every user (ML-100K is the sample log of `interestream fetch`). Everything goes through a store, as `interestream
@@ -39,7 +40,7 @@ from fusion.features.counts import NAMES
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset, read_labelled
 from fusion.features.impressions import impressions_of
 from fusion.features.log import Array
-from fusion.features.match.features import MatchSpec, fit_match, match_features, trained_numbers
+from fusion.features.match.features import MatchSpec, Part, fit_match, match_features, trained_numbers
 from fusion.features.match.scalars import SIMILAR
 from fusion.features.splits import TEST, TRAIN, VALID, split
 from fusion.features.tasks import Task
@@ -99,6 +100,8 @@ def options_of(about: str | None) -> argparse.ArgumentParser:
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
     options.add_argument("--work", type=Path, default=cache_folder() / "match", help="store, encoders and scores")
     options.add_argument("--lr", type=float, help="a trial: another learning rate; give another --work and --results")
+    options.add_argument("--year", action="store_true", help="a trial, likewise: release years as match scalars")
+    options.add_argument("--encoder", help="a trial, likewise: items' texts by this encoder")
     options.add_argument("--results", type=Path, default=RESULTS)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--quick", action="store_true", help="60 users, one seed, one epoch; nothing kept")
@@ -146,7 +149,7 @@ class Data:
         engine = open_store(f"sqlite:///{path}", create=fresh)
         if fresh:
             fill_sample(engine) if self.chosen.log == SAMPLE else fill(engine, self.chosen)
-        encoder = open_encoder(encoder_folder(None))
+        encoder = open_encoder(encoder_folder(self.chosen.encoder))
         with engine.connect() as connection:
             texts = texts_without_vectors(connection, encoder.id, TEXT)
         encode_items(engine, encoder, texts)
@@ -168,7 +171,8 @@ class Data:
     @cached_property
     def matched(self) -> Dataset:
         began, engine = time.perf_counter(), self.engine
-        read = self._read(MatchSpec(parts=("text", "places"), encoder=self.encoder_id, template=TEXT))
+        parts: tuple[Part, ...] = ("text", "places", "year") if self.chosen.year else ("text", "places")
+        read = self._read(MatchSpec(parts=parts, encoder=self.encoder_id, template=TEXT))
         say(f"  match scalars of {len(read.samples):,} rows, with the reading: {time.perf_counter() - began:.0f} s")
         assert engine is self.engine
         return read
@@ -342,6 +346,8 @@ def report(chosen: Any, data: Data, results: Path, runs: list[tuple[str, int]]) 
         "benchmark": "match",
         "command": f"python benchmarks/match.py --log {chosen.log} --split {chosen.split}"
         + (f" --until {chosen.until}" if chosen.until < 1 else "")
+        + " --year" * chosen.year
+        + f" --encoder {chosen.encoder}" * bool(chosen.encoder)
         + " --quick" * chosen.quick,
         "models": models,
         "paired": pairs,
