@@ -39,6 +39,7 @@ from streams.commands.subscribe import subscribe
 from streams.commands.timeline import timeline
 from streams.commands.topics import topics
 from streams.commands.train import train
+from streams.commands.tune import tune
 from streams.commands.worth import worth
 
 app = typer.Typer(
@@ -73,6 +74,7 @@ app.command()(timeline)
 app.add_typer(topics, name="topics")
 app.add_typer(pretrain, name="pretrain")
 app.add_typer(train, name="train")
+app.add_typer(tune, name="tune")
 app.command()(worth)
 
 

@@ -81,20 +81,20 @@ def hash_weights(folder: Path) -> str:
 
 def read_record(folder: Path) -> Record | None:
     """The record of a finished adaptation; None where there is none. Raises ArtifactError for a broken one."""
-    return _read(folder / RECORD, Record)
+    return read_struct(folder / RECORD, Record)
 
 
 def read_plan(folder: Path) -> Plan | None:
-    return _read(folder / PLAN, Plan)
+    return read_struct(folder / PLAN, Plan)
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    _write(folder / PLAN, plan)
+    write_struct(folder / PLAN, plan)
 
 
 def write_record(folder: Path, record: Record) -> None:
     """The last thing that a run writes: what it worked with goes."""
-    _write(folder / RECORD, record)
+    write_struct(folder / RECORD, record)
     remove_checkpoint(folder)
     for name in (PLAN, GENERAL, TEACHER):
         with contextlib.suppress(FileNotFoundError):
@@ -120,7 +120,8 @@ def check_folder(folder: Path, request: str) -> None:
         raise InputError(f"--out {folder} holds {', '.join(names[:NAMED])}{more}, not an adaptation; {OTHERWISE}")
 
 
-def _read(path: Path, kind: type[S]) -> S | None:
+def read_struct(path: Path, kind: type[S]) -> S | None:
+    """What the file holds; None where there is no file. Raises ArtifactError for a broken one."""
     if not path.is_file():
         return None
     try:
@@ -129,7 +130,8 @@ def _read(path: Path, kind: type[S]) -> S | None:
         raise ArtifactError(f"{path} cannot be read ({error}); {OTHERWISE}") from None
 
 
-def _write(path: Path, record: msgspec.Struct) -> None:
+def write_struct(path: Path, record: msgspec.Struct) -> None:
+    """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))

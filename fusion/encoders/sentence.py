@@ -115,8 +115,8 @@ def open_encoder(folder: Path, *, precision: Precision = "float32", device: str 
         model.eval().requires_grad_(requires_grad=False).to(device_name),
         tokenizer,
         encoder_id=encoder_id(folder, precision),
-        max_tokens=_max_tokens(folder, model.config),
-        pooling=_pooling(folder),
+        max_tokens=max_tokens_of(folder, model.config),
+        pooling=pooling_of(folder),
         rows=ROWS_CPU if device_name == "cpu" else ROWS_CUDA,
     )
 
@@ -149,14 +149,14 @@ def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
     return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
-def _max_tokens(folder: Path, config: Any) -> int:
+def max_tokens_of(folder: Path, config: Any) -> int:
     """The maximum sequence length it was trained with (sentence-transformers' file), else what the model can take."""
     file = folder / "sentence_bert_config.json"
     trained = msgspec.json.decode(file.read_bytes()).get("max_seq_length") if file.is_file() else None
     return min(trained or 512, getattr(config, "max_position_embeddings", 512))
 
 
-def _pooling(folder: Path) -> Pooling:
+def pooling_of(folder: Path) -> Pooling:
     """The pooling that the folder names (sentence-transformers' file); mean where it names none."""
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():

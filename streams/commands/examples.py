@@ -37,5 +37,6 @@ EXAMPLES = {
     "train kv": "interestream train kv --out runs/kv",
     "train din": "interestream train din --out runs/din --label 'value>=4'",
     "train srp4ctr": "interestream train srp4ctr --out runs/srp --pretrained runs/fgbert",
+    "tune encoder": "interestream tune encoder --out runs/encoder",
     "worth": "interestream worth --model din --out runs/worth --control shuffled",
 }

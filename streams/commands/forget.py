@@ -154,7 +154,8 @@ def _forget(engine: Engine, user: str) -> None:
     for table, rows in forget_user(engine, user).items():
         print(f"{table:<16}{rows:>10,} rows deleted")
     for one in adapted:
-        print(f"{one.folder}: this model learnt from the user; adapt it anew (`interestream adapt`), or remove it")
+        how = "`interestream adapt`, or `tune encoder` where it is an encoder"
+        print(f"{one.folder}: this model learnt from the user; make it anew ({how}), or remove it")
     if frozen:
         print(
             f"base rates {', '.join(frozen)} stay: counts of sampled partitions, without users, items, titles or "

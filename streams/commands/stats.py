@@ -64,7 +64,7 @@ def page(stats: Stats) -> Iterator[str]:
     for bank in stats.banks:
         yield from _bank(bank)
     for model in stats.adaptations:
-        again = f" ({model.forgotten:,} forgotten since: adapt it anew)" if model.forgotten else ""
+        again = f" ({model.forgotten:,} forgotten since: make it anew)" if model.forgotten else ""
         yield line("adapted from", f"{model.users:,}", f"users: {model.folder}{again}")
     if stats.store_bytes is not None:
         each = f"{stats.store_bytes_per_behavior:,} bytes a behaviour" if stats.store_bytes_per_behavior else ""

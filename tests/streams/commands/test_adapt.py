@@ -48,7 +48,7 @@ def test_adapt_then_forget(store: Engine, url: str, tmp_path: Path) -> None:
     assert str(out) in output_of("forget", sorted(users)[0], "--yes", "--store", url).replace("\n", "")
     if other:
         assert str(out) not in output_of("forget", other[0], "--yes", "--store", url)
-    assert f"users: {out.resolve()} (1 forgotten since: adapt it anew)" in output_of("stats", "--store", url)
+    assert f"users: {out.resolve()} (1 forgotten since: make it anew)" in output_of("stats", "--store", url)
     assert "1 of its users were forgotten" in output_of(
         "adapt", *given, "--noun", "film,films", "--before", "1970-05-01"
     )
