@@ -10,6 +10,8 @@ ML-100K (fetched), partitions of 50. --quick: the first 100 ratings of 60 users.
 --report measures what there is. All measures are of summaries that the LLM wrote and that were kept
 (`interest.review`), as `interestream review` has them; beside them, of the same partitions as plain-2's, statistics
 sentences and a rich template of all facts. Differences to statistics sentences are paired, with users resampled.
+`counts` is what no text about categories can pass by much: the same retrievals by all shares of categories and all
+their mean values, as numbers.
 
 --arm names the model in the results: base, or adapted for a model that was trained further. Prints one JSON line.
 """
@@ -32,11 +34,12 @@ from fusion.encoders.sentence import open_encoder
 from fusion.interests.retrieval import encode, retrieve_next
 from fusion.interests.text_vectors import Encoder
 from fusion.worth.texts import Write, statistics, template
+from interest.facts.counts import Facts
 from interest.llm.int8 import Int8Model
 from interest.llm.protocol import Complete
 from interest.review.measures import measure
 from interest.review.report import review, share_of, strangers, trials_of
-from interest.review.specificity import identify
+from interest.review.specificity import CANDIDATES, Array, Clue, groups_of, identify, told_of
 from interest.review.texts import ReviewedText, read_texts
 from interest.store.tables import interests, partitions
 from interest.write.backfill import learn
@@ -177,6 +180,7 @@ def measured(store: Engine, version: str, name: str, encoder: Encoder | None) ->
         | held_against(kept, texts, _written(write))
         for beside, write in BESIDE.items()
     }
+    row["beside"]["counts"] = {each: round(_mean(hits), 4) for each, hits in by_counts(kept).items()}
     return row
 
 
@@ -199,6 +203,34 @@ def tells_apart(kept: Sequence[ReviewedText], say_of: Say, encoder: Encoder | No
     if named is not None:
         found["specificity_of_chance"] = {"all": [named.chance]}
     return found
+
+
+def by_counts(kept: Sequence[ReviewedText]) -> dict[str, Hits]:
+    """Specificity and reciprocal ranks where the reader has all counts of partition k, in place of a text about it."""
+    names = sorted({one.name for text in kept for one in text.evidence.facts.categories})
+    own = {(text.interest.user_id, text.interest.index): _numbers(text.evidence.facts, names) for text in kept}
+    found: dict[str, Hits] = {"specificity": {}}
+    for group in groups_of(trials_of(kept, lambda text: text.interest.summary), CANDIDATES):
+        told = standardised(np.stack([own[trial.user_id, trial.index] for trial in group]))
+        after = standardised(np.stack([_numbers(trial.after, names) for trial in group]))
+        alike = told @ after.T
+        for trial, row in zip(group, alike - np.diag(alike)[:, None], strict=True):
+            found["specificity"].setdefault(trial.user_id, []).append(float(row.max() <= 0))
+    users, indices = zip(*own, strict=True)
+    ranked = retrieve_next(users, indices, standardised(np.stack(list(own.values()))).astype(np.float32))
+    return found if ranked is None else found | {"mrr": ranked.ranks}
+
+
+def _numbers(facts: Facts, names: Sequence[str]) -> Array:
+    """(2 C,): each category's share, and its mean value against the user's, as the reader of texts has them."""
+    clues = [Clue(name, 1) for name in names]
+    return np.array([told_of(facts, clue, valued) for valued in (False, True) for clue in clues])
+
+
+def standardised(table: Array) -> Array:
+    """(N, C), each column to mean 0 and deviation 1."""
+    spread = table.std(axis=0)
+    return np.asarray((table - table.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0))
 
 
 def held_against(kept: Sequence[ReviewedText], texts: Sequence[ReviewedText], say_of: Say) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,26 +80,29 @@ def clues_of(text: str, evidence: Evidence) -> tuple[Clue, ...]:
 
 
 def identify(trials: Sequence[Trial], candidates: int = CANDIDATES) -> Identified | None:
-    """Let the reader name the user of every text, among the users of the same index; None where nobody has company.
-
-    Users of an index are drawn into groups of `candidates` by a hash of their ids, and the last, smaller group is left
-    out where there is a full one.
-    """
+    """Let the reader name the user of every text, among its group's users; None where nobody has company."""
     hits: dict[str, list[float]] = {}
     chances: list[float] = []
-    for index in sorted({trial.index for trial in trials}):
-        own = sorted((trial for trial in trials if trial.index == index), key=lambda trial: _drawn(trial.user_id))
-        groups = [own[start : start + candidates] for start in range(0, len(own), candidates)]
-        for group in groups[:1] + [group for group in groups[1:] if len(group) == candidates]:
-            if len(group) < 2:
-                continue
-            for trial, hit in zip(group, _named(group), strict=True):
-                hits.setdefault(trial.user_id, []).append(hit)
-                chances.append(1 / len(group))
+    for group in groups_of(trials, candidates):
+        for trial, hit in zip(group, _named(group), strict=True):
+            hits.setdefault(trial.user_id, []).append(hit)
+            chances.append(1 / len(group))
     if not chances:
         return None
     every = [hit for own in hits.values() for hit in own]
     return Identified(len(every), float(np.mean(every)), float(np.mean(chances)), hits)
+
+
+def groups_of(trials: Sequence[Trial], candidates: int) -> Iterator[list[Trial]]:
+    """Those of users who are told apart: of one index, two at least.
+
+    Users of an index are drawn into groups of `candidates` by a hash of their ids, and the last, smaller group is left
+    out where there is a full one.
+    """
+    for index in sorted({trial.index for trial in trials}):
+        own = sorted((trial for trial in trials if trial.index == index), key=lambda trial: _drawn(trial.user_id))
+        groups = [own[start : start + candidates] for start in range(0, len(own), candidates)]
+        yield from (group for group in groups if len(group) == candidates or (group is groups[0] and len(group) > 1))
 
 
 def _named(group: Sequence[Trial]) -> list[float]:
@@ -109,7 +112,7 @@ def _named(group: Sequence[Trial]) -> list[float]:
     def column(clue: Clue, valued: bool) -> Array:
         key = (clue.name, clue.word, valued)
         if key not in table:
-            table[key] = _standardised([_of(trial.after, clue, valued) for trial in group])
+            table[key] = _standardised([told_of(trial.after, clue, valued) for trial in group])
         return table[key]
 
     hits = []
@@ -125,7 +128,7 @@ def _named(group: Sequence[Trial]) -> list[float]:
     return hits
 
 
-def _of(facts: Facts, clue: Clue, valued: bool) -> float:
+def told_of(facts: Facts, clue: Clue, valued: bool) -> float:
     """How much of a category a partition has; or, `valued`, its mean against the user's, shrunk where it is of few."""
     if clue.word:
         return float(any(clue.name in parts_of(text) for text in facts.names))
