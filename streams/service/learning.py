@@ -148,7 +148,7 @@ def work(settings: Settings, file: StateFile) -> None:
         encoder = open_encoder(encoder_folder(settings.fusion.encoder))
         sole = Sole(engine, "learner")
         try:
-            _Work(engine, settings, file, llm, encoder, sole).run()
+            LearnerLoop(engine, settings, file, llm, encoder, sole).run()
         finally:
             sole.close()
 
@@ -171,7 +171,7 @@ def _wait(file: StateFile, trouble: str, seconds: float) -> None:
     time.sleep(seconds)
 
 
-class _Work:
+class LearnerLoop:
     """Steps of a `Learner`, and waits between them."""
 
     def __init__(
@@ -184,11 +184,11 @@ class _Work:
 
     def run(self) -> None:
         while True:
-            seconds = self._step()
+            seconds = self.step()
             if seconds:
                 time.sleep(seconds)
 
-    def _step(self) -> float:
+    def step(self) -> float:
         """One step; how long to rest after it."""
         try:
             if not self._sole.held():

@@ -6,8 +6,15 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 
-from streams.settings.schema import Settings
+from streams.resolve.llm import STATISTICS, OpenLlm
+from streams.service.learner_state import StateFile
+from streams.service.learning import LearnerLoop
+from streams.settings.schema import LlmSettings, Settings
+from streams.store.engine import open_store
+from streams.store.sole import Sole
+from tests.support import live_world as live
 from tests.support.ctr_world import DAY
 from tests.support.own_postgres import Postgres
 from tests.support.service_rig import OFFERED, is_problem, of, running, small_service
@@ -88,3 +95,31 @@ def test_a_database_that_does_not_even_refuse(own_postgres: Postgres, tmp_path: 
             await taken(client)
 
     asyncio.run(run())
+
+
+def test_texts_wait_for_a_database_that_is_killed(
+    own_postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.service.learner.PLAIN", 10)  # so that something is left to do
+    small_service(own_postgres.url, tmp_path / "model")
+    engine, file = open_store(own_postgres.url, connections=4), StateFile(tmp_path / "state.json")
+    settings = Settings(store=own_postgres.url, llm=LlmSettings(prompt_version="plain-1"))
+    nobody = OpenLlm(None, STATISTICS, "plain-1")
+    sole = Sole(engine, "learner")
+    work = LearnerLoop(engine, settings, file, nobody, live.TextEncoder(), sole)
+    work.step()
+    written = file.state.written
+    assert written
+    assert file.state.waiting
+    own_postgres.kill()
+    work.step()
+    assert "the store does not answer" in str(file.state.trouble)
+    own_postgres.start()
+    for _ in range(100):
+        if not file.state.waiting:
+            break
+        work.step()
+    assert (file.state.trouble, file.state.waiting) == (None, 0)
+    assert file.state.written > written
+    sole.close()
+    engine.dispose()

@@ -30,7 +30,7 @@ from streams.resolve.llm import STATISTICS, OpenLlm
 from streams.service import learner as learner_module
 from streams.service.learner import Learner
 from streams.service.learner_state import LEARNER_STATE, StateFile, learner_state
-from streams.service.learning import ANOTHER, _Work, check_learning, learning
+from streams.service.learning import ANOTHER, LearnerLoop, check_learning, learning
 from streams.service.server import make_writer
 from streams.settings.load import load_settings
 from streams.settings.schema import IngestSettings, LlmSettings, ServeSettings, Settings
@@ -165,14 +165,14 @@ def test_an_llm_that_is_away_is_waited_for(
     monkeypatch.setenv(LEARNER_STATE, str(tmp_path / "state.json"))
     llm = OpenLlm(Scripted(Unavailable("connection refused"), "They watch films."), "scripted", "plain-1")
     sole = Sole(engine, "learner")
-    work = _Work(engine, settings, file, llm, live.TextEncoder(), sole)
+    work = LearnerLoop(engine, settings, file, llm, live.TextEncoder(), sole)
     beside = Sole(engine, "learner")
     assert beside.held()
     monkeypatch.setattr("streams.service.learning.ANOTHER_S", 0.01)
-    work._step()
+    work.step()
     assert file.state.trouble == ANOTHER
     beside.close()
-    work._step()
+    work.step()
     said = learner_state()
     assert said is not None
     assert said.trouble == "the language model: connection refused"
@@ -184,7 +184,7 @@ def test_an_llm_that_is_away_is_waited_for(
     told, metrics = asyncio.run(shown())
     assert told["trouble"] == said.trouble
     assert "interestream_serve_learn_troubled 1.0" in metrics
-    while work._step() == 0.0:
+    while work.step() == 0.0:
         pass
     told, metrics = asyncio.run(shown())
     assert (told["trouble"], told["waiting"], told["model"]) == (None, 0, "scripted")
