@@ -28,9 +28,9 @@ READ_S = 60.0  # for what a page shows at first: a user of many partitions, a bu
 STYLE = Path(__file__).parent / "style.css"
 
 
-def make_page(config: PageSettings, secrets: Sequence[str] = ()) -> FastAPI:
-    """The ASGI application. The framework keeps its pages by process: make one of it. secrets: see `Sessions`."""
-    sessions, login = Sessions(secrets), ServiceLogin(config.api, config.host)
+def make_page(config: PageSettings, secrets: Sequence[str] = (), ended: Path | None = None) -> FastAPI:
+    """The ASGI application. The framework keeps its pages by process: make one of it. For the rest see `Sessions`."""
+    sessions, login = Sessions(secrets, ended), ServiceLogin(config.api, config.host)
     app = FastAPI(title="Interestream's page", openapi_url=None)
     _plain_routes(app)
     secure = config.origin is not None and urlsplit(config.origin).scheme == "https"

@@ -15,8 +15,9 @@ from streams.settings.schema import PageSettings
 def run_page(config: PageSettings, cache: Path) -> None:
     """Serve the page. Raises InputError for a secret that cannot be used."""
     set_up_logs("text")
+    page = make_page(config, read_secrets(config, cache), cache / "page.ended")
     server = uvicorn.Config(
-        make_page(config, read_secrets(config, cache)), host=config.host, port=config.port, log_config=None,
+        page, host=config.host, port=config.port, log_config=None,
         access_log=False, server_header=False,
         timeout_graceful_shutdown=3,
     )  # fmt: skip

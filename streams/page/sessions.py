@@ -12,7 +12,6 @@ import os
 import secrets as random
 import stat
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,35 +24,102 @@ from streams.settings.schema import PageSettings
 
 log = structlog.get_logger()
 LASTS_S = 12 * 3600  # from the login; after that the key is asked for again
-MOST = 10_000  # people who have logged out that are remembered
+MOST = 20_000  # log-outs that are remembered; half of them when there are more
 SHORTEST = 16  # characters of a secret
 
 
 class Sessions:
     """Keys of the people who are logged in, by what their cookies hold."""
 
-    def __init__(self, secrets: Sequence[str] = ()) -> None:
-        """secrets: the first encrypts, all are accepted, so that one can follow another. None: one of this process."""
+    def __init__(self, secrets: Sequence[str] = (), ended: Path | None = None) -> None:
+        """secrets: the first encrypts, all are accepted, so that one can follow another. None: one of this process.
+
+        ended: the file of those who have logged out, so that a page that is started again, or another on this machine,
+        knows them; None: this process knows them alone.
+        """
         boxes = [Fernet(base64.urlsafe_b64encode(hashlib.sha256(one.encode()).digest())) for one in secrets]
         self._box = MultiFernet(boxes or [Fernet(Fernet.generate_key())])
-        self._ended: OrderedDict[bytes, None] = OrderedDict()
+        self._ended = Ended(ended)
 
     def begin(self, key: str) -> str:
         return self._box.encrypt_at_time(key.encode(), int(time.time())).decode()
 
     def key(self, token: str) -> str | None:
-        if not token or _digest(token) in self._ended:
+        key = self._decrypted(token)
+        return None if key is None or self._ended.has(token) else key
+
+    def end(self, token: str) -> None:
+        """Take this cookie for nothing from now on; the browser is told to forget it."""
+        if self._decrypted(token) is not None:  # who has never logged in fills no file
+            self._ended.add(token, self._box.extract_timestamp(token.encode()) + LASTS_S)
+
+    def _decrypted(self, token: str) -> str | None:
+        if not token:
             return None
         try:
             return self._box.decrypt_at_time(token.encode(), LASTS_S, int(time.time())).decode()
         except InvalidToken:
             return None
 
-    def end(self, token: str) -> None:
-        """Take this cookie for nothing from now on, until this process ends; the browser is told to forget it."""
-        self._ended[_digest(token)] = None
-        while len(self._ended) > MOST:
-            self._ended.popitem(last=False)
+
+class Ended:
+    """Cookies that somebody has logged out of, by their hash, until they would have ended by themselves.
+
+    Its file has a line for each, `hash second`, and is read again when it has changed. It holds no key and no cookie.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._until: dict[str, int] = {}  # by hash, in the order in which they came
+        self._seen: tuple[int, int] | None = None  # the file's inode and size when it was read
+        self._tidy()
+
+    def has(self, token: str) -> bool:
+        self._read()
+        return _digest(token) in self._until
+
+    def add(self, token: str, until: int) -> None:
+        self._until[_digest(token)] = until
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+                    file.write(f"{_digest(token)} {until}\n")
+            except OSError as error:
+                log.warning("a log-out is forgotten when the page ends", reason=f"{self._path}: {error.strerror}")
+        if len(self._until) > MOST:
+            self._tidy()
+
+    def _read(self) -> None:
+        if self._path is None:
+            return
+        try:
+            stat_ = self._path.stat()
+            if (stat_.st_ino, stat_.st_size) == self._seen:
+                return
+            text = self._path.read_text()
+        except OSError:  # nobody has logged out yet
+            return
+        self._seen = stat_.st_ino, stat_.st_size
+        for line in text.splitlines():
+            digest, _, until = line.partition(" ")
+            if until.isdecimal():  # else a line that was cut off
+                self._until[digest] = int(until)
+
+    def _tidy(self) -> None:
+        """Forget those whose time is over, and of more than MOST the oldest, here and in the file."""
+        self._read()
+        now = time.time()
+        left = [(digest, until) for digest, until in self._until.items() if until > now][-MOST // 2 :]
+        changed = len(left) < len(self._until)
+        self._until = dict(left)
+        if self._path is None or not changed:
+            return
+        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with suppress(OSError):
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.writelines(f"{digest} {until}\n" for digest, until in left)
+            beside.replace(self._path)
 
 
 def read_secrets(settings: PageSettings, cache: Path) -> list[str]:
@@ -102,5 +168,5 @@ def _checked(text: str, where: str) -> list[str]:
     return found
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

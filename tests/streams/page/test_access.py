@@ -87,6 +87,40 @@ def test_a_page_that_is_started_again_knows_who_is_logged_in_and_its_secret_may_
     assert Sessions(["another secret, long enough"]).key(token) is None
 
 
+def test_a_log_out_is_known_to_other_pages_and_after_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets, file = ["a secret, long enough"], tmp_path / "page.ended"
+    first, other = Sessions(secrets, file), Sessions(secrets, file)
+    tokens = [first.begin(f"key {n}") for n in range(4)]
+    assert [other.key(token) for token in tokens] == [f"key {n}" for n in range(4)]
+    first.end(tokens[0])
+    first.end("not a cookie of this page")
+    other.end(tokens[1])
+    for sessions in (first, other, Sessions(secrets, file)):
+        assert [sessions.key(token) for token in tokens] == [None, None, "key 2", "key 3"]
+    assert file.stat().st_mode & 0o077 == 0
+    assert len(file.read_text().splitlines()) == 2
+    assert not any(token in file.read_text() for token in tokens)
+    with file.open("a") as cut:
+        cut.write("a line that was cut o")
+    assert Sessions(secrets, file).key(tokens[2]) == "key 2"
+    at = time.time()
+    monkeypatch.setattr("streams.page.sessions.time.time", lambda: at + LASTS_S + 60)
+    Sessions(secrets, file)  # what they were about has ended by itself
+    assert file.read_text() == ""
+
+
+def test_of_many_log_outs_the_newest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.page.sessions.MOST", 6)
+    sessions = Sessions(["a secret, long enough"], tmp_path / "page.ended")
+    tokens = [sessions.begin(f"key {n}") for n in range(7)]
+    for token in tokens:
+        sessions.end(token)
+    assert [sessions.key(token) is None for token in tokens] == [False] * 4 + [True] * 3
+    assert len((tmp_path / "page.ended").read_text().splitlines()) == 3
+
+
 def test_a_session_lasts_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions()
     token = sessions.begin("ist_x")
