@@ -22,6 +22,7 @@ from fusion.features.match.features import MatchItems
 from fusion.features.match.space import Space
 from fusion.features.modalities import has, lacking, padding, read_modalities
 from fusion.features.spec import CATEGORY_SLOTS, FeatureSpec, ItemTable, item_table
+from fusion.serving.growing import Growing
 from fusion.serving.match_side import KnownMatch
 from interest.store.sql import read_items
 from interest.types import Item
@@ -29,6 +30,10 @@ from interest.types import Item
 STRANGER = 0  # the place of every item that neither the artifact nor the catalogue has
 ITEM_BYTES = 400  # of an item's id, its entries in dicts and its rows; its catalogue entry comes to as much again
 
+_BY_PLACE = (  # the arrays by place
+    "number", "row", "categories", "attributes", "keys", "counts", "slots", "listed", "checked", "looked", "changed",
+    "vectors", "embedding",
+)  # fmt: skip
 Embed = Callable[[ItemTable], Array]  # (I + 1, d) float32, of the table's rows
 
 
@@ -76,17 +81,15 @@ class KnownItems:
         self.changed = np.zeros(1, np.int64)  # the number of the change by which it was last another than before
         self.embedding = None if embed is None else embed(none)[1:]
         self.match = None if spec.match is None or space is None else KnownMatch(spec.match, space)
+        self._growing = {name: Growing(rows) for name in _BY_PLACE if (rows := getattr(self, name)) is not None}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def nbytes(self) -> int:
-        arrays = (
-            self.row, self.categories, self.attributes, self.keys, self.vectors, self.embedding, self.counts, self.slots
-        )  # fmt: skip
         size = (len(self.ids) + len(self.catalogue)) * ITEM_BYTES + (0 if self.match is None else self.match.nbytes)
-        return size + sum(0 if array is None else array.nbytes for array in arrays)
+        return size + sum(growing.nbytes for growing in self._growing.values())
 
     def places(self, connection: Connection, ids: Sequence[str], count: ItemCounts, *, keep: bool = False) -> Array:
         """(n,) int64 places of items, as the store has them at `count`.
@@ -177,23 +180,20 @@ class KnownItems:
         self.ids += new
         self._tell(found, new)
         counts = np.full((2, len(new)), np.array(count)[:, None], np.int64)
-        self.number = np.concatenate([self.number, table.number[1:]])
-        self.row = np.concatenate([self.row, table.row[1:]])
-        self.categories = np.concatenate([self.categories, table.categories[1:]])
-        self.counts = np.concatenate([self.counts, self._counted(table.number[1:])])
-        self.slots = np.concatenate([self.slots, self._slots(table.categories[1:])])
-        self.attributes = np.concatenate([self.attributes, table.attributes[1:]])
-        if self.vectors is not None and table.vectors is not None:
-            self.vectors = np.concatenate([self.vectors, table.vectors[1:]])
-        self.keys = np.concatenate([self.keys, table.keys[1:]])
-        self.listed = np.concatenate([self.listed, [item in found for item in new]])
-        self.checked = np.concatenate([self.checked, counts[0]])
-        self.looked = np.concatenate([self.looked, counts[1]])
-        self.changed = np.concatenate([self.changed, counts[0] * 0])
+        further: dict[str, Array | None] = {
+            "number": table.number[1:], "row": table.row[1:], "categories": table.categories[1:],
+            "attributes": table.attributes[1:], "keys": table.keys[1:], "counts": self._counted(table.number[1:]),
+            "slots": self._slots(table.categories[1:]), "listed": np.array([item in found for item in new], bool),
+            "checked": counts[0], "looked": counts[1], "changed": counts[0] * 0,
+            "vectors": None if table.vectors is None else table.vectors[1:],
+            "embedding": None if self._embed is None else self._embed(table)[1:],
+        }  # fmt: skip
+        for name, growing in self._growing.items():
+            rows = further[name]
+            assert rows is not None
+            setattr(self, name, growing.append(rows))
         if self.match is not None and matched is not None:
             self.match.add(*matched)
-        if self._embed is not None and self.embedding is not None:
-            self.embedding = np.concatenate([self.embedding, self._embed(table)[1:]])
 
     def _counted(self, number: Array) -> Array:
         return item_columns(self._statistics.take(number), self._spec.scale)

@@ -6,7 +6,7 @@ The scalars themselves are made in `fusion.features.match`, from these as from a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import Connection
@@ -27,6 +27,7 @@ from fusion.features.match.item_vectors import item_texts, read_item_vectors
 from fusion.features.match.scalars import LOOKS_BACK, Events, taste_columns
 from fusion.features.match.space import Space
 from fusion.features.spec import FeatureSpec
+from fusion.serving.growing import Growing
 from interest.types import Item
 
 
@@ -37,16 +38,17 @@ class KnownMatch:
         self.spec, self.space = spec, space
         self.items = match_items(spec, space, np.array([-1]), None)  # of the item that nothing is known of
         self.wanting = np.zeros(1, bool)  # whether it has a text whose vector the store did not have
+        self._growing = [Growing(column) for column in (*_columns(self.items), self.wanting)]
 
     @property
     def nbytes(self) -> int:
-        return sum(int(getattr(self.items, field.name).nbytes) for field in fields(self.items))
+        return sum(growing.nbytes for growing in self._growing)
 
     def add(self, made: MatchItems, wanting: Array) -> None:
         """Further items, as looked up."""
-        both = zip(_columns(self.items), _columns(made), strict=True)
-        self.items = MatchItems(*(np.concatenate(pair) for pair in both))
-        self.wanting = np.concatenate([self.wanting, wanting])
+        both = zip(self._growing, (*_columns(made), wanting), strict=True)
+        *columns, self.wanting = (own.append(new) for own, new in both)
+        self.items = MatchItems(*columns)
 
     def replace(self, places: Array, made: MatchItems, wanting: Array) -> Array:
         """What was looked up again, in its places: (n,) bool, which are as before."""
