@@ -157,6 +157,8 @@ class Learner:
         """The users whose turn it is, and the state of the store before it was looked through."""
         state, now, llm = self._state_of_store(), time.monotonic(), self._llm.complete is not None
         self._avoid = {user: until for user, until in self._avoid.items() if until > now}
+        if not self._avoid:
+            self.trouble = None
         self.waiting = count_open(self._engine, self.plan, llm=llm)
         if not self.waiting:
             return [], state
@@ -197,9 +199,10 @@ class Learner:
                 log.info(
                     "texts written", partitions=done.partitions, waiting=self.waiting, seconds=round(done.seconds, 1)
                 )
-        self.trouble = None
         if done.unread:
-            self.trouble = f"replies about {done.unread:,} partitions could not be read: {done.trouble}"
+            self.trouble = (
+                f"replies about {done.unread:,} partitions could not be read, and are asked for again: {done.trouble}"
+            )
             log.warning("replies cannot be read; they are asked for again later", partitions=done.unread)
             self._avoid |= dict.fromkeys(users, time.monotonic() + AVOID_S)
 

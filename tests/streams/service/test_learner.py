@@ -18,7 +18,7 @@ from fusion.interests.backfill import fuse
 from fusion.serving.user_vectors import represent
 from fusion.tables import centroids, representations, vectors
 from fusion.training.artifact import Artifact, load_artifact, save_artifact
-from interest.errors import InputError, Unavailable
+from interest.errors import Denied, InputError, Unavailable
 from interest.llm.scripted import Scripted
 from interest.store.tables import interests, partitions
 from interest.types import Behavior, Outcome
@@ -26,7 +26,7 @@ from interest.write.backfill import learn
 from interest.write.backlog import Plan
 from streams.resolve.centroids import CentroidPass
 from streams.resolve.encoder import item_template
-from streams.resolve.llm import STATISTICS, OpenLlm
+from streams.resolve.llm import STATISTICS, OpenLlm, service_llm
 from streams.service import learner as learner_module
 from streams.service.learner import Learner
 from streams.service.learner_state import LEARNER_STATE, StateFile, learner_state
@@ -37,7 +37,9 @@ from streams.settings.schema import IngestSettings, LlmSettings, ServeSettings, 
 from streams.store.engine import open_store
 from streams.store.sole import Sole
 from tests.support import live_world as live
+from tests.support.chat_server import Body, ChatServer
 from tests.support.ctr_world import DAY
+from tests.support.llm_world import answer
 from tests.support.service_rig import OFFERED, running
 
 AT = 230 * DAY
@@ -128,6 +130,13 @@ def test_who_closed_last_comes_first_and_the_oldest_partition_of_each(
     with engine.connect() as connection:
         found = connection.execute(select(interests.c.user_id, interests.c.index)).all()
     assert sorted(found) == [(last, 0), (last, 1)]
+    # as after a look: the user is forgotten before the texts are written
+    monkeypatch.setattr(learner_module, "users_waiting", lambda *_given, **_named: [("forgotten", 1)])
+    learner.step()
+    assert learner.written == 2
+    monkeypatch.undo()
+    to_the_end(learner)
+    assert learner.waiting == 0
 
 
 def test_a_partition_that_closes_is_told_and_scored_with(
@@ -191,6 +200,38 @@ def test_an_llm_that_is_away_is_waited_for(
     assert told["written"] == told["represented"] == len(rows(engine)["interests"])
     assert "interestream_serve_learn_waiting 0.0" in metrics
     sole.close()
+
+
+def test_a_refused_key_is_waited_for_and_a_reply_that_cannot_be_read_holds_up_nobody(
+    engine: Engine, settings: Settings
+) -> None:
+    asked: list[str] = []
+
+    def refusing(_body: Body) -> tuple[int, bytes]:
+        return 401, b'{"error": {"message": "no such key"}}'
+
+    def mumbling(body: Body) -> tuple[int, bytes] | None:
+        """Its third prompt is never answered so that it can be read."""
+        told = str(body["messages"][-1]["content"])
+        asked.extend([] if told in asked else [told])
+        return (200, b"<html>") if told == asked[min(2, len(asked) - 1)] and len(asked) > 2 else None
+
+    with ChatServer(Scripted(answer), odd=refusing) as server:
+        served = LlmSettings(url=server.url, model="m", prompt_version="json-1", concurrent=1)
+        own = msgspec.structs.replace(settings, llm=served)
+        with service_llm(own) as llm:
+            learner = Learner(engine, own, llm, live.TextEncoder())
+            assert "by json-1: scores do not know of it" in learner.notes[0]
+            with pytest.raises(Denied, match="no such key"):
+                to_the_end(learner)
+            before = learner.waiting
+            server.odd = mumbling
+            while learner.trouble is None:
+                assert learner.step()
+            to_the_end(learner)
+            assert "1 partitions could not be read" in learner.trouble
+    assert 0 < learner.waiting < before
+    assert len(asked) > 3
 
 
 def test_one_process_works_on_a_store(url: str) -> None:
