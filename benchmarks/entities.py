@@ -11,7 +11,7 @@ the entity columns, and in words that no item has. It is replayed from its CSV, 
 - din_ids: DIN without texts: ids of names alone;
 - din_match, srp4ctr_match: without the modality, with match scalars (`--match`);
 - bahe: the uppermost two layers of SmolLM2-135M, `--sequences recent`, with entities also
-  `action:pay,action:visit,action:search`; two passes.
+  `action:pay,action:visit,action:search`; two passes. bahe_match: with match scalars as well.
 
 The figures are AUCs on the test part's offers; `optimum_*` those of the best that can be known, computed. Means over
 seeds; `gain_*` are paired differences, with standard errors. Real: the columns, and what the words mean. Planted:
@@ -83,6 +83,7 @@ VARIANTS = {
     "srp4ctr": Variant("srp4ctr", text=True),
     "srp4ctr_match": Variant("srp4ctr", match=True),
     "bahe": Variant("bahe"),
+    "bahe_match": Variant("bahe", match=True),
 }
 ENDS = {"with": True, "without": False}  # entities
 

@@ -1,12 +1,13 @@
 """Claim: by GDOD several tasks in one model gain at least what they do by the best of its peers, and none loses.
 
-    python benchmarks/multi_task.py [--log ml-small|ml-1m] [--splits user,global] [--tasks 2,4] [--seeds 3]
+    python benchmarks/multi_task.py [--model din|srp4ctr] [--log ml-small|ml-1m] [--splits user,global] [--tasks 2,4]
+                                    [--seeds 3]
                                     [--only PATTERNS] [--data ../shared/data] [--save FILE] [--quick]
 
-DIN over the tasks of `interestream train din --task ...`: each alone, all with the sum of their gradients, with GDOD
-(of gradients brought to one length, which is the default; the paper's; of gradients as they are, with two ways out of a
-zero step) and with torchjd's balancers. Alone is the same model on the same features, with that task's tower only. The
-first two tasks are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and of 3. Before that the
+A model over the tasks of `interestream train MODEL --task ...`: each alone, all with the sum of their gradients, with
+GDOD (of gradients brought to one length, which is the default; the paper's; of gradients as they are, with two ways out
+of a zero step) and with torchjd's balancers. Alone is the same model on the same features, with that task's tower only.
+The first two tasks are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and of 3. Before that the
 cosines of the tasks' gradients on the shared parameters are measured along a run by their sum; if no two tasks conflict
 (cosines below 0 in most steps and on average), the last task is planted to: "at least 4" for half of the items and its
 contrary for the other half, by a hash of the item. That is said.
@@ -36,7 +37,7 @@ import msgspec
 import numpy as np
 import torch
 from tasks.data import Data, alone, with_planted
-from tasks.runs import learn, passes, probe
+from tasks.runs import MODELS, learn, passes, probe
 
 from benchmarks.rig.movielens import LOGS
 from fusion.features.dataset import Dataset
@@ -57,6 +58,7 @@ QUICK: tuple[Balance, ...] = ("sum", "gdod", "gdod-pure", "gdod-lengths", "pcgra
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--log", choices=LOGS, default="ml-small")
+    options.add_argument("--model", choices=MODELS, default="din")
     options.add_argument("--splits", default="user,global")
     options.add_argument("--tasks", default="2,4", help="how many: 2, 4 or both")
     options.add_argument("--seeds", type=int, default=3)
@@ -101,21 +103,25 @@ class Setting:
 
     def __init__(self, data: Data, results: Path, part: str, many: int) -> None:
         self.data, self.results, self.part, self.many = data, results, part, many
+        self.model = data.chosen.model
 
     def file(self, name: str) -> Path:
         plain = name.replace(" ", "-").replace("/", "-")
-        return self.results / f"{self.data.log}-{self.part}-{self.many}-{plain}.json"
+        model = "" if self.model == "din" else f"{self.model}-"
+        return self.results / f"{model}{self.data.log}-{self.part}-{self.many}-{plain}.json"
 
     @cached_property
     def cosines(self) -> dict[str, Any]:
         """Of the tasks as they are given, and if none conflicts, of those with a planted one."""
         file = self.file("cosines")
         if not file.exists():
-            found = probe(self.data.dataset(self.part, RULES[self.many]), quick=self.data.chosen.quick)
+            found = probe(
+                self.data.dataset(self.part, RULES[self.many]), model=self.model, quick=self.data.chosen.quick
+            )
             planted = not found["conflicting"]
             told = {"natural": found, "planted": planted}
             if planted:
-                told["with_planted"] = probe(self._with_planted, quick=self.data.chosen.quick)
+                told["with_planted"] = probe(self._with_planted, model=self.model, quick=self.data.chosen.quick)
             keep(file, told)
         held: dict[str, Any] = json.loads(file.read_text())
         return held
@@ -147,10 +153,16 @@ class Setting:
         dataset, began = self.dataset, time.perf_counter()
         kind, _, task = name.partition(" ")
         if kind == "alone":
-            line = learn(alone(dataset, self.names.index(task)), msgspec.UNSET, seed, quick=self.data.chosen.quick)
+            line = learn(
+                alone(dataset, self.names.index(task)),
+                msgspec.UNSET,
+                seed,
+                model=self.model,
+                quick=self.data.chosen.quick,
+            )
         else:
             balance: Any = msgspec.UNSET if name == "sum" else name
-            line = learn(dataset, balance, seed, quick=self.data.chosen.quick)
+            line = learn(dataset, balance, seed, model=self.model, quick=self.data.chosen.quick)
         line["minutes"] = (time.perf_counter() - began) / 60
         keep(file, line)
 
@@ -192,7 +204,7 @@ class Setting:
             )
         cost = self.file("cost")
         if not cost.exists() and not self.data.chosen.report:
-            keep(cost, passes(self.dataset))
+            keep(cost, passes(self.dataset, model=self.model))
         if cost.exists():
             out["backward_passes"] = json.loads(cost.read_text())
         return out
@@ -239,8 +251,9 @@ def tell(chosen: Any, table: dict[str, Any], balancers: Sequence[Balance]) -> No
 def command_of(chosen: Any) -> str:
     if chosen.quick:
         return "python benchmarks/multi_task.py --quick"
+    model = f" --model {chosen.model}" if chosen.model != "din" else ""
     return (
-        f"python benchmarks/multi_task.py --log {chosen.log} --splits {chosen.splits} --tasks {chosen.tasks} "
+        f"python benchmarks/multi_task.py{model} --log {chosen.log} --splits {chosen.splits} --tasks {chosen.tasks} "
         f"--seeds {chosen.seeds}" + f" --only '{chosen.only}'" * (chosen.only != "*")
     )
 

@@ -7,7 +7,8 @@ with label 0 are samples and no history. Models learn `action=click` on it, each
 
 - all_with, all_without: DIN on the three scenes, with and without the items' pictures (`--item-vectors`);
 - all_text: DIN with the titles' vectors (all-MiniLM-L6-v2) in the pictures' place: twins have the same title;
-- all_entities: all_with, and what the entity columns know of a user is history (`replay --entities`);
+- all_entities: all_with, and what the entity columns know of a user is history; a user's clicks have told it by then,
+  so that nothing is to be gained (benchmarks/entities.py has a log on which there is);
 - alone_with, alone_without: DIN on the last scene's rows alone;
 - srp4ctr_with, srp4ctr_without: SRP4CTR, not pre-trained, on the three scenes.
 

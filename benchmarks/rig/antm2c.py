@@ -4,7 +4,8 @@ Users have a taste, items one of eight kinds and a nature near it, all vectors; 
 product, the item's appeal and the scene alone, so that a preference carries over scenes. Every item of one scene has a
 twin in the next, of the same nature and title and almost the same picture, under an id of its own. A share of the last
 scene's items is offered in the last days only: there the twin is all that is known of them. From a user's tenth offer
-on the entity columns name the two kinds that the user likes best: what was paid for, visited and searched.
+on the entity columns name the two kinds that the user likes best: what was paid for, visited and searched. That tells a
+model next to nothing, for the user's clicks tell it as well (benchmarks/rig/antm2c_told.py is a log where they do not).
 Real: the columns. Planted: all that is in them.
 """
 

@@ -15,30 +15,36 @@ from fusion.features.dataset import Dataset
 from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.models.din import DinConfig
 from fusion.models.registry import build, kind_of
+from fusion.models.srp4ctr.fgbert import FgBertConfig
+from fusion.models.srp4ctr.model import Srp4CtrConfig
 from fusion.training import metrics
 from fusion.training.balance import Balancer
 from fusion.training.experiment import balanced
 from fusion.training.processor import fast_cpu
 from fusion.training.train import TrainConfig, predict, suited_epochs, train
 
-MODEL = DinConfig(dense_path=True)  # as `interestream train din` builds it
+MODELS: dict[str, DinConfig | Srp4CtrConfig] = {
+    "din": DinConfig(dense_path=True),  # as `interestream train din` builds it
+    # half as wide, and not pre-trained: a history of 50, and 15 moments of a window in training
+    "srp4ctr": Srp4CtrConfig(encoder=FgBertConfig(positions=65, width=32), dense_path=True),
+}
 PROBES = 60  # steps along which gradients are compared
 COSTED = 30  # steps of either kind that are timed
 
 
-def learn(dataset: Dataset, balance: Any, seed: int, *, quick: bool) -> dict[str, Any]:
+def learn(dataset: Dataset, balance: Any, seed: int, *, model: str = "din", quick: bool) -> dict[str, Any]:
     """One run: AUC by task of validation and test, and what became of the gradients."""
-    training = dataset.of(TRAIN)
-    epochs = 1 if quick else suited_epochs(kind_of(MODEL).epochs, len(training))
+    training, config = dataset.of(TRAIN), MODELS[model]
+    epochs = 1 if quick else suited_epochs(kind_of(config).epochs, len(training))
     settings = TrainConfig(epochs=epochs, seed=seed, balance=balance, batch_size=256 if quick else 1024)
     torch.manual_seed(seed)
-    model = build(dataset.spec, MODEL)
-    made = train(model, dataset.samples, dataset.learnt, (training, dataset.of(VALID)), settings)
+    network = build(dataset.spec, config)
+    made = train(network, dataset.samples, dataset.learnt, (training, dataset.of(VALID)), settings)
     out: dict[str, Any] = {}
     tasks = dataset.spec.tasks
     for name, part in (("valid", VALID), ("test", TEST)):
         rows = dataset.of(part)
-        scores, wanted = predict(model, dataset.samples, rows), dataset.learnt[rows]
+        scores, wanted = predict(network, dataset.samples, rows), dataset.learnt[rows]
         one = len(tasks) == 1
         out[name] = {tasks[0].name: metrics.auc(wanted, scores)} if one else metrics.by_task(tasks, wanted, scores)
     if isinstance(made[0].steps, int):
@@ -46,17 +52,17 @@ def learn(dataset: Dataset, balance: Any, seed: int, *, quick: bool) -> dict[str
     return out
 
 
-def probe(dataset: Dataset, *, quick: bool) -> dict[str, Any]:
+def probe(dataset: Dataset, *, model: str = "din", quick: bool) -> dict[str, Any]:
     """Cosines of the tasks' gradients along a short run by their sum: means, and shares of the steps below 0.
 
     Pairs conflict that point apart in most steps and on average.
     """
-    model, names = started(dataset), [task.name for task in dataset.spec.tasks]
-    optimizer, balancer = torch.optim.AdamW(model.parameters(), lr=2e-3), Balancer("sum")
+    network, names = started(dataset, model), [task.name for task in dataset.spec.tasks]
+    optimizer, balancer = torch.optim.AdamW(network.parameters(), lr=2e-3), Balancer("sum")
     found = []
-    for losses in batches(dataset, model, PROBES // 4 if quick else PROBES):
+    for losses in batches(dataset, network, PROBES // 4 if quick else PROBES):
         optimizer.zero_grad(set_to_none=True)
-        balancer.gradients(model, losses)
+        balancer.gradients(network, losses)
         optimizer.step()
         length = balancer.gram.diagonal().sqrt()
         found.append((balancer.gram / length.outer(length).clamp(min=1e-30)).numpy())
@@ -68,26 +74,26 @@ def probe(dataset: Dataset, *, quick: bool) -> dict[str, Any]:
     return {"mean": cosines, "below_0": shares, "conflicting": conflicting}
 
 
-def passes(dataset: Dataset) -> dict[str, float]:
+def passes(dataset: Dataset, *, model: str = "din") -> dict[str, float]:
     """What a step's gradients by GDOD cost, in backward passes by the sum of the losses; medians, taken in turn."""
-    model, balancer = started(dataset), Balancer("gdod")
+    network, balancer = started(dataset, model), Balancer("gdod")
     plain, ours = list[float](), list[float]()
     with fast_cpu():
-        for number, losses in enumerate(batches(dataset, model, 2 * COSTED)):
+        for number, losses in enumerate(batches(dataset, network, 2 * COSTED)):
             began = time.process_time()
             if number % 2:
-                balancer.gradients(model, losses)
+                balancer.gradients(network, losses)
             else:
                 torch.stack(losses).sum().backward()
             (ours if number % 2 else plain).append(time.process_time() - began)
-            for weight in model.parameters():
+            for weight in network.parameters():
                 weight.grad = None
     return {"tasks": len(dataset.spec.tasks), "passes": median(ours[1:]) / median(plain[1:])}
 
 
-def started(dataset: Dataset) -> Any:
+def started(dataset: Dataset, model: str) -> Any:
     torch.manual_seed(0)
-    return build(dataset.spec, MODEL).train()  # type: ignore[attr-defined]
+    return build(dataset.spec, MODELS[model]).train()  # type: ignore[attr-defined]
 
 
 def batches(dataset: Dataset, model: Any, most: int) -> Iterator[list[Tensor]]:

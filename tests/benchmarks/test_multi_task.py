@@ -21,7 +21,7 @@ from tests.support.ctr_world import fill, random_rows
 from tests.support.task_world import tasks_dataset
 
 CHOSEN = argparse.Namespace(
-    log="ml-small", splits="user", tasks="2", seeds=2, only="*", quick=False, report=True, save=None
+    model="din", log="ml-small", splits="user", tasks="2", seeds=2, only="*", quick=False, report=True, save=None
 )
 
 
