@@ -108,6 +108,7 @@ class Learner:
         self._seen: tuple[Accepted, int] | None = None  # the store when it was last found to have nothing to do
         self._look_at = 0.0  # when it is looked through at the earliest
         self._look_anyway = 0.0  # and at the latest
+        self._others_at = 0.0  # when texts by others are looked for
         self._unfused: set[str] = set()  # users whose texts may have no vectors yet
         self._avoid: dict[str, float] = {}  # users, and until when
         self.waiting = self.written = self.represented = 0
@@ -118,8 +119,8 @@ class Learner:
         self._check_artifact()
 
     def step(self) -> bool:
-        """1. The artifact that scores. 2. What was written and not encoded yet. 3. The texts of a few users, and their
-        representations. 4. With nothing left: texts that others wrote, and items' vectors.
+        """1. The artifact that scores. 2. What was written and not encoded yet; now and then also by others. 3. Texts of
+        a few users, and their representations. 4. With nothing left: items' vectors.
 
         Raises LlmError where the LLM is not there or refuses everything, and what SQLAlchemy does without a store: what
         is done is stored, and the next step goes on from there.
@@ -127,19 +128,18 @@ class Learner:
         if time.monotonic() >= self._next_check:  # 1
             self._check_artifact()
         self._fuse_left()  # 2
+        more = self._fuse_others()
         if self._may_have_work():
             began = time.monotonic()
-            users, others = self._look()
+            users, state = self._look()
             if users:
                 self._write(users)  # 3
                 self._fuse_left()
                 return True
-            if self._fuse_page(None):  # 4
-                return True
-            self._seen = others
+            self._seen = state
             ended = time.monotonic()
             self._look_at, self._look_anyway = ended + REST * (ended - began), ended + LOOK_S
-        return self._items.step(self._encoder)
+        return more or self._items.step(self._encoder)  # 4
 
     # What is to be done.
 
@@ -214,6 +214,15 @@ class Learner:
         while self._fuse_page(self._unfused):
             pass
         self._unfused.clear()
+
+    def _fuse_others(self) -> bool:
+        """Some of whatever has no vectors; whether there may be more. Looked for every LOOK_S seconds."""
+        if time.monotonic() < self._others_at:
+            return False
+        if self._fuse_page(None):
+            return True
+        self._others_at = time.monotonic() + LOOK_S
+        return False
 
     def _fuse_page(self, users: Collection[str] | None) -> int:
         """Encode some interests without vectors, of some users or of all, and write all that follows from them; how

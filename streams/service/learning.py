@@ -200,6 +200,8 @@ class LearnerLoop:
         except (LlmError, StoreError, *STORE_AWAY) as error:
             self._failures += 1
             asked_s = error.asked_s if isinstance(error, Unavailable) else 0.0
+            if self._learner is not None:
+                self._file.state = self._state(self._learner, self._file.state.trouble)
             _wait(self._file, _told(error), max(WAIT.delay_s(self._failures), asked_s))
             return 0.0
         self._failures = 0
@@ -213,10 +215,7 @@ class LearnerLoop:
         return learner
 
     def _say(self, learner: Learner) -> None:
-        state, told = self._file.state, LearnerState(
-            model=self._llm.name, prompt_version=learner.plan.prompt_version, waiting=learner.waiting,
-            written=learner.written, represented=learner.represented, trouble=learner.trouble, notes=learner.notes,
-        )  # fmt: skip
+        state, told = self._file.state, self._state(learner, learner.trouble)
         if state.trouble is not None and told.trouble is None:
             log.info("texts are written again")
         told.at = state.at
@@ -224,8 +223,16 @@ class LearnerLoop:
             self._file.state = told
             self._file.write()
 
+    def _state(self, learner: Learner, trouble: str | None) -> LearnerState:
+        return LearnerState(
+            model=self._llm.name, prompt_version=learner.plan.prompt_version, waiting=learner.waiting,
+            written=learner.written, represented=learner.represented, trouble=trouble, notes=learner.notes,
+        )  # fmt: skip
+
 
 def _told(error: Exception) -> str:
-    if isinstance(error, LlmError):
-        return f"the language model: {error}"
-    return str(error) if isinstance(error, StoreError) else f"the store does not answer ({type(error).__name__})"
+    return (
+        str(error)
+        if isinstance(error, LlmError | StoreError)
+        else f"the store does not answer ({type(error).__name__})"
+    )

@@ -184,7 +184,8 @@ def test_an_llm_that_is_away_is_waited_for(
     work.step()
     said = learner_state()
     assert said is not None
-    assert said.trouble == "the language model: connection refused"
+    assert said.trouble == "connection refused"
+    assert said.waiting > 0
 
     async def shown() -> tuple[dict, str]:
         async with running(settings) as client:
