@@ -119,8 +119,8 @@ class Learner:
         self._check_artifact()
 
     def step(self) -> bool:
-        """1. The artifact that scores. 2. What was written and not encoded yet; now and then also by others. 3. Texts of
-        a few users, and their representations. 4. With nothing left: items' vectors.
+        """1. The artifact that scores. 2. What was written and not encoded yet, now and then also by others.
+        3. Texts of a few users and their representations. 4. With nothing left: vectors of items.
 
         Raises LlmError where the LLM is not there or refuses everything, and what SQLAlchemy does without a store: what
         is done is stored, and the next step goes on from there.
