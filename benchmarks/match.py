@@ -160,19 +160,19 @@ class Data:
     def config(self) -> DatasetConfig:
         return DatasetConfig(tasks=(Task.parse("value>=4"),), split=self.chosen.split, history=HISTORY)
 
-    def _read(self, match: MatchSpec | None) -> Dataset:
+    def read(self, match: MatchSpec | None) -> Dataset:
         with self.engine.connect() as connection:
             return read_dataset(connection, dataclasses.replace(self.config, match=match))
 
     @cached_property
     def plain(self) -> Dataset:
-        return self._read(None)
+        return self.read(None)
 
     @cached_property
     def matched(self) -> Dataset:
         began, engine = time.perf_counter(), self.engine
         parts: tuple[Part, ...] = ("text", "places", "year") if self.chosen.year else ("text", "places")
-        read = self._read(MatchSpec(parts=parts, encoder=self.encoder_id, template=TEXT))
+        read = self.read(MatchSpec(parts=parts, encoder=self.encoder_id, template=TEXT))
         say(f"  match scalars of {len(read.samples):,} rows, with the reading: {time.perf_counter() - began:.0f} s")
         assert engine is self.engine
         return read
