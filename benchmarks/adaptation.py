@@ -11,7 +11,7 @@ ML-100K (fetched), partitions of 50. --quick: the first 100 ratings of 60 users.
 (`interest.review`), as `interestream review` has them; beside them, of the same partitions as plain-2's, statistics
 sentences and a rich template of all facts. Differences to statistics sentences are paired, with users resampled.
 `counts` is what no text about categories can pass by much: the same retrievals by all shares of categories and all
-their mean values, as numbers.
+their mean values, as numbers. `mrr_masked` is the retrieval by vectors of the same texts with titles masked.
 
 --arm names the model in the results: base, or adapted for a model that was trained further. Prints one JSON line.
 """
@@ -37,7 +37,7 @@ from fusion.worth.texts import Write, statistics, template
 from interest.facts.counts import Facts
 from interest.llm.int8 import Int8Model
 from interest.llm.protocol import Complete
-from interest.review.measures import measure
+from interest.review.measures import masked, measure
 from interest.review.report import review, share_of, strangers, trials_of
 from interest.review.specificity import CANDIDATES, Array, Clue, groups_of, identify, told_of
 from interest.review.texts import ReviewedText, read_texts
@@ -193,12 +193,14 @@ def tells_apart(kept: Sequence[ReviewedText], say_of: Say, encoder: Encoder | No
     found: dict[str, Hits] = {}
     if (named := identify(trials_of(kept, say_of))) is not None:
         found["specificity"] = named.hits
-    if encoder is not None and kept:
-        vectors = encode(encoder, [say_of(text) for text in kept])
-        places = [(text.interest.user_id, text.interest.index) for text in kept]
+    places = [(text.interest.user_id, text.interest.index) for text in kept]
+    for name, say in (("mrr", say_of), ("mrr_masked", lambda text: masked(say_of(text), text.evidence))):
+        if encoder is None or not kept:
+            continue
+        vectors = encode(encoder, [say(text) for text in kept])
         ranked = retrieve_next([user for user, _ in places], [index for _, index in places], vectors)
         if ranked is not None:
-            found["mrr"] = ranked.ranks
+            found[name] = ranked.ranks
             found["mrr_of_chance"] = {"all": [ranked.chance]}
     if named is not None:
         found["specificity_of_chance"] = {"all": [named.chance]}
