@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import uvicorn
 from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
 
 from interest.errors import InputError
 from streams.observability.logs import set_up_logs
@@ -85,7 +86,9 @@ def worker_app() -> FastAPI:
     """The application of a process, by the settings of its environment."""
     settings = load_settings()
     set_up_logs(settings.agent.log)
-    torch.set_num_threads(1)  # requests are spread over processes; threads of one product only wait for each other
+    # requests are spread over processes; threads of one product, torch's or NumPy's, only wait for each other
+    torch.set_num_threads(1)
+    threadpool_limits(1)
     return make_app(make_service(settings, os.environ.get(SOCKET)))
 
 
