@@ -97,7 +97,7 @@ class Ended:
             stat_ = self._path.stat()
             if (stat_.st_ino, stat_.st_size) == self._seen:
                 return
-            text = self._path.read_text()
+            text = self._path.read_text(errors="replace")
         except OSError:  # nobody has logged out yet
             return
         self._seen = stat_.st_ino, stat_.st_size
@@ -169,4 +169,7 @@ def _checked(text: str, where: str) -> list[str]:
 
 
 def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    """Of what a cookie that was decrypted holds, not of how it is spelt: base64 is read with any sign that is not its
+    own left out, so that a cookie that was logged out of could otherwise come back with a dot in it.
+    """
+    return hashlib.sha256(base64.urlsafe_b64decode(token.encode())).hexdigest()
