@@ -116,7 +116,7 @@ bank_marks = Table(
 adaptations = Table(
     "adaptations",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),  # the record's, @, and a hash of the folder
     Column("folder", Text, nullable=False),
     Column("base", Text, nullable=False),  # the base model's name
     Column("cut", Float(53), nullable=False),  # event time: what it learnt from is older

@@ -80,7 +80,7 @@ def tune(
     if len(data.users) < LEAST_USERS:
         raise InputError(
             f"{len(data.users):,} users liked two items that have a text, of the training part and not held out; an "
-            f"encoder is tuned on {LEAST_USERS} at least"
+            f"encoder is tuned on {LEAST_USERS} at least. Replay more behaviours, or a catalogue with titles (--items)"
         )
     tuner = Tuner(base, config.layers, device)
     tokens = tuner.tokens(data.texts)

@@ -121,7 +121,7 @@ def adapt(
 
     from fusion.adaptation.learn import LearnConfig
     from fusion.adaptation.mixture import parse_mix
-    from fusion.adaptation.register import note_adaptation, read_adaptations
+    from fusion.adaptation.register import forgotten_of, note_adaptation
     from fusion.adaptation.run import AdaptConfig, Source
     from fusion.adaptation.run import adapt as run
     from fusion.features.log import read_log
@@ -170,9 +170,7 @@ def adapt(
             teacher=teacher,
         )
     _print_record(record)
-    with engine.connect() as connection:
-        gone = sum(one.forgotten for one in read_adaptations(connection) if one.id == record.id)
-    if gone:
+    if gone := forgotten_of(engine, record.id, out):
         print(f"{gone:,} of its users were forgotten since it began to learn: adapt it anew, or remove it")
     print(f"adapted model {record.id} in {out} ({time.monotonic() - began:.0f} s)")
 

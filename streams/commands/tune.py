@@ -59,7 +59,13 @@ def encoder(
             metavar="TIME", help="Learn from behaviours before this event time, instead of --split's training part."
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help=f"A try: {QUICK_STEPS} steps of {QUICK_PAIRS} pairs.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help=f"A try: {QUICK_STEPS} steps of {QUICK_PAIRS} pairs, whatever --steps and --batch-size say.",
+        ),
+    ] = False,
 ) -> None:
     """Tune a sentence encoder, so that items lie close by their texts where the same users like them.
 
@@ -75,7 +81,7 @@ def encoder(
     import torch
 
     from fusion.adaptation.co_liked import co_liked
-    from fusion.adaptation.register import note_adaptation
+    from fusion.adaptation.register import forgotten_of, note_adaptation
     from fusion.adaptation.tune import tune as run
     from fusion.adaptation.tuner import TuneConfig
     from fusion.encoders.sentence import check_encoder
@@ -128,6 +134,8 @@ def encoder(
         device=device,
     )
     _print_record(record)
+    if gone := forgotten_of(engine, record.id, out):
+        print(f"{gone:,} of its users were forgotten since it began to learn: tune it anew, or remove it")
     print(f"tuned encoder in {out} ({time.monotonic() - began:.0f} s); `interestream fuse --encoder {out}` uses it")
 
 

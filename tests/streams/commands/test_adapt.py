@@ -74,7 +74,7 @@ def test_refusals(store: Engine, tmp_path: Path) -> None:
 
 
 def test_whoever_was_forgotten_meanwhile_is_not_noted_again(store: Engine, url: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a user was forgotten while"):
+    with pytest.raises(InputError, match="a user was forgotten after"):
         note_adaptation(store, "a1", tmp_path, "base", 1.0, ["u1", "u2", "gone"])
     with store.connect() as connection:
         assert read_adaptations(connection) == []
@@ -84,6 +84,10 @@ def test_whoever_was_forgotten_meanwhile_is_not_noted_again(store: Engine, url: 
     with store.connect() as connection:
         assert [(one.id, one.users) for one in read_adaptations(connection)] == [("a2", 1)]
         assert [len(learnt_from(connection, user)) for user in ("u1", "u2")] == [0, 1]
+    note_adaptation(store, "a2", tmp_path / "again", "base", 1.0, ["u1"])  # by the same settings, elsewhere
+    with store.connect() as connection:
+        found = {user: [(one.id, one.folder) for one in learnt_from(connection, user)] for user in ("u1", "u2")}
+    assert found == {"u1": [("a2", str(tmp_path / "again"))], "u2": [("a2", str(tmp_path))]}
 
 
 def test_the_teacher_is_a_server_whose_answers_are_cached(
