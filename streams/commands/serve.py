@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,6 +89,9 @@ def serve(
     os.environ.update({name: value for name, value in given.items() if value})
     settings = load_settings()
     _check(settings, artifact)
+    _check_free(settings.serve.host, settings.serve.port, "--port")
+    if page:
+        _check_free(settings.serve.host, page_port, "--page-port")
     from streams.service.server import check_address
     from streams.service.server import serve as run
 
@@ -102,29 +105,32 @@ def serve(
     elif llm or llm_model or prompt_version:
         raise InputError("--llm, --llm-model and --prompt-version are for --learn, which writes the texts; add it")
     print(f"listening on http://{settings.serve.host}:{settings.serve.port}/docs", file=sys.stderr, flush=True)
-    with (
-        suppress(SystemExit),
-        _page_beside(settings.serve.host, settings.serve.port, page_port) if page else nullcontext(),
-    ):
-        run(settings, workers)
+    code: object = 0
+    try:
+        with _page_beside(settings.serve.host, settings.serve.port, page_port) if page else nullcontext():
+            run(settings, workers)
+    except SystemExit as end:  # SIGTERM, or uvicorn's, of a service that could not start
+        code = end.code
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # all is written and closed; with torch loaded the interpreter's own end takes many seconds
+    # all is written and closed; with torch loaded the interpreter's own end takes many seconds
+    os._exit(code if isinstance(code, int) else 0)
 
 
 @contextmanager
 def _page_beside(host: str, port: int, page_port: int) -> Iterator[None]:
     """The page in a process of its own, for as long as the service runs. It listens where the service does."""
+    import os
     import subprocess
     import sys
 
-    from streams.service.beside import end_by_exception
+    from streams.service.beside import PARENT, end_by_exception
 
     end_by_exception()
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     api = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
     command = [sys.executable, "-m", "streams", "page", "--api", api, "--host", host, "--port", str(page_port)]
-    child = subprocess.Popen(command)
+    child = subprocess.Popen(command, env={**os.environ, PARENT: str(os.getpid())})
     try:
         yield
     finally:
@@ -149,6 +155,21 @@ def _check(settings: Settings, artifact: Path | None) -> None:
     open_store(settings.store).dispose()
     if artifact is not None:
         load_artifact(artifact)
+
+
+def _check_free(host: str, port: int, option: str) -> None:
+    """Raises InputError for an address that cannot be listened on, which a process would only log."""
+    import socket
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"{option} {port} on {host} cannot be listened on ({error.strerror}); give another, or end what uses it"
+        ) from None
 
 
 def _print_key(name: str, scopes: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -17,6 +18,8 @@ AGAIN = Backoff(first_s=0.2, most_s=30.0)
 LIVED_S = 60.0  # a process that lived so long is started again at once
 END_S = 10.0  # between SIGTERM and SIGKILL
 USELESS = 2  # the exit code that says: another start is of no use
+PARENT = "SERVE_PARENT"  # the service's process, handed to the page by the environment
+LOOK_S = 0.5  # how often the page looks whether it is still there
 log = structlog.get_logger()
 
 
@@ -80,3 +83,23 @@ def end_by_exception() -> None:
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, end)
+
+
+def end_with_the_service() -> None:
+    """SIGTERM for this process once the service that started it is gone: one that was killed ends nothing itself.
+
+    Nothing is done in the service's own process, nor in a page that was started alone.
+    """
+    service, number = multiprocessing.parent_process(), int(os.environ.get(PARENT) or 0)
+    if service is None and not number:
+        return
+
+    def watch() -> None:
+        if service is not None:
+            service.join()
+        else:
+            while os.getppid() == number:
+                time.sleep(LOOK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -107,7 +107,7 @@ class Learner:
         self._next_check = 0.0
         self._seen: tuple[Accepted, int] | None = None  # the store when it was last found to have nothing to do
         self._look_at = 0.0  # when it is looked through at the earliest
-        self._look_anyway = 0.0  # and at the latest
+        self._look_anyway = 0.0  # and at the latest, as soon as a user is to be left alone no longer
         self._others_at = 0.0  # when texts by others are looked for
         self._unfused: set[str] = set()  # users whose texts may have no vectors yet
         self._avoid: dict[str, float] = {}  # users, and until when
@@ -138,7 +138,8 @@ class Learner:
                 return True
             self._seen = state
             ended = time.monotonic()
-            self._look_at, self._look_anyway = ended + REST * (ended - began), ended + LOOK_S
+            self._look_at = ended + REST * (ended - began)
+            self._look_anyway = max(self._look_at, min([ended + LOOK_S, *self._avoid.values()]))
         return more or self._items.step(self._encoder)  # 4
 
     # What is to be done.

@@ -6,11 +6,9 @@ time; it waits for a store or an LLM that is away, and says so.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +23,7 @@ from interest.retry import Backoff
 from streams.observability.logs import set_up_logs
 from streams.resolve.encoder import encoder_folder
 from streams.resolve.llm import STATISTICS, OpenLlm, service_llm
-from streams.service.beside import USELESS, Beside, end_by_exception
+from streams.service.beside import USELESS, Beside, end_by_exception, end_with_the_service
 from streams.service.learner import Learner, plan_of, scoring_artifact
 from streams.service.learner_state import LEARNER_STATE, LearnerState, StateFile
 from streams.service.problems import STORE_AWAY
@@ -58,7 +56,10 @@ def check_learning(settings: Settings) -> str:
         raise InputError(f"--learn needs the text encoder: {error}") from None
     own = settings.serve.learn_llm
     if own not in (None, STATISTICS) and not Path(str(own)).expanduser().is_dir():
-        raise InputError(f"--learn: there is no language model at {own}; run `interestream fetch`")
+        raise InputError(
+            f"--learn: there is no language model at {own}; give a checkpoint's folder, such as the one that "
+            "`interestream fetch` makes, or `statistics`"
+        )
     engine = open_store(settings.store)
     try:
         artifact = None
@@ -71,7 +72,8 @@ def check_learning(settings: Settings) -> str:
     finally:
         engine.dispose()
     if own == STATISTICS or (own is None and settings.llm.url is None):
-        return f"texts are sentences from the counts, as {plan.prompt_version}: no language model is set (--llm)"
+        why = "" if own == STATISTICS else ": no language model is set (--llm)"
+        return f"texts are sentences from the counts, as {plan.prompt_version}{why}"
     return f"texts are written by {own or settings.llm.model}, by the prompts {plan.prompt_version}"
 
 
@@ -105,7 +107,7 @@ def run_learner(path: str) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
-    _end_with_the_service()
+    end_with_the_service()
     os.nice(NICE)
     settings = load_settings()
     set_up_logs(settings.agent.log)
@@ -123,19 +125,6 @@ def run_learner(path: str) -> None:
         log.exception("texts cannot be written")
         code = 1
     os._exit(code)  # the interpreter's own end waits for threads that decode
-
-
-def _end_with_the_service() -> None:
-    """A service that was killed ends nothing itself."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def work(settings: Settings, file: StateFile) -> None:

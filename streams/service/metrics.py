@@ -76,7 +76,7 @@ class ServiceMetrics:
         self.learn_waiting.set(state.waiting)
         self.learn_written.set(state.written)
         self.learn_troubled.set(state.trouble is not None)
-        self.learn_silent.set(time.time() - state.at)
+        self.learn_silent.set(max(time.time() - state.at, 0.0))  # a clock may be set back
 
     def knew(self, newest_at: float | None) -> None:
         """A score was made that knows of behaviours up to this event time."""

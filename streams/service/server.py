@@ -20,7 +20,7 @@ from interest.errors import InputError
 from streams.observability.logs import set_up_logs
 from streams.service.access import Keys
 from streams.service.app import Service, make_app
-from streams.service.beside import Beside
+from streams.service.beside import Beside, end_with_the_service
 from streams.service.forward import ForwardingWriter, writer_app
 from streams.service.learning import learning
 from streams.service.metrics import ServiceMetrics
@@ -84,6 +84,7 @@ def make_service(settings: Settings, socket: str | None = None) -> Service:
 
 def worker_app() -> FastAPI:
     """The application of a process, by the settings of its environment."""
+    end_with_the_service()
     settings = load_settings()
     set_up_logs(settings.agent.log)
     # requests are spread over processes; threads of one product, torch's or NumPy's, only wait for each other
@@ -128,6 +129,7 @@ def _serve(settings: Settings, workers: int) -> None:
 
 def run_writer(socket: str) -> None:
     """The writing process, until SIGTERM."""
+    end_with_the_service()
     settings = load_settings()
     set_up_logs(settings.agent.log)
     os.umask(0o077)

@@ -59,4 +59,7 @@ def _ingest(ingest: IngestSettings) -> Iterator[Problem]:
 
 def _serve(serve: ServeSettings) -> Iterator[Problem]:
     if serve.learn_llm is not None and serve.learn_llm.startswith(("http://", "https://")):
-        yield "serve.learn_llm", "is a checkpoint's folder; a server goes into llm.url, its model into llm.model"
+        yield (
+            "serve.learn_llm",
+            "must be a checkpoint's folder or statistics; a server goes into llm.url, its model into llm.model",
+        )

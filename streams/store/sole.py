@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy import text as sql
 from sqlalchemy.exc import DBAPIError
 
+from interest.errors import StoreError
+
 
 class Sole:
     """Ask `held` before each piece of work: a connection that broke has lost the right, which is then taken again."""
@@ -23,13 +25,16 @@ class Sole:
         self._connection: Connection | None = None
 
     def held(self) -> bool:
-        """Whether it is this process's, taken now where it is free. Raises what SQLAlchemy does without a store."""
+        """Whether it is this process's, taken now where it is free.
+
+        Raises what SQLAlchemy does without a store, StoreError for a lock's file that cannot be opened.
+        """
         if self._engine.dialect.name == "postgresql":
             return self._held_in_database()
         database = self._engine.url.database
-        return (
-            self._file is not None or not database or database == ":memory:" or self._lock(f"{database}-{self._kind}")
-        )
+        if self._file is not None or not database or database == ":memory:":
+            return True
+        return self._lock(f"{os.path.realpath(database)}-{self._kind}")  # by whatever link or path it was named
 
     def close(self) -> None:
         if self._file is not None:
@@ -41,7 +46,13 @@ class Sole:
 
     def _lock(self, path: str) -> bool:
         """A lock on an empty file beside the store's."""
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"{path}, by which one process at a time works, cannot be opened ({error.strerror}): grant it, or "
+                "remove it where no process works"
+            ) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -18,7 +18,7 @@ from fusion.interests.backfill import fuse
 from fusion.serving.user_vectors import represent
 from fusion.tables import centroids, representations, vectors
 from fusion.training.artifact import Artifact, load_artifact, save_artifact
-from interest.errors import Denied, InputError, Unavailable
+from interest.errors import Denied, InputError, StoreError, Unavailable
 from interest.llm.scripted import Scripted
 from interest.store.tables import interests, partitions
 from interest.types import Behavior, Outcome
@@ -246,6 +246,15 @@ def test_one_process_works_on_a_store(url: str) -> None:
         assert first.held()
     first.close()
     assert second.held()
+    if engine.dialect.name == "sqlite":
+        file = Path(str(engine.url.database))
+        (link := file.with_name("link.db")).symlink_to(file)
+        assert not Sole(open_store(f"sqlite:///{link}"), "learner").held()
+        file.with_name(f"{file.name}-odd").mkdir()
+        with pytest.raises(
+            StoreError, match=r"-odd, by which one process at a time works, cannot be opened \(Is a dir"
+        ):
+            Sole(engine, "odd").held()
     second.close()
     another.close()
     engine.dispose()
@@ -257,7 +266,10 @@ def test_what_cannot_work_is_refused_at_the_start(
     def of(**changes: object) -> Settings:
         return msgspec.structs.replace(settings, **changes)
 
-    assert "sentences from the counts, as plain-1" in check_learning(settings)
+    counts = "texts are sentences from the counts, as plain-1"
+    assert check_learning(settings) == f"{counts}: no language model is set (--llm)"
+    asked_for = of(serve=msgspec.structs.replace(settings.serve, learn_llm=STATISTICS))
+    assert check_learning(asked_for) == counts
     served = LlmSettings(url="http://127.0.0.1:1", model="m", prompt_version="json-1")
     assert check_learning(of(llm=served)) == "texts are written by m, by the prompts json-1"
     with pytest.raises(InputError, match="no prompt version 'other-1'"):
@@ -267,7 +279,9 @@ def test_what_cannot_work_is_refused_at_the_start(
     with pytest.raises(InputError, match="the agent's interest and fusion stages write the texts"):
         check_learning(of(serve=ServeSettings(writes="kafka")))
     monkeypatch.setenv("INTERESTREAM_SERVE_LEARN_LLM", "http://127.0.0.1:8000")
-    with pytest.raises(InputError, match=r"LEARN_LLM: is a checkpoint's folder; a server goes into llm.url"):
+    with pytest.raises(
+        InputError, match=r"LEARN_LLM: must be a checkpoint's folder or statistics; a server goes into llm.url"
+    ):
         load_settings()
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from interest.errors import InputError
 from streams.service.server import worker_app
 from streams.store.engine import open_store
+from tests.support.command_line import run
+
+WITHIN_S = 120.0  # on a machine that others fill
 
 
 def test_process_has_one_thread_for_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +38,46 @@ def test_process_has_one_thread_for_products(tmp_path: Path, monkeypatch: pytest
             assert torch.get_num_threads() == 1
         finally:
             torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("option", ["--port", "--page-port"])
+def test_an_address_in_use_is_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    for name in ("INTERESTREAM_STORE", "INTERESTREAM_SERVE_PORT"):  # set for the processes to come
+        monkeypatch.setenv(name, "")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = ["serve", "--port", "0", "--page", "--store", f"sqlite:///{tmp_path / 'store.db'}", option, port]
+        refused = run(*given)
+    assert isinstance(refused.exception, InputError)
+    assert f"{option} {port} on 127.0.0.1 cannot be listened on (Address already in use)" in str(refused.exception)
+
+
+@pytest.mark.parametrize("how", ["beside", "page"])
+def test_what_a_killed_service_started_ends(tmp_path: Path, how: str) -> None:
+    file = tmp_path / "number"
+    code = f"from tests.support.beside_child import service; service({str(file)!r}, {how!r})"
+    service = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        while not (file.exists() and file.read_text()):
+            assert service.poll() is None
+            time.sleep(0.05)
+        child = psutil.Process(int(file.read_text()))
+        assert not _has_ended(child)
+    finally:
+        service.kill()
+        service.wait()
+    until = time.monotonic() + WITHIN_S
+    while not _has_ended(child):
+        if time.monotonic() > until:
+            child.kill()
+            pytest.fail("it goes on without the service")
+        time.sleep(0.05)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE  # whoever is to wait for it now need not
+    except psutil.NoSuchProcess:
+        return True
