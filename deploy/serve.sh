@@ -1,5 +1,5 @@
-# The scoring service and the live page on what `make demo` made, and SmolLM2, which writes the texts of what closes and,
-# in between, those that the demo left out; `make serve` runs it. Ctrl-C ends all.
+# The scoring service, new texts by SmolLM2 and the live page on what `make demo` made; `make serve` runs it.
+# Ctrl-C ends all. A partition that closes has its text first; in between come those that the demo left out.
 set -eu
 folder=${1:-demo}
 if [ ! -f "$folder/interestream.db" ] || [ ! -f "$folder/din/config.json" ]; then
