@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select, tuple_
 
 from interest.errors import Denied, Refused, Unreadable
 from interest.llm.cache import Answers, Usage, read_usage
 from interest.llm.protocol import Complete, Request
 from interest.store.sql import upsert, writing
 from interest.store.statements import write_statements
-from interest.store.tables import interests
+from interest.store.tables import interests, partitions
 from interest.types import Interest, Outcome, Source
 from interest.write.backlog import Plan, Work, chunks, count_open
 from interest.write.cascade import MIN_KNOWN, GeneratedText
@@ -116,8 +116,8 @@ def learn(
         model: the model's id, stored with each interest and part of the answers' key.
         advance: called with the number of partitions newly stored.
         corrected: called once, with what the rest will take by the measure of the first ten partitions.
-        replaced: called inside the writing transaction with the interests about to be written, so that what was made of
-            texts they replace (vectors) can be removed with them.
+        replaced: called first in the writing transaction with the interests about to be written, so that what was made
+            of texts they replace (vectors) can be removed with them, and whoever forgets a user waits.
         done: counts of the run, for a caller who wants them after an error too.
         most: end after so many partitions; None: when none is left.
 
@@ -175,18 +175,32 @@ class _Rows:
         return max(self._committed_at + COMMIT_S - time.monotonic(), 0.0) if self._waiting else None
 
     def commit(self) -> None:
-        """Store what is finished, in one transaction."""
+        """Store what is finished, in one transaction, but for whom was forgotten meanwhile."""
         if not (rows := list(self._waiting)):
             return
         with writing(self._engine) as connection:
             if self._replaced:
-                self._replaced(connection, rows)
-            upsert(connection, interests, [interest_row(interest) for interest in rows])
-            write_statements(connection, rows)
+                self._replaced(connection, rows)  # first: from here on nobody is forgotten
+            kept = _still_there(connection, rows)
+            upsert(connection, interests, [interest_row(interest) for interest in kept])
+            write_statements(connection, kept)
         del self._waiting[: len(rows)]
         self._committed_at = time.monotonic()
-        _count(self._done, rows)
+        _count(self._done, kept)
         self._advance(len(rows))
+
+
+def _still_there(connection: Connection, rows: Sequence[Interest]) -> list[Interest]:
+    """Those whose partition the store has as it was read: of the others the user was forgotten, and may have come back
+    with others.
+    """
+    columns = [partitions.c[name] for name in ("user_id", "generation", "index")]
+    closed: dict[tuple[str, int, int], float] = {}
+    for start in range(0, len(rows), MOST):
+        keys = [(row.user_id, row.generation, row.index) for row in rows[start : start + MOST]]
+        query = select(*columns, partitions.c.closed_at).where(tuple_(*columns).in_(keys))
+        closed |= {(user, generation, index): at for user, generation, index, at in connection.execute(query)}
+    return [row for row in rows if closed.get((row.user_id, row.generation, row.index)) == row.at]
 
 
 class _Measure:

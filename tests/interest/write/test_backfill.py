@@ -17,6 +17,8 @@ from interest.store.tables import answers, behaviors, interests, items, partitio
 from interest.types import Item, Outcome, Partition, Reason, Source, User
 from interest.write.backfill import Estimate, Learned, estimate, learn
 from interest.write.backlog import Plan, count_open, load, read_usual
+from streams.store.forget import forget
+from streams.store.invalidate import delete_derived
 
 SIZE = 6
 
@@ -112,6 +114,30 @@ def test_a_run_that_breaks_off_anywhere_resumes_and_ends_the_same(store: Engine,
     learn(other, Scripted(answer), model="m")
     assert resumed == rows(other)
     other.dispose()
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_who_is_forgotten_while_the_llm_writes_stays_forgotten(store: Engine, comes_back: bool) -> None:
+    fill(store, {"u": 2, "v": 1})
+    asked: list[Request] = []
+
+    def forgetting(request: Request) -> str:
+        if not asked:
+            forget(store, "u")
+            if comes_back:  # with a first partition of other behaviours
+                fresh = {"user_id": "u", "generation": 0, "index": 0, "first_seq": 0, "last_seq": 0}
+                with writing(store) as connection:
+                    insert_new(
+                        connection, partitions, [fresh | {"opened_at": 90.0, "closed_at": 90.0, "reason": "count"}]
+                    )
+        asked.append(request)
+        return answer(request)
+
+    seen: list[int] = []
+    done = learn(store, Scripted(forgetting), model="m", advance=seen.append, replaced=delete_derived)
+    assert len(asked) > 2
+    assert [row["user_id"] for row in rows(store)] == ["v"]
+    assert (done.partitions, sum(seen)) == (1, 3)
 
 
 def test_an_answer_that_is_stored_is_not_asked_again(store: Engine) -> None:
