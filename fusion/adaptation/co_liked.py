@@ -17,6 +17,7 @@ from fusion.adaptation.material import HELD_USERS, liked, rows_of
 from fusion.features.log import Array, Log
 
 CANDIDATES = 1_000  # texts that a held-out pair's partner is ranked among
+LEVEL = 1e-6  # dot products of float32 that differ by less are equal
 PAIRS_A_USER = 10  # held out: a heavy user would otherwise be most of the measure
 
 
@@ -107,12 +108,15 @@ def draw_pairs(data: CoLiked, size: int, seed: int, step: int) -> Pairs:
 def reciprocal_rank(vectors: Array, data: CoLiked) -> float:
     """Mean reciprocal rank of a held-out pair's second text among `among`, by the dot product with its first.
 
-    vectors: (C, d), of `among`, length 1. What else its user liked is left out of the ranking. NaN without pairs.
+    vectors: (C, d), of `among`, length 1. What else its user liked is left out of the ranking; texts that are as near
+    share the mean of their ranks, so that an encoder to which all texts are one gains nothing. NaN without pairs.
     """
     if not len(data.held):
         return float("nan")
     place = np.searchsorted(data.among, data.held)  # (H, 2)
     scores = vectors[place[:, 0]] @ vectors.T  # (H, C)
-    right = scores[np.arange(len(place)), place[:, 1]]
-    scores[data.hidden[:, data.among].toarray()] = -np.inf
-    return float(np.mean(1 / (1 + (scores > right[:, None]).sum(axis=1))))
+    right = scores[np.arange(len(place)), place[:, 1], None]  # (H, 1)
+    scores[data.hidden[:, data.among].toarray()] = -np.inf  # the partner too
+    level = np.abs(scores - right) <= LEVEL
+    above = (scores > right) & ~level
+    return float(np.mean(1 / (1 + above.sum(axis=1) + level.sum(axis=1) / 2)))

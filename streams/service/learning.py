@@ -208,7 +208,7 @@ class LearnerLoop:
         if state.trouble is not None and told.trouble is None:
             log.info("texts are written again")
         told.at = state.at
-        if told != state or time.time() - state.at > SAY_S:
+        if told != state or abs(time.time() - state.at) > SAY_S:  # a clock may be set back
             self._file.state = told
             self._file.write()
 

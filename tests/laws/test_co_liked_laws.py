@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,7 +74,16 @@ def test_the_rank_leaves_out_what_else_the_user_liked() -> None:
     assert len(data.held) > 10
     colour = np.array([[text.startswith(name) for name in ("red", "blue", "green", "black")] for text in data.texts])
     by_colour = colour[data.among].astype(np.float32)
-    assert reciprocal_rank(by_colour, data) == 1.0  # of one colour all are level, and none is above
+    place = np.searchsorted(data.among, data.held)
+    rivals = ~data.hidden[:, data.among].toarray() & (by_colour[place[:, 0]] @ by_colour.T > 0)  # (H, C)
+    assert rivals.any()
+    level = np.mean(1 / (1 + rivals.sum(axis=1) / 2))  # of one colour all are level, and none is above
+    assert reciprocal_rank(by_colour, data) == pytest.approx(level)
+    others = (~data.hidden[:, data.among].toarray()).sum(axis=1)
+    collapsed = reciprocal_rank(np.ones((len(data.among), 1), np.float32), data)
+    assert collapsed == pytest.approx(np.mean(1 / (1 + others / 2)))
+    assert collapsed < level
     name = np.array([text.split()[1] for text in data.texts])[data.among]
-    by_name = (name[:, None] == np.unique(name)[None]).astype(np.float32)
-    assert reciprocal_rank(by_name, data) == 0.25  # before the partner are the three of the other colours
+    by_name = np.hstack([name[:, None] == np.unique(name)[None], 0.1 * by_colour]).astype(np.float32)
+    three = np.mean(1 / (1 + 3 + rivals.sum(axis=1) / 2))  # before the partner are the three of the other colours
+    assert reciprocal_rank(by_name, data) == pytest.approx(three)
