@@ -28,6 +28,7 @@ from streams.stages.ingest.stage import IngestStage
 from streams.store.outbox import Announcement, add
 from streams.store.tables import offsets, source_of
 from tests.support.stage_rig import drained, in_loop, make_context, produce, running
+from tests.support.topics import delete_topic
 
 
 @pytest.fixture
@@ -91,10 +92,7 @@ def fill(settings: KafkaSettings, topic: str, count: int) -> None:
 
 
 def make_again(settings: KafkaSettings, topic: str, partitions: int = 2) -> None:
-    with admin(settings) as client:
-        client.delete_topics([topic])
-        while read_topics(client, [topic]):
-            pass
+    delete_topic(settings, topic)
     create_topics(msgspec.structs.replace(settings, partitions=partitions))
 
 

@@ -25,6 +25,7 @@ from streams.stages.consumer.message import Message
 from streams.stages.consumer.offsets import read_group_offsets
 from streams.stages.consumer.window import MessageWindow
 from streams.stages.stage import Context
+from tests.support.topics import delete_topic
 
 PATIENCE_S = 40.0
 
@@ -365,9 +366,10 @@ def test_messages_gone_while_the_worker_waits_are_refused_too(context: Context, 
     asyncio.run(go())
 
 
-def test_a_topic_made_again_is_refused(context: Context, client: KafkaAdminClient) -> None:
+def test_a_topic_made_again_is_refused(context: Context) -> None:
     _work_off(context, 5)
-    _make_again(context, client)
+    delete_topic(context.settings.kafka, topic_of(context))
+    create_topics(context.settings.kafka)
     asyncio.run(produce(context, {0: numbers(20)}))
     said = _refused(context)
     assert "deleted and made again" in said
@@ -379,19 +381,6 @@ def test_a_topic_made_again_is_refused(context: Context, client: KafkaAdminClien
 async def _reads(context: Context, values: list[int]) -> None:
     async with reading(context) as window:
         assert [one.value for one in await taken(window, len(values))] == values
-
-
-def _make_again(context: Context, client: KafkaAdminClient) -> None:
-    client.delete_topics([topic_of(context)])
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        try:
-            create_topics(context.settings.kafka)
-        except KafkaError:  # it is being deleted
-            time.sleep(0.2)
-        else:
-            return
-    raise AssertionError("the topic did not go")
 
 
 def test_another_number_of_partitions_is_refused(context: Context, client: KafkaAdminClient) -> None:

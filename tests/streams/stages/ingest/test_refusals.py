@@ -28,6 +28,7 @@ from tests.support.stage_rig import (
     produce,
     running,
 )
+from tests.support.topics import delete_topic
 
 
 async def refusal(context) -> str:
@@ -69,9 +70,7 @@ async def test_messages_that_retention_took_are_told_and_not_stepped_over(kafka,
 @in_loop
 async def test_a_topic_made_anew_is_refused_even_while_running(kafka, store):
     topics = await read_some(kafka, store)
-    with admin(kafka) as client:
-        client.delete_topics([topics.behaviors])
-    await asyncio.sleep(1)
+    await asyncio.to_thread(delete_topic, kafka, topics.behaviors)
     make_topics(kafka)
     await produce(kafka, topics.behaviors, [message(GOOD)])
     assert "was deleted and created again" in await refusal(make_context(store, kafka))
