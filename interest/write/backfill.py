@@ -199,7 +199,7 @@ def _still_there(connection: Connection, rows: Sequence[Interest]) -> list[Inter
     for start in range(0, len(rows), MOST):
         keys = [(row.user_id, row.generation, row.index) for row in rows[start : start + MOST]]
         query = select(*columns, partitions.c.closed_at).where(tuple_(*columns).in_(keys))
-        closed |= {(user, generation, index): at for user, generation, index, at in connection.execute(query)}
+        closed |= {(row[0], row[1], row[2]): row[3] for row in connection.execute(query)}
     return [row for row in rows if closed.get((row.user_id, row.generation, row.index)) == row.at]
 
 
