@@ -156,6 +156,8 @@ def measured(store: Engine, version: str, name: str, encoder: Encoder | None) ->
     with store.connect() as connection:
         texts = read_texts(connection, version, name, 0, MOST)
         cost = read_cost(connection, version, name, 0)
+    if not texts:
+        sys.exit(f"the store's texts by {version} are another model's than {name}; name another folder by --work")
     kept = [text for text in texts if text.kept]
     with progress(f"Reviewing {version}", len(kept), unit="texts") as advance:
         found = review(texts, prompt_version=version, model=name, style=STYLE, cost=cost, advance=advance)
@@ -209,6 +211,8 @@ def tells_apart(kept: Sequence[ReviewedText], say_of: Say, encoder: Encoder | No
 
 def by_counts(kept: Sequence[ReviewedText]) -> dict[str, Hits]:
     """Specificity and reciprocal ranks where the reader has all counts of partition k, in place of a text about it."""
+    if not kept:
+        return {}
     names = sorted({one.name for text in kept for one in text.evidence.facts.categories})
     own = {(text.interest.user_id, text.interest.index): _numbers(text.evidence.facts, names) for text in kept}
     found: dict[str, Hits] = {"specificity": {}}
