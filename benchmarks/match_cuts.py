@@ -14,15 +14,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import tempfile
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from match import Data, options_of, rounded, run_all, run_name
 from paired import REPEATS, area
 
+from benchmarks.rig.chosen import run_chosen
 from fusion.features.log import Array
 from fusion.features.splits import TEST
 
@@ -41,15 +39,8 @@ class Cut(NamedTuple):
 
 def main() -> None:
     chosen = options_of(__doc__).parse_args()
-    torch.set_num_threads(chosen.threads)
     chosen.split = "global"
-    chosen.only = "|".join(f"{model}/*" for model in MODELS) if chosen.only == "*" else chosen.only
-    if chosen.quick:
-        with tempfile.TemporaryDirectory() as folder:
-            chosen.work, chosen.results, chosen.seeds = Path(folder), Path(folder) / "results", 1
-            finish(chosen)
-    else:
-        finish(chosen)
+    run_chosen(chosen, MODELS, finish)
 
 
 def finish(chosen: argparse.Namespace) -> None:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from match import Data, options_of, rounded, run_all, run_name
 from paired import bootstrap
 
+from benchmarks.rig.chosen import run_chosen
 from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID, split
 from fusion.training import metrics
@@ -32,14 +30,7 @@ RARE = {"0": (0, 1), "1 to 4": (1, 5), "5 to 19": (5, 20), "20 and more": (20, 1
 
 def main() -> None:
     chosen = options_of(__doc__).parse_args()
-    torch.set_num_threads(chosen.threads)
-    chosen.only = "|".join(f"{model}/*" for model in MODELS) if chosen.only == "*" else chosen.only
-    if chosen.quick:
-        with tempfile.TemporaryDirectory() as folder:
-            chosen.work, chosen.results, chosen.seeds = Path(folder), Path(folder) / "results", 1
-            finish(chosen)
-    else:
-        finish(chosen)
+    run_chosen(chosen, MODELS, finish)
 
 
 def finish(chosen: argparse.Namespace) -> None:

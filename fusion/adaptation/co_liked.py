@@ -35,7 +35,7 @@ class CoLiked:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """One step's B pairs: each user's two texts, and which texts of different pairs are no wrong answers."""
+    """One step's B pairs: each user's two texts, and which texts of different pairs are not wrong answers."""
 
     first: Array  # (B,) int64
     second: Array  # (B,)

@@ -111,7 +111,7 @@ class Tuner:
 def loss_of(first: Tensor, second: Tensor, liked: Tensor) -> Tensor:
     """Mean cross-entropy of finding each pair's other text in the batch, (B, d) each, both ways.
 
-    liked: (B, B) bool, the pairs of texts that are no negatives, as in `Pairs`.
+    liked: (B, B) bool, the pairs of texts that are not negatives, as in `Pairs`.
     """
     scores = (SCALE * first @ second.T).masked_fill(liked, -torch.inf)  # (B, B)
     right = torch.arange(len(first), device=first.device)

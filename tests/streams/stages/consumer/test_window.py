@@ -1,103 +1,21 @@
-"""A window of a group's messages on a real broker: what is committed, hand-over, refusals, dead letters, lag."""
+"""A window of a group's messages on a real broker: what is committed, hand-over, dead letters, lag."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection
 
-import msgspec
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
-from sqlalchemy import Engine
+from kafka import TopicPartition
 
-from streams.kafka.clients import KafkaError, admin, group_of, make_consumer, make_producer
+from streams.kafka.clients import make_consumer, make_producer
 from streams.kafka.dead_letter import read_letter
-from streams.kafka.provision import create_topics
-from streams.kafka.topics import Topics, dead_of
-from streams.observability.health import Health
-from streams.observability.metrics import Metrics
-from streams.settings.schema import KafkaSettings, Settings
-from streams.stages.consumer.accept import accept_group_offsets
+from streams.kafka.topics import dead_of
 from streams.stages.consumer.message import Message
-from streams.stages.consumer.offsets import read_group_offsets
 from streams.stages.consumer.window import MessageWindow
 from streams.stages.stage import Context
-from tests.support.topics import delete_topic
-
-PATIENCE_S = 40.0
-
-
-def decode(_key: bytes | None, value: bytes | None) -> int:
-    return msgspec.json.decode(value or b"", type=int)
-
-
-@pytest.fixture
-def context(kafka: KafkaSettings, store: Engine) -> Context:
-    kafka = msgspec.structs.replace(kafka, partitions=2)
-    create_topics(kafka)
-    return Context(settings=Settings(kafka=kafka), engine=store, metrics=Metrics(), health=Health())
-
-
-def topic_of(context: Context) -> str:
-    return Topics(context.settings.kafka.prefix).partitions
-
-
-async def produce(context: Context, values: dict[int, list[bytes | None]]) -> None:
-    producer = make_producer(context.settings.kafka)
-    await producer.start()
-    for partition, batch in values.items():
-        for value in batch:
-            await producer.send(topic_of(context), value, key=b"u", partition=partition)
-    await producer.stop()
-
-
-@asynccontextmanager
-async def reading(context: Context, **options: Any) -> AsyncIterator[MessageWindow[int]]:
-    """A window of the topic, which stops cleanly at the end."""
-    producer = make_producer(context.settings.kafka)
-    await producer.start()
-    asked = {"decode": decode, "size": 100, "remedy": "mend it"} | options
-    window: MessageWindow[int] = MessageWindow(
-        context, stage="interest", topic=topic_of(context), producer=producer, **asked
-    )
-    await window.start()
-    try:
-        yield window
-    finally:
-        await window.stop(5.0)
-        await producer.stop()
-
-
-async def taken(window: MessageWindow[int], count: int) -> list[Message[int]]:
-    """So many messages, or fewer after a while."""
-    found: list[Message[int]] = []
-    end = time.monotonic() + PATIENCE_S
-    while len(found) < count and time.monotonic() < end:
-        found += await window.take()
-    return found
-
-
-async def until(true: Callable[[], bool | Awaitable[bool]]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        answer = true()
-        if answer is True or (answer is not False and await answer):
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("it did not come about")
-
-
-def committed(context: Context) -> dict[int, int | None]:
-    kafka = context.settings.kafka
-    offsets = read_group_offsets(kafka, group_of(kafka, "interest"), topic_of(context))
-    return {partition: one.committed for partition, one in offsets.by_partition.items()}
-
-
-def numbers(count: int) -> list[bytes | None]:
-    return [b"%d" % n for n in range(count)]
+from tests.support.window_rig import committed, numbers, produce, reading, taken, topic_of, until
 
 
 def test_only_what_lies_before_the_first_unfinished_message_is_committed(context: Context) -> None:
@@ -306,87 +224,6 @@ async def _join(context: Context) -> Callable[[], Awaitable[None]]:
         await manager.__aexit__(None, None, None)
 
     return leave
-
-
-@pytest.fixture
-def client(context: Context) -> Iterator[KafkaAdminClient]:
-    with admin(context.settings.kafka) as client:
-        yield client
-
-
-def _work_off(context: Context, count: int) -> None:
-    async def go() -> None:
-        await produce(context, {0: numbers(count)})
-        async with reading(context) as window:
-            window.acknowledge(await taken(window, count))
-
-    asyncio.run(go())
-
-
-def _refused(context: Context) -> str:
-    async def go() -> str:
-        async with reading(context) as window:
-            with pytest.raises(KafkaError) as refused:
-                await taken(window, 1)
-            return str(refused.value)
-
-    return asyncio.run(go())
-
-
-def test_messages_gone_by_retention_are_refused_with_their_number(context: Context, client: KafkaAdminClient) -> None:
-    _work_off(context, 5)
-    asyncio.run(produce(context, {0: numbers(20)}))
-    client.delete_records({TopicPartition(topic_of(context), 0): 12})
-    said = _refused(context)
-    assert f"7 messages of {topic_of(context)}[0] are gone" in said
-    assert "mend it" in said
-    assert committed(context)[0] == 5  # nothing was reset
-    (change,) = accept_group_offsets(context.engine, context.settings.kafka, "interest", topic_of(context))
-    assert (change.partition, change.before, change.after, change.gone) == (0, 5, 12, 7)
-    asyncio.run(_reads(context, list(range(7, 20))))
-
-
-def test_messages_gone_while_the_worker_waits_are_refused_too(context: Context, client: KafkaAdminClient) -> None:
-    async def go() -> None:
-        await produce(context, {0: [b"%5000d" % n for n in range(2000)]})  # 10 MB: more than is read ahead
-        async with reading(context, size=3) as window:
-            found = await taken(window, 3)
-            client.delete_records({TopicPartition(topic_of(context), 0): 2000})
-            await produce(context, {0: numbers(5)})
-            window.acknowledge(found)
-
-            async def read_on() -> None:
-                while True:  # what was read ahead is still good
-                    window.acknowledge(found := await window.take())
-                    assert all(one.offset < 2000 for one in found)
-
-            with pytest.raises(KafkaError, match="gone by retention"):
-                await read_on()
-
-    asyncio.run(go())
-
-
-def test_a_topic_made_again_is_refused(context: Context) -> None:
-    _work_off(context, 5)
-    delete_topic(context.settings.kafka, topic_of(context))
-    create_topics(context.settings.kafka)
-    asyncio.run(produce(context, {0: numbers(20)}))
-    said = _refused(context)
-    assert "deleted and made again" in said
-    assert "mend it" in said
-    assert accept_group_offsets(context.engine, context.settings.kafka, "interest", topic_of(context)) == []
-    asyncio.run(_reads(context, list(range(20))))
-
-
-async def _reads(context: Context, values: list[int]) -> None:
-    async with reading(context) as window:
-        assert [one.value for one in await taken(window, len(values))] == values
-
-
-def test_another_number_of_partitions_is_refused(context: Context, client: KafkaAdminClient) -> None:
-    _work_off(context, 2)
-    client.create_partitions({topic_of(context): 3})
-    assert "has 3 partitions, the settings say 2" in _refused(context)
 
 
 def test_lag_is_shown_while_nothing_is_finished(context: Context) -> None:
