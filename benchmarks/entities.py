@@ -21,7 +21,6 @@ users, DIN alone. Prints one JSON line.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -31,10 +30,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from sqlalchemy import Engine
 
 from benchmarks.rig.antm2c_told import Told, plant_told
+from benchmarks.rig.chosen import planted_options
 from fusion.encoders.sentence import open_encoder
 from fusion.encoders.split_llm import architecture, recipe_of
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
@@ -89,18 +88,8 @@ ENDS = {"with": True, "without": False}  # entities
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--epochs", type=int, default=6)
-    options.add_argument("--only", default=",".join(VARIANTS), help="some of the variants, with commas between")
-    options.add_argument("--work", type=Path, help="a folder that keeps each variant's scores")
-    options.add_argument("--save", type=Path)
-    options.add_argument("--quick", action="store_true")
-    chosen = options.parse_args()
-    torch.set_num_threads(1)
-    names, seeds, epochs, sizes = chosen.only.split(","), chosen.seeds, chosen.epochs, {}
-    if unknown := [name for name in names if name not in VARIANTS]:
-        options.error(f"--only {unknown[0]}: the variants are {', '.join(VARIANTS)}")
+    chosen = planted_options(__doc__, VARIANTS)
+    names, seeds, epochs, sizes = chosen.names, chosen.seeds, chosen.epochs, {}
     if chosen.quick:
         names, seeds, epochs, sizes = ["din"], 1, 1, {"users": 150}
     found = []

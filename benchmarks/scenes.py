@@ -21,7 +21,6 @@ Real: the columns. Planted: everything in them. --work keeps what has been train
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import io
@@ -34,10 +33,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from sqlalchemy import Engine
 
 from benchmarks.rig.antm2c import SCENES, Planted, plant
+from benchmarks.rig.chosen import planted_options
 from fusion.encoders.sentence import open_encoder
 from fusion.features.dataset import DatasetConfig, read_dataset
 from fusion.features.modalities import TEXT, Modality
@@ -98,18 +97,8 @@ GAINS = (
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--epochs", type=int, default=6)
-    options.add_argument("--only", default=",".join(VARIANTS), help="some of the variants, with commas between")
-    options.add_argument("--work", type=Path, help="a folder that keeps each variant's scores")
-    options.add_argument("--save", type=Path)
-    options.add_argument("--quick", action="store_true")
-    chosen = options.parse_args()
-    torch.set_num_threads(1)
-    names = chosen.only.split(",")
-    if unknown := [name for name in names if name not in VARIANTS]:
-        options.error(f"--only {unknown[0]}: the variants are {', '.join(VARIANTS)}")
+    chosen = planted_options(__doc__, VARIANTS)
+    names = chosen.names
     seeds, sizes = chosen.seeds, {}
     if chosen.quick:
         seeds, sizes = 1, {"users": 120, "each": 60}
