@@ -171,7 +171,7 @@ class Data:
     @cached_property
     def matched(self) -> Dataset:
         began, engine = time.perf_counter(), self.engine
-        parts: tuple[Part, ...] = ("text", "places", "year") if self.chosen.year else ("text", "places")
+        parts: tuple[Part, ...] = ("text", "places", "support", *(("year",) if self.chosen.year else ()))
         read = self.read(MatchSpec(parts=parts, encoder=self.encoder_id, template=TEXT))
         say(f"  match scalars of {len(read.samples):,} rows, with the reading: {time.perf_counter() - began:.0f} s")
         assert engine is self.engine

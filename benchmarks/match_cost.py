@@ -49,7 +49,7 @@ from streams.store.engine import open_store
 from streams.store.heads import read_head
 
 WIDTH, CANDIDATES, USERS = 384, 100, 20
-MATCH = MatchSpec(parts=("text", "places"), encoder="random", template=TEXT)
+MATCH = MatchSpec(parts=("text", "places", "support"), encoder="random", template=TEXT)
 SPECS: dict[str, MatchSpec | None] = {"without": None, "with": MATCH}
 ENCODER = FgBertConfig(positions=HISTORY + PACK - 1)
 MODELS: dict[str, tuple[ModelConfig, TrainConfig]] = {

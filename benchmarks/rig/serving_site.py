@@ -93,7 +93,11 @@ def fill(engine: Engine) -> None:
 
 def make_artifact(engine: Engine, config: ModelConfig, folder: Path, *, match: bool = False) -> None:
     """An untrained model with the spec and the statistics of the store's log. match: with match scalars."""
-    told = MatchSpec(parts=("text", "places"), encoder=RandomTexts.id, template=ITEM_TEMPLATE) if match else None
+    told = (
+        MatchSpec(parts=("text", "places", "support"), encoder=RandomTexts.id, template=ITEM_TEMPLATE)
+        if match
+        else None
+    )
     with engine.connect() as connection:
         log, catalogue, profiles = read_log(connection), read_items(connection), read_users(connection)
         lacking = texts_without_vectors(connection, RandomTexts.id, ITEM_TEMPLATE) if match else []

@@ -118,7 +118,8 @@ class CommonSpace:
             made, _ = self._known.look_up(connection, padded, catalogue, number)
             place[start : start + ROWS], bias[start : start + ROWS] = made.place[: len(some)], made.bias[: len(some)]
         nothing = np.empty((len(ids), 0), np.float32)
-        return MatchItems(place, bias, bias_by_text=np.zeros_like(bias), text=nothing, year=nothing)
+        none = np.zeros_like(bias)
+        return MatchItems(place, bias, support=none, bias_by_text=none, text=nothing, year=nothing)
 
     def nearest(self, connection: Connection, user_id: str, top: int, *, seen: bool = False) -> list[Nearest]:
         """The catalogue's items with the greatest dot product, the greatest first.

@@ -74,7 +74,7 @@ class KnownMatch:
 
 
 def _columns(items: MatchItems) -> list[Array]:
-    return [items.place, items.bias, items.bias_by_text, items.text, items.year]
+    return [items.place, items.bias, items.support, items.bias_by_text, items.text, items.year]
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,8 @@ def _config(data: DatasetConfig, variant: Variant) -> DatasetConfig:
         parts = tuple(name for part, name in OF_MATCH.items() if part in variant.parts)
         if "text" in parts and "known" in data.match.parts:
             parts = (*parts, "known")
+        if "places" in parts and "support" in data.match.parts:
+            parts = (*parts, "support")
         match = MatchSpec(parts=parts)
         if "text" in parts:
             match = msgspec.structs.replace(match, encoder=data.match.encoder, template=data.match.template)

@@ -102,11 +102,11 @@ def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> M
         _say(f"years: read, of {_share_with_year(engine):.0%} of the catalogue's items")
     if not held:
         _say("match: read, without texts (`interestream fuse` encodes those of the catalogue)")
-        return MatchSpec(parts=("places", *more))
+        return MatchSpec(parts=("places", "support", *more))
     known: tuple[Part, ...] = ("known",) if _has_known(engine) else ()
     beside = f", and what is known of users ({', '.join(KNOWN_ACTIONS)})" if known else ""
     _say(f"match: read, with items' texts by {held[0]}{beside}")
-    return MatchSpec(parts=("text", "places", *known, *more), encoder=held[0], template=item_template())
+    return MatchSpec(parts=("text", "places", "support", *known, *more), encoder=held[0], template=item_template())
 
 
 def _has_known(engine: Engine) -> bool:

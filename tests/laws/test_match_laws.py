@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.features.log import Log
-from fusion.features.match.features import Match, fold_of
+from fusion.features.match.features import (
+    FOLDS,
+    Match,
+    fold_of,
+    hidden_items,
+    match_items,
+    trained_numbers,
+)
 from fusion.features.match.scalars import FLOOR, LOOKS_BACK, SHARPNESS
 from fusion.training.metrics import auc
 from tests.support.ctr_world import DAY, RULE, log_of
@@ -155,3 +162,23 @@ def test_an_item_that_nobody_has_met_is_found_by_its_text() -> None:
     liked = RULE.labels(world.log)[asked]
     for name in ("text_close", "place_close", "place_taste"):
         assert auc(liked, world.column(features, name)[asked]) > 0.6
+
+
+def test_items_hidden_from_a_fold_are_read_by_its_training_rows_as_if_nobody_had_met_them() -> None:
+    """Other rows read every item as it is, and no row reads its own user's space."""
+    match, log, numbers = fitted(), WORLD.log, trained_numbers(WORLD.log, WORLD.train)
+    features, fold = WORLD.features(match), fold_of(log.users)[log.user]
+    hidden = np.array([hidden_items(log.items, number) for number in range(FOLDS)])[fold, log.item] & WORLD.train
+    assert 0.02 < hidden[WORLD.train].mean() < 0.5
+    spaces = [
+        match.folds[number] if training else match.space for number, training in zip(fold, WORLD.train, strict=True)
+    ]
+    support = [space.support_of(numbers[[item]])[0] for space, item in zip(spaces, log.item, strict=True)]
+    told = np.where(hidden, 0.0, support)
+    np.testing.assert_allclose(WORLD.column(features, "place_support"), told, atol=1e-6)
+    unmet = WORLD.impressions(np.arange(log.size))
+    for number in range(FOLDS):
+        rows = np.flatnonzero(hidden & (fold == number))
+        bare = match_items(WORLD.spec, match.folds[number], np.full(len(log.items), -1), WORLD.text)
+        bias = WORLD.column(features, "place_bias")[rows]
+        np.testing.assert_allclose(bias, bare.bias[unmet[0].item[rows]], atol=CLOSE)

@@ -12,7 +12,7 @@ from fusion.features.splits import TRAIN, split
 from tests.support.ctr_world import RULE, interest_vectors_of, log_of, random_rows
 
 TEXT = 16
-WHOLE = MatchSpec(parts=("text", "places", "interests", "known"), encoder="e", template="t")
+WHOLE = MatchSpec(parts=("text", "places", "support", "interests", "known"), encoder="e", template="t")
 
 
 def item_texts(items: int, seed: int = 0) -> np.ndarray:

@@ -2,6 +2,11 @@
 
 Cross-fitted: a training impression reads a space that was fitted without its user, everything else, and serving, the
 one that was fitted to the whole training part. So no feature of a training impression depends on its own outcome.
+
+An item of a training impression has always been rated in training, a new one never. So that models learn how much less
+a place by text alone is worth, one item of HIDDEN is read so by the training impressions of a fold, another one by
+those of each (dropout of what is known of items: Volkovs et al., DropoutNet, NeurIPS 2017), and how much a place rests
+on events is told: the part "support".
 """
 
 from __future__ import annotations
@@ -33,12 +38,13 @@ from fusion.features.match.years import ANGLES
 from fusion.features.match.years import WIDTH as YEARS
 
 FOLDS = 4
+HIDDEN = 8
 AT_ONCE = 50_000  # impressions whose partitions are looked up together: 100 MB of work space
 # Of SIMILAR, those of which 0 says nothing: an item without a year must not look like one that is far from all others.
 OF_YEARS = ("close", "closest", "lean")
 PARTITION = ("interest_newest", "interest_mean", "interest_sum", "interest_most")
 
-Part = Literal["text", "places", "interests", "year", "known"]
+Part = Literal["text", "places", "interests", "year", "known", "support"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -57,6 +63,8 @@ class MatchSpec(msgspec.Struct, frozen=True, kw_only=True):
             names += [f"text_{name}" for name in SIMILAR]
         if "places" in self.parts:
             names += [f"place_{name}" for name in (*SIMILAR, *TASTE)]
+        if "support" in self.parts:
+            names.append("place_support")
         if "interests" in self.parts:
             names += PARTITION
         if "known" in self.parts:
@@ -81,6 +89,7 @@ class MatchItems:
 
     place: Array  # (I, K)
     bias: Array  # (I,)
+    support: Array  # (I,): the share of the place that is from events
     bias_by_text: Array  # (I,)
     text: Array  # (I, d): centred, length 1; zeros where an item has none
     year: Array  # (I, 7), see `fusion.features.match.years`; (I, 0) where years are not read
@@ -101,7 +110,8 @@ def match_items(spec: MatchSpec, space: Space, number: Array, vectors: Array | N
     if text is None or not text.shape[1]:
         text = np.zeros((len(number), len(space.text_mean)), np.float32)
     place, bias = space.items(number, text)
-    return MatchItems(place, bias, space.by_text(text)[1].astype(np.float32), space.centred(text), year)
+    support = space.support_of(number).astype(np.float32)
+    return MatchItems(place, bias, support, space.by_text(text)[1].astype(np.float32), space.centred(text), year)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,11 @@ def feedback_of(log: Log, rule: LabelRule) -> Feedback:
 def fold_of(users: Sequence[str]) -> Array:
     """(U,) int64, by the users' ids: users who join later move nobody."""
     return np.array([zlib.crc32(user.encode()) % FOLDS for user in users], np.int64)
+
+
+def hidden_items(items: Sequence[str], fold: int) -> Array:
+    """(I,) bool, by the items' ids: those that a fold's training impressions read as if nobody had met them."""
+    return np.array([zlib.crc32(f"{fold} {item}".encode()) % HIDDEN == 0 for item in items], bool)
 
 
 def fit_match(
@@ -180,12 +195,20 @@ def match_features(
     if training is not None and match.folds:
         which[training] = fold_of(log.users)[impressions.user[training]]
     for one, space in enumerate((*match.folds, match.space)):
-        chosen = np.flatnonzero(which == one)
-        if len(chosen):
-            some, items = impressions.take(chosen), match_items(match.spec, space, number, text)
-            events = match_events(space, items, log, feedback)
-            sums = taste_sums(some, past, items.place, events) if "places" in match.spec.parts else None
-            out[chosen] = match_scalars(match.spec, space, items, events, some, past, sums, interests, partitions)
+        if not (which == one).any():
+            continue
+        items = match_items(match.spec, space, number, text)
+        events = match_events(space, items, log, feedback)
+        hidden = np.zeros(len(number), bool)  # items that only impressions name are in no space
+        if "support" in match.spec.parts and one < len(match.folds):
+            hidden[: len(log.items)] = hidden_items(log.items, one)
+        unmet = match_items(match.spec, space, np.where(hidden, -1, number), text) if hidden.any() else items
+        for read, own in ((items, ~hidden), (unmet, hidden)):
+            chosen = np.flatnonzero((which == one) & own[impressions.item])
+            if len(chosen):
+                some = impressions.take(chosen)
+                sums = taste_sums(some, past, items.place, events) if "places" in match.spec.parts else None
+                out[chosen] = match_scalars(match.spec, space, read, events, some, past, sums, interests, partitions)
     return out
 
 
@@ -219,6 +242,8 @@ def match_scalars(
         assert sums is not None
         columns.append(taste_scalars(sums, items.place[impressions.item], items.bias[impressions.item]))
         columns.append(items.bias_by_text[impressions.item][:, None])
+    if "support" in spec.parts:
+        columns.append(items.support[impressions.item][:, None])
     if "interests" in spec.parts:
         columns.append(_partition_scalars(space, impressions, items.place, interests, partitions))
     if "known" in spec.parts:

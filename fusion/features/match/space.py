@@ -52,10 +52,14 @@ class Space:
         told = np.hstack([self.centred(text), known]) @ self.text_map
         return told[:, :-1], told[:, -1]
 
+    def support_of(self, number: Array) -> Array:
+        """(n,) of items by their number, 0 for -1."""
+        return np.where(number >= 0, self.support[number], 0.0) if len(self.support) else np.zeros(len(number))
+
     def items(self, number: Array, text: Array) -> tuple[Array, Array]:
         """Places (n, K) and biases (n,) of items by their number in the space, -1 for one that it does not have."""
         known = number >= 0
-        missing = 1 - np.where(known, self.support[number], 0.0) if len(self.support) else np.ones(len(number))
+        missing = 1 - self.support_of(number)
         place, bias = self.by_text(text)
         place, bias = place * missing[:, None], bias * missing
         place[known] += self.place[number[known]]

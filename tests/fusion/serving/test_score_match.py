@@ -40,7 +40,7 @@ def trained(
     with store.connect() as connection:
         texts = texts_without_vectors(connection, encoder.id, ITEM_TEMPLATE)
     encode_items(store, encoder, texts)
-    spec = MatchSpec(parts=("text", "places", "interests"), encoder=encoder.id, template=ITEM_TEMPLATE)
+    spec = MatchSpec(parts=("text", "places", "support", "interests"), encoder=encoder.id, template=ITEM_TEMPLATE)
     data = DatasetConfig(tasks=TASKS, history=10, min_history=2, interest=True, match=spec)
     with store.connect() as connection:
         dataset = read_dataset(connection, data)

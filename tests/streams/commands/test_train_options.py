@@ -56,7 +56,7 @@ TRAIN = {
             )
         },
     ),
-    "match": ("yes", {"data.match.parts": ("places",), "data.match.encoder": "", "data.match.template": ""}),
+    "match": ("yes", {"data.match.parts": ("places", "support"), "data.match.encoder": "", "data.match.template": ""}),
 }
 SRP4CTR = {
     "interest": ("yes", {"data.interest": True, "model.interest": True}),
