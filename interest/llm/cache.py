@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine, select
 
 from interest.llm.protocol import Complete, Reply, Request
+from interest.store import counters
 from interest.store.sql import add_up, insert_new, writing
-from interest.store.tables import answers, partitions, usage
+from interest.store.tables import answers, usage
 
 OF_ITEMS = ""  # the user id of answers about items, which are of no user: no user's id is empty
 WRITE_EVERY = 16  # answers a transaction; one batch of the in-process model
@@ -53,10 +52,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said of a user, or of an item."""
+
+    user_id: str
+    reply: bytes
+    forgets: int | None  # users forgotten before what it is about was read; None: not known
+
+
+@dataclass(frozen=True, slots=True)
 class Unwritten:
     """What `Answers.write` is to store; `Answers.written` is told once it is."""
 
-    rows: dict[str, dict[str, Any]]  # answers by key
+    rows: dict[str, Answer]  # by key
     spent: dict[str, Usage]  # by kind
 
     def __bool__(self) -> bool:
@@ -85,15 +93,27 @@ class Answers:
         self._model = model
         self._version = prompt_version
         self._write_every = write_every
-        self._unsaved: dict[str, dict[str, Any]] = {}
+        self._unsaved: dict[str, Answer] = {}
         self._uncounted: dict[str, Usage] = {}
         self._lookups = Lookups(engine)
         self._in_flight = 0
         self._since = 0.0
         self.spent: dict[str, Usage] = {}  # by kind, since this object was made
 
-    async def ask(self, request: Request, *, user_id: str, kind: str, complete: Complete | None = None) -> Reply:
-        """The stored answer, or the model's. `complete` is the way to the model, where it is not the usual one."""
+    async def ask(
+        self,
+        request: Request,
+        *,
+        user_id: str,
+        kind: str,
+        forgets: int | None = None,
+        complete: Complete | None = None,
+    ) -> Reply:
+        """The stored answer, or the model's. `complete` is the way to the model, where it is not the usual one.
+
+        forgets: users forgotten before what the request tells was read; an answer about a user is stored only while
+            this is their number.
+        """
         key = answer_key(self._model, self._version, request)
         if (known := await self._find(key)) is not None:
             self._count(kind, Usage(cached=1))
@@ -105,7 +125,7 @@ class Answers:
             self._tick(kind, -1)
         tokens = Usage(calls=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
         self._count(kind, tokens)
-        self._unsaved[key] = {"key": key, "user_id": user_id, "reply": msgspec.json.encode(reply)}
+        self._unsaved[key] = Answer(user_id, msgspec.json.encode(reply), forgets)
         if self._write_every and (self._in_flight == 0 or len(self._unsaved) >= self._write_every):
             self.flush()
         return reply
@@ -122,10 +142,18 @@ class Answers:
         return Unwritten(dict(self._unsaved), dict(self._uncounted))
 
     def write(self, connection: Connection, unwritten: Unwritten) -> None:
-        """Store it in the caller's transaction; answers about users who have been forgotten meanwhile are left out."""
-        users = {row["user_id"] for row in unwritten.rows.values()}
-        known_users = existing_users(connection, users) | {OF_ITEMS}
-        insert_new(connection, answers, [row for row in unwritten.rows.values() if row["user_id"] in known_users])
+        """Store it in the caller's transaction.
+
+        Answers from before a user was forgotten are left out, whoever they are about: that user may have come back,
+        and an answer that is not kept costs a call only where a run breaks off.
+        """
+        forgets = counters.read_locked(connection, counters.FORGETS)
+        rows = [
+            {"key": key, "user_id": answer.user_id, "reply": answer.reply}
+            for key, answer in unwritten.rows.items()
+            if answer.user_id == OF_ITEMS or answer.forgets == forgets
+        ]
+        insert_new(connection, answers, rows)
         add_usage(connection, self._model, self._version, unwritten.spent)
 
     def written(self, unwritten: Unwritten) -> None:
@@ -142,12 +170,12 @@ class Answers:
     async def _find(self, key: str) -> Reply | None:
         stored = await self._lookups.find(key) if key not in self._unsaved else None
         if key in self._unsaved:  # before the lookup, or answered while it ran
-            stored = self._unsaved[key]["reply"]
+            stored = self._unsaved[key].reply
         return msgspec.json.decode(stored, type=Reply) if stored is not None else None
 
     def _count(self, kind: str, more: Usage) -> None:
-        for counters in (self._uncounted, self.spent):
-            counters[kind] = counters.get(kind, Usage()) + more
+        for sums in (self._uncounted, self.spent):
+            sums[kind] = sums.get(kind, Usage()) + more
 
     def _tick(self, kind: str, change: int) -> None:
         """Count the time since the last change as worked if anything was in flight."""
@@ -192,16 +220,6 @@ class Lookups:
                 query = select(answers.c.key, answers.c.reply).where(answers.c.key.in_(keys[start : start + 500]))
                 replies |= {row.key: row.reply for row in connection.execute(query)}
         return replies
-
-
-def existing_users(connection: Connection, users: Iterable[str]) -> set[str]:
-    """Those of the users who have a closed partition: the others were forgotten, and nothing of theirs is written."""
-    existing: set[str] = set()
-    wanted = list(users)
-    for start in range(0, len(wanted), 500):
-        query = select(partitions.c.user_id).where(partitions.c.user_id.in_(wanted[start : start + 500])).distinct()
-        existing.update(connection.execute(query).scalars())
-    return existing
 
 
 def add_usage(connection: Connection, model: str, prompt_version: str, spent: dict[str, Usage]) -> None:

@@ -6,7 +6,7 @@ late events just append, and one user is forgotten with one DELETE a table.
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 
 metadata = MetaData()
 
@@ -150,5 +150,14 @@ usage = Table(
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("seconds", Float(53), nullable=False),  # seconds the model worked, summed over batches
+    sqlite_with_rowid=False,
+)
+
+# Named counters of the store as a whole. "forgets": users forgotten so far; a writer whose memory is older starts over.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

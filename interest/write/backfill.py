@@ -13,19 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, Engine, select, tuple_
+from sqlalchemy import Connection, Engine
 
 from interest.errors import Denied, Refused, Unreadable
 from interest.llm.cache import Answers, Usage, read_usage
 from interest.llm.protocol import Complete, Request
 from interest.store.sql import upsert, writing
 from interest.store.statements import write_statements
-from interest.store.tables import interests, partitions
+from interest.store.tables import interests
 from interest.types import Interest, Outcome, Source
 from interest.write.backlog import Plan, Work, chunks, count_open
 from interest.write.cascade import MIN_KNOWN, GeneratedText
 from interest.write.in_scene import told_scene
 from interest.write.interruptible import run
+from interest.write.unchanged import unchanged
 from interest.write.writer import InterestWriter, interest_row, plain
 
 MOST = 128  # partitions in flight at once: 4 full batches of the in-process model, a few MB
@@ -116,8 +117,8 @@ def learn(
         model: the model's id, stored with each interest and part of the answers' key.
         advance: called with the number of partitions newly stored.
         corrected: called once, with what the rest will take by the measure of the first ten partitions.
-        replaced: called first in the writing transaction with the interests about to be written, so that what was made
-            of texts they replace (vectors) can be removed with them, and whoever forgets a user waits.
+        replaced: called inside the writing transaction with the interests about to be written, so that what was made of
+            texts they replace (vectors) can be removed with them.
         done: counts of the run, for a caller who wants them after an error too.
         most: end after so many partitions; None: when none is left.
 
@@ -136,7 +137,7 @@ def learn(
         if answers is None:
             for chunk in chunks(engine, plan, MOST, llm=False, most=most):
                 for work in chunk:
-                    store.add(plain(work, plan, model))
+                    store.add(work, plain(work, plan, model))
                 store.commit()
         else:
             left = count_open(engine, plan, llm=True)
@@ -158,11 +159,11 @@ class _Rows:
         self, engine: Engine, done: Learned, advance: Callable[[int], None], replaced: Replaced | None
     ) -> None:
         self._engine, self._done, self._advance, self._replaced = engine, done, advance, replaced
-        self._waiting: list[Interest] = []
+        self._waiting: list[tuple[Work, Interest]] = []
         self._committed_at = float("-inf")
 
-    def add(self, interest: Interest) -> None:
-        self._waiting.append(interest)
+    def add(self, work: Work, interest: Interest) -> None:
+        self._waiting.append((work, interest))
 
     def set_aside(self, error: Unreadable) -> None:
         """A partition whose replies could not be read stays as it is."""
@@ -179,28 +180,16 @@ class _Rows:
         if not (rows := list(self._waiting)):
             return
         with writing(self._engine) as connection:
+            same = unchanged(connection, [work for work, _ in rows])
+            kept = [interest for (_, interest), stays in zip(rows, same, strict=True) if stays]
             if self._replaced:
-                self._replaced(connection, rows)  # first: from here on nobody is forgotten
-            kept = _still_there(connection, rows)
+                self._replaced(connection, kept)
             upsert(connection, interests, [interest_row(interest) for interest in kept])
             write_statements(connection, kept)
         del self._waiting[: len(rows)]
         self._committed_at = time.monotonic()
         _count(self._done, kept)
         self._advance(len(rows))
-
-
-def _still_there(connection: Connection, rows: Sequence[Interest]) -> list[Interest]:
-    """Those whose partition the store has as it was read: of the others the user was forgotten, and may have come back
-    with others.
-    """
-    columns = [partitions.c[name] for name in ("user_id", "generation", "index")]
-    closed: dict[tuple[str, int, int], float] = {}
-    for start in range(0, len(rows), MOST):
-        keys = [(row.user_id, row.generation, row.index) for row in rows[start : start + MOST]]
-        query = select(*columns, partitions.c.closed_at).where(tuple_(*columns).in_(keys))
-        closed |= {(row[0], row[1], row[2]): row[3] for row in connection.execute(query)}
-    return [row for row in rows if closed.get((row.user_id, row.generation, row.index)) == row.at]
 
 
 class _Measure:
@@ -237,7 +226,7 @@ async def _cascades(
     """Cascades of up to MOST partitions at once. A shift waits for its two summaries; in chained mode a summary for
     the one before.
     """
-    in_flight: dict[asyncio.Task[Interest], asyncio.Task[GeneratedText]] = {}
+    in_flight: dict[asyncio.Task[Interest], tuple[Work, asyncio.Task[GeneratedText]]] = {}
     newest: dict[str | None, tuple[Work, asyncio.Task[GeneratedText]]] = {}  # of one user, by scene
     finished = 0
 
@@ -247,14 +236,14 @@ async def _cascades(
         ended, _ = await asyncio.wait(in_flight, timeout=store.due_in, return_when=asyncio.FIRST_COMPLETED)
         trouble: BaseException | None = None
         for task in ended:
-            del in_flight[task]
+            work, _summary = in_flight.pop(task)
             error = task.exception()
             if isinstance(error, Unreadable):
                 store.set_aside(error)
             elif error is not None:
                 trouble = trouble or error
             else:
-                store.add(task.result())
+                store.add(work, task.result())
                 finished += 1
         if trouble is not None:
             raise trouble
@@ -269,29 +258,29 @@ async def _cascades(
                     await some_finish()
                 newest = {scene: one for scene, one in newest.items() if one[0].user_id == work.user_id}
                 last = newest.get(work.partition.scene)
-                before = last[1] if last is not None and work.partition.before == last[0].partition.index else None
+                before = last[1] if last is not None and work.content_before == last[0].content else None
                 summary = asyncio.create_task(writer.summary(work, before))
-                in_flight[asyncio.create_task(writer.interest(work, summary, before))] = summary
+                in_flight[asyncio.create_task(writer.interest(work, summary, before))] = work, summary
                 newest[work.partition.scene] = work, summary
         while in_flight:
             await some_finish()
     finally:
-        tasks = [*in_flight, *in_flight.values()]
+        tasks = [*in_flight, *(summary for _, summary in in_flight.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for task in in_flight:
+        for task, (work, _) in in_flight.items():
             if not task.cancelled() and task.exception() is None:
-                store.add(task.result())
+                store.add(work, task.result())
 
 
 async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
     chunk = next(chunks(engine, plan, PROBE, llm=True), [])
     prompt = plan.prompt()
 
-    async def probe(request: Request, user_id: str) -> None:
+    async def probe(request: Request, work: Work) -> None:
         try:
-            await answers.ask(request, user_id=user_id, kind="summary")
+            await answers.ask(request, user_id=work.user_id, kind="summary", forgets=work.forgets)
         except Refused as error:  # of one prompt: the run will make it that partition's outcome
             if isinstance(error, Denied) and not isinstance(error, Unreadable):
                 raise
@@ -300,7 +289,7 @@ async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
         for work in chunk:
             if work.evidence.facts.known >= MIN_KNOWN:
                 request = prompt.summary(work.evidence.facts, "None" if plan.chained else None, 0, plan.style)
-                group.create_task(probe(told_scene(request, work.evidence.facts), work.user_id))
+                group.create_task(probe(told_scene(request, work.evidence.facts), work))
     answers.flush()
 
 

@@ -14,11 +14,13 @@ from interest.errors import InputError
 from interest.facts.base_rates import BaseRates
 from interest.facts.counts import Facts, facts_of
 from interest.facts.values import Usual
+from interest.store import counters
 from interest.store.sql import behaviors_inside, of_scene, partition_of, read_items, read_users
 from interest.store.tables import behaviors, interests, items, partitions
 from interest.types import Outcome, Partition
 from interest.write.knowledge import BY_RATES
 from interest.write.prompts import PROMPTS, Prompt, Style
+from interest.write.unchanged import content_of, read_partition
 
 FROZEN = "@"  # between a prompt's name and the version of the base rates that it reads
 CHAINED = "+chained"  # what a chained run adds to the prompt version: its texts are other texts
@@ -64,6 +66,9 @@ class Work:
     partition: Partition
     evidence: Evidence
     previous: str | None  # the stored summary of the partition before, where it is not of this chunk
+    content: bytes  # digest of the partition and its behaviours
+    content_before: bytes  # of the partition before; empty: none
+    forgets: int | None  # users forgotten before it was read; None: not known
 
     @property
     def user_id(self) -> str:
@@ -102,6 +107,7 @@ def chunks(engine: Engine, plan: Plan, size: int, *, llm: bool, most: int | None
         categories = read_categories(connection)
     while left is None or left > 0:
         with engine.connect() as connection:
+            forgets = counters.read(connection, counters.FORGETS)
             query = _open_partitions(connection, plan, wanted, llm=llm).where(
                 or_(
                     partitions.c.user_id > last[0],
@@ -113,7 +119,7 @@ def chunks(engine: Engine, plan: Plan, size: int, *, llm: bool, most: int | None
             heads = [partition_of(row) for row in connection.execute(query).mappings()]
             if not heads:
                 return
-            chunk = load(connection, plan, heads, categories)
+            chunk = load(connection, plan, heads, categories, forgets)
         last = (heads[-1].user_id, heads[-1].index)
         left = None if left is None else left - len(heads)
         yield chunk
@@ -125,15 +131,24 @@ def read_categories(connection: Connection) -> tuple[str, ...]:
     return tuple(sorted({name for text in known for name in msgspec.json.decode(text)}))
 
 
-def load(connection: Connection, plan: Plan, heads: Sequence[Partition], categories: tuple[str, ...]) -> list[Work]:
-    """The partitions' facts and those of the partitions before them. All are of one generation."""
+def load(
+    connection: Connection,
+    plan: Plan,
+    heads: Sequence[Partition],
+    categories: tuple[str, ...],
+    forgets: int | None = None,
+) -> list[Work]:
+    """The partitions' facts and those of the partitions before them. All are of one generation. `forgets`: how many
+    users were forgotten before the heads were read.
+    """
     wanted = {(head.user_id, head.index): head for head in heads}
     before = {(head.user_id, head.index): (head.user_id, head.before) for head in heads if head.before is not None}
     missing = [key for key in dict.fromkeys(before.values()) if key not in wanted]
     for key in missing:
-        if (earlier := _partition(connection, key, heads[0].generation)) is not None:
+        if (earlier := read_partition(connection, key, heads[0].generation)) is not None:
             wanted[key] = earlier
     inside = {key: behaviors_inside(connection, head) for key, head in wanted.items()}
+    contents = {key: content_of(wanted[key], rows) for key, rows in inside.items()}
     catalogue = read_items(connection, {b.item_id for rows in inside.values() for _, b in rows})
     profiles = read_users(connection, {user for user, _ in wanted})
     usual = read_usual(connection, wanted.values())
@@ -147,6 +162,9 @@ def load(connection: Connection, plan: Plan, heads: Sequence[Partition], categor
             partition=head,
             evidence=Evidence(facts[key], facts.get(before[key]) if key in before else None, categories),
             previous=stored.get(before[key]) if key in before else None,
+            content=contents[key],
+            content_before=contents.get(before[key], b"") if key in before else b"",
+            forgets=forgets,
         )
         for head in heads
         for key in [(head.user_id, head.index)]
@@ -174,14 +192,6 @@ def read_usual(connection: Connection, heads: Iterable[Partition]) -> dict[tuple
         read_to = head.last_seq
         found[head.user_id, head.index] = Usual.of(count, total, most)
     return found
-
-
-def _partition(connection: Connection, key: tuple[str, int], generation: int) -> Partition | None:
-    query = select(partitions).where(
-        partitions.c.user_id == key[0], partitions.c.index == key[1], partitions.c.generation == generation
-    )
-    row = connection.execute(query).mappings().one_or_none()  # none: the user is being forgotten
-    return None if row is None else partition_of(row)
 
 
 def _stored_summary(connection: Connection, key: tuple[str, int], generation: int, version: str) -> str | None:

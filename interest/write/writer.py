@@ -23,7 +23,7 @@ from interest.write.cascade import GeneratedText, plain_shift, plain_summary, wr
 class Ask(Protocol):
     """`interest.llm.cache.Answers.ask`."""
 
-    async def __call__(self, request: Request, *, user_id: str, kind: str) -> Reply: ...
+    async def __call__(self, request: Request, *, user_id: str, kind: str, forgets: int | None) -> Reply: ...
 
 
 class InterestWriter:
@@ -40,7 +40,7 @@ class InterestWriter:
     async def summary(self, work: Work, before: asyncio.Future[GeneratedText] | None = None) -> GeneratedText:
         """s_k. Waits for s_(k-1) in chained mode only."""
         return await write_summary(
-            lambda request: self._ask(request, user_id=work.user_id, kind="summary"),
+            lambda request: self._ask(request, user_id=work.user_id, kind="summary", forgets=work.forgets),
             self._prompt,
             Evidence(work.evidence.facts, categories=work.evidence.categories),
             self._plan.style,
@@ -55,7 +55,7 @@ class InterestWriter:
         d_now = plain_shift(None, work.evidence.facts, self._plan.style)
         if work.evidence.before is not None:
             d_now = await write_shift(
-                lambda request: self._ask(request, user_id=work.user_id, kind="shift"),
+                lambda request: self._ask(request, user_id=work.user_id, kind="shift", forgets=work.forgets),
                 self._prompt,
                 work.evidence,
                 self._plan.style,

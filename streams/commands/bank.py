@@ -92,7 +92,7 @@ def collect(
     """
     from fusion.bank.texts import collect_garbage as run
     from fusion.bank.vectors import read_recipes
-    from streams.store import counters
+    from interest.store import counters
     from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)

@@ -50,12 +50,12 @@ def describe(
 
     Interrupt it at any point; the same command goes on from there.
     """
+    from interest.store import counters
     from interest.store.descriptions import count_descriptions
     from interest.write.describe import Choice, Told, wanted_items
     from interest.write.describe import describe as run
     from streams.progress import progress
     from streams.resolve.llm import STATISTICS, open_llm
-    from streams.store import counters
     from streams.store.engine import open_store
 
     def count(connection: Connection) -> None:

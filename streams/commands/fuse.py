@@ -96,9 +96,9 @@ def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_
 
 def _encode_items(engine: Engine, encoder: WhenNeeded) -> None:
     from fusion.interests.item_vectors import collect_item_garbage, encode_items, texts_without_vectors
+    from interest.store import counters
     from streams.progress import progress
     from streams.resolve.encoder import item_template
-    from streams.store import counters
 
     def count(connection: Connection) -> None:
         counters.increment(connection, counters.ITEM_VECTORS)

@@ -15,9 +15,9 @@ def bring_files(engine: Engine, given: Sequence[str]) -> list[str]:
     Raises InputError, naming the file and the row, for what cannot be used.
     """
     from fusion.interests.item_modalities import bring
+    from interest.store import counters
     from streams.files.item_vectors import open_vectors
     from streams.progress import progress
-    from streams.store import counters
 
     def count(connection: Connection) -> None:
         counters.increment(connection, counters.ITEMS)  # scorers read items again whose vectors may be others now

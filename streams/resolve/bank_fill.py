@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, select
 from fusion.bank.texts import span_texts
 from fusion.bank.vectors import BankEncoder, fill
 from fusion.bank.watermarks import Span, read_page, split_spans, write_watermarks
+from interest.store import counters
 from interest.store.sql import writing
-from streams.store import counters
 from streams.store.tables import offsets
 
 USERS = 5_000  # looked at together

@@ -19,9 +19,9 @@ from fusion.interests.centroids import (
     partitions_at,
     write_centroids,
 )
+from interest.store import counters
 from interest.store.sql import insert_new, writing
-from streams.store import counters
-from streams.store.tables import counters as counter_rows
+from interest.store.tables import counters as counter_rows
 
 
 class CentroidPass:

@@ -27,6 +27,7 @@ from fusion.interests.text_vectors import (
     without_vectors,
 )
 from interest.errors import ArtifactError, InputError
+from interest.store import counters
 from interest.store.sql import writing
 from interest.store.tables import interests
 from interest.write.backfill import Learned, learn
@@ -45,7 +46,6 @@ from streams.stages.fusion.rows import (
     write_batch,
     write_missing,
 )
-from streams.store import counters
 from streams.store.invalidate import delete_derived
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from sqlalchemy import Engine, delete
 
 from fusion.adaptation.register import count_forgotten
 from interest.errors import StoreError
+from interest.store import counters
 from interest.store.sql import writing
-from streams.store import counters
 from streams.store.users import check_user, user_tables
 
 

@@ -7,10 +7,10 @@ from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
 from fusion.serving.known_items import ItemCounts
 from fusion.serving.live import Head
-from interest.store.tables import behaviors, users
+from interest.store.counters import FORGETS, ITEM_VECTORS, ITEMS
+from interest.store.tables import behaviors, counters, users
 from interest.types import User
-from streams.store.counters import FORGETS, ITEM_VECTORS, ITEMS
-from streams.store.tables import counters, offsets
+from streams.store.tables import offsets
 
 
 def read_head(connection: Connection, user_id: str) -> Head:

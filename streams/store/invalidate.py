@@ -8,15 +8,10 @@ from sqlalchemy import Connection, and_, delete, or_
 
 from fusion.tables import representations, vectors
 from interest.types import Interest
-from streams.store import counters
 
 
 def delete_derived(connection: Connection, replaced: Sequence[Interest]) -> None:
-    """Delete the vectors and representations derived from texts that are about to be replaced.
-
-    No user is forgotten before the caller's transaction ends: who would write a forgotten one's texts finds out here.
-    """
-    counters.read_locked(connection, counters.FORGETS)
+    """Delete the vectors and representations derived from texts that are about to be replaced."""
     for start in range(0, len(replaced), 100):
         page = replaced[start : start + 100]
         for interest in page:

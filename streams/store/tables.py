@@ -46,15 +46,6 @@ outbox = Table(
     sqlite_with_rowid=False,
 )
 
-# Named counters of the store as a whole. "forgets": users forgotten so far; a writer whose memory is older starts over.
-counters = Table(
-    "counters",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-
 
 def source_of(topic: str) -> str:
     """A topic's name in `offsets`."""

@@ -19,10 +19,11 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import IntegrityError
 
 from interest.errors import StoreError
+from interest.store import counters
 from interest.store.sql import insert_new, upsert, writing
 from interest.store.tables import behaviors, offers, partitions
 from interest.types import OFFERED, Behavior, Item, Partition
-from streams.store import counters, outbox
+from streams.store import outbox
 from streams.store.outbox import Announcement
 from streams.store.tables import offsets, policies
 from streams.ubsp.bulk_insert import append_behaviors

@@ -22,8 +22,8 @@ from fusion.serving.live import LiveScorer
 from fusion.serving.score import Scorer
 from fusion.training.artifact import Artifact
 from interest.errors import InputError, StoreError
+from interest.store import counters
 from interest.types import Item
-from streams.store import counters
 from streams.store.heads import read_head
 from tests.support import live_world as live
 from tests.support.bahe_world import shaken

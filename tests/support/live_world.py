@@ -30,10 +30,10 @@ from fusion.models.srp4ctr.model import Srp4CtrConfig
 from fusion.tables import vectors
 from fusion.training.artifact import Artifact, ArtifactConfig
 from fusion.training.train import TrainConfig
+from interest.store import counters
 from interest.store.sql import insert_new, item_row, upsert, user_row, writing
 from interest.store.tables import behaviors, items, partitions, users
 from interest.types import Item, User
-from streams.store import counters
 from streams.store.tables import offsets
 from streams.store.users import user_tables
 from tests.support.bahe_world import config_of, shaken

@@ -13,11 +13,11 @@ import msgspec
 from sqlalchemy import Connection, Engine, delete, select
 
 from interest.store.sql import insert_new, writing
+from interest.store.tables import counters
 from streams.kafka.clients import KafkaError, admin
 from streams.kafka.errors import RefusedError
 from streams.kafka.provision import offset_ranges, read_topics
 from streams.settings.schema import KafkaSettings
-from streams.store.tables import counters
 
 
 class PartitionOffsets(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine
 
 from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.interests.text_vectors import Encoder
+from interest.store import counters
 from streams.resolve.encoder import item_template
-from streams.store import counters
 
 AT_ONCE = 16  # texts: a tenth of a second, for which a message may have to wait
 REST = 9.0  # times as long as reading the catalogue took: a tenth of the time at most goes into that

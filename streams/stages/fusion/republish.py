@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy import text as sql
 
 from interest.store.sql import insert_new
-from streams.store.tables import counters
+from interest.store.tables import counters
 
 HASHES = 1 << 31  # Kafka's partitioner uses 31 bits of the hash
 PAGE = 5_000  # users read at once: 50 ms

@@ -27,6 +27,7 @@ from fusion.interests.pool import HALF_LIFE
 from fusion.interests.pool import window as decay_window
 from fusion.interests.text_vectors import EncodedInterest, InterestKey, InterestTexts, encode_interests, find_texts
 from interest.errors import ArtifactError, InputError
+from interest.store import counters
 from interest.store.sql import writing
 from streams.kafka.clients import group_of, make_producer
 from streams.kafka.messages import InterestUpdate, update_of_message
@@ -49,7 +50,7 @@ from streams.stages.fusion.rows import (
 )
 from streams.stages.retry import RetryPolicy, connected
 from streams.stages.stage import Context
-from streams.store import counters, outbox
+from streams.store import outbox
 from streams.store.outbox import Announcement
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import Generic, TypeVar
 import msgspec
 from sqlalchemy import Connection, Table, delete
 
+from interest.store import counters
 from interest.store.sql import item_row, upsert, user_row
 from interest.store.tables import items, users
 from interest.types import MAX_ID, Item, User
 from streams.kafka.messages import wrong_key
 from streams.stages.consumer.message import Record, Refused
-from streams.store import counters
 
 T = TypeVar("T", Item, User)
 _ITEM, _USER = msgspec.json.Decoder(Item), msgspec.json.Decoder(User)

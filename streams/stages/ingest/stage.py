@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from interest.errors import InterestreamError
+from interest.store import counters
 from interest.store.sql import read_items
 from streams.kafka.clients import make_producer
 from streams.stages.announce import Announcer
@@ -30,7 +31,6 @@ from streams.stages.ingest.policy import policy_of
 from streams.stages.ingest.sweeps import SWEEP_S, Sweeps, watermark_of
 from streams.stages.retry import RetryPolicy, connected
 from streams.stages.stage import Context
-from streams.store import counters
 from streams.store.outbox import Announcement
 from streams.ubsp.bulk_insert import refused_content
 from streams.ubsp.ingest import FencedError, ForgottenError, Ingest, fewer_collections

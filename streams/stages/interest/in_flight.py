@@ -32,8 +32,8 @@ class PartitionTask:
     key: Key
     order: int  # its place in the line
     messages: list[Message[Partition]]  # that announced it: more than one after a crash of the ingest stage
+    work: Work | None  # what it is written of; None: it was stored before
     follows: PartitionTask | None  # the user's partition that came before it, while that is in flight
-    known: bool = False  # it was stored before
     interest: Interest | None = None
     summary: asyncio.Task[GeneratedText] | None = None
     running: asyncio.Task[None] | None = None
@@ -46,7 +46,7 @@ class PartitionTask:
     def finished(self) -> FinishedInterest:
         assert self.interest is not None
         first = self.messages[0]
-        return FinishedInterest(self.interest, known=self.known, place=(first.partition, first.offset))
+        return FinishedInterest(self.interest, self.work, place=(first.partition, first.offset))
 
 
 class InFlight:
@@ -59,51 +59,60 @@ class InFlight:
     def __init__(self, patience: RetryPolicy, texts: Callable[[int], InterestWriter] | None) -> None:
         self._retry, self._texts = patience, texts
         self._tasks: dict[Key, PartitionTask] = {}
+        self._replaced: list[PartitionTask] = []  # others with the same key, of the user's before they were forgotten
         self._newest: dict[str, PartitionTask] = {}  # of each user with tasks
         self._ready: list[PartitionTask] = []
         self._order = itertools.count()
         self.some_ready = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._tasks) + len(self._replaced)
 
-    def add_message(self, message: Message[Partition]) -> bool:
-        """Whether its partition is in flight already; then it is done with when that is."""
-        task = self._tasks.get(key_of(message.value))
-        if task is None or task.lost:
+    def add_messages(self, messages: list[Message[Partition]], work: Work) -> bool:
+        """Whether their partition is in flight already; then they are done with when that is."""
+        task = self._tasks.get(key_of(work.partition))
+        if task is None or task.lost or task.work is None or task.work.content != work.content:
             return False
-        task.messages.append(message)
+        task.messages += messages
         return True
 
-    def summary_before(self, partition: Partition) -> asyncio.Future[GeneratedText] | None:
-        """The summary of the partition that this one follows, while that is being written."""
+    def task_before(self, partition: Partition) -> PartitionTask | None:
+        """The task of the partition that this one follows, while that is in flight."""
         if partition.before is None:
             return None
-        task = self._tasks.get((partition.user_id, partition.generation, partition.before))
-        return task.summary if task is not None else None
+        return self._tasks.get((partition.user_id, partition.generation, partition.before))
+
+    def summary_before(self, work: Work, noted: PartitionTask | None) -> asyncio.Future[GeneratedText] | None:
+        """The summary of the partition that this one follows, while that is being written or was when it was `noted`;
+        not that of another one, of the user's before they were forgotten.
+        """
+        for task in (self.task_before(work.partition), noted):
+            if task is not None and task.work is not None and task.work.content == work.content_before:
+                return task.summary
+        return None
 
     def begin(
         self,
         messages: list[Message[Partition]],
-        found: Work | Interest,
-        before: asyncio.Future[GeneratedText] | None,
-        *,
-        known: bool = True,
+        work: Work | None,
+        interest: Interest | None = None,
+        before: asyncio.Future[GeneratedText] | None = None,
     ) -> None:
         """Begin to write a partition; or, where its interest is there, only to hand it on in its turn.
 
-        `known`: the interest is stored already.
+        `work`: none where the interest is stored already.
         """
         key = key_of(messages[0].value)
-        task = PartitionTask(key, next(self._order), messages, follows=self._newest.get(key[0]))
-        if isinstance(found, Interest):
-            task.interest, task.known = found, known
-            work = self._hand_on(task)
+        task = PartitionTask(key, next(self._order), messages, work, self._newest.get(key[0]), interest)
+        if interest is not None:
+            running = self._hand_on(task)
         else:
-            work = self._write(task, found, before)
+            assert work is not None
+            running = self._write(task, work, before)
+        if key in self._tasks:
+            self._replaced.append(self._tasks[key])
         self._tasks[key] = self._newest[key[0]] = task
-        name = f"{key[0]}#{key[2]}"
-        task.running = asyncio.create_task(work, name=name)
+        task.running = asyncio.create_task(running, name=f"{key[0]}#{key[2]}")
 
     def take_ready(self, most: int) -> list[PartitionTask]:
         """The finished ones, in the order in which they are to be announced."""
@@ -117,12 +126,14 @@ class InFlight:
         for task in tasks:
             if self._tasks.get(task.key) is task:
                 del self._tasks[task.key]
+            elif task in self._replaced:
+                self._replaced.remove(task)
             if self._newest.get(task.key[0]) is task:
                 del self._newest[task.key[0]]
 
     def drop(self, *, every: bool = False) -> None:
         """Give up the tasks whose Kafka partition is another worker's now; or all."""
-        dropped = [task for task in self._tasks.values() if every or task.lost]
+        dropped = [task for task in (*self._tasks.values(), *self._replaced) if every or task.lost]
         for task in dropped:
             for one in (task.summary, task.running):
                 if one is not None:

@@ -10,14 +10,16 @@ import msgspec
 from sqlalchemy import Connection, Engine, select, tuple_
 
 from interest.llm.cache import Answers, Unwritten
+from interest.store import counters
 from interest.store.sql import insert_new, partition_of, upsert, writing
 from interest.store.statements import write_statements
 from interest.store.tables import interests, partitions
 from interest.types import Interest, Outcome, Partition
 from interest.write.backlog import Plan, Work, load, read_categories
+from interest.write.unchanged import unchanged
 from interest.write.writer import interest_of_row, interest_row
 from streams.kafka.messages import encode_message, update_of
-from streams.store import counters, outbox, tables
+from streams.store import outbox, tables
 from streams.store.invalidate import delete_derived
 from streams.store.outbox import Announcement
 
@@ -36,7 +38,7 @@ class LoadedPartitions:
 
     works: dict[Key, Work] = field(default_factory=dict)  # to be written
     known: dict[Key, tuple[Partition, Interest]] = field(default_factory=dict)  # written already
-    plain: dict[Key, Interest] = field(default_factory=dict)  # written without an LLM, to be stored
+    plain: dict[Key, tuple[Work, Interest]] = field(default_factory=dict)  # written without an LLM, to be stored
     forgets: int = 0  # users forgotten so far
     # the others are not in the store
 
@@ -52,6 +54,7 @@ class PartitionLoader:
     def load(self, keys: Sequence[Key]) -> LoadedPartitions:
         loaded = LoadedPartitions()
         with self._engine.connect() as connection:
+            before = counters.read(connection, counters.FORGETS)
             heads = read_heads(connection, keys)
             loaded.forgets = counters.read(connection, counters.FORGETS)  # after: it explains what was not found
             written = read_interests(connection, heads, self._plan.prompt_version)
@@ -61,19 +64,19 @@ class PartitionLoader:
                     loaded.known[key] = (heads.pop(key), interest)
             for generation in {key[1] for key in heads}:
                 some = [head for key, head in sorted(heads.items()) if key[1] == generation]
-                for work in self._works(connection, some):
+                for work in self._works(connection, some, before):
                     loaded.works[key_of(work.partition)] = work
         return loaded
 
-    def _works(self, connection: Connection, heads: list[Partition]) -> list[Work]:
+    def _works(self, connection: Connection, heads: list[Partition], forgets: int) -> list[Work]:
         stale = time.monotonic() - self._read_at >= max(_FRESH_MIN_S, _FRESH * self._took)
         if stale:
             self._read_categories(connection)
-        works = load(connection, self._plan, heads, self._categories)
+        works = load(connection, self._plan, heads, self._categories, forgets)
         named = {name for work in works for title in work.evidence.facts.titles for name in title.categories}
         if not stale and not named <= set(self._categories):  # the catalogue has grown
             self._read_categories(connection)
-            works = load(connection, self._plan, heads, self._categories)
+            works = load(connection, self._plan, heads, self._categories, forgets)
         return works
 
     def _read_categories(self, connection: Connection) -> None:
@@ -88,7 +91,7 @@ class FinishedInterest:
     """An interest to be stored and announced."""
 
     interest: Interest
-    known: bool  # it was stored before
+    work: Work | None  # what it was written of; None: it was stored before
     place: tuple[int, int]  # Kafka partition and offset of the message it came from
 
 
@@ -103,9 +106,9 @@ def save(
 ) -> tuple[list[Announcement], dict[Key, Interest]]:
     """One transaction; returns what is to be announced, in order, and the interests as they are stored.
 
-    1. Hold off `forget`: a user forgotten while the model wrote must not come back.
+    1. Hold off `forget`: what a user forgotten while the model wrote had done must not come back.
     2. Remove what was announced after the last transaction.
-    3. Write the interests, unless another worker was quicker: then its texts count.
+    3. Write the interests of partitions that are as they were, unless another worker was quicker: then its texts count.
     4. Write their announcements.
     5. Write the model's answers and what they cost.
     """
@@ -113,10 +116,11 @@ def save(
         counters.read_locked(connection, counters.FORGETS)  # 1
         outbox.remove_each(connection, sent)  # 2
         heads = read_heads(connection, [key_of(one.interest) for one in finished])
-        fresh = [one.interest for one in finished if not one.known and key_of(one.interest) in heads]
+        written = [(one.interest, one.work) for one in finished if one.work is not None]
+        same = unchanged(connection, [work for _, work in written])
+        fresh = [interest for (interest, _), stays in zip(written, same, strict=True) if stays]
         stored = _write(connection, fresh, llm=llm)  # 3
-        stored |= {key_of(one.interest): one.interest for one in finished if one.known}
-        stored = {key: interest for key, interest in stored.items() if key in heads}
+        stored |= _still_known(connection, [one.interest for one in finished if one.work is None])
         announcements = [
             announcement
             for one in finished
@@ -143,6 +147,10 @@ def _write(connection: Connection, fresh: Sequence[Interest], *, llm: bool) -> d
     insert_new(connection, interests, [interest_row(one) for one in new])
     write_statements(connection, [*replacing, *new])
     return read_interests(connection, keys, version)
+
+
+def _still_known(connection: Connection, known: Sequence[Interest]) -> dict[Key, Interest]:
+    return read_interests(connection, map(key_of, known), known[0].prompt_version) if known else {}
 
 
 def _announcements(

@@ -73,6 +73,7 @@ class InterestStage:
         self._in_flight = InFlight(self._retry, self._texts if self._answers else None)
         self._sent: list[Announcement] = []  # acknowledged by the broker, and still in the outbox
         self._closing = False
+        self._beginning = asyncio.Lock()
         self._idle = asyncio.Event()  # nothing is being stored or announced
         self._window: MessageWindow[Partition]
         self._announcer: Announcer
@@ -178,33 +179,36 @@ class InterestStage:
                 await self._begin(messages)
 
     async def _begin(self, messages: list[Message[Partition]]) -> None:
-        wanted: dict[Key, list[Message[Partition]]] = {}
-        for message in messages:
-            if not self._in_flight.add_message(message):
+        async with self._beginning:
+            wanted: dict[Key, list[Message[Partition]]] = {}
+            for message in messages:
                 wanted.setdefault(key_of(message.value), []).append(message)
-        # noted before the store is read: one that is stored and settled meanwhile is not there afterwards
-        before = {key: self._in_flight.summary_before(mine[0].value) for key, mine in wanted.items()}
-        loaded = await self._retry.store(partial(self._load, list(wanted)), "cannot read partitions")
-        absent: list[Message[Partition]] = []
-        for key, mine in wanted.items():
-            left = [message for message in mine if not message.lost]
-            if not left:
-                continue
-            if key in loaded.works:
-                summary = self._in_flight.summary_before(left[0].value) or before[key]
-                self._in_flight.begin(left, loaded.works[key], summary)
-            elif key in loaded.known:
-                self._in_flight.begin(left, loaded.known[key][1], None)
-            elif key in loaded.plain:
-                self._in_flight.begin(left, loaded.plain[key], None, known=False)
-            else:
-                absent += left
-        await self._skip_or_reject(absent, forgets=loaded.forgets)
+            # noted before the store is read: one that is stored and settled meanwhile is not there afterwards
+            noted = {key: self._in_flight.task_before(mine[0].value) for key, mine in wanted.items()}
+            loaded = await self._retry.store(partial(self._load, list(wanted)), "cannot read partitions")
+            absent: list[Message[Partition]] = []
+            for key, mine in wanted.items():
+                left = [message for message in mine if not message.lost]
+                if not left:
+                    continue
+                if (work := loaded.works.get(key)) is not None:
+                    if not self._in_flight.add_messages(left, work):
+                        before = self._in_flight.summary_before(work, noted[key])
+                        self._in_flight.begin(left, work, before=before)
+                elif key in loaded.known:
+                    self._in_flight.begin(left, None, loaded.known[key][1])
+                elif key in loaded.plain:
+                    self._in_flight.begin(left, *loaded.plain[key])
+                else:
+                    absent += left
+            await self._skip_or_reject(absent, forgets=loaded.forgets)
 
     def _load(self, keys: list[Key]) -> LoadedPartitions:
         loaded = self._loader.load(keys)
         if self._llm.model is None:
-            loaded.plain = {key: plain(work, self._llm.plan, self._llm.name) for key, work in loaded.works.items()}
+            loaded.plain = {
+                key: (work, plain(work, self._llm.plan, self._llm.name)) for key, work in loaded.works.items()
+            }
             loaded.works = {}
         return loaded
 
@@ -232,9 +236,9 @@ class InterestStage:
         assert self._client is not None
         answers, complete = self._answers, self._client.at(order)
 
-        async def ask(request: Request, *, user_id: str, kind: str) -> Reply:
+        async def ask(request: Request, *, user_id: str, kind: str, forgets: int | None) -> Reply:
             return await self._retry.storing(
-                lambda: answers.ask(request, user_id=user_id, kind=kind, complete=complete),
+                lambda: answers.ask(request, user_id=user_id, kind=kind, forgets=forgets, complete=complete),
                 "cannot look up answers",
             )
 
@@ -281,21 +285,24 @@ class InterestStage:
             answers[0].written(answers[1])
         await self._announcer.send(announcements)  # 2
         self._sent = announcements
-        self._done(tasks, stored)  # 3
+        await self._done(tasks, stored)  # 3
         return True
 
-    def _done(self, tasks: list[PartitionTask], stored: dict[Key, Interest]) -> None:
+    async def _done(self, tasks: list[PartitionTask], stored: dict[Key, Interest]) -> None:
         self._in_flight.settle(tasks)
+        again: list[Message[Partition]] = []
         for task in tasks:
             interest = stored.get(task.key)
-            if interest is None:  # forgotten while the model wrote
-                self._skip(task.key[2], task.messages)
+            if interest is None:  # forgotten while the model wrote; the user may have come back since
+                again += task.messages
                 continue
-            if not task.known:
+            if task.work is not None:
                 self.context.metrics.interests.labels(interest.summary_outcome).inc()
                 if interest.shift:
                     self.context.metrics.shifts.labels(interest.shift_outcome).inc()
             self._window.acknowledge(task.messages)
+        if again and not self._closing:  # or they are the next worker's
+            await self._begin(again)
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

@@ -12,11 +12,11 @@ from fusion.encoders.item_text import ITEM_TEMPLATE, catalogue_text
 from fusion.interests.centroids import partitions_at, read_centroids, write_centroids
 from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.tables import centroids
+from interest.store import counters
 from interest.store.sql import insert_new, item_row, upsert, writing
 from interest.store.tables import behaviors, items, partitions
 from interest.types import Behavior, Item
 from streams.resolve.centroids import CentroidPass
-from streams.store import counters
 from streams.store.forget import forget
 from streams.ubsp.ingest import Ingest, Position
 from streams.ubsp.policy import Policy, Scenes

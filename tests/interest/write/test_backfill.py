@@ -137,6 +137,8 @@ def test_who_is_forgotten_while_the_llm_writes_stays_forgotten(store: Engine, co
     done = learn(store, Scripted(forgetting), model="m", advance=seen.append, replaced=delete_derived)
     assert len(asked) > 2
     assert [row["user_id"] for row in rows(store)] == ["v"]
+    with store.connect() as connection:
+        assert set(connection.execute(select(answers.c.user_id)).scalars()) <= {"v"}
     assert (done.partitions, sum(seen)) == (1, 3)
 
 

@@ -16,13 +16,13 @@ from fusion.interests.item_vectors import collect_item_garbage, encode_items, te
 from interest.errors import Denied, InputError, Refused
 from interest.llm.protocol import Reply, Request
 from interest.llm.scripted import Scripted, reply
+from interest.store import counters
 from interest.store.descriptions import read_descriptions
 from interest.store.sql import insert_new, item_row, read_items, upsert
 from interest.store.tables import answers, item_descriptions, items
 from interest.types import Item
 from interest.write.describe import Choice, Told, describe, wanted_items
 from interest.write.item_prompt import Described, item_lines, read_description
-from streams.store import counters
 from tests.support.chat_server import ChatServer
 from tests.support.command_line import run
 from tests.support.hashed_encoder import HashedEncoder

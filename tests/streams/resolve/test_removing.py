@@ -14,10 +14,10 @@ from fusion.bank.texts import StoreTexts, collect_garbage
 from fusion.bank.vectors import fill, read_recipes
 from fusion.encoders.split_llm import LowerLayers
 from fusion.tables import bank_marks, banks
+from interest.store import counters
 from interest.store.tables import behaviors
 from streams.resolve import bank_fill as filling
 from streams.resolve.bank_fill import FillPass, accepted_counts
-from streams.store import counters
 from tests.support.bank_world import (
     EACH,
     USERS,

@@ -19,6 +19,7 @@ from fusion.features.match.item_vectors import stored_vectors
 from fusion.interests.pooled_rows import VectorSource, pooled_id
 from fusion.tables import vectors
 from interest.errors import InputError
+from interest.store import counters
 from interest.store.sql import writing
 from interest.types import Item
 from streams.kafka.clients import KafkaSettings
@@ -29,7 +30,7 @@ from streams.stages.announce import Announcer
 from streams.stages.fusion import stage as module
 from streams.stages.fusion.stage import FusionStage
 from streams.stages.ingest.catalogue import apply
-from streams.store import counters, outbox
+from streams.store import outbox
 from streams.store.forget import forget
 from tests.support.fusion_world import (
     EVERY,

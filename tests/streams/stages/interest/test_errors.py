@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, insert, select
 
 from interest.llm.scripted import reply
-from interest.store.tables import answers, interests
+from interest.store.sql import writing
+from interest.store.tables import answers, behaviors, interests, partitions
 from interest.types import Outcome, Partition
+from interest.write.backfill import learn
 from interest.write.backlog import Plan, load
 from interest.write.prompts import Style
 from streams.kafka.clients import make_producer
@@ -204,6 +206,75 @@ def test_a_user_forgotten_while_in_hand_does_not_come_back(filled: Engine, topic
     with filled.connect() as connection:
         for table in (interests, answers, outbox):
             assert connection.execute(select(table.c.user_id).where(table.c.user_id == "1")).first() is None
+
+
+def come_back(store: Engine, user_id: str, *, same_times: bool) -> list[Partition]:
+    """The user is forgotten and does as much again, with other films; the new partitions."""
+    from streams.store.forget import forget
+
+    with store.connect() as connection:
+        old = [
+            [dict(row) for row in connection.execute(select(table).where(table.c.user_id == user_id)).mappings()]
+            for table in (behaviors, partitions)
+        ]
+    forget(store, user_id)
+    later = 0.0 if same_times else 86_400.0
+    did = [row | {"item_id": str(int(row["item_id"]) % 900 + 1), "at": row["at"] + later} for row in old[0]]
+    heads = [
+        row | {"opened_at": row["opened_at"] + later, "closed_at": row["closed_at"] + later, "reason": "gap"}
+        if later
+        else row
+        for row in old[1]
+    ]
+    with writing(store) as connection:
+        connection.execute(insert(behaviors), did)
+        connection.execute(insert(partitions), heads)
+    return [one for one in closed(store) if one.user_id == user_id]
+
+
+def answers_of(store: Engine, user_id: str) -> set[str]:
+    """The keys of the answers about a user: each a hash of what was asked."""
+    with store.connect() as connection:
+        return set(connection.execute(select(answers.c.key).where(answers.c.user_id == user_id)).scalars())
+
+
+@pytest.mark.parametrize("same_times", [False, True])
+def test_who_comes_back_with_other_behaviours_gets_no_text_of_those_forgotten(
+    url: str, topics: KafkaSettings, sample_log: Path, tmp_path: Path, same_times: bool
+) -> None:
+    engine, other = open_store(url), open_store(f"sqlite:///{tmp_path / 'other.db'}")
+    for each in (engine, other):
+        fill(each, sample_log, tmp_path, users=2)
+
+    async def go() -> None:
+        announced = closed(engine)
+        await produce(topics, announced)
+        model = Model()
+        model.held = True
+        with ChatServer(model) as server:
+            context = make_context(engine, topics, url=server.url, model=MODEL)
+            async with running(context) as stage:
+                await until(lambda: len(stage._in_flight) == len(announced), "all in hand")
+                again = await asyncio.to_thread(come_back, engine, "1", same_times=same_times)
+                await produce(topics, again)
+                await until(lambda: stage._window.in_flight == len(announced) + len(again), "these too")
+                model.held = False
+                await until(lambda: at_end(context), "the commit")
+        said = await updates(context)
+        stored = {(row[0], row[2]): row[4] for row in rows(engine)}
+        assert all(one.summary == stored[one.user_id, one.index] for one in said)
+        assert await letters(context) == []
+
+    asyncio.run(go())
+    learn(other, Model(), model=MODEL, plan=Plan(prompt_version="json-1"))
+    forgotten = answers_of(other, "1")
+    come_back(other, "1", same_times=same_times)
+    learn(other, Model(), model=MODEL, plan=Plan(prompt_version="json-1"))
+    assert rows(engine) == rows(other)
+    assert answers_of(engine, "1") & answers_of(other, "1")
+    assert not answers_of(engine, "1") & forgotten
+    other.dispose()
+    engine.dispose()
 
 
 def test_a_partition_of_another_store_is_a_dead_letter(filled: Engine, topics: KafkaSettings) -> None:
