@@ -26,6 +26,7 @@ from streams.commands.fuse import fuse
 from streams.commands.lag import lag
 from streams.commands.learn import learn
 from streams.commands.nearest import nearest
+from streams.commands.option_groups import CommandWithOldSwitch
 from streams.commands.page import page
 from streams.commands.pretrain import pretrain
 from streams.commands.rates import rates
@@ -62,7 +63,7 @@ app.command()(lag)
 app.command()(learn)
 app.command()(page)
 app.command()(rates)
-app.command()(replay)
+app.command(cls=CommandWithOldSwitch)(replay)
 app.command()(review)
 app.command()(score)
 app.command()(nearest)

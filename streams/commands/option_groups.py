@@ -11,12 +11,13 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-RENAMED = {"--together": "--pack"}  # since 0.2; the old name goes with the release after
+RENAMED = {"--together": "--pack", "--llm-from": "--llm"}  # since 0.2; the old name goes with the release after
 INTEREST = ("auto", "yes", "no")
 
 
@@ -62,10 +63,29 @@ class CommandWithOldNames(TyperCommand):
         return super().parse_args(ctx, current_names(args))
 
 
+class CommandWithOldSwitch(CommandWithOldNames):
+    """The same for `replay`, whose --llm was the opposite of --no-llm and took no value."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        words = [
+            word for word, following in pairwise([*args, "--"]) if word != "--llm" or not following.startswith("-")
+        ]
+        try:
+            return super().parse_args(ctx, list(words))
+        except typer.BadParameter as error:
+            if "--llm" not in words:
+                raise
+            words.remove("--llm")
+            try:
+                return super().parse_args(ctx, words)  # "--llm LOG", if LOG was what is missing
+            except typer.BadParameter:
+                raise error from None
+
+
 def current_names(words: Sequence[str]) -> list[str]:
     """A command line with today's names: --pack for --together, --interest yes for --interest alone, and so on."""
     out: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         name, equals, value = word.partition("=")
         if word == "--interest" and following not in INTEREST:
             out += ["--interest", "yes"]

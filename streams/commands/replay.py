@@ -33,13 +33,13 @@ _OF_THE_AGENT = {
     "tokens": "INTERESTREAM_INGEST_TOKENS",
     "dedupe": "INTERESTREAM_INGEST_DEDUPE",
     "scenes": "INTERESTREAM_INGEST_SCENES",
-    "llm_from": "INTERESTREAM_LLM_URL",
+    "llm": "INTERESTREAM_LLM_URL",
     "llm_model": "INTERESTREAM_LLM_MODEL",
     "llm_backend": "INTERESTREAM_LLM_URL",
     "prompt_version": "INTERESTREAM_LLM_PROMPT_VERSION",
     "noun": "INTERESTREAM_LLM_NOUN",
     "store": "INTERESTREAM_STORE",
-    "llm": "the agent's --stages",
+    "no_llm": "the agent's --stages",
     "users_limit": None,
 }
 
@@ -114,11 +114,15 @@ def replay(
             help="Learn interests only of this many users, those with the longest histories; all users are read.", min=1
         ),
     ] = None,
-    llm: Annotated[bool, typer.Option("--llm/--no-llm", help="Learn interests once the log is read.")] = True,
-    llm_from: Annotated[
-        str | None, typer.Option("--llm-from", metavar="PATH|URL", help="The LLM. Default: the fetched SmolLM2.")
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            help="What writes the interests once the log is read: the folder of a checkpoint, the URL of an "
+            "OpenAI-compatible server, or `statistics` for none. Default: the fetched SmolLM2."
+        ),
     ] = None,
-    llm_model: Annotated[str | None, typer.Option(help="The model's name, where --llm-from is a server.")] = None,
+    no_llm: Annotated[bool, typer.Option("--no-llm", help="Close partitions only: learn no interests.")] = False,
+    llm_model: Annotated[str | None, typer.Option(help="The model's name, where --llm is a server.")] = None,
     llm_backend: LlmBackend = None,
     prompt_version: PromptVersion = None,
     noun: Annotated[str, typer.Option(help="What the texts call an item and items: singular,plural.")] = "title,titles",
@@ -179,8 +183,8 @@ def replay(
         sources = open_sources(log, items, users, options)
         produce(sources, rate=rate or "max", resume=resume, timeout_s=timeout or TIMEOUT_S)
         return
-    if llm and llm_from and llm_from.startswith(("http://", "https://")) and not llm_model:
-        raise InputError(f"name the model that {llm_from} serves with --llm-model")
+    if not no_llm and llm and llm.startswith(("http://", "https://")) and not llm_model:
+        raise InputError(f"name the model that {llm} serves with --llm-model")
     if rate is not None:
         raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
     if timeout is not None:
@@ -197,12 +201,12 @@ def replay(
     print("\n".join(sources.understood()), flush=True)
     _load_catalogue(engine, sources)
     _ingest(engine, sources, policy, resume=resume)
-    if llm:
+    if not no_llm:
         from streams.commands.fuse import fuse
         from streams.commands.learn import learn
 
         learn(
-            store=store, users_limit=users_limit, llm=llm_from, llm_model=llm_model, llm_backend=llm_backend,
+            store=store, users_limit=users_limit, llm=llm, llm_model=llm_model, llm_backend=llm_backend,
             prompt_version=prompt_version, noun=noun,
         )  # fmt: skip
         fuse(store=store)
@@ -218,9 +222,9 @@ def _refuse_options_of_the_agent(context: typer.Context) -> None:
 
 
 def _load_catalogue(engine: Engine, sources: Sources) -> None:
+    from interest.store import counters
     from interest.store.sql import writing
     from streams.files.catalogue import load_items, load_users
-    from streams.store import counters
 
     if sources.items:
         with sources.rejects(sources.items.path) as rejects:
@@ -238,10 +242,10 @@ def _load_catalogue(engine: Engine, sources: Sources) -> None:
 
 def _load_offered(engine: Engine, sources: Sources) -> None:
     """The catalogue that a log of offers brings: what the store does not have of it yet."""
+    from interest.store import counters
     from interest.store.sql import insert_new, item_row, writing
     from interest.store.tables import items
     from streams.files.entities import offered_catalogue
-    from streams.store import counters
 
     for what, read in offered_catalogue(sources.log):
         count = 0

@@ -223,9 +223,9 @@ def test_replay_names_the_model_of_a_server(log: Path, catalogue: Path, url: str
     with ChatServer(Scripted(answer), root="/api/paas/v4") as server:
         arguments = ("replay", log, "--items", catalogue, "--store", url, "--partition", SIZE)
         server_at = f"{server.url}/api/paas/v4"
-        code, said = run(*arguments, "--llm-from", server_at)
+        code, said = run(*arguments, "--llm", server_at)
         assert (code, "--llm-model" in said) == (2, True)
-        process = start(*arguments, "--llm-from", server_at, "--llm-model", "glm")
+        process = start(*arguments, "--llm", server_at, "--llm-model", "glm")
         assert process.stderr is not None
         assert any("learnt 12 partitions" in line for line in process.stderr)
         process.kill()  # what follows makes vectors, and takes a minute

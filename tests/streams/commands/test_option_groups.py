@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from streams.commands.option_groups import current_names, with_groups
+from streams.commands.option_groups import CommandWithOldSwitch, current_names, with_groups
 
 Size = Annotated[int, typer.Option(min=1, help="How large.")]
 
@@ -57,5 +57,35 @@ def test_old_names_become_todays(capsys: pytest.CaptureFixture[str]) -> None:
     assert current_names(["--interest", "--out", "x"]) == ["--interest", "yes", "--out", "x"]
     assert current_names(["--out", "x", "--interest"]) == ["--out", "x", "--interest", "yes"]
     assert current_names(["--no-interest"]) == ["--interest", "no"]
-    for words in (["--interest", "auto"], ["--interest=no"], ["--pack", "5", "--label", "value>=4"]):
+    for words in ([], ["--interest", "auto"], ["--interest=no"], ["--pack", "5", "--label", "value>=4"]):
         assert current_names(words) == words
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ((), None),
+        (("--llm",), None),
+        (("--llm", "--no-llm"), None),
+        (("--llm", "statistics"), "statistics"),
+        (("--llm-from", "http://box/v1"), "http://box/v1"),
+        (("--llm-from=small",), "small"),
+    ],
+)
+@pytest.mark.parametrize("log_first", [False, True])
+def test_replays_old_switch_and_old_name_still_work(words: tuple[str, ...], read: str | None, log_first: bool) -> None:
+    got: list[str | None] = []
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command(cls=CommandWithOldSwitch)
+    def replay(
+        log: Annotated[str, typer.Argument()],
+        llm: Annotated[str | None, typer.Option()] = None,
+        no_llm: Annotated[bool, typer.Option("--no-llm")] = False,
+    ) -> None:
+        got.extend((log, llm))
+
+    result = CliRunner().invoke(app, ["a.csv", *words] if log_first else [*words, "a.csv"])
+    assert (result.exit_code, got) == (0, ["a.csv", read])
+    if not log_first and read is None:
+        assert CliRunner().invoke(app, words).exit_code == 2
