@@ -56,9 +56,7 @@ def page(
             f"page.origin is {settings.origin!r}: write the scheme and the host alone, such as https://interests.example"
         )
     from streams.page.server import run_page
-    from streams.service.beside import end_with_the_service
 
-    end_with_the_service()
     print(
         f"the page is at {settings.origin or f'http://{settings.host}:{settings.port}'}/", file=sys.stderr, flush=True
     )

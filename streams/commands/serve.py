@@ -120,22 +120,24 @@ def serve(
 @contextmanager
 def _page_beside(host: str, port: int, page_port: int) -> Iterator[None]:
     """The page in a process of its own, for as long as the service runs. It listens where the service does."""
-    import os
-    import subprocess
-    import sys
-
-    from streams.service.beside import PARENT, end_by_exception
+    from streams.service.beside import Beside, end_by_exception
 
     end_by_exception()
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     api = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
-    command = [sys.executable, "-m", "streams", "page", "--api", api, "--host", host, "--port", str(page_port)]
-    child = subprocess.Popen(command, env={**os.environ, PARENT: str(os.getpid())})
+    process = Beside("the page", _run_page, " ".join((api, host, str(page_port))))
     try:
         yield
     finally:
-        child.terminate()
-        child.wait()
+        process.stop()
+
+
+def _run_page(told: str) -> None:
+    """The page's process."""
+    from streams.commands.page import page
+
+    api, host, port = told.split(" ")
+    page(api=api, host=host, port=int(port))
 
 
 def _llm(option: str | None, model: str | None) -> dict[str, str | None]:

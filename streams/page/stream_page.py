@@ -88,7 +88,10 @@ def _learner(learner: dict[str, Any] | None) -> str:
     if learner is None:
         return ""
     told = [
-        f"Texts are written beside the service by {isolated(learner['model'], 200)}: {number(learner['written'])} "
+        "The process beside the service that writes texts stands by: another one writes this store's, and this one "
+        "takes over when that ends."
+        if learner["standing_by"]
+        else f"Texts are written beside the service by {isolated(learner['model'], 200)}: {number(learner['written'])} "
         f"partitions since it began, {number(learner['waiting'])} waiting."
     ]
     if learner["silent_s"] > SILENT_S:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,14 +13,13 @@ from types import FrameType
 
 import structlog
 
+from interest.errors import InputError
 from interest.retry import Backoff
 
 AGAIN = Backoff(first_s=0.2, most_s=30.0)
 LIVED_S = 60.0  # a process that lived so long is started again at once
 END_S = 10.0  # between SIGTERM and SIGKILL
 USELESS = 2  # the exit code that says: another start is of no use
-PARENT = "SERVE_PARENT"  # the service's process, handed to the page by the environment
-LOOK_S = 0.5  # how often the page looks whether it is still there
 log = structlog.get_logger()
 
 
@@ -28,16 +28,18 @@ class Beside:
 
     def __init__(
         self,
+        what: str,
         target: Callable[[str], None],
         argument: str,
         *,
         before: Callable[[], None] = lambda: None,
         ended: Callable[[int, float | None], None] = lambda _code, _again_s: None,
     ) -> None:
-        """target: called with `argument` in a new process. before: each start. ended: told of an exit code, and in how
-        many seconds it is started again; None: never, for it said that this is of no use.
+        """what: its name in messages. target: called with `argument` in a new process. before: each start. ended: told
+        of an exit code, and in how many seconds it is started again; None: never, for it said that this is of no use.
         """
-        self._target, self._argument, self._before, self._ended = target, argument, before, ended
+        self._what, self._target, self._argument = what, target, argument
+        self._before, self._ended = before, ended
         self._stopping = threading.Event()
         self._start()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -55,7 +57,9 @@ class Beside:
 
     def _start(self) -> None:
         self._before()
-        self._process = multiprocessing.get_context("spawn").Process(target=self._target, args=(self._argument,))
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_run, args=(self._what, self._target, self._argument)
+        )
         self._process.start()
         self._began = time.monotonic()
 
@@ -67,11 +71,23 @@ class Beside:
             code = self._process.exitcode or 0
             failures = 1 if time.monotonic() - self._began > LIVED_S else failures + 1
             again_s = None if code == USELESS else AGAIN.delay_s(failures)
-            log.warning("a process beside the service has ended", process=self._target.__name__, code=code)
+            then = "it is not started again" if again_s is None else f"it is started again in {again_s:g} s"
+            log.warning(f"{self._what} has ended ({code}); {then}")
             self._ended(code, again_s)
             if again_s is None or self._stopping.wait(again_s):
                 return
             self._start()
+
+
+def _run(what: str, target: Callable[[str], None], argument: str) -> None:
+    """The process."""
+    os.setpgrp()  # Ctrl-C is the service's, which ends this
+    end_with_the_service()
+    try:
+        target(argument)
+    except InputError as error:
+        log.warning(f"{what} cannot work: {error}")
+        sys.exit(USELESS)
 
 
 def end_by_exception() -> None:
@@ -88,18 +104,14 @@ def end_by_exception() -> None:
 def end_with_the_service() -> None:
     """SIGTERM for this process once the service that started it is gone: one that was killed ends nothing itself.
 
-    Nothing is done in the service's own process, nor in a page that was started alone.
+    Nothing is done in the service's own process.
     """
-    service, number = multiprocessing.parent_process(), int(os.environ.get(PARENT) or 0)
-    if service is None and not number:
+    service = multiprocessing.parent_process()
+    if service is None:
         return
 
     def watch() -> None:
-        if service is not None:
-            service.join()
-        else:
-            while os.getppid() == number:
-                time.sleep(LOOK_S)
+        service.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

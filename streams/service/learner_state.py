@@ -20,6 +20,7 @@ class LearnerState(msgspec.Struct, kw_only=True):
     waiting: int = 0  # closed partitions without a text, when last looked
     written: int = 0  # partitions whose texts were written
     represented: int = 0  # partitions whose texts were encoded, and their user's representation brought up to date
+    standing_by: bool = False  # another process writes this store's texts; this one takes over when that ends
     trouble: str | None = None  # why nothing is written now
     notes: tuple[str, ...] = ()  # what whoever runs it should know
     at: float = 0.0

@@ -23,7 +23,7 @@ from interest.retry import Backoff
 from streams.observability.logs import set_up_logs
 from streams.resolve.encoder import encoder_folder
 from streams.resolve.llm import STATISTICS, OpenLlm, service_llm
-from streams.service.beside import USELESS, Beside, end_by_exception, end_with_the_service
+from streams.service.beside import USELESS, Beside, end_by_exception
 from streams.service.learner import Learner, plan_of, scoring_artifact
 from streams.service.learner_state import LEARNER_STATE, LearnerState, StateFile
 from streams.service.problems import STORE_AWAY
@@ -37,7 +37,7 @@ CONNECTIONS = 8  # more than are in use, so that none is waited for
 ANOTHER_S = 5.0  # between two looks whether the other process is still there
 WAIT = Backoff(first_s=1.0, most_s=30.0, jitter=0.2)
 SAY_S = 10.0  # between two signs of life
-ANOTHER = "another process writes this store's texts; this one takes over when that ends"
+WHAT = "the process that writes texts"
 log = structlog.get_logger()
 
 
@@ -84,7 +84,9 @@ def learning() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="interestream-learn-") as folder:
         path = Path(folder) / "state.json"
         os.environ[LEARNER_STATE] = str(path)
-        process = Beside(run_learner, str(path), ended=lambda code, again_s: _tell_of_the_end(path, code, again_s))
+        process = Beside(
+            WHAT, run_learner, str(path), ended=lambda code, again_s: _tell_of_the_end(path, code, again_s)
+        )
         try:
             yield
         finally:
@@ -94,20 +96,19 @@ def learning() -> Iterator[None]:
 def _tell_of_the_end(path: Path, code: int, again_s: float | None) -> None:
     file = StateFile(path)
     if again_s is not None:
-        file.state.trouble = f"the process that writes texts has ended ({code}); another starts in {again_s:g} s"
+        file.state.trouble = f"{WHAT} has ended ({code}); another starts in {again_s:g} s"
     elif file.state.trouble is None:
-        file.state.trouble = f"the process that writes texts has ended ({code})"
+        file.state.trouble = f"{WHAT} has ended ({code})"
+    file.state.standing_by = False
     file.write()
 
 
 def run_learner(path: str) -> None:
     """The process, until SIGTERM, which ends it at once: what is stored is whole, and the next one goes on."""
-    os.setpgrp()  # Ctrl-C is the service's, which ends this
     # read when torch is first loaded: threads that spin while they wait would take their time from scores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
-    end_with_the_service()
     os.nice(NICE)
     settings = load_settings()
     set_up_logs(settings.agent.log)
@@ -155,7 +156,7 @@ def _opened(settings: Settings, file: StateFile) -> Engine:
 def _wait(file: StateFile, trouble: str, seconds: float) -> None:
     if file.state.trouble != trouble:
         log.warning("texts wait", reason=trouble)
-    file.state.trouble = trouble
+    file.state.trouble, file.state.standing_by = trouble, False
     file.write()
     time.sleep(seconds)
 
@@ -181,8 +182,8 @@ class LearnerLoop:
         """One step; how long to rest after it."""
         try:
             if not self._sole.held():
-                _wait(self._file, ANOTHER, ANOTHER_S)
-                return 0.0
+                self._stand_by()
+                return ANOTHER_S
             if self._learner is None:
                 self._learner = self._made()
             more = self._learner.step()
@@ -196,6 +197,14 @@ class LearnerLoop:
         self._failures = 0
         self._say(self._learner)
         return 0.0 if more else self._settings.serve.learn_poll_s
+
+    def _stand_by(self) -> None:
+        """Healthy, with nothing to do: what waits is the other process's."""
+        state = self._file.state
+        if not state.standing_by:
+            log.info("standing by: another process writes this store's texts")
+        state.standing_by, state.trouble, state.waiting = True, None, 0
+        self._file.write()
 
     def _made(self) -> Learner:
         learner = Learner(self._engine, self._settings, self._llm, self._encoder)

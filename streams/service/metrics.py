@@ -56,6 +56,9 @@ class ServiceMetrics:
         self.learn_waiting = learner("waiting", "closed partitions without a text, of serve --learn")
         self.learn_written = learner("written", "partitions whose texts were written since the process began")
         self.learn_troubled = learner("troubled", "1: nothing is written; /v1/stream says why")
+        self.learn_standing_by = learner(
+            "standing_by", "1: another process writes the store's texts; this one takes over when that ends"
+        )
         self.learn_silent = learner("silent_seconds", "since the process last said something")
 
     def take(self, counts: Counts) -> None:
@@ -76,6 +79,7 @@ class ServiceMetrics:
         self.learn_waiting.set(state.waiting)
         self.learn_written.set(state.written)
         self.learn_troubled.set(state.trouble is not None)
+        self.learn_standing_by.set(state.standing_by)
         self.learn_silent.set(max(time.time() - state.at, 0.0))  # a clock may be set back
 
     def knew(self, newest_at: float | None) -> None:

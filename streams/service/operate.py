@@ -64,6 +64,9 @@ class LearnerReport(BaseModel):
     waiting: Annotated[int, Field(description="Closed partitions without a text")]
     written: Annotated[int, Field(description="Partitions whose texts it has written since it began")]
     represented: Annotated[int, Field(description="Partitions whose texts it has encoded")]
+    standing_by: Annotated[
+        bool, Field(description="Another process writes this store's texts; this one takes over when that ends")
+    ]
     trouble: Annotated[str | None, Field(description="Why nothing is written now")]
     notes: list[str]
     silent_s: Annotated[float, Field(description="Seconds since it last said something")]

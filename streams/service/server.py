@@ -119,7 +119,12 @@ def _serve(settings: Settings, workers: int) -> None:
         writing = None
         if own.writes == "store":
             socket = os.environ[SOCKET] = str(Path(folder) / "writer.sock")
-            writing = Beside(run_writer, socket, before=lambda: Path(socket).unlink(missing_ok=True))
+            writing = Beside(
+                "the process that writes behaviours",
+                run_writer,
+                socket,
+                before=lambda: Path(socket).unlink(missing_ok=True),
+            )
         try:
             Multiprocess(config, sockets=[config.bind_socket()]).run()
         finally:
@@ -129,7 +134,6 @@ def _serve(settings: Settings, workers: int) -> None:
 
 def run_writer(socket: str) -> None:
     """The writing process, until SIGTERM."""
-    end_with_the_service()
     settings = load_settings()
     set_up_logs(settings.agent.log)
     os.umask(0o077)

@@ -30,7 +30,7 @@ from streams.resolve.llm import STATISTICS, OpenLlm, service_llm
 from streams.service import learner as learner_module
 from streams.service.learner import Learner
 from streams.service.learner_state import LEARNER_STATE, StateFile, learner_state
-from streams.service.learning import ANOTHER, LearnerLoop, check_learning, learning
+from streams.service.learning import ANOTHER_S, LearnerLoop, check_learning, learning
 from streams.service.server import make_writer
 from streams.settings.load import load_settings
 from streams.settings.schema import IngestSettings, LlmSettings, ServeSettings, Settings
@@ -167,6 +167,11 @@ def test_a_partition_that_closes_is_told_and_scored_with(
     assert texts_of(engine, "new") == [(0, Outcome.STATISTICS)]
 
 
+async def shown_by(settings: Settings) -> tuple[dict, str]:
+    async with running(settings) as client:
+        return (await client.get("/v1/stream")).json()["learner"], (await client.get("/metrics")).text
+
+
 def test_an_llm_that_is_away_is_waited_for(
     engine: Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,26 +182,23 @@ def test_an_llm_that_is_away_is_waited_for(
     work = LearnerLoop(engine, settings, file, llm, live.TextEncoder(), sole)
     beside = Sole(engine, "learner")
     assert beside.held()
-    monkeypatch.setattr("streams.service.learning.ANOTHER_S", 0.01)
-    work.step()
-    assert file.state.trouble == ANOTHER
+    assert work.step() == ANOTHER_S
+    told, metrics = asyncio.run(shown_by(settings))
+    assert (told["standing_by"], told["trouble"]) == (True, None)
+    assert "interestream_serve_learn_standing_by 1.0" in metrics
+    assert "interestream_serve_learn_troubled 0.0" in metrics
     beside.close()
     work.step()
     said = learner_state()
     assert said is not None
     assert said.trouble == "connection refused"
     assert said.waiting > 0
-
-    async def shown() -> tuple[dict, str]:
-        async with running(settings) as client:
-            return (await client.get("/v1/stream")).json()["learner"], (await client.get("/metrics")).text
-
-    told, metrics = asyncio.run(shown())
-    assert told["trouble"] == said.trouble
+    told, metrics = asyncio.run(shown_by(settings))
+    assert (told["standing_by"], told["trouble"]) == (False, said.trouble)
     assert "interestream_serve_learn_troubled 1.0" in metrics
     while work.step() == 0.0:
         pass
-    told, metrics = asyncio.run(shown())
+    told, metrics = asyncio.run(shown_by(settings))
     assert (told["trouble"], told["waiting"], told["model"]) == (None, 0, "scripted")
     assert told["written"] == told["represented"] == len(rows(engine)["interests"])
     assert "interestream_serve_learn_waiting 0.0" in metrics

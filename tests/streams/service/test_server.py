@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from interest.errors import InputError
+from streams.service.beside import USELESS, Beside
 from streams.service.server import worker_app
 from streams.store.engine import open_store
+from tests.support.beside_child import child, useless
 from tests.support.command_line import run
 
 WITHIN_S = 120.0  # on a machine that others fill
@@ -54,10 +57,36 @@ def test_an_address_in_use_is_refused_before_anything_is_started(
     assert f"{option} {port} on 127.0.0.1 cannot be listened on (Address already in use)" in str(refused.exception)
 
 
-@pytest.mark.parametrize("how", ["beside", "page"])
-def test_what_a_killed_service_started_ends(tmp_path: Path, how: str) -> None:
+def test_what_dies_beside_the_service_is_started_again_unless_that_is_of_no_use(tmp_path: Path) -> None:
+    file, ends = tmp_path / "number", list[tuple[int, float | None]]()
+    running = Beside("the page", child, str(file), ended=lambda *end: ends.append(end))
+    try:
+        wait_until(lambda: file.exists() and file.read_text())
+        first = int(file.read_text())
+        psutil.Process(first).kill()
+        wait_until(lambda: file.read_text() not in ("", str(first)))
+    finally:
+        running.stop()
+    ((code, again_s),) = ends
+    assert code == -9
+    assert again_s is not None
+    ends.clear()
+    refused = Beside("the page", useless, "", ended=lambda *end: ends.append(end))
+    wait_until(lambda: ends)
+    refused.stop()
+    assert ends == [(USELESS, None)]
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    until = time.monotonic() + WITHIN_S
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_what_a_killed_service_started_ends(tmp_path: Path) -> None:
     file = tmp_path / "number"
-    code = f"from tests.support.beside_child import service; service({str(file)!r}, {how!r})"
+    code = f"from tests.support.beside_child import service; service({str(file)!r})"
     service = subprocess.Popen([sys.executable, "-c", code])
     try:
         while not (file.exists() and file.read_text()):
