@@ -2,18 +2,23 @@
 the user valued best, one in twenty at most calls liked what lies below the user's mean; and they tell users apart
 better than statistics sentences do.
 
-    python benchmarks/adaptation.py [--quick] [--llm FOLDER] [--arm base] [--prompts plain-1,plain-2] [--work FOLDER]
-        [--no-retrieval] [--report] [--save FILE]
+    python benchmarks/adaptation.py [--quick] [--log ml-100k|ml-1m] [--users 600] [--llm FOLDER]
+        [--llm-backend int8|transformers] [--arm base] [--prompts plain-1,plain-2] [--work FOLDER]
+        [--data ../shared/data] [--no-retrieval] [--report] [--save FILE]
 
-ML-100K (fetched), partitions of 50. --quick: the first 100 ratings of 60 users. The LLM runs in this process in int8
-(CTranslate2). Texts are kept in the store under --work: interrupted at any point, the same command goes on from there;
---report measures what there is. All measures are of summaries that the LLM wrote and that were kept
-(`interest.review`), as `interestream review` has them; beside them, of the same partitions as plain-2's, statistics
-sentences and a rich template of all facts. Differences to statistics sentences are paired, with users resampled.
-`counts` is what no text about categories can pass by much: the same retrievals by all shares of categories and all
-their mean values, as numbers. `mrr_masked` is the retrieval by vectors of the same texts with titles masked.
+ML-100K (fetched), partitions of 50; --quick: the first 100 ratings of 60 users. --log ml-1m: the first 100 ratings, two
+partitions, of each of ML-1M's --users longest users, with directors, casts and plots in the catalogue. The LLM runs in
+this process, in int8 (CTranslate2) unless told otherwise. Texts are kept in the store under --work: interrupted at any
+point, the same command goes on from there; --report measures what there is. All measures are of summaries that the LLM
+wrote and that were kept (`interest.review`), as `interestream review` has them; beside them, of the same partitions as
+plain-2's, statistics sentences and a rich template of all facts. Differences to statistics sentences are paired, with
+users resampled. `counts` is what no text about categories can pass by much: the same retrievals by all shares of
+categories and all their mean values, as numbers. `mrr_masked` is the retrieval by vectors of the same texts with titles
+masked.
 
---arm names the model in the results: base, or adapted for a model that was trained further. Prints one JSON line.
+--arm names the model in the results: base, adapted for a model that was trained further, adapted-no-facts for one that
+learnt no facts and sentences. Another model needs another --work. Prints one JSON line; --save puts the arm into the
+file, as <log>.<prompt>.<arm>, beside those that are there.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rig.movielens import longest, read_movielens
 from sqlalchemy import Engine, func, select
 
 from fusion.encoders.sentence import open_encoder
@@ -36,6 +42,7 @@ from fusion.interests.text_vectors import Encoder
 from fusion.worth.texts import Write, statistics, template
 from interest.facts.counts import Facts
 from interest.llm.int8 import Int8Model
+from interest.llm.local import LocalModel
 from interest.llm.protocol import Complete
 from interest.review.measures import masked, measure
 from interest.review.report import review, share_of, strangers, trials_of
@@ -56,10 +63,9 @@ from streams.store.engine import open_store
 from streams.store.text_review import read_cost
 from streams.ubsp.policy import Policy
 
-LOG = "ml-100k"
 STYLE = Style(noun=("film", "films"))
 K = 50
-QUICK_USERS, QUICK_PARTITIONS = 60, 2
+QUICK_USERS, FIRST_PARTITIONS = 60, 2
 BESIDE: dict[str, Write] = {"statistics": statistics, "template": template}
 Say = Callable[[ReviewedText], str]
 Hits = dict[str, list[float]]  # of each user's texts
@@ -70,7 +76,11 @@ MOST = 10**9  # all texts
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="120 partitions")
+    options.add_argument("--log", choices=("ml-100k", "ml-1m"), default="ml-100k")
+    options.add_argument("--users", type=int, default=600, help="of ml-1m: those with the longest histories")
+    options.add_argument("--data", type=Path, default=Path("../shared/data"))
     options.add_argument("--llm", type=Path, default=default_llm())
+    options.add_argument("--llm-backend", choices=("int8", "transformers"), default="int8")
     options.add_argument("--arm", default="base", help="what the model is called in the results")
     options.add_argument("--prompts", default="plain-1,plain-2")
     options.add_argument("--work", type=Path, default=cache_folder() / "adaptation")
@@ -78,8 +88,14 @@ def main() -> None:
     options.add_argument("--report", action="store_true", help="write no texts")
     options.add_argument("--save", type=Path)
     chosen = options.parse_args()
-    store = open_sample(chosen.work, quick=chosen.quick)
-    model = None if chosen.report else Int8Model(chosen.llm, int8_weights(chosen.llm, say=say))
+    if chosen.log == "ml-1m":
+        store = open_longest(chosen.work, chosen.data, QUICK_USERS if chosen.quick else chosen.users)
+    else:
+        store = open_sample(chosen.work, quick=chosen.quick)
+    model: Int8Model | LocalModel | None = None
+    if not chosen.report:
+        whole = chosen.llm_backend == "transformers"
+        model = LocalModel(chosen.llm) if whole else Int8Model(chosen.llm, int8_weights(chosen.llm, say=say))
     name = model.name if model else newest_model(store)
     encoder = None if chosen.no_retrieval else open_encoder(default_encoder())
     found: dict[str, Any] = {}
@@ -88,18 +104,24 @@ def main() -> None:
         plan = Plan(prompt_version=version, rates=rates, style=STYLE)
         if model is not None:
             write(store, plan, model, name)
-        found[family] = {chosen.arm: measured(store, version, name, encoder)}
-    line = {
-        "benchmark": "adaptation",
-        "quick": chosen.quick,
-        "model": name,
-        "partitions": closed(store),
-        LOG: found,
-    }
+        arm = {"model": name, "partitions": closed(store)} | measured(store, version, name, encoder)
+        found[family] = {chosen.arm: arm}
     store.dispose()
+    line = {"benchmark": "adaptation", f"{chosen.log}{'-quick' * chosen.quick}": found}
     print(json.dumps(line))
     if chosen.save:
-        chosen.save.write_text(json.dumps(line, indent=1) + "\n")
+        held = json.loads(chosen.save.read_text()) if chosen.save.exists() else {}
+        chosen.save.write_text(json.dumps(beside(held, line), indent=1) + "\n")
+
+
+def beside(held: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What is held, down to <log>.<prompt>.<arm>, with what is new in its place."""
+    if "texts" in new:  # an arm's own figures are of one run
+        return new
+    merged = dict(held)
+    for name, value in new.items():
+        merged[name] = beside(merged.get(name) or {}, value) if isinstance(value, dict) else value
+    return merged
 
 
 def open_sample(work: Path, *, quick: bool) -> Engine:
@@ -117,13 +139,28 @@ def open_sample(work: Path, *, quick: bool) -> Engine:
     return store
 
 
+def open_longest(work: Path, data: Path, users: int) -> Engine:
+    """The store of the first ratings of ML-1M's longest users, filled once."""
+    work.mkdir(parents=True, exist_ok=True)
+    store = open_store(f"sqlite:///{work / f'ml-1m-{users}.db'}")
+    log = work / f"ml-1m-{users}.csv"
+    if not log.exists():
+        ratings, _ = read_movielens("ml-1m", data)
+        first = longest(ratings, users).groupby("user").head(K * FIRST_PARTITIONS)
+        names = {"user": "user_id", "film": "item_id", "timestamp": "timestamp", "rating": "rating"}
+        first[list(names)].rename(columns=names).to_csv(log, index=False)
+    load_items(store, ItemFile(data / "ml1m_movies_rich.parquet", {}))
+    replay(store, BehaviorLog(log, {}, LogOptions(action="rate")), Policy(count=K))
+    return store
+
+
 def first_rows(file: Path) -> list[str]:
     """The head, and the first ratings of users drawn by a hash of their ids among those with enough of them."""
     head, *lines = file.read_text().splitlines()
     by_user: dict[str, list[list[str]]] = {}
     for line in lines:
         by_user.setdefault(line.split("\t")[0], []).append(line.split("\t"))
-    size = K * QUICK_PARTITIONS
+    size = K * FIRST_PARTITIONS
     there = [user for user, rows in by_user.items() if len(rows) >= size]
     drawn = sorted(there, key=lambda user: hashlib.sha256(user.encode()).digest())[:QUICK_USERS]
     kept = [row for user in drawn for row in sorted(by_user[user], key=lambda row: (float(row[3]), row[1]))[:size]]

@@ -2,26 +2,34 @@
 after the cut lie closer, and more of held-out items' hidden fields is recalled.
 
     python benchmarks/adaptation_learning.py [--log ml-100k|ml-1m] [--users 600] [--tokens 300000] [--lora RANK]
+                                             [--mix KIND=SHARE,...] [--lr RATE] [--answers 120] [--held 60]
                                              [--llm FOLDER] [--out FOLDER] [--data ../shared/data] [--save FILE]
-                                             [--quick]
+                                             [--quick] [--speed]
 
 The model is adapted as `interestream adapt` does it, into --out; a run that was stopped goes on, one that is finished
-is only measured. ML-100K (genres; the log of `interestream fetch`) or ML-1M's longest users with the rich catalogue.
+is only measured. --mix and --lr are that command's; without facts and sentences, for example:
+`--mix item=0.3,related=0.2,history=0.15,reading=0.2,general=0.1`. ML-100K (genres; the log of `interestream fetch`) or
+ML-1M's longest users with the rich catalogue.
 
 liked together: an item's vector is the mean of the last states over its text, minus the mean of all items. For every
 item, the one liked by most of the same users after the cut is ranked among 100 others drawn at random; the mean
 reciprocal rank, for all items and for held-out ones. recall: of each field of a held-out item that is hidden, the share
 of its words that the model writes, after two items in the same form. Both models see the same. Differences are paired
 over items, with the 95 % interval of 2,000 bootstrap samples. Prints one JSON line last.
+
+--speed trains nothing: it prints how many tokens a second of processor time the base model's passes take in float32 and
+in bfloat16, in turns, on one thread, by how much their losses differ, and the process's memory after each turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,10 +37,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from rig.movielens import longest
 
+from fusion.adaptation.document import Kind
+from fusion.adaptation.encode import Encoded
 from fusion.adaptation.items import Fields, fields_of, infill, item_text
-from fusion.adaptation.learn import LearnConfig
+from fusion.adaptation.learn import LearnConfig, gathered, losses
 from fusion.adaptation.material import Material, divide, rows_of
+from fusion.adaptation.mixture import MIX, parse_mix
 from fusion.adaptation.related import similarity
 from fusion.adaptation.run import AdaptConfig, Source, adapt, special_tokens
 from fusion.features.log import Array, Log, read_log
@@ -63,21 +75,30 @@ def main() -> None:
     options.add_argument("--llm", type=Path, default=default_llm())
     options.add_argument("--tokens", type=int, default=300_000)
     options.add_argument("--lora", type=int, default=0)
+    options.add_argument("--mix", type=parse_mix, default=MIX, help="shares of the tokens by kind of document")
+    options.add_argument("--lr", type=float, help="at its peak; default: as `interestream adapt` has it")
+    options.add_argument("--answers", type=int, default=120, help="of the base model's own, replayed")
+    options.add_argument("--held", type=int, default=60, help="documents of a kind that perplexity is measured on")
     options.add_argument("--out", type=Path, help="where the adapted model stays; default: nowhere")
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--save", type=Path)
     options.add_argument("--quick", action="store_true", help="5,000 tokens, 100 items, fields of 25")
+    options.add_argument("--speed", action="store_true", help="only how fast passes are")
     chosen = options.parse_args()
+    if chosen.speed:
+        print(json.dumps({"benchmark": "adaptation_learning", "speed": passes(chosen.llm)}))
+        return
     with tempfile.TemporaryDirectory() as folder:
         log, catalogue = ml_1m(chosen.data, chosen.users) if chosen.log == "ml-1m" else ml_100k(Path(folder))
         out = chosen.out or Path(folder) / "adapted"
-        few: dict[str, Any] = {"answers": 16, "held": 10} if chosen.quick else {}
         config = AdaptConfig(
             tokens=5_000 if chosen.quick else chosen.tokens,
+            answers=16 if chosen.quick else chosen.answers,
+            held=10 if chosen.quick else chosen.held,
             noun=("film", "films"),
-            learn=LearnConfig(rank=chosen.lora),
-            **few,
+            mix=chosen.mix,
+            learn=LearnConfig(rank=chosen.lora, lr=chosen.lr),
         )
         record = adapt(
             Source(log, catalogue, chosen.log), chosen.llm, out, config, shown=shown, say=tell,
@@ -92,6 +113,8 @@ def main() -> None:
         "benchmark": "adaptation_learning",
         "log": chosen.log,
         "tokens": sum(record.tokens.values()),
+        "mix": record.mix,
+        "lr": record.rate,
         "lora": record.rank,
         "perplexity": {"base": record.before, "adapted": record.after},
         **{name: compared(found["base"][name], found["adapted"][name]) for name in found["base"]},
@@ -99,6 +122,38 @@ def main() -> None:
     print(json.dumps(line))
     if chosen.save:
         chosen.save.write_text(json.dumps(line, indent=1) + "\n")
+
+
+def passes(llm: Path, turns: int = 3) -> dict[str, Any]:
+    """Forward and backward passes over four contexts of random tokens and sizes, in float32 and in bfloat16."""
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    model = load_whole(AutoModelForCausalLM, llm, dtype=torch.float32, attn_implementation="sdpa").train()
+    device, rng = torch.device("cpu"), np.random.default_rng(0)
+    took: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    found: dict[str, list[float]] = {name: [] for name in took}
+    memory, tokens = [], []
+    for _ in range(turns):
+        contexts = []
+        for _ in range(4):
+            sizes = [int(size) for size in rng.integers(60, 170, size=3)]
+            ids = [rng.integers(0, model.config.vocab_size, size).astype(np.int32) for size in sizes]
+            contexts.append([Encoded(Kind.ITEM, None, one, rng.random(len(one)) < 0.5) for one in ids])
+        tokens.append(sum(len(one.ids) for context in contexts for one in context))
+        for name, own in took.items():
+            low, began, total = name == "bfloat16", time.process_time(), 0.0
+            for batch in gathered(contexts, device, low=low):
+                summed, asked = losses(model, batch, low=low)
+                (summed / asked).backward()  # type: ignore[no-untyped-call]
+                total += float(summed.detach())
+            own.append(time.process_time() - began)
+            found[name].append(total)
+            model.zero_grad(set_to_none=True)
+        memory.append(round(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6))
+    rates = {name: [round(count / each) for count, each in zip(tokens, own, strict=True)] for name, own in took.items()}
+    apart = [low / whole - 1 for whole, low in zip(found["float32"], found["bfloat16"], strict=True)]
+    return {"tokens_per_s": rates, "loss_apart": max(map(abs, apart)), "resident_mb": memory}
 
 
 def ml_100k(folder: Path) -> tuple[Log, dict[str, Item]]:
@@ -123,8 +178,7 @@ def ml_1m(data: Path, users: int) -> tuple[Log, dict[str, Item]]:
     if missing := [str(path) for path in files if not path.exists()]:
         sys.exit(f"{', '.join(missing)} not there; benchmarks/README.md says which files, --data where")
     ratings, films = (pd.read_parquet(path) for path in files)
-    longest = ratings.groupby("user_id").size().sort_values(ascending=False, kind="stable").index[:users]
-    kept = ratings[ratings.user_id.isin(longest)].sort_values(["user_id", "seq"], kind="stable")
+    kept = longest(ratings, users, "user_id").sort_values(["user_id", "seq"], kind="stable")
     user, user_ids = pd.factorize(kept.user_id)
     item, item_ids = pd.factorize(kept.movie_id)
     starts = np.searchsorted(user, np.arange(len(user_ids) + 1)).astype(np.int64)

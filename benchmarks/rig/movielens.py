@@ -23,3 +23,9 @@ def read_movielens(log: str, folder: Path) -> tuple[Any, Any]:
     ratings = ratings.sort_values(["user", "seq" if "seq" in ratings else "timestamp"], kind="stable")
     films = pd.read_parquet(folder / films_file).rename(columns={film: "film"})
     return ratings, films[["film", "title", "genres"]]
+
+
+def longest(ratings: Any, users: int, user: str = "user") -> Any:
+    """The ratings of so many users, those who rated most; in the order in which they came."""
+    most = ratings.groupby(user).size().sort_values(ascending=False, kind="stable").index[:users]
+    return ratings[ratings[user].isin(most)]

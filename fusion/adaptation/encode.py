@@ -125,11 +125,14 @@ class Batch:
     labels: Tensor  # (B, T) int64: the token itself where it is asked for, else IGNORED
     positions: Tensor  # (B, T) int64: inside each document
     mask: Tensor  # (B, 1, T, T) bool: what a token sees, itself and what came before it in its own document
+    tokens: int  # without padding
 
 
-def collate(contexts: Iterable[Sequence[Encoded]], device: torch.device) -> Batch:
+def collate(contexts: Iterable[Sequence[Encoded]], device: torch.device, *, lengths: int = 1) -> Batch:
+    """The contexts side by side, padded to the longest's next multiple of `lengths`."""
     rows = list(contexts)
-    longest = max(sum(len(one.ids) for one in row) for row in rows)
+    sizes = [sum(len(one.ids) for one in row) for row in rows]
+    longest = -(-max(sizes) // lengths) * lengths
     shape = (len(rows), longest)
     ids, positions, owner = (np.zeros(shape, np.int64) for _ in range(3))
     labels = np.full(shape, IGNORED, np.int64)
@@ -144,5 +147,10 @@ def collate(contexts: Iterable[Sequence[Encoded]], device: torch.device) -> Batc
     owned = torch.from_numpy(owner)
     same = owned[:, None, :, None] == owned[:, None, None, :]
     mask = same & torch.ones(longest, longest, dtype=torch.bool).tril()
-    tensors = (torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(positions), mask)
-    return Batch(*(tensor.to(device) for tensor in tensors))
+    return Batch(
+        ids=torch.from_numpy(ids).to(device),
+        labels=torch.from_numpy(labels).to(device),
+        positions=torch.from_numpy(positions).to(device),
+        mask=mask.to(device),
+        tokens=sum(sizes),
+    )

@@ -17,7 +17,7 @@ import torch
 from fusion.adaptation.document import Document, Kind, dialogue
 from interest.errors import ArtifactError
 
-BATCH = 8  # so that progress is seen on a slow machine
+BATCH = 24  # a step reads all weights whatever their number; more, and a slow machine shows no progress for minutes
 MAX_TOKENS = 128
 TOP_P, TEMPERATURE = 0.95, 0.8
 NAME = "general.json"

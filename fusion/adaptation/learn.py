@@ -2,6 +2,7 @@
 
 The loss is the mean cross-entropy of the tokens that are asked for, of a whole step. The head is computed at these
 alone. All of the model's weights are trained, or LoRA's (Hu et al., ICLR 2022) by the peft library, merged at the end.
+Weights and the optimiser's state are float32 everywhere; products are bfloat16 where that is faster (`low_precision`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from interest.errors import InputError
 SAVE_EVERY_S = 60.0
 SAVED_SHARE = 0.05  # of the time at most that checkpoints may take
 BETAS = (0.9, 0.95)
+TOGETHER = 2  # contexts of one pass on a processor with AMX: what a pass costs whatever its size is casting all weights
+LENGTHS = 64  # lengths there are multiples of it, as oneDNN compiles and keeps each product for every length it meets
+FUSED = ("cpu", "cuda")  # devices on which a step of AdamW is one pass over each weight
 FULL_RATE, LORA_RATE = 2e-4, 1e-3
 
 
@@ -67,18 +71,45 @@ def merged(model: Any) -> Any:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def losses(model: Any, batch: Batch) -> tuple[Tensor, int]:
-    """The summed cross-entropy of what is asked for, and how many tokens that is."""
+def low_precision(device: torch.device) -> bool:
+    """Whether products are bfloat16, by autocast: on a GPU, and on a processor with AMX, which computes them faster."""
+    return device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
+
+
+def gathered(
+    contexts: Sequence[Sequence[Encoded]], device: torch.device, *, each: int | None = None, low: bool | None = None
+) -> Iterator[Batch]:
+    """The contexts as batches of one pass each, of `each` of them (None: as many as are best here).
+
+    low: whether they are for products in bfloat16; None: where `low_precision` says so.
+    """
+    amx = device.type == "cpu" and (low_precision(device) if low is None else low)
+    size = each or (TOGETHER if amx else 1)
+    for start in range(0, len(contexts), size):
+        yield collate(contexts[start : start + size], device, lengths=LENGTHS if amx else 1)
+
+
+def losses(model: Any, batch: Batch, *, low: bool | None = None) -> tuple[Tensor, int]:
+    """The summed cross-entropy of what is asked for, and how many tokens that is.
+
+    low: whether products are bfloat16; None: where `low_precision` says so.
+    """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    device_type = batch.ids.device.type
-    with torch.autocast(device_type, torch.bfloat16, enabled=device_type == "cuda"):
+    device = batch.ids.device
+    bfloat16 = low_precision(device) if low is None else low
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         states = plain.base_model(
             input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
         ).last_hidden_state
         wanted = batch.labels[:, 1:]
         asked = wanted != IGNORED
-        logits = plain.get_output_embeddings()(states[:, :-1][asked])
-    return F.cross_entropy(logits.float(), wanted[asked], reduction="sum"), int(asked.sum())
+        count = int(asked.sum())
+        of, right = states[:, :-1][asked], wanted[asked]
+        if device.type == "cpu" and bfloat16:
+            spare = -count % LENGTHS
+            of, right = F.pad(of, (0, 0, 0, spare)), F.pad(right, (0, spare), value=IGNORED)
+        logits = plain.get_output_embeddings()(of)
+    return F.cross_entropy(logits.float(), right, reduction="sum", ignore_index=IGNORED), count
 
 
 def rate_at(config: LearnConfig, step: int, steps: int) -> float:
@@ -112,7 +143,9 @@ def learn(
     matrices = [weight for weight in trained if weight.ndim > 1]
     others = [weight for weight in trained if weight.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak, betas=BETAS)
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.peak, betas=BETAS, fused=device.type in FUSED
+    )
     state = Checkpoint[Steps](model=nn.ParameterList(trained), optimizer=optimizer, average={}, best={})
     if folder is not None:
         load_checkpoint(folder, state, fingerprint, Steps)
@@ -156,12 +189,12 @@ def _step(
     step: int,
     device: torch.device,
 ) -> float:
-    """One step of the optimiser from a few contexts, computed one at a time; its mean loss."""
+    """One step of the optimiser from a few contexts, computed one or two at a time; its mean loss."""
     asked = max(1, sum(int(one.asked[1:].sum()) for context in contexts for one in context))
     optimizer.zero_grad(set_to_none=True)
     whole = 0.0
-    for context in contexts:
-        summed, _ = losses(model, collate([context], device))
+    for batch in gathered(contexts, device):
+        summed, _ = losses(model, batch)
         loss = summed / asked
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -176,12 +209,6 @@ def _step(
     return whole
 
 
-def contexts_of(documents: Sequence[Encoded], each: int) -> Iterator[Sequence[Encoded]]:
-    """So many documents at a time, each of which is to be collated as a row of its own."""
-    for start in range(0, len(documents), each):
-        yield documents[start : start + each]
-
-
 @torch.no_grad()
 def perplexities(
     model: Any, held: Mapping[str, Sequence[Encoded]], advance: Callable[[int], None] = lambda _: None, *, each: int = 8
@@ -193,10 +220,10 @@ def perplexities(
     for kind, documents in held.items():
         total, count = 0.0, 0
         ordered = sorted(documents, key=lambda one: len(one.ids))
-        for some in contexts_of(ordered, each):
-            summed, asked = losses(model, collate([[one] for one in some], device))
+        for batch in gathered([[one] for one in ordered], device, each=each):
+            summed, asked = losses(model, batch)
             total, count = total + float(summed), count + asked
-            advance(len(some))
+            advance(len(batch.ids))
         if count:
             found[kind] = math.exp(min(total / count, 50.0))
     return found
@@ -207,11 +234,11 @@ def speed(model: Any, contexts: Sequence[Sequence[Encoded]], least_s: float = 3.
     device = next(model.parameters()).device
     began, tokens = time.monotonic(), 0
     model.train()
-    for number, context in enumerate(contexts):
-        summed, asked = losses(model, collate([context], device))
+    for number, batch in enumerate(gathered(contexts, device)):
+        summed, asked = losses(model, batch)
         (summed / max(asked, 1)).backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
-        tokens += _tokens([context])
+        tokens += batch.tokens
         if number and time.monotonic() - began > least_s:
             break
     return tokens / max(time.monotonic() - began, 1e-6)

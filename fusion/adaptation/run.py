@@ -6,6 +6,7 @@ folder, and training goes on from its last checkpoint to the same weights.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,7 +23,7 @@ from fusion.adaptation.document import Kind
 from fusion.adaptation.encode import Encoded, Encoder, pack
 from fusion.adaptation.facts import rates_of
 from fusion.adaptation.general import general_documents, sample_general
-from fusion.adaptation.learn import LearnConfig, add_lora, learn, merged, perplexities, speed
+from fusion.adaptation.learn import LearnConfig, add_lora, learn, low_precision, merged, perplexities, speed
 from fusion.adaptation.material import Material, default_cut, digest_of, divide, learnt_users
 from fusion.adaptation.mixture import MIX, Filled, fill, first_of, makers_of
 from fusion.adaptation.record import (
@@ -230,8 +231,10 @@ def _general(
     """The base model's answers that are replayed, and those held out; none where none are wanted."""
     if not config.answers or not config.mix.get(Kind.GENERAL):
         return [], []
+    # nothing is learnt here, and as on a GPU's tensor cores a processor with AMX answers several times as fast so
+    asked = copy.deepcopy(model).to(torch.bfloat16) if low_precision(next(model.parameters()).device) else model
     with shown("Asking the base model", config.answers, "answers", 0) as advance:
-        pairs = sample_general(model, tokenizer, config.answers, config.learn.seed, out, advance)
+        pairs = sample_general(asked, tokenizer, config.answers, config.learn.seed, out, advance)
     held = max(1, round(HELD_GENERAL * len(pairs)))
     return pairs[held:], pairs[:held]
 

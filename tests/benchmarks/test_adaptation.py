@@ -9,11 +9,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from adaptation import QUICK_PARTITIONS, QUICK_USERS, K, first_rows, paired
+from adaptation import FIRST_PARTITIONS, QUICK_USERS, K, beside, first_rows, paired
 
 
 def test_the_quick_sample_is_the_first_ratings_of_users_with_enough(tmp_path: Path) -> None:
-    log, size = tmp_path / "log.inter", K * QUICK_PARTITIONS
+    log, size = tmp_path / "log.inter", K * FIRST_PARTITIONS
     rows = [
         f"{user}\t{size - at}\t3\t{at}" for user in range(QUICK_USERS + 5) for at in reversed(range(size + user % 3))
     ]
@@ -37,3 +37,16 @@ def test_a_paired_difference_counts_users_whole() -> None:
     gap = paired(one, {user: [0.0] * len(hits) for user, hits in one.items()})
     assert gap["low"] == 0.0  # one user's fifty texts are one user
     assert gap["mean"] == pytest.approx(50 / 90, abs=1e-4)
+
+
+def test_an_arm_is_saved_beside_those_that_are_there() -> None:
+    old = {"texts": 3, "mrr": 0.1, "beside": {"template": {"mrr": 0.2}}}
+    held = {"benchmark": "adaptation", "ml-100k": {"plain-2": {"base": old}}}
+    again = beside(held, {"benchmark": "adaptation", "ml-100k": {"plain-2": {"adapted": {"texts": 4}}}})
+    assert again["ml-100k"]["plain-2"] == {"base": old, "adapted": {"texts": 4}}
+    other = beside(
+        again, {"ml-1m": {"plain-2": {"base": {"texts": 5}}}, "ml-100k": {"plain-2": {"base": {"texts": 6}}}}
+    )
+    assert other["ml-100k"]["plain-2"] == {"base": {"texts": 6}, "adapted": {"texts": 4}}  # the older run's mrr is gone
+    assert other["ml-1m"] == {"plain-2": {"base": {"texts": 5}}}
+    assert held["ml-100k"] == {"plain-2": {"base": old}}

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from fusion.adaptation import learn as learning
 from fusion.adaptation.document import Document, Kind, Piece, dialogue
 from fusion.adaptation.encode import IGNORED, Encoded, Encoder, collate, pack
-from fusion.adaptation.learn import LearnConfig, add_lora, learn, losses, merged, rate_at
+from fusion.adaptation.learn import LENGTHS, TOGETHER, LearnConfig, add_lora, gathered, learn, losses, merged, rate_at
 from fusion.adaptation.record import read_record
 from interest.errors import ArtifactError, InputError
 from interest.llm.gather import open_tokenizer
@@ -79,12 +79,35 @@ def test_no_two_users_share_a_context_unless_told_to(join: bool) -> None:
 def test_packed_documents_do_not_see_each_other(base: Path) -> None:
     model = opened(base)
     documents = [of(size) for size in (9, 23, 14)]
-    together, count = losses(model, collate([documents], CPU))
-    alone = sum(losses(model, collate([[one]], CPU))[0] for one in documents)
+    together, count = losses(model, collate([documents], CPU), low=False)
+    alone = sum(losses(model, collate([[one]], CPU), low=False)[0] for one in documents)
     assert count == 9 + 23 + 14 - 3  # nothing predicts a document's first token
     assert float(together) == pytest.approx(float(alone), rel=1e-4)
     batch = collate([documents, documents[:1]], CPU)
     assert batch.labels[1, 9:].tolist() == [IGNORED] * (batch.labels.shape[1] - 9)
+
+
+def test_passes_in_bfloat16_lose_what_those_in_float32_do(base: Path) -> None:
+    """Contexts together, padded to lengths that come again; what pads them is neither seen nor asked for."""
+    contexts = [[of(size), of(size + 9)] for size in (9, 23, 41)]
+    found, gradients = {}, {}
+    for low in (False, True):
+        model = opened(base)
+        batches = list(gathered(contexts, CPU, low=low))
+        assert [len(batch.ids) for batch in batches] == ([TOGETHER, 1] if low else [1, 1, 1])
+        assert all(batch.ids.shape[1] % LENGTHS == 0 for batch in batches) == low
+        assert sum(batch.tokens for batch in batches) == 2 * (9 + 23 + 41) + 3 * 9
+        summed = [losses(model, batch, low=low) for batch in batches]
+        sum(loss for loss, _ in summed).backward()
+        found[low] = sum(float(loss.detach()) for loss, _ in summed), sum(count for _, count in summed)
+        gradients[low] = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    assert found[True][1] == found[False][1] == 2 * (9 + 23 + 41) + 3 * 9 - 6
+    assert found[True][0] == pytest.approx(found[False][0], rel=4e-3)  # bfloat16 has 8 bits
+    assert gradients[True].dtype == torch.float32
+    assert torch.cosine_similarity(gradients[False], gradients[True], dim=0) > 0.99
+    padded = collate(contexts, CPU, lengths=LENGTHS)
+    together = losses(opened(base), padded, low=False)[0]
+    assert float(together.detach()) == pytest.approx(found[False][0], rel=1e-4)
 
 
 def test_the_rate_rises_then_falls_along_a_cosine() -> None:
