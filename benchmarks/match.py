@@ -69,6 +69,7 @@ BOOSTING = {
     "feature_fraction": 0.8, "bagging_fraction": 0.8, "bagging_freq": 1, "num_threads": 1, "verbosity": -1,
 }  # fmt: skip
 ROUNDS, PATIENCE = 2000, 50
+SEEDS = 3  # where --seeds does not say
 BOOSTED = ("LightGBM", "LightGBM + text", "LightGBM + ids", "LightGBM + text + ids", "LightGBM, all scalars")
 LEARNT = ("DIN", "DIN + match", "SRP4CTR", "SRP4CTR + match")
 PACK, HISTORY = 15, 50  # the defaults of the commands
@@ -88,6 +89,11 @@ def main() -> None:
     run_all(chosen, chosen.work, chosen.results, chosen.seeds)
 
 
+def of_seeds(seeds: int) -> str:
+    """The option as a line's command has it."""
+    return "" if seeds == SEEDS else f" --seeds {seeds}"
+
+
 def options_of(about: str | None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--log", choices=(*LOGS, SAMPLE), default="ml-small")
@@ -96,7 +102,7 @@ def options_of(about: str | None) -> argparse.ArgumentParser:
         "--until", type=float, default=1.0, help="the oldest share of the ratings alone; not ml-100k's"
     )
     options.add_argument("--only", default="*", help="patterns of model/seed, separated by |")
-    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--seeds", type=int, default=SEEDS)
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
     options.add_argument("--work", type=Path, default=cache_folder() / "match", help="store, encoders and scores")
     options.add_argument("--lr", type=float, help="a trial: another learning rate; give another --work and --results")
@@ -346,6 +352,7 @@ def report(chosen: Any, data: Data, results: Path, runs: list[tuple[str, int]]) 
         "benchmark": "match",
         "command": f"python benchmarks/match.py --log {chosen.log} --split {chosen.split}"
         + (f" --until {chosen.until}" if chosen.until < 1 else "")
+        + of_seeds(chosen.seeds)
         + " --year" * chosen.year
         + f" --encoder {chosen.encoder}" * bool(chosen.encoder)
         + " --quick" * chosen.quick,

@@ -17,7 +17,7 @@ import json
 from typing import Any, NamedTuple
 
 import numpy as np
-from match import Data, options_of, rounded, run_all, run_name
+from match import Data, of_seeds, options_of, rounded, run_all, run_name
 from paired import REPEATS, area
 
 from benchmarks.rig.chosen import run_chosen
@@ -53,7 +53,9 @@ def finish(chosen: argparse.Namespace) -> None:
         cuts[until] = read_cut(own)
     line = {
         "benchmark": "match_cuts",
-        "command": f"python benchmarks/match_cuts.py --log {chosen.log}" + " --quick" * chosen.quick,
+        "command": f"python benchmarks/match_cuts.py --log {chosen.log}"
+        + of_seeds(chosen.seeds)
+        + " --quick" * chosen.quick,
         "cuts": {str(until): told(cut) for until, cut in cuts.items()},
         "paired": {f"{ours} - {other}": difference(list(cuts.values()), ours, other) for ours, other in PAIRS},
     }

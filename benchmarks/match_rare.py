@@ -15,7 +15,7 @@ import json
 from typing import Any
 
 import numpy as np
-from match import Data, options_of, rounded, run_all, run_name
+from match import Data, of_seeds, options_of, rounded, run_all, run_name
 from paired import bootstrap
 
 from benchmarks.rig.chosen import run_chosen
@@ -40,6 +40,7 @@ def finish(chosen: argparse.Namespace) -> None:
     line = {
         "benchmark": "match_rare",
         "command": f"python benchmarks/match_rare.py --log {chosen.log} --split {chosen.split}"
+        + of_seeds(chosen.seeds)
         + " --quick" * chosen.quick,
         **{name: told(chosen, data, name, part) for name, part in (("valid", VALID), ("test", TEST))},
     }
