@@ -29,13 +29,13 @@ TaskRules = Annotated[
     ),
 ]
 BalanceBy = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME",
         help="How the gradients of several tasks share parameters: sum, gdod (what all tasks agree on, of gradients "
         "brought to one length; where that is nothing, the nearest to their sum that opposes none), gdod-pure (the "
         "paper's), gdod-lengths and gdod-pcgrad (of gradients as they are, with a way out), or a peer: pcgrad, cagrad, "
-        "mgda, imtl-g, aligned-mtl, upgrad, dualproj.",
+        "mgda, imtl-g, aligned-mtl, upgrad, dualproj. Default: sum; with --continue-from, as before.",
     ),
 ]
 SplitBy = Annotated[
@@ -137,7 +137,7 @@ class TaskOptions:
     """What is learnt, where it is not --label alone."""
 
     task: TaskRules = None
-    balance: BalanceBy = "sum"
+    balance: BalanceBy = None
 
 
 @dataclass(frozen=True, kw_only=True)

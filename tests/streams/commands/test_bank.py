@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, delete, func, select
 from typer.testing import Result
@@ -17,6 +18,8 @@ from interest.errors import ArtifactError, InputError, StoreError
 from interest.store.sql import insert_new
 from interest.store.tables import behaviors, items
 from streams.commands.stats import page
+from streams.commands.training_options import OptimiserOptions, TaskOptions
+from streams.commands.training_run import train_config
 from streams.store.stats import Stats, read_stats
 from tests.support.command_line import SMALL_BAHE, output_of, run
 from tests.support.ctr_world import fill, random_rows
@@ -114,6 +117,8 @@ def test_from_the_log_to_scores_and_the_next_day(store: Engine, url: str, llm: P
     assert result.exit_code == 0, result.output or result.exception
     following = load_artifact(tmp_path / "next")
     assert following.config.model.continued_from == load_artifact(out).id
+    for told, then in ((None, "gdod"), ("sum", msgspec.UNSET), ("pcgrad", "pcgrad")):
+        assert train_config(OptimiserOptions(), TaskOptions(balance=told), last=following, many=2).balance == then
     assert model.until < following.config.model.until < end + 300
     assert [set(json.loads(line)["tasks"]) for line in scores(url, tmp_path / "next")] == [{"like", "stars"}] * 3
 
