@@ -25,16 +25,21 @@ S = TypeVar("S", bound=msgspec.Struct)
 OTHERWISE = "give another folder, or remove what is there first"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`adaptation.json`."""
+class LearntFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """What every record says: of what, and of whose behaviours, it was made. It names no user."""
 
     id: str  # also in the store, by which `forget` knows the users it learnt from
-    base: str  # name of the base model's folder
-    base_hash: str  # SHA-256 of its weights
+    base: str  # the base: an encoder's id, or the name of a model's folder
     store: str  # its URL, without a password
     cut: float  # event time: every behaviour it learnt from is older
     users: int  # whose behaviours it learnt from
     users_digest: str  # SHA-256 of their ids, sorted
+
+
+class Record(LearntFrom, frozen=True, kw_only=True):
+    """`adaptation.json`."""
+
+    base_hash: str  # SHA-256 of the base's weights
     items: int
     held_items: int
     held_users: int

@@ -15,7 +15,7 @@ import torch
 
 from fusion.adaptation.co_liked import CoLiked, reciprocal_rank
 from fusion.adaptation.material import digest_of
-from fusion.adaptation.record import OTHERWISE, read_struct, request_of, write_struct
+from fusion.adaptation.record import OTHERWISE, LearntFrom, read_struct, request_of, write_struct
 from fusion.adaptation.tuner import Shown, TuneConfig, Tuner, learn
 from fusion.encoders.sentence import encoder_id
 from fusion.training.checkpoint import remove_checkpoint
@@ -27,16 +27,10 @@ LEAST_USERS = 10
 CPU = torch.device("cpu")
 
 
-class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """`tuning.json`: what made a tuned encoder. It names no user."""
+class Tuned(LearntFrom, frozen=True, kw_only=True):
+    """`tuning.json`: what made a tuned encoder."""
 
-    id: str  # also in the store, by which `forget` knows the users it learnt from
-    base: str  # the base encoder's id
-    store: str  # its URL, without a password
     config: TuneConfig
-    cut: float  # event time: every behaviour it learnt from is older
-    users: int  # whose likes it learnt from
-    users_digest: str  # SHA-256 of their ids, sorted
     likes: int
     texts: int
     held_pairs: int

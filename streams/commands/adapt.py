@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interest.errors import InputError
+from streams.commands.adapting import device_and_store, say_forgotten
 from streams.commands.option_groups import with_groups
 from streams.commands.options import Store, event_time
 from streams.commands.training_options import ComputeOptions
 from streams.progress import progress
-from streams.settings.load import shown_url, store_url
+from streams.settings.load import shown_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,20 +118,16 @@ def adapt(
     of transformers: use it with `interestream learn --llm DIR`, `bank fill --llm DIR`, or serve it with vLLM. Its
     adaptation.json says what it was made of; `interestream forget` names it where it learnt from the forgotten user.
     """
-    import torch
-
     from fusion.adaptation.learn import LearnConfig
     from fusion.adaptation.mixture import parse_mix
-    from fusion.adaptation.register import forgotten_of, note_adaptation
+    from fusion.adaptation.register import note_adaptation
     from fusion.adaptation.run import AdaptConfig, Source
     from fusion.adaptation.run import adapt as run
     from fusion.features.log import read_log
-    from fusion.training.distributed import choose_device
     from interest.store.sql import read_items
     from streams.resolve.bank import llm_folder
     from streams.resolve.llm import nouns
     from streams.resolve.teacher import open_teacher
-    from streams.store.engine import open_store
 
     config = AdaptConfig(
         tokens=QUICK if quick else learning.tokens,
@@ -146,11 +143,7 @@ def adapt(
     base = llm_folder(llm)
     if not base.is_dir():
         raise InputError(f"there is no language model at {base}; run `interestream fetch`, or name one with --llm")
-    device = choose_device(compute.device)
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
-    url = store_url(store)
-    engine = open_store(url, create=False)
+    device, engine, url = device_and_store(compute, store)
     with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
         log = read_log(connection, advance=advance)
         catalogue = read_items(connection)
@@ -170,8 +163,7 @@ def adapt(
             teacher=teacher,
         )
     _print_record(record)
-    if gone := forgotten_of(engine, record.id, out):
-        print(f"{gone:,} of its users were forgotten since it began to learn: adapt it anew, or remove it")
+    say_forgotten(engine, record.id, out, "adapt it anew")
     print(f"adapted model {record.id} in {out} ({time.monotonic() - began:.0f} s)")
 
 

@@ -20,15 +20,7 @@ from streams.commands.training_options import (
     SampleOptions,
     TaskOptions,
 )
-from streams.commands.training_run import (
-    dataset_config,
-    key_choice,
-    match_spec,
-    modalities,
-    reads_interests,
-    run_training,
-    train_config,
-)
+from streams.commands.training_run import chosen_data, key_choice, run_training, train_config
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
@@ -62,19 +54,10 @@ def din(
     check_out(out, "din")
     read = key_choice(keys)
     engine = open_store(store_url(log.store), create=False)
-    interest = reads_interests(engine, interests)
-    match = match_spec(engine, interests, interest=interest)
-    looks = modalities(engine, interests)
-    data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks, keys=read)
+    data = chosen_data(engine, log, tasks, interests, read)
+    config = DinConfig(interest=data.interest, dense_path=True, keys=keys.keys)
     settings = train_config(optimiser, tasks)
-    run_training(
-        engine,
-        out,
-        data,
-        settings,
-        lambda dataset: (dataset, DinConfig(interest=interest, dense_path=True, keys=keys.keys), as_built),
-        compute,
-    )
+    run_training(engine, out, data, settings, lambda dataset: (dataset, config, as_built), compute)
 
 
 @train.command("srp4ctr", cls=CommandWithOldNames)
@@ -134,13 +117,8 @@ def srp4ctr(
     read = key_choice(keys)
     held = None if pretrained is None else load_pretrained(pretrained)
     engine = open_store(store_url(log.store), create=False)
-    interest = reads_interests(engine, interests)
     edges = None if held is None else held.spec.value_edges
-    match = match_spec(engine, interests, interest=interest)
-    looks = modalities(engine, interests)
-    data = dataset_config(
-        log, interests, tasks, interest=interest, match=match, modalities=looks, keys=read, value_edges=edges
-    )
+    data = chosen_data(engine, log, tasks, interests, read, value_edges=edges)
     settings = train_config(
         optimiser,
         tasks,
@@ -150,7 +128,7 @@ def srp4ctr(
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         encoder = encoder_for(held, dataset, split=log.split, positions=log.history + pack - 1)
-        more = {"value_task": value_task, "lifelong": lifelong, "interest": interest, "keys": keys.keys}
+        more = {"value_task": value_task, "lifelong": lifelong, "interest": data.interest, "keys": keys.keys}
         config = ablations(encoder, pack=pack, pretrained="" if held is None else held.id, dense_path=True, **more)[
             form
         ]

@@ -21,15 +21,7 @@ from streams.commands.training_options import (
     SplitBy,
     TaskOptions,
 )
-from streams.commands.training_run import (
-    dataset_config,
-    key_choice,
-    match_spec,
-    modalities,
-    reads_interests,
-    run_training,
-    train_config,
-)
+from streams.commands.training_run import chosen_data, key_choice, run_training, train_config
 from streams.settings.load import store_url
 
 
@@ -70,11 +62,7 @@ def kv(
 
     check_out(out, "kv")
     engine = open_store(store_url(log.store), create=False)
-    interest = reads_interests(engine, interests)
-    match = match_spec(engine, interests, interest=interest)
-    read = key_choice(KeyOptions(keys=True, key=key))
-    looks = modalities(engine, interests)
-    data = dataset_config(log.samples, interests, tasks, interest=interest, match=match, modalities=looks, keys=read)
+    data = chosen_data(engine, log.samples, tasks, interests, key_choice(KeyOptions(keys=True, key=key)))
+    config = KvConfig(interest=data.interest, dense_path=True)
     settings = train_config(optimiser, tasks)
-    config = KvConfig(interest=interest, dense_path=True)
     run_training(engine, out, data, settings, lambda dataset: (dataset, config, as_built), compute)

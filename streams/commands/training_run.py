@@ -228,6 +228,33 @@ def dataset_config(
     )
 
 
+def chosen_data(
+    engine: Engine,
+    log: SampleOptions,
+    tasks: TaskOptions,
+    interests: InterestOptions,
+    keys: KeyChoice | None,
+    *,
+    value_edges: tuple[float, ...] | None = None,
+) -> DatasetConfig:
+    """The same, where the store decides what is left to it; says what it does. Raises InputError for what the store
+    does not have.
+    """
+    interest = reads_interests(engine, interests)
+    match = match_spec(engine, interests, interest=interest)
+    looks = modalities(engine, interests)
+    return dataset_config(
+        log,
+        interests,
+        tasks,
+        interest=interest,
+        match=match,
+        modalities=looks,
+        keys=keys,
+        value_edges=value_edges,
+    )
+
+
 def train_config(
     options: OptimiserOptions, tasks: TaskOptions, *, last: Artifact | None = None, many: int | None = None, **more: Any
 ) -> TrainConfig:
@@ -243,8 +270,8 @@ def train_config(
     from fusion.training.train import TrainConfig
 
     many = len(tasks.task or ()) if many is None else many
-    balance = balance_named(tasks.balance)
-    if last is not None and balance == "sum" and many > 1 and last.config.training.balance:
+    balance = balance_named(tasks.balance or "sum")
+    if last is not None and tasks.balance is None and many > 1 and last.config.training.balance:
         balance = last.config.training.balance
     if balance != "sum" and many < 2:
         raise InputError(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streams.commands.adapting import device_and_store, say_forgotten
 from streams.commands.option_groups import with_groups
 from streams.commands.options import Store, event_time
 from streams.commands.training_options import ComputeOptions, Out, SplitBy
 from streams.progress import progress
-from streams.settings.load import shown_url, store_url
+from streams.settings.load import shown_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,10 +79,9 @@ def encoder(
     tuning.json says what it was made of; `interestream forget` names it where it learnt from the forgotten user.
     """
     import numpy as np
-    import torch
 
     from fusion.adaptation.co_liked import co_liked
-    from fusion.adaptation.register import forgotten_of, note_adaptation
+    from fusion.adaptation.register import note_adaptation
     from fusion.adaptation.tune import tune as run
     from fusion.adaptation.tuner import TuneConfig
     from fusion.encoders.sentence import check_encoder
@@ -89,11 +89,9 @@ def encoder(
     from fusion.features.match.item_vectors import item_texts
     from fusion.features.splits import TRAIN
     from fusion.features.splits import split as parts
-    from fusion.training.distributed import choose_device
     from interest.errors import InputError
     from interest.store.sql import read_items
     from streams.resolve.encoder import encoder_folder, item_template
-    from streams.store.engine import open_store
 
     template = item_template()
     config = TuneConfig(
@@ -108,11 +106,7 @@ def encoder(
     )
     folder = encoder_folder(base)
     check_encoder(folder)
-    device = choose_device(compute.device)
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
-    url = store_url(store)
-    engine = open_store(url, create=False)
+    device, engine, url = device_and_store(compute, store)
     with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
         log = read_log(connection, advance=advance)
         texts = item_texts(connection, template, log.items, read_items(connection))
@@ -134,8 +128,7 @@ def encoder(
         device=device,
     )
     _print_record(record)
-    if gone := forgotten_of(engine, record.id, out):
-        print(f"{gone:,} of its users were forgotten since it began to learn: tune it anew, or remove it")
+    say_forgotten(engine, record.id, out, "tune it anew")
     print(f"tuned encoder in {out} ({time.monotonic() - began:.0f} s); `interestream fuse --encoder {out}` uses it")
 
 
