@@ -6,7 +6,6 @@ sorted in memory, more are spooled to temporary files and merged block by block.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow as pa
 from streams.files.entities import only_first
 from streams.files.rejects import RejectedRow
 from streams.files.rows import BehaviorLog, Rows
+from streams.temporary import temporary_folder
 
 RUN = 1_250_000  # rows sorted in memory at a time: about 100 MB
 BLOCK = 20_000  # rows handed on at a time
@@ -42,7 +42,7 @@ def in_time_order(log: BehaviorLog, *, run: int = RUN, block: int = BLOCK) -> tu
 
 
 def _sorted(chunks: Iterable[Rows], run: int, block: int) -> Iterator[Rows]:
-    with tempfile.TemporaryDirectory(prefix="interestream-sort-") as folder:
+    with temporary_folder("sort") as folder:
         files: list[Path] = []
         held: list[pa.RecordBatch] = []
         rejected: list[RejectedRow] = []
@@ -53,11 +53,11 @@ def _sorted(chunks: Iterable[Rows], run: int, block: int) -> Iterator[Rows]:
             first += len(rows)
             count += len(rows)
             if count >= run:
-                files.append(_spool(_sort(pa.Table.from_batches(held)), Path(folder) / f"{len(files)}.arrow", block))
+                files.append(_spool(_sort(pa.Table.from_batches(held)), folder / f"{len(files)}.arrow", block))
                 held, count = [], 0
         table = _sort(pa.Table.from_batches(held, schema=_SCHEMA))
         if files and count:
-            files.append(_spool(table, Path(folder) / f"{len(files)}.arrow", block))
+            files.append(_spool(table, folder / f"{len(files)}.arrow", block))
         del held
         blocks = _merge(files) if files else table.to_batches(max_chunksize=block)
         for batch in blocks:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from streams.settings.load import load_settings
 from streams.settings.schema import Settings
 from streams.store.engine import open_store
 from streams.store.sole import Sole
+from streams.temporary import temporary_folder
 
 NICE = 10  # so that whatever scores comes first
 CONNECTIONS = 8  # more than are in use, so that none is waited for
@@ -81,8 +81,8 @@ def check_learning(settings: Settings) -> str:
 def learning() -> Iterator[None]:
     """The process, for as long as the service runs. It has its settings from the environment, as all have."""
     end_by_exception()
-    with tempfile.TemporaryDirectory(prefix="interestream-learn-") as folder:
-        path = Path(folder) / "state.json"
+    with temporary_folder("learn") as folder:
+        path = folder / "state.json"
         os.environ[LEARNER_STATE] = str(path)
         process = Beside(
             WHAT, run_learner, str(path), ended=lambda code, again_s: _tell_of_the_end(path, code, again_s)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from streams.settings.load import load_settings
 from streams.settings.schema import Settings
 from streams.stages.ingest.policy import policy_of
 from streams.store.engine import open_store
+from streams.temporary import temporary_folder
 
 SOCKET = "SERVE_WRITER_SOCKET"  # of the writing process, handed to the workers by the environment
 CONNECTIONS = 16  # of a process, beside those of its scores
@@ -114,11 +114,11 @@ def _serve(settings: Settings, workers: int) -> None:
         return
     from uvicorn.supervisors import Multiprocess
 
-    with tempfile.TemporaryDirectory(prefix="interestream-serve-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    with temporary_folder("serve") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         writing = None
         if own.writes == "store":
-            socket = os.environ[SOCKET] = str(Path(folder) / "writer.sock")
+            socket = os.environ[SOCKET] = str(folder / "writer.sock")
             writing = Beside(
                 "the process that writes behaviours",
                 run_writer,
