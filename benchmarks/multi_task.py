@@ -1,8 +1,8 @@
 """Claim: by GDOD several tasks in one model gain at least what they do by the best of its peers, and none loses.
 
-    python benchmarks/multi_task.py [--model din|srp4ctr] [--log ml-small|ml-1m] [--splits user,global] [--tasks 2,4]
-                                    [--seeds 3]
-                                    [--only PATTERNS] [--data ../shared/data] [--save FILE] [--quick]
+    python benchmarks/multi_task.py [--model din|srp4ctr] [--log ml-small|ml-1m] [--users N] [--splits user,global]
+                                    [--tasks 2,4] [--seeds 3] [--only PATTERNS] [--data ../shared/data]
+                                    [--save FILE] [--quick]
 
 A model over the tasks of `interestream train MODEL --task ...`: each alone, all with the sum of their gradients, with
 GDOD (of gradients brought to one length, which is the default; the paper's; of gradients as they are, with two ways out
@@ -58,6 +58,7 @@ QUICK: tuple[Balance, ...] = ("sum", "gdod", "gdod-pure", "gdod-lengths", "pcgra
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--log", choices=LOGS, default="ml-small")
+    options.add_argument("--users", type=int, help="so many of the log's users, drawn by a hash of their ids")
     options.add_argument("--model", choices=MODELS, default="din")
     options.add_argument("--splits", default="user,global")
     options.add_argument("--tasks", default="2,4", help="how many: 2, 4 or both")
@@ -252,8 +253,9 @@ def command_of(chosen: Any) -> str:
     if chosen.quick:
         return "python benchmarks/multi_task.py --quick"
     model = f" --model {chosen.model}" if chosen.model != "din" else ""
+    users = f" --users {chosen.users}" if chosen.users else ""
     return (
-        f"python benchmarks/multi_task.py{model} --log {chosen.log} --splits {chosen.splits} --tasks {chosen.tasks} "
+        f"python benchmarks/multi_task.py{model} --log {chosen.log}{users} --splits {chosen.splits} --tasks {chosen.tasks} "
         f"--seeds {chosen.seeds}" + f" --only '{chosen.only}'" * (chosen.only != "*")
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import zlib
 from functools import cache, cached_property
 from pathlib import Path
@@ -27,7 +28,8 @@ class Data:
     """One log in a store, read when it is first needed."""
 
     def __init__(self, chosen: Any, work: Path) -> None:
-        self.chosen, self.work, self.log = chosen, work, chosen.log
+        self.chosen, self.work = chosen, work
+        self.log = chosen.log + (f"-{chosen.users}" if chosen.users else "")
 
     @cached_property
     def engine(self) -> Any:
@@ -66,8 +68,11 @@ def with_planted(dataset: Dataset) -> Dataset:
 
 
 def fill(engine: Any, chosen: Any) -> None:
-    """Ratings and films of MovieLens, in their order inside each user."""
+    """Ratings and films of MovieLens, in their order inside each user; of some users where a number is given."""
     ratings, films = read_movielens(chosen.log, chosen.data)
+    if chosen.users:
+        drawn = sorted(ratings["user"].unique(), key=lambda user: hashlib.sha256(str(user).encode()).digest())
+        ratings = ratings[ratings["user"].isin(drawn[: chosen.users])]
     rows = [(f"{row.user:05d}", str(row.film), float(row.timestamp), float(row.rating)) for row in ratings.itertuples()]
     catalogue = {str(own): (title, genres.split("|")) for own, title, genres in films.values}
     put(engine, rows, catalogue)
