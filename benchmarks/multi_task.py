@@ -255,8 +255,8 @@ def command_of(chosen: Any) -> str:
     model = f" --model {chosen.model}" if chosen.model != "din" else ""
     users = f" --users {chosen.users}" if chosen.users else ""
     return (
-        f"python benchmarks/multi_task.py{model} --log {chosen.log}{users} --splits {chosen.splits} --tasks {chosen.tasks} "
-        f"--seeds {chosen.seeds}" + f" --only '{chosen.only}'" * (chosen.only != "*")
+        f"python benchmarks/multi_task.py{model} --log {chosen.log}{users} --splits {chosen.splits} "
+        f"--tasks {chosen.tasks} --seeds {chosen.seeds}" + f" --only '{chosen.only}'" * (chosen.only != "*")
     )
 
 

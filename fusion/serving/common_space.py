@@ -56,10 +56,7 @@ class CommonSpace:
     def __init__(self, artifact: Artifact) -> None:
         fitted = _fitted(artifact)
         if fitted is None:
-            raise ArtifactError(
-                f"artifact {artifact.id} has no common space; train one with --match auto after `interestream fuse`, "
-                "or with --match yes"
-            )
+            raise ArtifactError(f"artifact {artifact.id} has no common space; train one without --match no")
         match, space = fitted
         self.artifact = artifact.id
         self._label, self._known = artifact.spec.label, KnownMatch(match, space)

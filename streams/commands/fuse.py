@@ -10,11 +10,9 @@ import typer
 from streams.commands.options import Store
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
-    from fusion.encoders.sentence import TextEncoder
+    from streams.resolve.encoder import EncoderWhenNeeded
 
 
 def fuse(
@@ -72,14 +70,14 @@ def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_
     from fusion.interests.pool import HALF_LIFE
     from interest.errors import InputError
     from streams.progress import progress
-    from streams.resolve.encoder import encoder_folder
+    from streams.resolve.encoder import EncoderWhenNeeded, encoder_folder
 
     if half_life is not None and not half_life > 0:
         raise InputError(f"--half-life is a number of partitions above 0, not {half_life:g}")
     pool = half_life or HALF_LIFE
     folder = encoder_folder(encoder)
     check_encoder(folder)
-    lazy = WhenNeeded(folder, encoder_id(folder))
+    lazy = EncoderWhenNeeded(folder, encoder_id(folder))
     _encode_items(engine, lazy)
     _find_centroids(engine, lazy.id)
     total = count_waiting(engine, lazy.id, prompt_version)
@@ -94,24 +92,16 @@ def _pool(engine: Engine, encoder: str | None, prompt_version: str | None, half_
         print(f"  {name}")
 
 
-def _encode_items(engine: Engine, encoder: WhenNeeded) -> None:
-    from fusion.interests.item_vectors import collect_item_garbage, encode_items, texts_without_vectors
-    from interest.store import counters
+def _encode_items(engine: Engine, encoder: EncoderWhenNeeded) -> None:
+    from fusion.interests.item_vectors import collect_item_garbage
     from streams.progress import progress
     from streams.resolve.encoder import item_template
+    from streams.resolve.item_texts import encode_catalogue
 
-    def count(connection: Connection) -> None:
-        counters.increment(connection, counters.ITEM_VECTORS)
-
-    template = item_template()
-    with engine.connect() as connection:
-        texts = texts_without_vectors(connection, encoder.id, template)
-    if texts:
-        with progress("Encoding items", len(texts), unit="texts") as advance:
-            encode_items(engine, encoder, texts, advance, written=count)
-    removed = collect_item_garbage(engine, template)
+    count = encode_catalogue(engine, encoder, lambda title, total, unit: progress(title, total, unit=unit))
+    removed = collect_item_garbage(engine, item_template())
     gone = f"; {removed:,} of texts that the catalogue has no longer removed" if removed else ""
-    print(f"{len(texts):,} items' texts encoded by {encoder.id}{gone}")
+    print(f"{count:,} items' texts encoded by {encoder.id}{gone}")
 
 
 def _find_centroids(engine: Engine, encoder_id: str) -> None:
@@ -126,21 +116,6 @@ def _find_centroids(engine: Engine, encoder_id: str) -> None:
             while count := work.step():
                 advance(count)
     print(f"{total:,} partitions' centroids of liked and of disliked items{work.told}")
-
-
-class WhenNeeded:
-    """A text encoder that is loaded for the first text: importing torch takes ten seconds on a slow machine."""
-
-    def __init__(self, folder: Path, encoder_id: str) -> None:
-        self.id, self._folder = encoder_id, folder
-        self._opened: TextEncoder | None = None
-
-    def __call__(self, texts: list[str], /) -> NDArray[np.float32]:
-        if self._opened is None:
-            from fusion.encoders.sentence import open_encoder
-
-            self._opened = open_encoder(self._folder)
-        return self._opened(texts)
 
 
 def _represent(engine: Engine, artifact: Path) -> None:

@@ -55,7 +55,7 @@ Match = Annotated[
     Literal["auto", "yes", "no"],
     typer.Option(
         help="Match scalars: what the user made of items like the candidate, in a space fitted to the training part. "
-        "auto: if the store has vectors of items' texts (`interestream fuse`); yes: also without; says what it does."
+        "Items' texts that have no vector yet are encoded first. auto and yes: read them; no: leave them out."
     ),
 ]
 Encoder = Annotated[

@@ -76,12 +76,11 @@ def reads_interests(engine: Engine, options: InterestOptions) -> bool:
 
 
 def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> MatchSpec | None:
-    """What the match scalars are to be made of; says so. `auto` has some if the store has vectors of items' texts.
+    """What the match scalars are to be made of; says so. Texts of items that have no vector yet are encoded first.
 
-    Raises InputError where it has those of several encoders and none is named.
+    Raises InputError where the store has vectors of several encoders and none is named.
     """
     from fusion.features.match.features import MatchSpec
-    from fusion.features.match.item_vectors import encoders_of_items
     from streams.resolve.encoder import item_template
 
     if options.match == "no":
@@ -89,24 +88,56 @@ def match_spec(engine: Engine, options: InterestOptions, *, interest: bool) -> M
             raise InputError("--year is read with the match scalars, which --match no leaves out; give one of them")
         _say("match: not read (--match no)")
         return None
+    more: tuple[Part, ...] = (*(("interests",) if interest else ()), *(("year",) if options.year else ()))
+    if options.year:
+        _say(f"years: read, of {_share_with_year(engine):.0%} of the catalogue's items")
+    encoder = _encoder_of_items(engine, options)
+    if encoder is None:
+        return MatchSpec(parts=("places", "support", *more))
+    known: tuple[Part, ...] = ("known",) if _has_known(engine) else ()
+    beside = f", and what is known of users ({', '.join(KNOWN_ACTIONS)})" if known else ""
+    _say(f"match: read, with items' texts by {encoder}{beside}")
+    return MatchSpec(parts=("text", "places", "support", *known, *more), encoder=encoder, template=item_template())
+
+
+def _encoder_of_items(engine: Engine, options: InterestOptions) -> str | None:
+    """Which encoder's vectors of items' texts are read; brings them up to date. Says so where there are none.
+
+    By torchrun the first process encodes, the others wait for it.
+    """
+    from fusion.encoders.sentence import encoder_id
+    from fusion.features.match.item_vectors import encoders_of_items
+    from fusion.interests.item_vectors import texts_without_vectors
+    from streams.resolve.encoder import EncoderWhenNeeded, item_template
+    from streams.resolve.item_texts import await_catalogue, encode_catalogue
+    from streams.settings.load import default_encoder
+
     with engine.connect() as connection:
         held = [name for name in encoders_of_items(connection) if options.encoder in (None, name)]
     if len(held) > 1:
         listed = ", ".join(f"--encoder {name}" for name in held)
         raise InputError(f"the store holds vectors of items by several encoders; choose one: {listed}")
-    if not held and options.match == "auto" and not options.year:
-        _say("match: not read, for the store has no vectors of items' texts (`interestream fuse`)")
+    folder = default_encoder()
+    here = encoder_id(folder) if folder.is_dir() else None
+    wanted = held[0] if held else (options.encoder or here)
+    if wanted is None:
+        _say("match: read, without items' texts, for no text encoder is here (`interestream fetch encoder`)")
         return None
-    more: tuple[Part, ...] = (*(("interests",) if interest else ()), *(("year",) if options.year else ()))
-    if options.year:
-        _say(f"years: read, of {_share_with_year(engine):.0%} of the catalogue's items")
-    if not held:
-        _say("match: read, without texts (`interestream fuse` encodes those of the catalogue)")
-        return MatchSpec(parts=("places", "support", *more))
-    known: tuple[Part, ...] = ("known",) if _has_known(engine) else ()
-    beside = f", and what is known of users ({', '.join(KNOWN_ACTIONS)})" if known else ""
-    _say(f"match: read, with items' texts by {held[0]}{beside}")
-    return MatchSpec(parts=("text", "places", "support", *known, *more), encoder=held[0], template=item_template())
+    if wanted == here and first_process():
+        encode_catalogue(engine, EncoderWhenNeeded(folder, here), shown)
+    elif wanted == here:
+        await_catalogue(engine, here)
+    with engine.connect() as connection:
+        lacking = len(texts_without_vectors(connection, wanted, item_template()))
+        if wanted not in encoders_of_items(connection):
+            why = f"the store has no vectors of them by {wanted}" if lacking else "the catalogue has none"
+            _say(f"match: read, without items' texts, for {why}")
+            return None
+    if lacking:
+        _say(
+            f"match: items' texts without a vector by {wanted}: {lacking:,}; `interestream fuse --encoder` encodes them"
+        )
+    return wanted
 
 
 def _has_known(engine: Engine) -> bool:

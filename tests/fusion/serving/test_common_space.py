@@ -54,5 +54,5 @@ def test_items_that_the_user_has_acted_on_are_left_out_unless_asked_for(store: E
 def test_an_artifact_without_a_space_is_refused(store: Engine) -> None:
     log = world(store)
     spec, _ = fit(log)
-    with pytest.raises(ArtifactError, match="has no common space; train one with --match"):
+    with pytest.raises(ArtifactError, match="has no common space; train one without --match no"):
         CommonSpace(dataclasses.replace(artifact_of(log, spec, DIN), space=None))

@@ -56,10 +56,13 @@ TRAIN = {
             )
         },
     ),
-    "match": ("yes", {"data.match.parts": ("places", "support"), "data.match.encoder": "", "data.match.template": ""}),
+    "match": ("no", {"data.match": None} | {f"data.match.{own}": None for own in ("parts", "encoder", "template")}),
 }
+INTEREST = {
+    "data.interest": True, "model.interest": True, "data.match.parts": ("places", "support", "interests"),
+}  # fmt: skip
 SRP4CTR = {
-    "interest": ("yes", {"data.interest": True, "model.interest": True}),
+    "interest": ("yes", INTEREST),
     "history": (17, {"data.history": 17, "model.encoder.positions": 31}),
     "pack": (3, {"model.together": 3, "model.encoder.positions": 52}),
     "value_task": (0.25, {"model.value_task": 0.25}),
@@ -70,12 +73,12 @@ SRP4CTR = {
     "pretrained": ("fgbert", {"model.pretrained": "id of fgbert", "data.value_edges": (2.0, 4.5)}),
 }
 DIN = {
-    "interest": ("yes", {"data.interest": True, "model.interest": True}),
+    "interest": ("yes", INTEREST),
     "history": (17, {"data.history": 17}),
     "keys": (True, {"data.keys": [None], "model.keys": True}),
 }
 KV = {
-    "interest": ("yes", {"data.interest": True, "model.interest": True}),
+    "interest": ("yes", INTEREST),
     "key": (["maker", "brand"], {"data.keys": [("maker", "brand")]}),
 }
 FGBERT = {
