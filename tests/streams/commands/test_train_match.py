@@ -72,7 +72,7 @@ def test_vectors_by_another_encoder_are_read_and_what_lacks_one_is_told(
     with store.begin() as connection:
         connection.execute(delete(item_vectors).where(item_vectors.c.key == key))
     said, match = trained(store, tmp_path / "din")
-    assert f"items' texts without a vector by {encoder_id(own)}: 1 " in said
+    assert f"items' texts without a vector by {encoder_id(own)}: 1;" in said
     assert match is not None
     assert match.encoder == encoder_id(own)
 

@@ -21,7 +21,8 @@ from tests.support.command_line import output_of, run
 from tests.support.ctr_world import DAY, WIDTH, Row, fill
 
 USERS, ITEMS, PERIODS, EACH = 120, 8, 3, 5
-SMALL = ("--model", "din", "--history", 10, "--batch-size", 32, "--lr", 0.01, "--no-plot", "--control", "shuffled")
+SMALL = ("--model", "din", "--history", 10, "--batch-size", 32, "--lr", 0.01, "--no-plot", "--control", "shuffled",
+         "--match", "no")  # fmt: skip
 
 
 def planted(store: Engine, *, told: bool) -> str:
