@@ -14,7 +14,7 @@ wrote and that were kept (`interest.review`), as `interestream review` has them;
 plain-2's, statistics sentences and a rich template of all facts. Differences to statistics sentences are paired, with
 users resampled. `counts` is what no text about categories can pass by much: the same retrievals by all shares of
 categories and all their mean values, as numbers. `mrr_masked` is the retrieval by vectors of the same texts with titles
-masked.
+masked; `titled` is the share of texts that name a title.
 
 --arm names the model in the results: base, adapted for a model that was trained further, adapted-no-facts for one that
 learnt no facts and sentences. Another model needs another --work. Prints one JSON line; --save puts the arm into the
@@ -202,6 +202,8 @@ def measured(store: Engine, version: str, name: str, encoder: Encoder | None) ->
         field: getattr(found, field)
         for field in ("texts", "kept", "generic", "coverage", "contradictions", "supported", "replaced", "distinct")
     }
+    named = [masked(text.interest.summary, text.evidence) != text.interest.summary for text in kept]
+    row["titled"] = share_of(named)
     row["calls_per_1000"] = cost.summary_calls_per_1000 if cost else None
     row["shift_calls_per_1000"] = cost.shift_calls_per_1000 if cost else None
     row["outcomes"] = found.outcomes

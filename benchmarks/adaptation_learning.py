@@ -2,9 +2,9 @@
 after the cut lie closer, and more of held-out items' hidden fields is recalled.
 
     python benchmarks/adaptation_learning.py [--log ml-100k|ml-1m] [--users 600] [--tokens 300000] [--lora RANK]
-                                             [--mix KIND=SHARE,...] [--lr RATE] [--answers 120] [--held 60]
-                                             [--llm FOLDER] [--out FOLDER] [--data ../shared/data] [--save FILE]
-                                             [--quick] [--speed]
+                                             [--mix KIND=SHARE,...] [--lr RATE] [--batch-size 4] [--answers 120]
+                                             [--held 60] [--llm FOLDER] [--out FOLDER] [--data ../shared/data]
+                                             [--save FILE] [--quick] [--speed]
 
 The model is adapted as `interestream adapt` does it, into --out; a run that was stopped goes on, one that is finished
 is only measured. --mix and --lr are that command's; without facts and sentences, for example:
@@ -77,6 +77,7 @@ def main() -> None:
     options.add_argument("--lora", type=int, default=0)
     options.add_argument("--mix", type=parse_mix, default=MIX, help="shares of the tokens by kind of document")
     options.add_argument("--lr", type=float, help="at its peak; default: as `interestream adapt` has it")
+    options.add_argument("--batch-size", type=int, default=4, help="contexts of a step")
     options.add_argument("--answers", type=int, default=120, help="of the base model's own, replayed")
     options.add_argument("--held", type=int, default=60, help="documents of a kind that perplexity is measured on")
     options.add_argument("--out", type=Path, help="where the adapted model stays; default: nowhere")
@@ -98,7 +99,7 @@ def main() -> None:
             held=10 if chosen.quick else chosen.held,
             noun=("film", "films"),
             mix=chosen.mix,
-            learn=LearnConfig(rank=chosen.lora, lr=chosen.lr),
+            learn=LearnConfig(batch=chosen.batch_size, rank=chosen.lora, lr=chosen.lr),
         )
         record = adapt(
             Source(log, catalogue, chosen.log), chosen.llm, out, config, shown=shown, say=tell,

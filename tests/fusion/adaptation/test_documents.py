@@ -222,11 +222,15 @@ def test_facts_are_answered_with_what_the_prompt_told() -> None:
     assert len(questions_) == 2
     for one in made:
         told, answer = one.pieces[-2].text.lower(), one.pieces[-1].text
-        assert answer.startswith(("This user enjoyed ", "This user gave the highest ratings to "))
+        assert answer.startswith(("This user enjoyed ", "This user gave the highest ratings to ", "This user rated "))
         said = [kind for kind in ("action", "comed", "drama", "horror", "item ") if kind in answer.lower()]
         assert said
         assert all(kind in told for kind in said)
         assert one.user
+    statements = [one.pieces[-2].text.splitlines()[-1] for one in made]
+    whole = [f"This user{statement.removeprefix('The user')}" for statement in statements]
+    long = [one for one, told in zip(made, whole, strict=True) if one.pieces[-1].text == told and ". " in told]
+    assert len(long) > len(made) / 4  # all that plain-2 told, not what it began with alone
 
 
 def test_general_questions_are_many_and_each_once() -> None:
