@@ -25,7 +25,10 @@ from fusion.training import metrics
 
 MODELS = ("LightGBM", "LightGBM + text + ids", "LightGBM, all scalars", "SRP4CTR", "SRP4CTR + match")
 OURS, OTHER = "SRP4CTR + match", "LightGBM + text + ids"
-RARE = {"0": (0, 1), "1 to 4": (1, 5), "5 to 19": (5, 20), "20 and more": (20, 1 << 31)}  # ratings: from, below
+RARE = {  # ratings: from, below
+    "0": (0, 1), "1 to 4": (1, 5), "5 to 19": (5, 20), "20 to 49": (20, 50), "50 and more": (50, 1 << 31),
+    "fewer than 50": (0, 50),
+}  # fmt: skip
 
 
 def main() -> None:
