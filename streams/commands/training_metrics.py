@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,13 @@ def _of_task(held: dict[str, float], task: str) -> dict[str, float]:
     return {name.partition("/")[2]: value for name, value in held.items() if name.startswith(f"{task}/")}
 
 
+def _cell(name: str, value: float) -> str:
+    """A dash where a slice has no rows, or rows of one kind alone."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if name.endswith("rows") else f"{value:.4f}"
+
+
 def _table(title: str, parts: Metrics) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -73,6 +81,5 @@ def _table(title: str, parts: Metrics) -> None:
     for part in parts:
         table.add_column(part, justify="right")
     for name in next(iter(parts.values())):
-        cells = [parts[part][name] for part in parts]
-        table.add_row(name.replace("_", " "), *(f"{v:,.0f}" if name.endswith("rows") else f"{v:.4f}" for v in cells))
+        table.add_row(name.replace("_", " "), *(_cell(name, parts[part][name]) for part in parts))
     Console(width=80).print(table)

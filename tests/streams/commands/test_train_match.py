@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -86,4 +87,7 @@ def test_without_a_catalogue_places_alone_are_read(store: Engine, tmp_path: Path
     assert "match: read, without items' texts, for the catalogue has none" in said
     assert match is not None
     assert match.parts == ("places", "support")
-    assert "match: not read" in trained(store, tmp_path / "off", "--match", "no")[0]
+    said, match = trained(store, tmp_path / "off", "--match", "no", "--split", "user")
+    assert "match: not read" in said
+    assert match is None
+    assert re.search(r"cold users auc +- +- +cold users rows +0 +0", said)  # split inside users there are none
