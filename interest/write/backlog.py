@@ -48,15 +48,21 @@ class Plan:
         if version in PROMPTS:
             return PROMPTS[version]
         family, _, frozen = version.partition(FROZEN)
-        if family not in BY_RATES:
-            known = ", ".join(sorted((*PROMPTS, *BY_RATES)))
-            raise InputError(f"there is no prompt version {self.prompt_version!r}; there are: {known}")
+        check_version(self.prompt_version)
         if self.rates is None or self.rates.version != frozen:
             raise InputError(
                 f"the prompt version {self.prompt_version!r} reads base rates that this store does not have; "
                 "`interestream rates` shows what it has, and freezes or imports others"
             )
         return BY_RATES[family](self.rates)
+
+
+def check_version(version: str) -> None:
+    """Raise InputError for a prompt version that cannot be, whatever base rates a store has."""
+    name = version.removesuffix(CHAINED)
+    if name not in PROMPTS and name.partition(FROZEN)[0] not in BY_RATES:
+        known = ", ".join(sorted((*PROMPTS, *BY_RATES)))
+        raise InputError(f"there is no prompt version {version!r}; there are: {known}")
 
 
 @dataclass(slots=True)

@@ -18,7 +18,6 @@ import typer
 from typer.core import TyperCommand
 
 RENAMED = {"--together": "--pack", "--llm-from": "--llm"}  # since 0.2; the old name goes with the release after
-INTEREST = ("auto", "yes", "no")
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -87,7 +86,7 @@ def current_names(words: Sequence[str]) -> list[str]:
     out: list[str] = []
     for word, following in pairwise([*words, ""]):
         name, equals, value = word.partition("=")
-        if word == "--interest" and following not in INTEREST:
+        if word == "--interest" and (not following or following.startswith("-")):
             out += ["--interest", "yes"]
         elif word == "--no-interest":
             out += ["--interest", "no"]

@@ -183,8 +183,8 @@ def replay(
         sources = open_sources(log, items, users, options)
         produce(sources, rate=rate or "max", resume=resume, timeout_s=timeout or TIMEOUT_S)
         return
-    if not no_llm and llm and llm.startswith(("http://", "https://")) and not llm_model:
-        raise InputError(f"name the model that {llm} serves with --llm-model")
+    if not no_llm:
+        _check_llm(llm, llm_model, prompt_version)
     if rate is not None:
         raise InputError("--rate is for --kafka; without Kafka a log is replayed as fast as it goes")
     if timeout is not None:
@@ -210,6 +210,19 @@ def replay(
             prompt_version=prompt_version, noun=noun,
         )  # fmt: skip
         fuse(store=store)
+
+
+def _check_llm(llm: str | None, model: str | None, prompt_version: str | None) -> None:
+    """What `learn` would refuse once the log is read is refused before."""
+    from interest.write.backlog import check_version
+    from streams.resolve.llm import check_llm
+
+    try:
+        check_llm(llm, model)
+    except InputError as error:
+        raise InputError(f"{error}; --no-llm closes partitions alone") from None
+    if prompt_version:
+        check_version(prompt_version)
 
 
 def _refuse_options_of_the_agent(context: typer.Context) -> None:

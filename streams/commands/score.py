@@ -197,7 +197,7 @@ def _named_items(connection: Connection, model: Artifact, given: Sequence[str]) 
     listed = json_list(alone)
     if listed is not None:
         return listed
-    if "," not in alone or alone in model.spec.items or read_items(connection, [alone]):
+    if alone.strip() and ("," not in alone or alone in model.spec.items or read_items(connection, [alone])):
         return [alone]
     split = [item.strip() for item in alone.split(",") if item.strip()]
     if not split:

@@ -118,13 +118,14 @@ def _drive(
     """Fold the next chunk while the last one is written: one thread each, never more than one batch ahead."""
     with fewer_collections(), ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
         pending: Future[Position] | None = None
-        offset = position.offset
+        offset, position_rejected = position.offset, position.rejected
         for rows, start in chunks:
             folded = ingest.fold(rows.behaviors(start))
             if folded.duplicate is not None and not examples:
                 examples.append(folded.duplicate)
             offset += len(rows) - start
             digest.add(rows, start, len(rows))
+            again = max(position_rejected - rejects.count, 0)  # counted by an earlier run
             rejects.add(rows.rejected)
             if pending is not None:
                 position = pending.result()
@@ -132,7 +133,7 @@ def _drive(
                 pending = writer.submit(
                     ingest.commit, folded, source, position, offset, rejected=rejects.count, digest=digest.text()
                 )
-            advance(len(rows) - start + len(rows.rejected))
+            advance(len(rows) - start + max(len(rows.rejected) - again, 0))
         return pending.result() if pending is not None else position
 
 

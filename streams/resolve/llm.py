@@ -61,11 +61,12 @@ def open_llm(
     Raises:
         InputError: no model there, a server without a model name, or a backend that is not installed.
     """
+    check_llm(option, model)
     if option == STATISTICS:
         yield OpenLlm(None, STATISTICS, "plain-1")
-    elif option and option.startswith(("http://", "https://")):
-        if not model:
-            raise InputError(f"name the model that {option} serves with --llm-model")
+    elif _is_server(option):
+        assert option is not None
+        assert model is not None
         from interest.llm.http import HttpModel
         from interest.llm.refusals import RefusalPolicy
 
@@ -73,13 +74,27 @@ def open_llm(
         http = HttpModel(option, model=model, key=key, system_role=system_role)
         yield OpenLlm(RefusalPolicy(http), http.name, "json-1")
     else:
-        folder = Path(option).expanduser() if option else default_llm()
-        if not folder.is_dir():
-            raise InputError(
-                f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm"
-            )
-        local = _in_process(folder, batch, backend or load_settings().llm.backend)
+        local = _in_process(_folder(option), batch, backend or load_settings().llm.backend)
         yield OpenLlm(local, local.name, "plain-1")
+
+
+def check_llm(option: str | None, model: str | None) -> None:
+    """Raise InputError for what `open_llm` would not open: said before work that takes long."""
+    if _is_server(option):
+        if not model:
+            raise InputError(f"name the model that {option} serves with --llm-model")
+    elif option != STATISTICS and not _folder(option).is_dir():
+        raise InputError(
+            f"there is no language model at {_folder(option)}; run `interestream fetch`, or name one with --llm"
+        )
+
+
+def _is_server(option: str | None) -> bool:
+    return bool(option) and str(option).startswith(("http://", "https://"))
+
+
+def _folder(option: str | None) -> Path:
+    return Path(option).expanduser() if option else default_llm()
 
 
 def _in_process(folder: Path, batch: int, backend: Backend) -> LocalModel | Int8Model:

@@ -57,7 +57,13 @@ def test_old_names_become_todays(capsys: pytest.CaptureFixture[str]) -> None:
     assert current_names(["--interest", "--out", "x"]) == ["--interest", "yes", "--out", "x"]
     assert current_names(["--out", "x", "--interest"]) == ["--out", "x", "--interest", "yes"]
     assert current_names(["--no-interest"]) == ["--interest", "no"]
-    for words in ([], ["--interest", "auto"], ["--interest=no"], ["--pack", "5", "--label", "value>=4"]):
+    for words in (
+        [],
+        ["--interest", "auto"],
+        ["--interest=no"],
+        ["--interest", "maybe"],
+        ["--pack", "5", "--label", "value>=4"],
+    ):
         assert current_names(words) == words
 
 

@@ -10,11 +10,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
+from streams.files.rows import BehaviorLog
+from streams.replay.embedded import replay
+from streams.ubsp.policy import Policy
 from tests.support.moments import moments
 
 COMMAND = Path(sys.executable).parent / "interestream"
@@ -45,6 +50,20 @@ def dump(folder: Path) -> dict[str, list[Any]]:
             table: sorted(connection.execute(f"select * from {table}").fetchall(), key=repr)
             for table in ("behaviors", "partitions", "offsets")
         }
+
+
+def test_progress_counts_each_row_once_however_often_it_is_read(store: Engine, tmp_path: Path) -> None:
+    counts: list[int] = []
+
+    def started(total: int, before: int, _sorted: bool) -> Callable[[int], None]:
+        counts.extend((-total, before))
+        return counts.append
+
+    for rows in (60, 90):  # rows were appended
+        write_log(tmp_path / "log.csv", rows, shuffled=False)
+        replay(store, BehaviorLog(tmp_path / "log.csv", {}), Policy(count=10), started=started)
+        assert -rows in counts
+        assert sum(counts) == 0
 
 
 @pytest.mark.parametrize("shuffled", [True, False])

@@ -270,6 +270,8 @@ def test_a_missing_topic_is_told(kafka: KafkaSettings, tmp_path: Path) -> None:
         (["--kafka", "--users-limit", "3"], "the agent follows every user"),
         (["--kafka", "--rate", "fast"], "give max"),
         (["--rate", "10x"], "--rate is for --kafka"),
+        (["--llm", "nowhere"], "no language model at nowhere; .*; --no-llm closes partitions alone"),
+        (["--llm", "statistics", "--prompt-version", "plain-9"], "no prompt version 'plain-9'"),
     ],
 )
 def test_options_that_make_no_sense_are_told(
