@@ -55,6 +55,8 @@ def page(
         raise InputError(
             f"page.origin is {settings.origin!r}: write the scheme and the host alone, such as https://interests.example"
         )
+    if not settings.api.startswith(("http://", "https://")):
+        raise InputError(f"page.api is {settings.api!r}: write the service's address, such as http://127.0.0.1:8090")
     from streams.page.server import run_page
 
     print(

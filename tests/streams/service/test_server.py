@@ -57,6 +57,13 @@ def test_an_address_in_use_is_refused_before_anything_is_started(
     assert f"{option} {port} on 127.0.0.1 cannot be listened on (Address already in use)" in str(refused.exception)
 
 
+def test_a_page_is_told_an_address_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERESTREAM_PAGE_API", "")
+    refused = run("page", "--api", "localhost:8090")
+    assert isinstance(refused.exception, InputError)
+    assert "page.api is 'localhost:8090': write the service's address" in str(refused.exception)
+
+
 def test_what_dies_beside_the_service_is_started_again_unless_that_is_of_no_use(tmp_path: Path) -> None:
     file, ends = tmp_path / "number", list[tuple[int, float | None]]()
     running = Beside("the page", child, str(file), ended=lambda *end: ends.append(end))
