@@ -21,7 +21,16 @@ from tests.support.ctr_world import fill, random_rows
 from tests.support.task_world import tasks_dataset
 
 CHOSEN = argparse.Namespace(
-    model="din", log="ml-small", splits="user", tasks="2", seeds=2, only="*", quick=False, report=True, save=None
+    users=None,
+    model="din",
+    log="ml-small",
+    splits="user",
+    tasks="2",
+    seeds=2,
+    only="*",
+    quick=False,
+    report=True,
+    save=None,
 )
 
 
