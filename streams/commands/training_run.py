@@ -123,12 +123,15 @@ def _encoder_of_items(engine: Engine, options: InterestOptions) -> str | None:
     if wanted is None:
         _say("match: read, without items' texts, for no text encoder is here (`interestream fetch encoder`)")
         return None
-    if wanted == here and first_process():
+    lacking = 0
+    if wanted != here:
+        with engine.connect() as connection:
+            lacking = len(texts_without_vectors(connection, wanted, item_template()))
+    elif first_process():
         encode_catalogue(engine, EncoderWhenNeeded(folder, here), shown)
-    elif wanted == here:
+    else:
         await_catalogue(engine, here)
     with engine.connect() as connection:
-        lacking = len(texts_without_vectors(connection, wanted, item_template()))
         if wanted not in encoders_of_items(connection):
             why = f"the store has no vectors of them by {wanted}" if lacking else "the catalogue has none"
             _say(f"match: read, without items' texts, for {why}")
