@@ -4,7 +4,7 @@ the dense features. Of several tasks each has its own of both; what they read is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -141,7 +141,27 @@ def _width(one: Input) -> int:
     return (one.values if isinstance(one, Shared) else one).shape[1]
 
 
-class Towers(nn.Module):
+class PerTask(nn.Module):
+    """Task i's part is `each[i]`, whose parameters are that task's own; what they return is stacked.
+
+    Through the stack every task's loss reaches all parts, the others' with gradients of zero.
+    """
+
+    each: nn.ModuleList
+
+    @staticmethod
+    def owners(model: Iterable[nn.Module]) -> dict[nn.Parameter, int]:
+        """Of a model's modules: whose parameters are a task's own, and which task's."""
+        return {
+            weight: task
+            for module in model
+            if isinstance(module, PerTask)
+            for task, part in enumerate(module.each)
+            for weight in part.parameters()
+        }
+
+
+class Towers(PerTask):
     """A tower for each of T tasks, over the same inputs and dense features (B, F): logits (B, T)."""
 
     def __init__(self, tasks: int, inputs: int, dense: int, hidden: tuple[int, ...], dropout: float) -> None:
@@ -170,7 +190,7 @@ class Towers(nn.Module):
         return torch.stack([cast(Tower, tower).logits(own, dense) for tower, own in parts], dim=1)
 
 
-class DensePaths(nn.Module):
+class DensePaths(PerTask):
     """A dense path for each of T tasks: dense features (B, F) become logits (B, T)."""
 
     def __init__(self, tasks: int, dense: int, hidden: tuple[int, ...], dropout: float) -> None:

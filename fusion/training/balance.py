@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion.models.protocol import Network
+from fusion.models.tower import PerTask
 from fusion.training.distributed import ALONE, Processes
 from fusion.training.gdod import shared_weights
 from interest.errors import InputError
@@ -68,10 +69,13 @@ class Balancer:
         has its plain gradient, one that no task reaches has none.
         """
         trained = [weight for weight in model.parameters() if weight.requires_grad]
+        owners = PerTask.owners(model.modules())
         own = []
-        for left, loss in zip(range(len(losses) - 1, -1, -1), losses, strict=True):
-            gradients = torch.autograd.grad(loss, trained, retain_graph=left > 0, allow_unused=True)
-            own.append(dist.summed(trained, gradients))
+        for task, loss in enumerate(losses):
+            read = [weight for weight in trained if owners.get(weight, task) == task]
+            made = torch.autograd.grad(loss, read, retain_graph=task + 1 < len(losses), allow_unused=True)
+            known = dict(zip(read, dist.summed(read, made), strict=True))
+            own.append([known.get(weight) for weight in trained])
         shared: list[tuple[nn.Parameter, list[Tensor | None]]] = []
         for weight, *each in zip(trained, *own, strict=True):
             reaching = [gradient for gradient in each if gradient is not None]

@@ -18,6 +18,7 @@ from fusion.models.protocol import ModelConfig
 from fusion.models.registry import build
 from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.training.artifact import Metrics, load_artifact
+from fusion.training.balance import Balancer
 from fusion.training.checkpoint import Epoch
 from fusion.training.experiment import run
 from fusion.training.train import predict
@@ -87,6 +88,32 @@ def test_a_row_without_a_tasks_label_teaches_that_task_nothing(data: Dataset, na
     assert all(weight.grad is None or not weight.grad.any() for weight in tower.parameters())
     other: torch.nn.Module = model.tower.each[0]  # type: ignore[attr-defined]
     assert any(weight.grad is not None and weight.grad.any() for weight in other.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_task_and_its_contrary_pull_apart_what_they_share_and_only_that_is_balanced(store: Engine, name: str) -> None:
+    fill(store, random_rows(3))
+    with store.connect() as connection:
+        data = tasks_dataset(connection, parse_tasks(["like=value>=4", "dislike=value<4"]))
+    torch.manual_seed(0)
+    model = build(data.spec, MODELS[name])
+    model.eval()
+    if isinstance(model, Srp4Ctr):
+        model.value = None
+    parts: list[torch.nn.Module] = [model.tower, model.dense_path]  # type: ignore[attr-defined, list-item]
+    for part in parts:  # with the same towers the gradients of what is read are as contrary as the tasks
+        part.each[1].load_state_dict(part.each[0].state_dict())  # type: ignore[union-attr, index, operator]
+    rows = np.arange(60)
+    batch = model.collator.collate(data.samples, BatchIndices(rows, np.ones(60, np.int64)))
+    targets = torch.from_numpy(data.targets[rows])  # type: ignore[index]
+    model.loss(batch, targets).ctr.sum().backward()
+    own = [weight for part in parts for weight in part.parameters()]
+    plain = [weight.grad for weight in own]
+    balancer = Balancer("pcgrad")
+    assert balancer.gradients(model, list(model.loss(batch, targets).ctr.unbind())).conflict
+    assert balancer.gram[0, 1] < -0.5 * balancer.gram.diagonal().prod().sqrt()
+    for weight, wanted in zip(own, plain, strict=True):
+        torch.testing.assert_close(weight.grad, wanted)
 
 
 def test_one_task_by_another_name_has_the_same_weights_and_spec_as_a_label(store: Engine, tmp_path: Path) -> None:
