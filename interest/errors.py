@@ -27,6 +27,10 @@ class StoreError(InterestreamError):
     pass
 
 
+class StoreMissing(StoreError):
+    """There is no store where one was named."""
+
+
 class LlmError(InterestreamError):
     pass
 

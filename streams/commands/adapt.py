@@ -140,15 +140,16 @@ def adapt(
         learn=LearnConfig(batch=learning.batch_size, lr=learning.lr, rank=learning.lora, seed=learning.seed),
         **({"answers": 16, "held": 10} if quick else {}),
     )
+    if out.is_file():
+        raise InputError(f"--out {out} is a file; give a folder")
     base = llm_folder(llm)
     if not base.is_dir():
         raise InputError(f"there is no language model at {base}; run `interestream fetch`, or name one with --llm")
     device, engine, url = device_and_store(compute, store)
+    given = _read_file(items, map_) if items else {}  # before the log: what is wrong with it is said at once
     with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:
         log = read_log(connection, advance=advance)
-        catalogue = read_items(connection)
-    if items:
-        catalogue |= _read_file(items, map_)
+        catalogue = read_items(connection) | given
     began = time.monotonic()
     with open_teacher(engine, teaching.teacher, teaching.teacher_model, teaching.teacher_items, config.noun) as teacher:
         record = run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interest.errors import InputError
+from interest.errors import InputError, StoreMissing
 from streams.commands.options import Store
 
 if TYPE_CHECKING:
@@ -150,11 +150,18 @@ def _llm(option: str | None, model: str | None) -> dict[str, str | None]:
 
 
 def _check(settings: Settings, artifact: Path | None) -> None:
-    """What would fail in every process is said once, before any is started."""
+    """What would fail in every process is said once, before any is started; so is that the store is a new one."""
+    import sys
+
     from fusion.training.artifact import load_artifact
+    from streams.settings.load import shown_url
     from streams.store.engine import open_store
 
-    open_store(settings.store).dispose()
+    try:
+        open_store(settings.store, create=False).dispose()
+    except StoreMissing:
+        open_store(settings.store).dispose()
+        print(f"made a new, empty store: {shown_url(settings.store)}", file=sys.stderr, flush=True)
     if artifact is not None:
         load_artifact(artifact)
 

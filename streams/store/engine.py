@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError
 
 import fusion.tables  # noqa: F401  (both register their tables)
 import streams.store.tables  # noqa: F401
-from interest.errors import StoreError
+from interest.errors import StoreError, StoreMissing
 from interest.store.sql import writing
 from streams.settings.load import shown_url
 from streams.store.disk import disk_problem
@@ -46,7 +46,7 @@ def open_store(url: str, *, create: bool = True, connections: int | None = None)
     if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
         file = Path(str(parsed.database))
         if not create and not file.exists():
-            raise StoreError(
+            raise StoreMissing(
                 f"there is no store at {file}; run `interestream replay` first (or `agent`), or name one with --store"
             )
         if not file.parent.is_dir():

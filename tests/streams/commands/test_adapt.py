@@ -73,6 +73,23 @@ def test_refusals(store: Engine, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_what_is_wrong_with_files_is_said_before_the_log_is_read(
+    store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the log was read")
+
+    monkeypatch.setattr("fusion.features.log.read_log", read)
+    url = store.url.render_as_string(hide_password=False)
+    job = ("adapt", "--llm", chat_model(tmp_path / "base"), "--store", url, "--out")
+    (tmp_path / "notes.txt").touch()
+    assert "notes.txt is a file; give a folder" in str(run(*job, tmp_path / "notes.txt").exception)
+    missing = run(*job, tmp_path / "out", "--items", tmp_path / "films.csv").exception
+    assert isinstance(missing, InputError)
+    assert "films.csv" in str(missing)
+    assert "the log was read" in str(run(*job, tmp_path / "out").exception)
+
+
 def test_whoever_was_forgotten_meanwhile_is_not_noted_again(store: Engine, url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a user was forgotten after"):
         note_adaptation(store, "a1", tmp_path, "base", 1.0, ["u1", "u2", "gone"])

@@ -52,9 +52,11 @@ def test_an_address_in_use_is_refused_before_anything_is_started(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         given = ["serve", "--port", "0", "--page", "--store", f"sqlite:///{tmp_path / 'store.db'}", option, port]
-        refused = run(*given)
+        refused, again = run(*given), run(*given)
     assert isinstance(refused.exception, InputError)
     assert f"{option} {port} on 127.0.0.1 cannot be listened on (Address already in use)" in str(refused.exception)
+    assert "made a new, empty store: sqlite:///" in refused.output
+    assert "made a new" not in again.output
 
 
 def test_a_page_is_told_an_address_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
