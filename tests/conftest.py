@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from uuid import uuid4  # random is seeded by the test's name: tried again, it w
 import pytest
 from hypothesis import settings as hypothesis_settings
 from kafka.errors import KafkaError as ClientError
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine
 from xdist.scheduler import LoadScopeScheduling
 
 from deploy.kafka.node import Node
@@ -23,6 +24,7 @@ from streams.kafka.clients import KafkaError, admin
 from streams.settings import load as settings
 from streams.settings.schema import KafkaSettings
 from streams.store.engine import open_store
+from tests.support.databases import Databases
 from tests.support.servers import VLLM_KEY, Run, start_kafka, start_postgres, start_vllm
 
 hypothesis_settings.register_profile("shared-cores", deadline=None)  # a slow machine is not a failing test
@@ -73,9 +75,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together:
     return _Together(config, log)
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite store, to be copied: a copy takes a hundredth of what all migrations take."""
+    file = tmp_path_factory.mktemp("empty") / "store.db"
+    open_store(f"sqlite:///{file}").dispose()
+    return file
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Engine]:
+def store(tmp_path: Path, empty_store: Path) -> Iterator[Engine]:
     """A fresh SQLite store in a file."""
+    shutil.copy(empty_store, tmp_path / "store.db")
     engine = open_store(f"sqlite:///{tmp_path / 'store.db'}")
     yield engine
     engine.dispose()
@@ -117,20 +128,24 @@ def postgres(run: Run) -> str:
     return run.address("postgres", start_postgres)
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: str) -> Iterator[Databases]:
+    made = Databases(postgres)
+    yield made
+    made.end()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of an empty store on either database."""
     if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("empty_store"), tmp_path / "store.db")
         yield f"sqlite:///{tmp_path / 'store.db'}"
         return
-    server = make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+psycopg")
-    admin = create_engine(server.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT")
-    name = f"t{uuid4().hex[:12]}"
-    with admin.connect() as connection:
-        connection.execute(text(f"create database {name}"))
-    yield server.set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"drop database {name} with (force)"))
-    admin.dispose()
+    databases: Databases = request.getfixturevalue("databases")
+    name = databases.made()
+    yield databases.url(name)
+    databases.drop(name)
 
 
 @pytest.fixture(scope="session")

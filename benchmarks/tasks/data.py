@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import zlib
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -58,9 +57,13 @@ def alone(dataset: Dataset, number: int) -> Dataset:
 
 
 def with_planted(dataset: Dataset) -> Dataset:
-    """The last task's targets turned round for half of the items."""
+    """The last task's targets turned round for items whose first category has an even number in the spec.
+
+    A few samples say of which categories that is. Turned by a hash of the item, all of it lay in the items' own
+    embeddings, which a pass or two over a small log does not teach by any way of sharing.
+    """
     assert dataset.targets is not None
-    turned = np.array([zlib.crc32(item.encode()) % 2 for item in dataset.log.items], bool)
+    turned = dataset.samples.items.categories[1:, 0] % 2 == 0
     targets = dataset.targets.copy()
     item = dataset.log.item[dataset.rows]
     targets[:, -1] = np.where(turned[item], 1 - targets[:, -1], targets[:, -1])

@@ -62,17 +62,18 @@ def test_the_peer_is_the_best_on_validation_and_gains_are_over_the_tasks_alone(
     assert told["worst_task"]["gdod"] == pytest.approx(0.005, abs=1e-5)
 
 
-def test_a_planted_task_contradicts_another_on_half_of_the_items_and_alone_is_the_same_samples(store: Engine) -> None:
+def test_a_planted_task_contradicts_another_on_half_of_the_categories_and_alone_is_the_same_samples(store: Engine) -> None:
     fill(store, random_rows(3))
     with store.connect() as connection:
         data = tasks_dataset(connection, parse_tasks(["like=value>=4", "planted=value>=4"]))
     planted = with_planted(data)
     assert planted.targets is not None
     like, turned = planted.targets.T
-    item = data.log.item[data.rows]
-    by_item = {int(one): set((like == turned)[item == one].tolist()) for one in np.unique(item)}
-    assert all(len(own) == 1 for own in by_item.values())
-    assert 0.25 < np.mean([own == {True} for own in by_item.values()]) < 0.75
+    category = data.samples.items.categories[1:, 0][data.log.item[data.rows]]
+    by_category = {int(one): set((like == turned)[category == one].tolist()) for one in np.unique(category)}
+    assert sorted(map(len, by_category.values())) == [1] * len(by_category)
+    assert {True} in by_category.values()
+    assert {False} in by_category.values()
     single = alone(planted, 1)
     np.testing.assert_array_equal(single.labels, turned)
     for ours, theirs in zip(single.samples.content, planted.samples.content, strict=True):
