@@ -62,7 +62,9 @@ def test_the_peer_is_the_best_on_validation_and_gains_are_over_the_tasks_alone(
     assert told["worst_task"]["gdod"] == pytest.approx(0.005, abs=1e-5)
 
 
-def test_a_planted_task_contradicts_another_on_half_of_the_categories_and_alone_is_the_same_samples(store: Engine) -> None:
+def test_a_planted_task_contradicts_another_in_some_categories_and_alone_is_the_same_samples(
+    store: Engine,
+) -> None:
     fill(store, random_rows(3))
     with store.connect() as connection:
         data = tasks_dataset(connection, parse_tasks(["like=value>=4", "planted=value>=4"]))

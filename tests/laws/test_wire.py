@@ -16,8 +16,8 @@ from interest.store.sql import behavior_of, item_row, read_items, read_users, up
 from interest.store.tables import behaviors, items, users
 from interest.types import Behavior, Item, User
 from streams.kafka.messages import Refusal, RepresentationUpdate, behavior_of_message
-from streams.store.engine import open_store
 from streams.ubsp.fold import Verdict
+from tests.support.partitioning import empty
 from tests.support.values import VALUES
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -55,7 +55,7 @@ def test_a_vector_comes_back_as_floats(vector: list[float]) -> None:
 
 @given(st.lists(VALUES[Behavior], max_size=5), st.lists(VALUES[Item], max_size=3), st.lists(VALUES[User], max_size=3))
 def test_a_stored_value_comes_back_as_it_went(log: list[Behavior], catalogue: list[Item], people: list[User]) -> None:
-    engine = open_store("sqlite://")
+    engine = empty()
     wanted_items = {item.item_id: item for item in catalogue}
     wanted_users = {user.user_id: user for user in people}
     with writing(engine) as connection:
