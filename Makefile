@@ -2,7 +2,7 @@
 # make serve   the scoring service, new texts and the live page on what make demo made: http://127.0.0.1:8091 (Ctrl-C ends all)
 # make demo-stream   the same log through a real Kafka and the stream agent (Java 17 and Maven)
 # make test    all tests (needs what `interestream fetch` puts into the cache, and fetches it)
-# make soak    the tests of faults, long: 30 kills of a worker over 200,000 behaviours (KILL_SEED=N kills as that run did)
+# make soak    the tests of faults and of replay, long: 30 kills of a worker over 200,000 behaviours (KILL_SEED=N kills as that run did)
 # make lint    style, types and layering
 # make kafka   a one-node Apache Kafka on port 9092, or `PORT=9192` (Java 17 and Maven); make kafka-stop ends it
 # make vllm    a real vLLM server on this machine's CPU with the fetched model, port 8000; make vllm-stop ends it
@@ -64,7 +64,7 @@ test: fetch vllm-install
 
 soak: fetch
 	$(BIN)/python deploy/kafka/node.py fetch
-	SOAK=1 $(BIN)/python -m pytest tests/faults
+	SOAK=1 $(BIN)/python -m pytest tests/faults tests/streams/replay
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,7 +14,6 @@ from streams.kafka.messages import InterestUpdate
 from streams.store.engine import open_store
 from tests.support.chat_server import ChatServer
 from tests.support.fault_site import (
-    SOAK,
     Site,
     assert_as_undisturbed,
     log_of,
@@ -25,7 +24,7 @@ from tests.support.fault_site import (
     until,
 )
 from tests.support.llm_world import MODEL, Moods, answer, catalogue
-from tests.support.moments import moments
+from tests.support.moments import SOAK, moments
 
 KILLS, ROWS = (30, 200_000) if SOAK else (4, 10_000)
 

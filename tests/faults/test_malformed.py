@@ -9,8 +9,9 @@ from typing import Any
 from streams.kafka.clients import admin
 from streams.kafka.topics import dead_of
 from tests.support.fault_site import Message, Site, assert_as_undisturbed, log_of, messages_of, read_topic
+from tests.support.moments import SOAK
 
-GOOD, BAD, LARGE = 20_000, 20_000, 3
+GOOD, BAD, LARGE = (20_000, 20_000, 3) if SOAK else (4_000, 4_000, 1)
 TEN_MB = 10_000_000
 
 

@@ -38,7 +38,6 @@ from streams.store.engine import open_store
 from streams.store.tables import offsets, outbox, source_of
 from streams.ubsp.policy import Policy
 
-SOAK = bool(os.environ.get("SOAK"))  # makes the tests long; `make soak` sets it
 COUNT = 10  # behaviours that fill a partition: many partitions from few behaviours
 START_S = 120.0  # of one worker, on a machine that is busy
 LONG_S = 120.0  # what no wait may take; an assertion of behaviour, not of speed

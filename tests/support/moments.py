@@ -1,4 +1,4 @@
-"""The random moments at which tests kill what they test."""
+"""The random moments at which tests kill what they test, and whether they do so for long."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import random
 import time
 
+SOAK = bool(os.environ.get("SOAK"))  # makes tests of faults long; `make soak` sets it
 SEED = int(os.environ.get("KILL_SEED") or time.time_ns() % 1_000_000)
 
 

@@ -84,7 +84,7 @@ def test_of_noise_it_says_that_it_is_noise(store: Engine, tmp_path: Path) -> Non
     url = planted(store, told=False)
     written_about(store)
     out = tmp_path / "worth"
-    said = output_of("worth", "--store", url, "--out", out, "--seeds", 3, "--epochs", 2, *SMALL)
+    said = output_of("worth", "--store", url, "--out", out, "--seeds", 2, "--epochs", 2, *SMALL)
     assert said.rstrip().endswith("over shuffled text: not worth its 50,000 tokens per 1,000 behaviours.")
     assert "costs_per_001_auc" not in table_in(out)
 
