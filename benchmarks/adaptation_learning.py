@@ -48,6 +48,7 @@ from fusion.adaptation.mixture import MIX, parse_mix
 from fusion.adaptation.related import similarity
 from fusion.adaptation.run import AdaptConfig, Source, adapt, special_tokens
 from fusion.features.log import Array, Log, read_log
+from interest.errors import InputError
 from interest.llm.gather import open_tokenizer
 from interest.llm.transformers import load_whole
 from interest.store.sql import read_items
@@ -75,7 +76,7 @@ def main() -> None:
     options.add_argument("--llm", type=Path, default=default_llm())
     options.add_argument("--tokens", type=int, default=300_000)
     options.add_argument("--lora", type=int, default=0)
-    options.add_argument("--mix", type=parse_mix, default=MIX, help="shares of the tokens by kind of document")
+    options.add_argument("--mix", type=mix_of, default=MIX, help="shares of the tokens by kind of document")
     options.add_argument("--lr", type=float, help="at its peak; default: as `interestream adapt` has it")
     options.add_argument("--batch-size", type=int, default=4, help="contexts of a step")
     options.add_argument("--answers", type=int, default=120, help="of the base model's own, replayed")
@@ -169,6 +170,13 @@ def ml_100k(folder: Path) -> tuple[Log, dict[str, Item]]:
     replay(engine, sources.log, Policy(count=50))
     with engine.connect() as connection:
         return read_log(connection), read_items(connection)
+
+
+def mix_of(text: str) -> dict[Kind, float]:
+    try:
+        return parse_mix(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def ml_1m(data: Path, users: int) -> tuple[Log, dict[str, Item]]:
