@@ -9,8 +9,8 @@ GDOD (of gradients brought to one length, which is the default; the paper's; of 
 of a zero step) and with torchjd's balancers. Alone is the same model on the same features, with that task's tower only.
 The first two tasks are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and of 3. Before that the
 cosines of the tasks' gradients on the shared parameters are measured along a run by their sum; if no two tasks conflict
-(cosines below 0 in most steps and on average), the last task is planted to: "at least 4" for items of half of the
-categories and its contrary for the others. That is said.
+(cosines below 0 in most steps and on average), the last task is planted to: the contrary of "at least 4" for
+items of the largest categories, three quarters of the samples, "at least 4" for the others. That is said.
 
 A gain is a task's AUC over its own alone, minus 1; its mean over tasks is a setting's gain. The peer that is compared
 is the one with the best mean gain on validation. Runs are kept in the folder of --results and not made twice, so the
@@ -237,7 +237,12 @@ def tell(chosen: Any, table: dict[str, Any], balancers: Sequence[Balance]) -> No
             if all(name in own for own in table.values())
         }  # fmt: skip
     for place, own in table.items():
-        say(f"{place} tasks: {', '.join(own['tasks'])}{' (the last is planted)' * own['cosines']['planted']}")
+        found = own["cosines"]
+        still = found.get("with_planted", found["natural"])["conflicting"]
+        say(
+            f"{place} tasks: {', '.join(own['tasks'])}{' (the last is planted)' * found['planted']}; in conflict: "
+            f"{'; '.join(still) or 'none'}"
+        )
         for name in balancers:
             if name in own:
                 cells = " ".join(f"{task} {auc:.4f}" for task, auc in own[name]["auc"].items())

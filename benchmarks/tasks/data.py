@@ -20,6 +20,7 @@ from interest.types import Item
 from streams.settings.load import sample_log
 from streams.store.engine import open_store
 
+TURNED = 0.75  # of the samples, at least: with half of them a task is another one, not a contrary one
 FIRST = 150  # users of ML-100K in the quick form
 
 
@@ -57,16 +58,18 @@ def alone(dataset: Dataset, number: int) -> Dataset:
 
 
 def with_planted(dataset: Dataset) -> Dataset:
-    """The last task's targets turned round for items whose first category has an even number in the spec.
+    """The last task's targets turned round for items of as many first categories as three quarters of the samples need.
 
-    A few samples say of which categories that is. Turned by a hash of the item, all of it lay in the items' own
-    embeddings, which a pass or two over a small log does not teach by any way of sharing.
+    Those of the largest categories, so that a few samples say which they are: were it items drawn by a hash, all of it
+    would lie in their own embeddings, which a pass or two over a small log does not teach by any way of sharing.
     """
     assert dataset.targets is not None
-    turned = dataset.samples.items.categories[1:, 0] % 2 == 0
+    first = dataset.samples.items.categories[1:, 0][dataset.log.item[dataset.rows]]
+    counts = np.bincount(first)
+    largest = np.argsort(-counts, kind="stable")
+    turned = np.isin(first, largest[: int(np.searchsorted(counts[largest].cumsum(), TURNED * len(first))) + 1])
     targets = dataset.targets.copy()
-    item = dataset.log.item[dataset.rows]
-    targets[:, -1] = np.where(turned[item], 1 - targets[:, -1], targets[:, -1])
+    targets[:, -1] = np.where(turned, 1 - targets[:, -1], targets[:, -1])
     return dataclasses.replace(dataset, targets=targets)
 
 

@@ -19,6 +19,7 @@ from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import Srp4CtrConfig
 from fusion.training import metrics
 from fusion.training.balance import Balancer
+from fusion.training.dense_path import DenseSchedule, fit_dense_path
 from fusion.training.experiment import balanced
 from fusion.training.processor import fast_cpu
 from fusion.training.train import TrainConfig, predict, suited_epochs, train
@@ -55,7 +56,8 @@ def learn(dataset: Dataset, balance: Any, seed: int, *, model: str = "din", quic
 def probe(dataset: Dataset, *, model: str = "din", quick: bool) -> dict[str, Any]:
     """Cosines of the tasks' gradients along a short run by their sum: means, and shares of the steps below 0.
 
-    Pairs conflict that point apart in most steps and on average.
+    Pairs conflict that point apart in most steps and on average. Steps in which nothing is shared yet do not count:
+    a training begins with towers that add nothing to the dense path.
     """
     network, names = started(dataset, model), [task.name for task in dataset.spec.tasks]
     optimizer, balancer = torch.optim.AdamW(network.parameters(), lr=2e-3), Balancer("sum")
@@ -65,7 +67,8 @@ def probe(dataset: Dataset, *, model: str = "din", quick: bool) -> dict[str, Any
         balancer.gradients(network, losses)
         optimizer.step()
         length = balancer.gram.diagonal().sqrt()
-        found.append((balancer.gram / length.outer(length).clamp(min=1e-30)).numpy())
+        if length.all():
+            found.append((balancer.gram / length.outer(length)).numpy())
     every = np.stack(found)
     pairs = [(i, j) for i in range(len(names)) for j in range(i)]
     cosines = {f"{names[j]}, {names[i]}": float(every[:, i, j].mean()) for i, j in pairs}
@@ -92,8 +95,13 @@ def passes(dataset: Dataset, *, model: str = "din") -> dict[str, float]:
 
 
 def started(dataset: Dataset, model: str) -> Any:
+    """A model where its training begins: with its dense path fitted."""
     torch.manual_seed(0)
-    return build(dataset.spec, MODELS[model]).train()  # type: ignore[attr-defined]
+    network, settings = build(dataset.spec, MODELS[model]), TrainConfig()
+    schedule = DenseSchedule(settings.dense_epochs, 1024, 0)
+    parts = (dataset.of(TRAIN), dataset.of(VALID))
+    fit_dense_path(network, dataset.spec.tasks, dataset.samples.dense, dataset.learnt, parts, schedule)
+    return network.train()  # type: ignore[attr-defined]
 
 
 def batches(dataset: Dataset, model: Any, most: int) -> Iterator[list[Tensor]]:

@@ -40,7 +40,8 @@ def scene_slices(log: Log, rows: Array, *, items: Array, users: Array) -> dict[s
     """(n,) bool of the samples `rows`: those of each scene, and cold start in one. Nothing where there is one scene.
 
     `items` and `users` are rows of the log that training has met (fusion/features/dataset.py). new_in_scene_items:
-    training has met the item, but not in the sample's scene; new_in_scene_users: the same of the user.
+    training has met the item, but not in the sample's scene; new_in_scene_users: the same of the user. A / in a scene's
+    name is shown as |: in the names of metrics it ends a task's.
     """
     if not len(log.scene) or len(np.unique(log.scene[items])) < 2:
         return {}
@@ -49,7 +50,8 @@ def scene_slices(log: Log, rows: Array, *, items: Array, users: Array) -> dict[s
     counts = np.bincount(own, minlength=many)
     counts[0] = 0
     largest = [one for one in np.argsort(-counts, kind="stable")[:MOST] if counts[one]]
-    out = {f"{SCENE}{log.scenes[one - 1]}": own == one for one in sorted(largest, key=lambda one: log.scenes[one - 1])}
+    shown = {one: log.scenes[one - 1].replace("/", "|") for one in largest}
+    out = {f"{SCENE}{shown[one]}": own == one for one in sorted(largest, key=lambda one: shown[one])}
     for name, ids, met in (("items", log.item, items), ("users", log.user, users)):
         there = ids.astype(np.int64) * many + scene
         known_here = np.isin(there[rows], there[met])

@@ -27,17 +27,24 @@ Balance = Literal[
 ]  # fmt: skip
 NAMES: tuple[Balance, ...] = tuple(name for name in get_args(Balance) if name != "gdod-unit")
 CAUTION = 0.5  # of CAGrad, c: its paper's
-Weights = Callable[[Tensor], Tensor]  # from a Gram matrix (T, T) float64 to weights (T,)
+# from a Gram matrix (T, T) float64, of gradients that are not zero, and the tasks' weights (T,) to those of a sum (T,)
+Weights = Callable[[Tensor, Tensor], Tensor]
+FIXED = ("mgda", "imtl-g", "aligned-mtl")  # bring gradients to shares of their own, whatever the tasks' weights
 EXACT = 1e-9  # what is added to the Gram matrix' diagonal, of its trace, for a solver that needs it
 NEGLIGIBLE = 1e-12  # of the gradients' squared lengths: an update of less is zero
 
 
-def balance_named(name: str) -> Balance:
-    """A balancer that is there. Raises InputError, also where the library that it comes from is not installed."""
+def balance_named(name: str, preference: Sequence[float] = ()) -> Balance:
+    """A balancer that is there, and heeds the tasks' weights. Raises InputError, also where its library is missing."""
     known: Balance
     for known in get_args(Balance):
         if known == name:
             weights_by(known)
+            if name in FIXED and len(set(preference)) > 1:
+                raise InputError(
+                    f"--balance {name} gives tasks shares of its own, whatever their weights; leave out @WEIGHT, or "
+                    "take another balancer"
+                )
             return known
     raise InputError(f"--balance {name}: no such way; give one of {', '.join(NAMES)}")
 
@@ -52,9 +59,12 @@ class Step(NamedTuple):
 class Balancer:
     """Gives tasks' gradients one direction. Its counts are of the steps since it was made, or since `reset`."""
 
-    def __init__(self, name: Balance, seed: int = 0) -> None:
-        """Raises InputError where the library that it comes from is not there."""
-        self.name, self._seed = name, seed
+    def __init__(self, name: Balance, seed: int = 0, preference: Sequence[float] | None = None) -> None:
+        """preference: the tasks' weights, by which the losses are multiplied already; None: they are all 1.
+
+        Raises InputError where the library that it comes from is not there.
+        """
+        self.name, self._seed, self._preference = name, seed, preference
         self._weights, self._fallback = weights_by(name)
         self.gram = torch.zeros(0, 0, dtype=torch.float64)  # of the last step
         self.reset()
@@ -85,7 +95,7 @@ class Balancer:
         self.gram = gram = gram_of([each for _, each in shared], len(losses))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed * 1_000_003 + step)
-            weights, seen = self._balanced(gram)
+            weights, seen = self.weights(gram)
         for weight, each in shared:
             update = torch.zeros_like(weight)
             for share, gradient in zip(weights.tolist(), each, strict=True):
@@ -97,13 +107,23 @@ class Balancer:
         self.zeros += seen.zero
         return seen
 
-    def _balanced(self, gram: Tensor) -> tuple[Tensor, Step]:
-        length = float(gram.diagonal().sum())
-        weights = self._weights(gram) if length > 0 else torch.zeros(len(gram), dtype=torch.float64)
-        zero = length > 0 and float(weights @ gram @ weights) <= NEGLIGIBLE * length
+    def weights(self, gram: Tensor) -> tuple[Tensor, Step]:
+        """(T,) float64 of a Gram matrix (T, T): what each task's gradient counts in their sum, and what was seen.
+
+        A task without a gradient, of a batch that has none of its labels, changes nothing.
+        """
+        there, out = gram.diagonal() > 0, torch.zeros(len(gram), dtype=torch.float64)
+        if not there.any():
+            return out, Step(conflict=False, zero=False)
+        own, preference = gram[there][:, there], torch.ones(int(there.sum()), dtype=torch.float64)
+        if self._preference is not None:
+            preference = torch.tensor(self._preference, dtype=torch.float64)[there]
+        weights = self._weights(own, preference)
+        zero = float(weights @ own @ weights) <= NEGLIGIBLE * float(own.diagonal().sum())
         if zero and self._fallback is not None:
-            weights = self._fallback(gram)
-        return weights, Step(conflict=bool((gram < 0).any()), zero=zero)
+            weights = self._fallback(own, preference)
+        out[there] = weights
+        return out, Step(conflict=bool((own < 0).any()), zero=zero)
 
 
 def gram_of(gradients: Sequence[Sequence[Tensor | None]], tasks: int) -> Tensor:
@@ -114,7 +134,8 @@ def gram_of(gradients: Sequence[Sequence[Tensor | None]], tasks: int) -> Tensor:
         for i, one in enumerate(each):
             for j, other in enumerate(each[: i + 1]):
                 if one is not None and other is not None:
-                    product = torch.dot(one.flatten(), other.flatten()).double()
+                    # in float32 the rounding of two gradients that cancel would pass for a direction they share
+                    product = torch.dot(one.flatten().double(), other.flatten().double())
                     products[i][j] = products[i][j].to(product.device) + product
     lower = torch.stack([torch.stack([own.cpu() for own in row]) for row in products])
     return lower + lower.tril(-1).T
@@ -123,39 +144,41 @@ def gram_of(gradients: Sequence[Sequence[Tensor | None]], tasks: int) -> Tensor:
 def weights_by(name: Balance) -> tuple[Weights, Weights | None]:
     """A balancer's weights, and those it takes where its own leave nothing of the gradients; None: nothing is taken.
 
-    `gdod` is GDOD of the gradients brought to one length; where that leaves nothing, the direction nearest to their sum
-    among those that oppose no task (torchjd's DualProj). Of gradients as they are `gdod-lengths` is the same,
-    `gdod-pcgrad` takes PCGrad's, and `gdod-pure`, the paper's, nothing. Raises InputError where a package is not
-    installed.
+    `gdod` is GDOD of the gradients brought to one length, or, where tasks have weights, to lengths of their ratio;
+    where that leaves nothing, the direction nearest to their sum among those that oppose no task (torchjd's DualProj).
+    Of gradients as they are `gdod-lengths` is the same, `gdod-pcgrad` takes PCGrad's, and `gdod-pure`, the paper's,
+    nothing. Raises InputError where a package is not installed.
     """
     if name == "sum":
-        return lambda gram: torch.ones(len(gram), dtype=torch.float64), None
+        return lambda gram, _: torch.ones(len(gram), dtype=torch.float64), None
     if name in ("gdod", "gdod-unit"):
-        return of_one_length(shared_weights), of_one_length(_peer("dualproj"))
+        return of_lengths_told(shared_weights), of_lengths_told(_peer("dualproj"))
     if name.startswith("gdod"):
         fallback = {"gdod-lengths": "dualproj", "gdod-pcgrad": "pcgrad"}.get(name)
-        return shared_weights, None if fallback is None else _peer(fallback)
-    return _peer(name), None
+        return as_they_are(shared_weights), None if fallback is None else as_they_are(_peer(fallback))
+    return as_they_are(_peer(name)), None
 
 
-def of_one_length(weights: Weights) -> Weights:
-    """The weights by which gradients that had the same length would be summed, of gradients as they are.
+def as_they_are(weights: Callable[[Tensor], Tensor]) -> Weights:
+    """Of gradients of weighted losses, whose lengths have the weights in them."""
+    return lambda gram, _: weights(gram)
+
+
+def of_lengths_told(weights: Callable[[Tensor], Tensor]) -> Weights:
+    """The weights by which gradients of the preferred lengths would be summed, of gradients as they are.
 
     GDOD's eigenspaces lie near the longest gradients: of two tasks that agree a little it keeps the longer one's alone.
     """
 
-    def made(gram: Tensor) -> Tensor:
-        lengths = gram.diagonal().sqrt()
-        there = lengths > 0
-        own, out = lengths[there], torch.zeros_like(lengths)
-        if len(own):
-            out[there] = weights(gram[there][:, there] / own.outer(own)) * (own.mean() / own)
-        return out
+    def made(gram: Tensor, preference: Tensor) -> Tensor:
+        own = gram.diagonal().sqrt()
+        factor = preference / preference.mean() / own
+        return weights(gram * factor.outer(factor)) * factor * own.mean()
 
     return made
 
 
-def _peer(name: str) -> Weights:
+def _peer(name: str) -> Callable[[Tensor], Tensor]:
     """Of torchjd, on the scale of a sum: several of them are means.
 
     Gram matrices are brought to one size first: torchjd takes those of a trace below 1e-4 for zero, and the gradients
@@ -184,7 +207,7 @@ def _peer(name: str) -> Weights:
     return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name in ("pcgrad", "dualproj") else len(gram))
 
 
-def _nearest_unopposed(projector: Callable[[Tensor, Any], Tensor]) -> Weights:
+def _nearest_unopposed(projector: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor], Tensor]:
     """DualProj by weights of its own: the direction nearest to the gradients' sum that opposes none of them.
 
     Which directions oppose a gradient does not depend on its length, so they are brought to one: what a solver adds to
@@ -192,12 +215,8 @@ def _nearest_unopposed(projector: Callable[[Tensor, Any], Tensor]) -> Weights:
     """
 
     def made(gram: Tensor) -> Tensor:
-        lengths = gram.diagonal().sqrt()
-        there = lengths > 0
-        own, out = lengths[there], torch.zeros_like(lengths)
-        if len(own):
-            scaled = own / own.mean()
-            out[there] = projector(scaled, gram[there][:, there] / own.outer(own)) / scaled
-        return out
+        own = gram.diagonal().sqrt()
+        scaled = own / own.mean()
+        return projector(scaled, gram / own.outer(own)) / scaled
 
     return made

@@ -25,7 +25,8 @@ class Gradients:
     ) -> None:
         self._model, self._tasks, self._dist = model, tasks, dist
         several = len(tasks) > 1 and not isinstance(balance, msgspec.UnsetType) and balance != "sum"
-        self._balancer = Balancer(balance, seed) if several else None  # type: ignore[arg-type]
+        preference = [task.weight for task in tasks]
+        self._balancer = Balancer(balance, seed, preference) if several else None  # type: ignore[arg-type]
 
     def set(self, summed: Loss, rows: int, epoch: int, number: int) -> Tensor:
         """Set every parameter's gradient by this process's share of a batch of so many rows, in all processes.

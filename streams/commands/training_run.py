@@ -300,11 +300,13 @@ def train_config(
     """
     import msgspec
 
+    from fusion.features.tasks import parse_tasks
     from fusion.training.balance import balance_named
     from fusion.training.train import TrainConfig
 
     many = len(tasks.task or ()) if many is None else many
-    balance = balance_named(tasks.balance or "sum")
+    weights = [task.weight for task in parse_tasks(tasks.task)] if tasks.task else []
+    balance = balance_named(tasks.balance or "sum", weights)
     if last is not None and tasks.balance is None and many > 1 and last.config.training.balance:
         balance = last.config.training.balance
     if balance != "sum" and many < 2:

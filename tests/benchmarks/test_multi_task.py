@@ -43,7 +43,7 @@ def keep(folder: Path, name: str, valid: tuple[float, float], test: tuple[float,
 def test_the_peer_is_the_best_on_validation_and_gains_are_over_the_tasks_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cosines = {"natural": {"conflicting": [["like, love"]]}, "planted": False}
+    cosines = {"natural": {"conflicting": ["like, love"]}, "planted": False}
     (tmp_path / "ml-small-user-2-cosines.json").write_text(json.dumps(cosines))
     for seed in range(2):
         for task in ("like", "love"):
@@ -75,7 +75,7 @@ def test_a_planted_task_contradicts_another_in_some_categories_and_alone_is_the_
     by_category = {int(one): set((like == turned)[category == one].tolist()) for one in np.unique(category)}
     assert sorted(map(len, by_category.values())) == [1] * len(by_category)
     assert {True} in by_category.values()
-    assert {False} in by_category.values()
+    assert 0.75 <= (like != turned).mean() < 1
     single = alone(planted, 1)
     np.testing.assert_array_equal(single.labels, turned)
     for ours, theirs in zip(single.samples.content, planted.samples.content, strict=True):

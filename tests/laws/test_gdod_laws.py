@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fusion.training.balance import NAMES, Balance, weights_by
+from fusion.training.balance import FIXED, NAMES, Balance, Balancer, gram_of, weights_by
 from fusion.training.gdod import shared_weights
 
 ROUNDING = 1e-6
@@ -28,7 +28,7 @@ def gradients(draw: st.DrawFn, least: int = 1) -> torch.Tensor:
 
 
 def update(own: torch.Tensor, name: Balance = "gdod-pure") -> torch.Tensor:
-    return weights_by(name)[0](own @ own.T) @ own
+    return Balancer(name).weights(own @ own.T)[0] @ own
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,9 @@ def test_one_task_has_its_plain_gradient_by_every_balancer(name: Balance, own: t
 def test_what_is_taken_where_nothing_is_shared_opposes_no_task_either(name: Balance, own: torch.Tensor) -> None:
     fallback = weights_by(name)[1]
     assert fallback is not None
-    if own.any():
-        made = fallback(own @ own.T) @ own
+    own = own[own.any(dim=1)]
+    if len(own):
+        made = fallback(own @ own.T, torch.ones(len(own), dtype=torch.float64)) @ own
         assert (own @ made >= -1e-5 * float(own.norm()) ** 2).all()
 
 
@@ -101,6 +102,42 @@ def test_the_length_of_gradients_decides_nothing(name: Balance) -> None:
     long = update(own, name)
     torch.manual_seed(0)
     np.testing.assert_allclose(update(own * 1e-5, name), long * 1e-5, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cagrad"])
+def test_a_task_without_a_gradient_changes_nothing(name: Balance) -> None:
+    """A batch that has none of a task's labels: the others learn from it as if there were no such task."""
+    own = torch.tensor([[1.0, 0.2, 0.0], [-0.9, 0.3, 0.1]], dtype=torch.float64)
+    more = torch.cat([own[:1], torch.zeros(1, 3, dtype=torch.float64), own[1:]])
+    torch.manual_seed(0)
+    wanted = update(own, name)
+    torch.manual_seed(0)
+    torch.testing.assert_close(update(more, name), wanted)
+    assert wanted.any() or name == "gdod-pure"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("cagrad", *FIXED)])
+def test_a_task_of_little_weight_says_little(name: Balance) -> None:
+    """Towards the update of the other task alone, as its weight falls; and no task of GDOD's is opposed."""
+    own = torch.tensor([[1.0, 0.5], [0.2, 1.5]], dtype=torch.float64)
+    cosines = []
+    for weight in (1.0, 0.1, 0.01):
+        weighted = own * torch.tensor([[1.0], [weight]], dtype=torch.float64)
+        made = Balancer(name, preference=(1.0, weight)).weights(weighted @ weighted.T)[0] @ weighted
+        cosines.append(float(torch.cosine_similarity(made, own[0], dim=0)))
+        assert (own @ made >= -ROUNDING).all()
+    assert cosines[-1] > 0.999
+    assert cosines[0] < cosines[-1]
+
+
+def test_gradients_that_cancel_but_for_rounding_share_nothing() -> None:
+    """In float32, in which models learn: what is left of them is no direction that both want."""
+    torch.manual_seed(0)
+    one, other = torch.randn(2, 4000)
+    gram = gram_of([[one, -1.3 * one, other]], 3)
+    weights, seen = Balancer("gdod").weights(gram)
+    assert seen.zero
+    assert float((weights @ gram @ weights).sqrt()) > 0.1 * float(gram.diagonal().sqrt().mean())
 
 
 def test_zero_gradients_are_a_zero_update() -> None:

@@ -188,13 +188,18 @@ class Srp4Ctr(nn.Module):
         return self._logits(self._read(batch))
 
     def loss(self, batch: PackedBatch, labels: Tensor) -> Loss:
-        """Beside its tasks it is asked which value the user gives, by what the main task's tower has read."""
+        """Beside its tasks it is asked which value the user gives, by what the main task's tower has read, on rows of
+        which that task says something.
+        """
         read = self._read(batch)
         logits = self._logits(read)
         if self.value is None:
             return ctr_only(self.tasks, logits, labels)
         bucket = batch.candidates.value_bucket
-        wanted = bucket.masked_fill(bucket < FIRST, NO_CLASS)
+        silent = bucket < FIRST
+        if labels.dim() == 2:
+            silent = silent | labels[:, self.main].isnan()
+        wanted = bucket.masked_fill(silent, NO_CLASS)
         hidden = read.hidden if len(self.tasks) == 1 else read.hidden[:, self.main]
         extra = F.cross_entropy(self.value(hidden), wanted, ignore_index=NO_CLASS, reduction="sum")
         return Loss(loss_of(self.tasks, logits, labels), self.config.value_task * extra)

@@ -90,6 +90,19 @@ def test_a_row_without_a_tasks_label_teaches_that_task_nothing(data: Dataset, na
     assert any(weight.grad is not None and weight.grad.any() for weight in other.parameters())
 
 
+def test_the_value_is_asked_of_no_row_of_which_the_main_task_says_nothing(data: Dataset) -> None:
+    torch.manual_seed(0)
+    model = build(data.spec, MODELS["srp4ctr"])
+    rows = np.arange(40)
+    batch = model.collator.collate(data.samples, BatchIndices(rows, np.ones(40, np.int64)))
+    targets = torch.from_numpy(data.targets[rows])  # type: ignore[index]
+    asked = model.loss(batch, targets).extra
+    targets[:20, 0] = float("nan")
+    assert 0 < model.loss(batch, targets).extra < asked
+    targets[:, 0] = float("nan")
+    assert model.loss(batch, targets).extra == 0
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_task_and_its_contrary_pull_apart_what_they_share_and_only_that_is_balanced(store: Engine, name: str) -> None:
     fill(store, random_rows(3))
