@@ -69,6 +69,11 @@ class Encoder:
             return None
         return Encoded(document.kind, document.user, np.array(ids, np.int32), asked)
 
+    def fits(self, text: str) -> bool:
+        """Whether a plain document of this text is not cut."""
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return len(self._begin) + len(ids) + len(self._end) <= self.context
+
     def _chat(self, document: Document) -> tuple[str, list[tuple[int, int]]]:
         """The conversation by the template, and where the answer and the end of its turn stand."""
         roles = ("system", "user", "assistant") if len(document.pieces) == 3 else ("user", "assistant")

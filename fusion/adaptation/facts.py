@@ -32,6 +32,7 @@ PERIOD = 50  # behaviours that are counted together
 LEAST = 8
 NAMED = 2  # categories that an answer begins with
 WE_SAY, IT_SAYS, THEY_SAY = "The user", "This user", "They"  # how a prompt, an answer's opening and the rest name them
+KIND = re.compile(r'("), an? [^"]*\.$')  # behind a favourite's title
 SENTENCE = re.compile(r"(?<=\.) (?=The user |They |One of the favourites )")  # between two sentences of a prompt
 
 
@@ -97,7 +98,7 @@ def period_facts(log: Log, rows: range, names: Mapping[str, Item]) -> Facts:
 def sentence_pair(facts: Facts, prompt: Prompt, categories: Sequence[str], style: Style) -> tuple[Piece, ...] | None:
     """A prompt's turns and the answer to them; sentences that the claim check would cut are left out.
 
-    None where it would cut the first.
+    None where it would cut the first, or all others: an answer of one sentence would teach to stop there.
     """
     if not facts.categories:
         return None
@@ -115,11 +116,14 @@ def sentence_pair(facts: Facts, prompt: Prompt, categories: Sequence[str], style
     told = [THEY_SAY + one.removeprefix(WE_SAY) if one.startswith(WE_SAY) else one for one in others]
     evidence, text = Evidence(facts, categories=tuple(categories)), ""
     for sentence in (begun, *told):
-        longer = f"{text} {sentence}".lstrip()
-        verdict = check(longer, evidence)
-        if not verdict.trimmed and verdict.text == longer:
-            text = longer
-        elif sentence is begun:
+        # the check knows no title of two kinds at once
+        for form in (sentence, KIND.sub(r"\1.", sentence)):
+            longer = f"{text} {form}".lstrip()
+            verdict = check(longer, evidence)
+            if not verdict.trimmed and verdict.text == longer:
+                text = longer
+                break
+        if not text or (told and sentence is told[-1] and text == begun):
             return None
     return dialogue(asked["user"], text, system=asked.get("system", ""))
 

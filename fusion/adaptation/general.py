@@ -7,6 +7,7 @@ after.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,4 +107,11 @@ def _answers(model: Any, tokenizer: Any, asked: list[str], device: torch.device)
         max_new_tokens=MAX_TOKENS, pad_token_id=end if end is not None else 0,
     )  # fmt: skip
     written = tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-    return [" ".join(text.split(" ")).strip() for text in written]
+    ended = (out[:, longest:] == end).any(dim=1).tolist()
+    return [(text if whole else up_to_a_sentence(text)).strip() for text, whole in zip(written, ended, strict=True)]
+
+
+def up_to_a_sentence(text: str) -> str:
+    """Without a last sentence that was cut off: learnt with the turn's end behind it, it would teach to stop there."""
+    ends = [match.end() for match in re.finditer(r"[.!?][\"')]*(?=\s|$)", text)]
+    return text[: ends[-1]] if ends else ""

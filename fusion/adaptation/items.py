@@ -97,9 +97,11 @@ def item_documents(
         fields = fields_of(item, escape, then)
         if len(fields) < 2:
             continue  # nothing to see beside what is hidden
-        if (passed + number) % WHOLE_EVERY == 0:
+        turn = passed + number
+        if turn % WHOLE_EVERY == 0:
             made.append(whole(fields, until))
         else:
             rng = np.random.default_rng((seed, passed, number))
-            made.append(infill(fields, (passed + number) % len(fields), rng, until))
+            hidden = turn - turn // WHOLE_EVERY - 1  # turns that hide one, counted by themselves: no field is left out
+            made.append(infill(fields, hidden % len(fields), rng, until))
     return made

@@ -27,6 +27,7 @@ class Material:
     catalogue: Mapping[str, Item]  # items that are told and asked about
     names: Mapping[str, Item]  # items that histories name
     likes: Log  # behaviours by which items are related
+    liked: Array  # (N,) bool, of the rows of `likes`: by all that the user did before the cut
     told: Log  # behaviours that histories tell
 
 
@@ -42,20 +43,24 @@ def divide(log: Log, catalogue: Mapping[str, Item], cut: float, seed: int) -> tu
     Of the held-out side, items are related by the likes of users that are learnt from, and histories are those of
     held-out users over items that are learnt.
     """
-    held_item = {item_id for item_id in catalogue if drawn(f"item {item_id}", seed, HELD_ITEMS)}
+    # by the title: under another id the same item would be learnt
+    held_item = {key for key, item in catalogue.items() if drawn(f"item {item.title or key}", seed, HELD_ITEMS)}
+    log = rows_of(log, log.at < cut)
+    shown = liked(log)
     held_user = np.array([drawn(f"user {user_id}", seed, HELD_USERS) for user_id in log.users], bool)
     of_held_user = held_user[log.user] if len(log.user) else np.empty(0, bool)
     on_held_item = np.array([item_id in held_item for item_id in log.items], bool)[log.item]
-    before = log.at < cut
-    learnt = rows_of(log, before & ~of_held_user & ~on_held_item)
+    learns, asks = ~of_held_user & ~on_held_item, ~of_held_user & on_held_item
+    learnt = rows_of(log, learns)
     known = {key: item for key, item in catalogue.items() if key not in held_item}
     return (
-        Material(known, known, learnt, learnt),
+        Material(known, known, learnt, shown[learns], learnt),
         Material(
             {key: item for key, item in catalogue.items() if key in held_item},
             known,
-            rows_of(log, before & ~of_held_user & on_held_item),
-            rows_of(log, before & of_held_user & ~on_held_item),
+            rows_of(log, asks),
+            shown[asks],
+            rows_of(log, of_held_user & ~on_held_item),
         ),
     )
 

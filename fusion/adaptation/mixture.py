@@ -70,22 +70,23 @@ def makers_of(
     style: Style | None = None,
     rates: BaseRates | None = None,
     taught: Taught | None = None,
+    fits: Callable[[str], bool] = lambda _: True,
 ) -> Makers:
     """How the documents of every kind are made of the material.
 
     rates: of what is learnt, by which facts are told. taught: a teacher's summaries, of which every other document of
-    reading comprehension is made as long as there are any.
+    reading comprehension is made as long as there are any. fits: whether a text goes into a context.
     """
     style = style or Style()
     likes = material.likes
     following: dict[str, tuple[str, float]] = {}
     if likes.size:
         until = float(likes.at.max())
-        for item, then in liked_next(likes).items():
+        for item, then in liked_next(likes, material.liked).items():
             named = material.names.get(likes.items[then]) or material.catalogue.get(likes.items[then])
             if named is not None and named.title:
                 following[likes.items[item]] = (named.title, until)
-    common = similarity(likes) if likes.size else None
+    common = similarity(likes, material.liked) if likes.size else None
 
     def reading(passed: int) -> Iterator[Document]:
         own = reading_documents(material.catalogue, escape, passed, seed, style.noun[0])
@@ -99,7 +100,7 @@ def makers_of(
             item_documents(material.catalogue, escape, passed, seed, following), seed, passed
         ),
         Kind.RELATED: lambda passed: (
-            related_documents(material, common, escape, passed, seed) if common is not None else ()
+            related_documents(material, common, escape, passed, seed, fits=fits) if common is not None else ()
         ),
         Kind.HISTORY: partial(history_documents, material, escape, seed=seed),
         Kind.READING: reading,

@@ -105,7 +105,13 @@ def _which_has(row: Row, rows: Sequence[Row], rng: np.random.Generator, _noun: s
     if not short:
         return None
     name = short[int(rng.integers(len(short)))]
-    offered = _offered(row, rows, rng, lambda other: other.attributes.get(name, "") not in ("", row.attributes[name]))
+    asked = set(row.attributes[name].split(", "))  # one that has more beside it would be right too
+    offered = _offered(
+        row,
+        rows,
+        rng,
+        lambda other: name in other.attributes and not asked <= set(other.attributes[name].split(", ")),
+    )
     if offered is None:
         return None
     return f"Which of these has the {name} {row.attributes[name]}: {offered}?", f'"{row.title}".'

@@ -6,7 +6,7 @@ more users have in common count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,14 @@ NEWEST = 200  # of a user's likes: pairs grow with the square
 ITEMS = 6  # of one document
 
 
-def similarity(log: Log) -> Any:
-    """(I, I) scipy CSR: the cosine of the likers of two items, where TOGETHER or more users liked both."""
+def similarity(log: Log, shown: Array | None = None) -> Any:
+    """(I, I) scipy CSR: the cosine of the likers of two items, where TOGETHER or more users liked both.
+
+    shown: (N,) bool, which behaviours show liking; None: by the values of these alone.
+    """
     from scipy.sparse import csr_matrix
 
-    user, item = _likes(log)
+    user, item = _likes(log, liked(log) if shown is None else shown)
     shape = (len(log.users), len(log.items))
     both = csr_matrix((np.ones(len(user), np.float32), (user, item)), shape=shape)
     both.data[:] = 1.0  # an item liked twice by a user is liked once
@@ -40,9 +43,12 @@ def similarity(log: Log) -> Any:
     return common
 
 
-def liked_next(log: Log) -> dict[int, int]:
-    """By item the one that most users liked right after it, for how often it is liked at all; TOGETHER at least."""
-    rows = np.flatnonzero(liked(log))
+def liked_next(log: Log, shown: Array) -> dict[int, int]:
+    """By item the one that most users liked right after it, for how often it is liked at all; TOGETHER at least.
+
+    shown: (N,) bool, which behaviours show liking.
+    """
+    rows = np.flatnonzero(shown)
     first, then = rows[:-1], rows[1:]
     same = (log.user[first] == log.user[then]) & (log.item[first] != log.item[then])
     triples = np.stack([log.item[first[same]], log.item[then[same]], log.user[first[same]]], axis=1)
@@ -75,28 +81,45 @@ def chains(common: Any, known: Array, rng: np.random.Generator) -> Iterator[list
 
 
 def related_documents(
-    material: Material, common: Any, escape: Escape, passed: int, seed: int, *, items: int = ITEMS
+    material: Material,
+    common: Any,
+    escape: Escape,
+    passed: int,
+    seed: int,
+    *,
+    items: int = ITEMS,
+    fits: Callable[[str], bool] = lambda _: True,
 ) -> Iterator[Document]:
-    """Chains cut into documents of some items, in an order of this pass. common: `similarity(material.likes)`."""
+    """Chains cut into documents of at most some items, in an order of this pass.
+
+    common: the material's `similarity`. fits: whether a text goes into a context; two items are told where they do not.
+    """
     log = material.likes
     known = np.array([item_id in material.catalogue for item_id in log.items], bool)
     if not log.size or not known.any():
         return
     until = float(log.at.max())
     for chain in chains(common, known, np.random.default_rng((seed, passed, 1))):
-        for start in range(0, len(chain), items):
-            texts = [
-                item_text(fields_of(material.catalogue[log.items[number]], escape))
-                for number in chain[start : start + items]
-            ]
-            told = "\n\n".join(filter(None, texts))
-            if len(texts) > 1 and told:
-                yield Document(kind=Kind.RELATED, pieces=(Piece(told, asked=True),), until=until)
+        texts = [item_text(fields_of(material.catalogue[log.items[number]], escape)) for number in chain]
+        for together in _cut(list(filter(None, texts)), items, fits):
+            yield Document(kind=Kind.RELATED, pieces=(Piece("\n\n".join(together), asked=True),), until=until)
 
 
-def _likes(log: Log) -> tuple[Array, Array]:
+def _cut(texts: Sequence[str], most: int, fits: Callable[[str], bool]) -> Iterator[list[str]]:
+    """Runs of two texts and more, as many as fit together."""
+    held: list[str] = []
+    for text in texts:
+        if len(held) == most or (len(held) > 1 and not fits("\n\n".join([*held, text]))):
+            yield held
+            held = []
+        held.append(text)
+    if len(held) > 1:
+        yield held
+
+
+def _likes(log: Log, shown: Array) -> tuple[Array, Array]:
     """Users and items of every user's NEWEST likes, each pair once."""
-    rows = np.flatnonzero(liked(log))
+    rows = np.flatnonzero(shown)
     user = log.user[rows]
     ends = np.searchsorted(user, user, side="right")
     rows = rows[ends - np.arange(len(rows)) <= NEWEST]

@@ -136,13 +136,14 @@ def adapt(
     replayed, kept = _general(model, tokenizer, config, out, shown)
     taught = _taught(teacher, learnt, out, config, say) if teacher else None
     style, rates = Style(noun=config.noun), rates_of(learnt, escape)
-    makers = makers_of(learnt, escape, config.learn.seed, general_documents(replayed), style, rates, taught)
+    ours = general_documents(replayed)
+    makers = makers_of(learnt, escape, config.learn.seed, ours, style, rates, taught, encoder.fits)
     if not plan.tokens:
         plan = msgspec.structs.replace(plan, tokens=_affordable(model, makers, encoder, config, say))
         write_plan(out, plan)
     filled = fill(makers, config.mix, plan.tokens, encoder, config.learn.seed)
     _tell(filled, plan, say)
-    held_makers = makers_of(held, escape, config.learn.seed, general_documents(kept), style, rates)
+    held_makers = makers_of(held, escape, config.learn.seed, general_documents(kept), style, rates, fits=encoder.fits)
     measured = {kind.value: first_of(held_makers, kind, encoder, config.held) for kind in Kind}
     count = sum(map(len, measured.values()))
     if not plan.before:

@@ -29,6 +29,7 @@ NAMES: tuple[Balance, ...] = tuple(name for name in get_args(Balance) if name !=
 CAUTION = 0.5  # of CAGrad, c: its paper's
 # from a Gram matrix (T, T) float64, of gradients that are not zero, and the tasks' weights (T,) to those of a sum (T,)
 Weights = Callable[[Tensor, Tensor], Tensor]
+OfGram = Callable[[Tensor], Tensor]
 FIXED = ("mgda", "imtl-g", "aligned-mtl")  # bring gradients to shares of their own, whatever the tasks' weights
 EXACT = 1e-9  # what is added to the Gram matrix' diagonal, of its trace, for a solver that needs it
 NEGLIGIBLE = 1e-12  # of the gradients' squared lengths: an update of less is zero
@@ -159,12 +160,12 @@ def weights_by(name: Balance) -> tuple[Weights, Weights | None]:
     return as_they_are(_peer(name)), None
 
 
-def as_they_are(weights: Callable[[Tensor], Tensor]) -> Weights:
+def as_they_are(weights: OfGram) -> Weights:
     """Of gradients of weighted losses, whose lengths have the weights in them."""
     return lambda gram, _: weights(gram)
 
 
-def of_lengths_told(weights: Callable[[Tensor], Tensor]) -> Weights:
+def of_lengths_told(weights: OfGram) -> Weights:
     """The weights by which gradients of the preferred lengths would be summed, of gradients as they are.
 
     GDOD's eigenspaces lie near the longest gradients: of two tasks that agree a little it keeps the longer one's alone.
@@ -178,7 +179,7 @@ def of_lengths_told(weights: Callable[[Tensor], Tensor]) -> Weights:
     return made
 
 
-def _peer(name: str) -> Callable[[Tensor], Tensor]:
+def _peer(name: str) -> OfGram:
     """Of torchjd, on the scale of a sum: several of them are means.
 
     Gram matrices are brought to one size first: torchjd takes those of a trace below 1e-4 for zero, and the gradients
@@ -188,7 +189,7 @@ def _peer(name: str) -> Callable[[Tensor], Tensor]:
         from torchjd import aggregation as peers
         from torchjd.linalg import QuadprogProjector
 
-        made: dict[str, Callable[[], Weights]] = {
+        made: dict[str, Callable[[], OfGram]] = {
             "pcgrad": peers.PCGradWeighting,
             "cagrad": lambda: peers.CAGradWeighting(c=CAUTION),
             "mgda": peers.MGDAWeighting,
@@ -207,7 +208,7 @@ def _peer(name: str) -> Callable[[Tensor], Tensor]:
     return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name in ("pcgrad", "dualproj") else len(gram))
 
 
-def _nearest_unopposed(projector: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor], Tensor]:
+def _nearest_unopposed(projector: Callable[[Tensor, Any], Tensor]) -> OfGram:
     """DualProj by weights of its own: the direction nearest to the gradients' sum that opposes none of them.
 
     Which directions oppose a gradient does not depend on its length, so they are brought to one: what a solver adds to

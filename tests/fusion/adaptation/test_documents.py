@@ -161,7 +161,7 @@ def test_items_are_related_by_two_users_or_more() -> None:
     common = similarity(log).toarray()
     assert common[0, 1] == pytest.approx(1.0)
     assert common[2].sum() == 0.0
-    assert liked_next(log) == {0: 1}
+    assert liked_next(log, liked(log)) == {0: 1}
 
 
 def test_similar_items_stand_side_by_side_each_once_in_a_pass() -> None:
