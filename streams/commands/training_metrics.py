@@ -57,7 +57,7 @@ def print_metrics(metrics: Metrics) -> None:
         held = metrics[BALANCED]
         print(
             f"balanced steps: {held['steps']:,.0f}; tasks in conflict in {held['conflict_share']:.1%} of them, "
-            f"nothing shared in {held['zero_share']:.1%}"
+            f"no common direction in {held['zero_share']:.1%}"
         )
 
 

@@ -36,6 +36,6 @@ def test_every_task_has_its_rows_and_the_main_tasks_stand_beside_another_artifac
 
 def test_what_became_of_the_gradients_is_told_where_they_were_balanced() -> None:
     assert balance_line(ONE) == ""
-    assert "balanced by gdod; tasks in conflict in 25.0% of 1,200 steps, nothing shared in 12.5%" in balance_line(
+    assert "balanced by gdod; tasks in conflict in 25.0% of 1,200 steps, no common direction in 12.5%" in balance_line(
         SEVERAL
     )
