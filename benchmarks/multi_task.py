@@ -4,9 +4,10 @@
                                     [--tasks 2,4] [--seeds 3] [--only PATTERNS] [--data ../shared/data]
                                     [--save FILE] [--quick]
 
-A model over the tasks of `interestream train MODEL --task ...`: each alone, all with the sum of their gradients, with
-GDOD (of gradients brought to one length, which is the default; the paper's; of gradients as they are, with two ways out
-of a zero step) and with torchjd's balancers. Alone is the same model on the same features, with that task's tower only.
+A model over the tasks of `interestream train MODEL --task ...`, without a dense path, the best of four passes (the reason
+is in tasks/runs.py): each task alone, all with the sum of their gradients, with GDOD (of gradients brought to one
+length, which is the default; the paper's; of gradients as they are, with two ways out of a zero step) and with
+torchjd's balancers. Alone is the same model on the same features, with that task's tower only.
 The first two tasks are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and of 3. Before that the
 cosines of the tasks' gradients on the shared parameters are measured along a run by their sum; if no two tasks conflict
 (cosines below 0 in most steps and on average), the last task is planted to: the contrary of "at least 4" for
