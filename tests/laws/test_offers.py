@@ -23,11 +23,12 @@ from fusion.features.tasks import Task, parse_tasks
 from fusion.models.din import DinConfig
 from fusion.models.kv.model import KvConfig
 from fusion.models.protocol import ModelConfig
+from fusion.serving.common_space import CommonSpace
 from fusion.serving.live import LiveScorer
 from fusion.serving.past_statistics import PastStatistics
 from fusion.serving.score import current_samples
 from fusion.training.train import predict
-from interest.store.sql import insert_new, item_row
+from interest.store.sql import insert_new, item_row, read_items
 from interest.store.tables import behaviors, items, offers, partitions
 from interest.types import KNOWN_ACTIONS, OFFERED, Behavior, Item
 from streams.store.engine import open_store
@@ -212,12 +213,16 @@ def test_an_offer_of_now_is_scored_live_by_what_it_is_a_sample_of(store: Engine,
     artifact = live.artifact_of(log, data.spec, config, match.space)
     _, then = PastStatistics(log, data.spec).at(NOW, [])
     scorer = LiveScorer(dataclasses.replace(artifact, statistics=then), read_head)
-    learnt = predict(artifact.model, data.samples, rows)
+    learnt, common = predict(artifact.model, data.samples, rows), CommonSpace(artifact)
+    taste = data.spec.dense.index("place_taste")
+    tastes = data.samples.dense[rows, taste] * data.spec.dense_std[taste] + data.spec.dense_mean[taste]
     with store.connect() as connection:
-        for row, wanted in zip(data.rows[rows], learnt, strict=True):
+        for row, wanted, own in zip(data.rows[rows], learnt, tastes, strict=True):
             user, item = log.users[log.user[row]], log.items[log.item[row]]
             found = scorer.score(connection, user, [item], NOW, "home")
             np.testing.assert_allclose(found.values, [wanted], atol=1e-5)
+            place = common.items(connection, [item], read_items(connection, [item]))[0]
+            np.testing.assert_allclose(place @ common.user(connection, user), own, atol=1e-5)
     assert not scorer.counts().full_reads
 
 
