@@ -111,23 +111,21 @@ def read_labelled(
 
     least: where labels are not learnt, as many behaviours as some user must have in the training part.
     """
-    log = read_log(connection, advance=advance)
-    behaved = log
-    log = with_offers(connection, log)
+    behaved = read_log(connection, advance=advance)
+    log = with_offers(connection, behaved)
     part = split(log, config.split)
-    if least is not None:  # behaviours are read as such: offers only say where the parts end
-        log, part = behaved, part[log.behaved]
-    catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
     config = dataclasses.replace(config, tasks=on_log(config.tasks, log))
     rule = config.tasks[main_task(config.tasks)].rule
     labels = rule.labels(log)
+    if least is not None:  # behaviours are read as such: offers only say where the parts end, and what is a label
+        _check_behaviors(log, labels, part, rule, least)
+        log, part, labels = behaved, part[log.behaved], labels[log.behaved]
+    catalogue, profiles = read_items(connection, log.items), read_users(connection, log.users)
     targets = targets_of(config.tasks, log) if len(config.tasks) > 1 else None
     labelled = labels != UNLABELLED if targets is None else ~np.isnan(targets).all(axis=1)
     rows = np.flatnonzero(eligible(log, config.min_history) & labelled)
     if least is None:
         _check(log, labels, targets, part, rows, config)
-    else:
-        _check_behaviors(log, labels, part, rule, least)
     return Labelled(
         config=config, log=log, catalogue=catalogue, profiles=profiles,
         labels=labels, targets=targets, part=part, rows=rows,
@@ -219,10 +217,11 @@ def _check_behaviors(log: Log, labels: Array, part: Array, rule: LabelRule, leas
     values = np.unique(log.value[~np.isnan(log.value)])
     if len(log.actions) > 1 or len(values) > 1:
         check_classes(labels, rule, log)
-    most = int(np.bincount(log.user[part == TRAIN], minlength=1).max())
+    own = log.behaved
+    most = int(np.bincount(log.user[own][part[own] == TRAIN], minlength=1).max())
     if most < least:
         raise InputError(
-            f"nothing to learn from: no user has {least} behaviours in the training part, of {log.size:,} behaviours "
+            f"nothing to learn from: no user has {least} behaviours in the training part, of {len(own):,} behaviours "
             f"by {len(log.users):,} users; replay more of the log, or try the other --split"
         )
 

@@ -3,7 +3,8 @@ it (`value`, `log(seconds)`).
 
 A rule may say on which events it speaks at all: `seconds>=30 if action=play`. An event of which it says nothing is
 history, but nothing is learnt from it. `seconds` are the values of what people play (interest/facts/values.py): which
-actions have them, and whether they are in milliseconds, is read from the log once, and kept in the rule.
+actions have them, and whether they are in milliseconds, is read from the log once, and kept in the rule. So is whether
+there are offers that nobody took, since scoring reads behaviours alone and could not tell.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
     log: bool = False  # the number's natural logarithm
     conditions: tuple[LabelRule, ...] = ()  # of the events that it speaks of
     unit: float = 1.0  # stored values in one of the field's: 1000 where seconds are stored as milliseconds
+    offers: bool = False  # fitted to a log of offers: what was known of a user (KNOWN_ACTIONS) was not offered to them
 
     @classmethod
     def parse(cls, text: str, given: str | None = None, example: str = _LABEL_EXAMPLE) -> LabelRule:
@@ -87,9 +89,10 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
             wanted = {self.operand, *self.operand.split("|")}  # one of several
             matches = np.array([(text in wanted) == (self.comparison == "=") for text in texts], dtype=bool)
             labels = matches[column].astype(np.int8)
-            if OFFERED in log.actions and self.field == "action":  # what was known of a user was not offered to them
-                known = np.array([text in KNOWN_ACTIONS for text in texts], dtype=bool) & ~matches
-                labels[known[column]] = UNLABELLED
+            if self.offers:
+                known = np.array([text in KNOWN_ACTIONS for text in log.actions], dtype=bool)[log.action]
+                asked = matches[column] if self.field == "action" else column >= 0  # what was known has no scene
+                labels[known & ~asked] = UNLABELLED
         else:
             numbers = self.numbers(log)
             labels = np.asarray(compare(numbers, float(self.operand))).astype(np.int8)
@@ -122,7 +125,7 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
         return speaks
 
     def on(self, log: Log, given: str = "--label") -> LabelRule:
-        """The rule on a log: seconds are the values of those actions that have seconds.
+        """The rule on a log: seconds are the values of those actions that have seconds, and whether it has offers.
 
         Raises InputError where the log stores none, or not in one unit, and where a scene is asked for and none stored.
         """
@@ -130,7 +133,7 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
             if name == "scene" and not log.scenes:
                 raise InputError(f"{given} {self}: the log stores no scenes; {_stored(log)}")
         if self.field != "seconds":
-            return self
+            return msgspec.structs.replace(self, offers=self.field in NAMES and OFFERED in log.actions)
         named = _played(log, self)
         if not named:
             raise InputError(f"{given} {self}: the log stores no seconds; {_stored(log)}")

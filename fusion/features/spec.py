@@ -7,6 +7,7 @@ Time is used by day only: gaps in seconds do not exist in a live system's cache,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from fusion.features.match.features import MatchSpec
 from fusion.features.modalities import Modality, missing, standardised
 from fusion.features.tasks import NAME, Tasks, main_task, with_scales
 from interest.errors import ArtifactError
-from interest.types import Item, User
+from interest.types import OFFERED, Item, User
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 GAP_DAYS = (1, 2, 4, 8, 15, 31, 91, 366)  # day gaps 0, 1, 2-3, 4-7, 8-14, 15-30, 31-90, 91-365, more
@@ -219,7 +220,8 @@ def fit_spec(
     held = [catalogue[log.items[i]] for i in trained if log.items[i] in catalogue]
     users = [profiles[log.users[u]] for u in np.unique(log.user[train]) if log.users[u] in profiles]
     mean, std = _mean_and_std(counts, dense_names(match))
-    categories, actions, scenes = fit_categories(log, train, catalogue), sorted(log.actions), _scenes(log, train)
+    categories, scenes = fit_categories(log, train, catalogue), _scenes(log, train)
+    actions = sorted(action for action in log.actions if action != OFFERED)  # of histories
     asked = any(task.rule.field == "scene" for task in tasks)  # then it is the answer
     own_keys = None
     if keys is not None:
@@ -303,9 +305,17 @@ def _rounded(numbers: list[float]) -> tuple[float, ...]:
 
 
 def _current(stored: Any) -> Any:
-    """A stored spec in today's form. Until 2026-11 its one task was the field `label`."""
+    """A stored spec in today's form.
+
+    Until 2026-11 its one task was the field `label`; until 2026-12 `offered` was an action of histories, and no rule
+    said that there were offers, by which training read them.
+    """
     if isinstance(stored, dict) and "label" in stored:
         stored["tasks"] = [{"name": NAME, "rule": stored.pop("label")}]
+    with contextlib.suppress(AttributeError, KeyError, TypeError):  # then it is not a spec, which is told elsewhere
+        if OFFERED in stored["actions"]["texts"]:
+            for task in stored["tasks"]:
+                task["rule"]["offers"] = task["rule"]["field"] == "action"
     return stored
 
 

@@ -136,5 +136,6 @@ def going_on(tasks: Tasks, known: Tasks, log: Log, train: Array) -> Tasks:
                 f"{task.given} {task.rule}: the model to go on from has learnt {was.rule} by this name; give a new "
                 "task a name of its own"
             )
-        out.append(msgspec.structs.replace(task, scale=was.scale))
+        rule = msgspec.structs.replace(task.rule, offers=was.rule.offers)  # as it was learnt
+        out.append(msgspec.structs.replace(task, rule=rule, scale=was.scale))
     return tuple(out)

@@ -11,6 +11,7 @@ import pytest
 
 from fusion.features.log import Log
 from fusion.features.spec import FIRST, PADDING, UNKNOWN, Column, FeatureSpec, fit_spec, item_table, profile_table
+from fusion.features.tasks import parse_tasks
 from interest.types import Item, User
 from tests.support.ctr_world import RULE, TASKS, catalogue, log_of, profiles, random_rows
 
@@ -90,6 +91,21 @@ def test_a_spec_from_before_tasks_had_names_is_read_as_one_task(log: Log, tmp_pa
     old = FeatureSpec.load(tmp_path / "spec.json")
     assert old == spec
     assert old.label == RULE
+
+
+def test_a_spec_from_before_rules_knew_of_offers_is_read_as_it_was_trained(log: Log, tmp_path: Path) -> None:
+    """Then `offered` was an action of histories. Its row stays: the weights have it."""
+    tasks = parse_tasks(["click=action=watch if value>=2", "here=scene=home", "like=value>=4"])
+    spec = fitted(log, np.ones(log.size, bool), catalogue(40), profiles(30))
+    column = msgspec.structs.replace(spec.actions, texts=("offered", "watch"))
+    spec = msgspec.structs.replace(spec, actions=column, tasks=tasks)
+    spec.save(tmp_path / "spec.json")
+    assert b"offers" not in (tmp_path / "spec.json").read_bytes()
+    old = FeatureSpec.load(tmp_path / "spec.json")
+    assert [task.rule.offers for task in old.tasks] == [True, False, False]
+    assert old.actions == column
+    old.save(tmp_path / "spec.json")
+    assert FeatureSpec.load(tmp_path / "spec.json") == old
 
 
 def test_only_training_events_decide(log: Log) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusion.features.log import Log
-from fusion.features.tasks import main_task, on_log, parse_tasks, targets_of, with_scales
+from fusion.features.tasks import going_on, main_task, on_log, parse_tasks, targets_of, with_scales
 from interest.errors import InputError
 from tests.support.ctr_world import log_of
 
@@ -97,3 +97,18 @@ def test_a_column_that_the_log_does_not_store_is_told_with_what_it_stores() -> N
     )
     with pytest.raises(InputError, match="listen in milliseconds, play in seconds; say which"):
         on_log(parse_tasks(["watched=seconds>=30"]), both)
+
+
+def test_a_task_that_goes_on_reads_what_was_known_of_users_as_it_was_learnt() -> None:
+    """Offers may come later: what was a dislike in histories stays one, and a new task has its own rule."""
+    log = log_of([(0, 0, 1.0, None), (0, 1, 2.0, None), (0, 2, 3.0, None)], 1, 3)
+    log = dataclasses.replace(log, actions=["click", "search"], action=np.array([0, 1, 1], np.int32))
+    later = dataclasses.replace(
+        log, actions=["click", "search", "offered"], action=np.array([0, 1, 2], np.int32), offer=np.arange(3) == 2
+    )
+    texts = ["click=action=click", "search=action=search"]
+    for was, wanted in ((log, [1, 0, 0]), (later, [1, -1, 0])):
+        known = on_log(parse_tasks(texts[:1]), was)
+        first, new = going_on(parse_tasks(texts), known, later, np.ones(3, bool))
+        assert first.rule.labels(later).tolist() == wanted
+        assert new.rule.offers

@@ -123,8 +123,9 @@ def test_what_was_known_at_an_offer_is_history_from_then_on_and_no_sample(tmp_pa
         users = [log.users[user] for user in log.user]
         read.append(sorted(zip(log.at.tolist(), [log.items[item] for item in log.item], users, strict=True)))
         names = np.array([action in KNOWN_ACTIONS for action in log.actions])[log.action]
-        assert (LabelRule.parse("action=click").labels(log)[names] == UNLABELLED).all()
-        assert (LabelRule.parse("action=search").labels(log)[names] != UNLABELLED).sum() == 2 * len(log.users)
+        for told, many in (("action=click", 0), ("action=search", 2), ("scene=videos", 0), ("scene!=videos", 0)):
+            labels = LabelRule.parse(told).on(log).labels(log)
+            assert (labels[names] != UNLABELLED).sum() == many * len(log.users)
         for user, id_ in enumerate(log.users):
             rows = np.arange(log.starts[user], log.starts[user + 1])
             best, second = truth.likes[int(id_[1:])]
