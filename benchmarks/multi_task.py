@@ -4,7 +4,7 @@
                                     [--tasks 2,4] [--seeds 3] [--only PATTERNS] [--data ../shared/data]
                                     [--save FILE] [--quick]
 
-A model over the tasks of `interestream train MODEL --task ...`, without a dense path, the best of four passes (the reason
+A model over tasks of `interestream train MODEL --task ...`, without a dense path, the best of four passes (the reason
 is in tasks/runs.py): each task alone, all with the sum of their gradients, with GDOD (of gradients brought to one
 length, which is the default; the paper's; of gradients as they are, with two ways out of a zero step) and with
 torchjd's balancers. Alone is the same model on the same features, with that task's tower only.
