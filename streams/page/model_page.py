@@ -111,7 +111,8 @@ def balance_line(report: dict[str, Any]) -> str:
     how = attribute(str(report["training"].get("balance", "")))
     return (
         f'<p class="faint">{attribute(report["id"][:8])}: gradients balanced by {how}; tasks in conflict in '
-        f"{held['conflict_share']:.1%} of {held['steps']:,.0f} steps, no common direction in {held['zero_share']:.1%}</p>"
+        f"{held['conflict_share']:.1%} of {held['steps']:,.0f} steps, "
+        f"no common direction in {held['zero_share']:.1%}</p>"
     )
 
 
