@@ -191,10 +191,10 @@ class PackedCollator:
         heads = samples.impressions.take(chosen.rows[begin])
         vectors, partitions = samples.visible_interests(heads)
         table = samples.items
-        known, scene = samples.value_bucket, None
+        known, offered, scene = samples.value_bucket, None, None
         if samples.scene is not None:
-            scene = np.zeros((windows, slots), np.int32)
-            scene[window, slot] = samples.scene[chosen.rows]
+            offered, scene = samples.scene[chosen.rows], np.zeros((windows, slots), np.int32)
+            scene[window, slot] = offered
         value_bucket = np.zeros(len(chosen), np.int32) if known is None else known[chosen.rows]
         return PackedBatch(
             items=items_of(table, distinct),
@@ -219,7 +219,7 @@ class PackedCollator:
                 dense=tensor(samples.dense[chosen.rows]),
                 value_bucket=tensor(value_bucket.astype(np.int64)),
                 scene=None if scene is None else tensor(scene),
-                keys=None if samples.keys is None else samples.keys.read(picked),
+                keys=None if samples.keys is None else samples.keys.read(picked, offered),
             ),
         )
 

@@ -118,6 +118,7 @@ class Samples:
         together: they are one user's at one moment, of whom all is gathered once: history (1, L), profile, partitions.
         """
         picked = self.impressions.take(chosen)
+        scene = None if self.scene is None else self.scene[chosen]
         looks = picked.take(slice(0, 1)) if together else picked
         longest = int(np.clip((looks.stop - looks.first).max(initial=1), 1, self.spec.history))
         events = self.events
@@ -142,9 +143,9 @@ class Samples:
             interest_vectors=tensor(vectors),
             partitions=tensor(partitions),
             item_vectors=None if self.items.vectors is None else tensor(self.items.vectors[distinct]),
-            scene=None if self.scene is None else tensor(self.scene[chosen]),
+            scene=None if scene is None else tensor(scene),
             history_scene=None if self.scene is None or events.scene is None else tensor(events.scene[row]),
-            keys=None if self.keys is None else self.keys.read(picked, together=together),
+            keys=None if self.keys is None else self.keys.read(picked, scene, together=together),
         )
 
     def distinct(self, *items: Array) -> tuple[Array, Array]:
