@@ -26,6 +26,7 @@ from fusion.features.match.features import Match, MatchSpec, fit_match, match_fe
 from fusion.features.modalities import Modality, fit_modalities
 from fusion.features.scenes import offered_rows, scene_names
 from fusion.features.spec import (
+    UNKNOWN,
     FeatureSpec,
     ItemTable,
     category_rows,
@@ -66,7 +67,11 @@ class Batch:
         return len(self.target)
 
     def with_item_row(self, item_row: torch.Tensor) -> Batch:
-        return dataclasses.replace(self, item_row=item_row)
+        """With other rows of the items. Whose row is that of the unknown is unknown as a key too."""
+        keys = self.keys
+        if keys is not None:
+            keys = keys.with_unknown(item_row[self.target.long()] == UNKNOWN)
+        return dataclasses.replace(self, item_row=item_row, keys=keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from fusion.features.collate import BatchIndices
 from fusion.features.impressions import impressions_at
 from fusion.features.log import Log
-from fusion.features.samples import Samples, make_samples
+from fusion.features.samples import Batch, Samples, make_samples
 from fusion.features.spec import FIRST, UNKNOWN
 from fusion.models import scenes
 from fusion.models.din import DinConfig
@@ -21,7 +22,7 @@ from fusion.models.protocol import CtrModel, ModelConfig
 from fusion.models.registry import build
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import Srp4CtrConfig
-from fusion.training.train import predict
+from fusion.training.train import _with_unknown, predict
 from tests.support.bahe_world import shaken
 from tests.support.ctr_world import log_of, profiles, random_rows
 from tests.support.key_world import arrays, book, samples_of, scened, spec_of
@@ -88,6 +89,21 @@ def test_candidates_of_one_user_share_what_does_not_depend_on_them(name: str) ->
     assert len(np.unique(apart.numpy())) > 30
 
 
+def test_an_item_that_is_shown_as_unknown_is_unknown_as_a_key_too(trained: tuple[CtrModel, Samples]) -> None:
+    model, samples = trained
+    rows = np.arange(60)
+    batch = model.collator.collate(samples, BatchIndices(rows, np.ones(60, np.int64)))
+    torch.manual_seed(0)
+    shown = _with_unknown(batch, 0.5)
+    (before, _), (after, item_row) = (keys_and_items(one) for one in (batch, shown))
+    unknown = item_row == UNKNOWN
+    assert 10 < int(unknown.sum()) < 50
+    assert (after[unknown, 0] == UNKNOWN).all()
+    assert torch.equal(after[~unknown, 0], before[~unknown, 0])
+    assert torch.equal(after[:, 1:], before[:, 1:])
+    assert (before[:, 0] > UNKNOWN).all()  # the batch is as it was
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_keys_do_not_tell_a_scene_that_training_hides(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenes, "HIDDEN", 1.0)
@@ -111,6 +127,15 @@ def test_what_the_keys_tell_moves_with_the_scene_of_the_offer(name: str) -> None
         predict(model, dataclasses.replace(samples, scene=np.full(len(samples), row, np.int32)), np.arange(20, 22))
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert (heard[one] - heard[other]).abs().max() > 100 * CLOSE
+
+
+def keys_and_items(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The candidates' rows as keys (B, X), and the rows of their items (B,)."""
+    if isinstance(batch, Batch):
+        assert batch.keys is not None
+        return batch.keys.matched_row, batch.item_row[batch.target.long()]
+    own = batch.candidates
+    return own.keys.matched_row, batch.item_row[own.target.flatten()[own.slot].long()]
 
 
 def test_unknown_items_users_and_values_score_finite(trained: tuple[CtrModel, Samples]) -> None:

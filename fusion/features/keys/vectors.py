@@ -7,6 +7,7 @@ past by period and bucket of categories.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -37,6 +38,12 @@ class KeyBatch:
     matched: Tensor  # (B, X, F)
     cells: Tensor  # (B, PERIODS, G, 3) float32: the partition; or (1, ...)
     buckets: Tensor  # (B, G) float32: which buckets the candidate is in
+
+    def with_unknown(self, items: Tensor) -> KeyBatch:
+        """The same with the items of some candidates (B,) bool unknown as keys too, as a new one is."""
+        rows = self.matched_row.clone()
+        rows[:, 0].masked_fill_(items, UNKNOWN)  # `item` is the first kind, of one slot
+        return dataclasses.replace(self, matched_row=rows)
 
 
 class KeySource(Protocol):
