@@ -22,7 +22,7 @@ from fusion.features.keys.vectors import KeyBatch
 from fusion.features.labels import POSITIVE, UNLABELLED
 from fusion.features.log import Array
 from fusion.features.samples import Samples, tensor
-from fusion.features.spec import ItemTable
+from fusion.features.spec import UNKNOWN, ItemTable
 
 TOKENS_AT_ONCE = 8_192  # history positions per scoring batch: 8 MB for the widest activations at width 64
 PAST_AT_ONCE = 500_000  # events of whole pasts per scoring batch: 30 MB of numbers, some of them twice
@@ -95,7 +95,12 @@ class PackedBatch:
         return self.items.row
 
     def with_item_row(self, item_row: Tensor) -> PackedBatch:
-        return dataclasses.replace(self, items=dataclasses.replace(self.items, row=item_row))
+        """With other rows of the items. Whose row is that of the unknown is unknown as a key too."""
+        candidates, items = self.candidates, dataclasses.replace(self.items, row=item_row)
+        if candidates.keys is not None:
+            unknown = item_row[candidates.target.flatten()[candidates.slot].long()] == UNKNOWN
+            candidates = dataclasses.replace(candidates, keys=candidates.keys.with_unknown(unknown))
+        return PackedBatch(items, self.users, candidates)
 
 
 def items_of(table: ItemTable, rows: Array) -> Items:
@@ -191,10 +196,10 @@ class PackedCollator:
         heads = samples.impressions.take(chosen.rows[begin])
         vectors, partitions = samples.visible_interests(heads)
         table = samples.items
-        known, scene = samples.value_bucket, None
+        known, offered, scene = samples.value_bucket, None, None
         if samples.scene is not None:
-            scene = np.zeros((windows, slots), np.int32)
-            scene[window, slot] = samples.scene[chosen.rows]
+            offered, scene = samples.scene[chosen.rows], np.zeros((windows, slots), np.int32)
+            scene[window, slot] = offered
         value_bucket = np.zeros(len(chosen), np.int32) if known is None else known[chosen.rows]
         return PackedBatch(
             items=items_of(table, distinct),
@@ -219,7 +224,7 @@ class PackedCollator:
                 dense=tensor(samples.dense[chosen.rows]),
                 value_bucket=tensor(value_bucket.astype(np.int64)),
                 scene=None if scene is None else tensor(scene),
-                keys=None if samples.keys is None else samples.keys.read(picked),
+                keys=None if samples.keys is None else samples.keys.read(picked, offered),
             ),
         )
 

@@ -26,6 +26,7 @@ from fusion.features.match.features import Match, MatchSpec, fit_match, match_fe
 from fusion.features.modalities import Modality, fit_modalities
 from fusion.features.scenes import offered_rows, scene_names
 from fusion.features.spec import (
+    UNKNOWN,
     FeatureSpec,
     ItemTable,
     category_rows,
@@ -66,7 +67,11 @@ class Batch:
         return len(self.target)
 
     def with_item_row(self, item_row: torch.Tensor) -> Batch:
-        return dataclasses.replace(self, item_row=item_row)
+        """With other rows of the items. Whose row is that of the unknown is unknown as a key too."""
+        keys = self.keys
+        if keys is not None:
+            keys = keys.with_unknown(item_row[self.target.long()] == UNKNOWN)
+        return dataclasses.replace(self, item_row=item_row, keys=keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ class Samples:
         together: they are one user's at one moment, of whom all is gathered once: history (1, L), profile, partitions.
         """
         picked = self.impressions.take(chosen)
+        scene = None if self.scene is None else self.scene[chosen]
         looks = picked.take(slice(0, 1)) if together else picked
         longest = int(np.clip((looks.stop - looks.first).max(initial=1), 1, self.spec.history))
         events = self.events
@@ -142,9 +148,9 @@ class Samples:
             interest_vectors=tensor(vectors),
             partitions=tensor(partitions),
             item_vectors=None if self.items.vectors is None else tensor(self.items.vectors[distinct]),
-            scene=None if self.scene is None else tensor(self.scene[chosen]),
+            scene=None if scene is None else tensor(scene),
             history_scene=None if self.scene is None or events.scene is None else tensor(events.scene[row]),
-            keys=None if self.keys is None else self.keys.read(picked, together=together),
+            keys=None if self.keys is None else self.keys.read(picked, scene, together=together),
         )
 
     def distinct(self, *items: Array) -> tuple[Array, Array]:

@@ -222,12 +222,12 @@ def fit_spec(
     mean, std = _mean_and_std(counts, dense_names(match))
     categories, scenes = fit_categories(log, train, catalogue), _scenes(log, train)
     actions = sorted(action for action in log.actions if action != OFFERED)  # of histories
-    asked = any(task.rule.field == "scene" for task in tasks)  # then it is the answer
+    offered = bool(scenes) and not any(task.rule.field == "scene" for task in tasks)  # there it is the answer
     own_keys = None
     if keys is not None:
         own_keys = fit_keys(
             [log.items[i] for i in trained], catalogue, categories.texts, len(actions),
-            scenes=bool(scenes), first=FIRST, attributes=keys.attributes,
+            scenes=bool(scenes), offered=offered, first=FIRST, attributes=keys.attributes,
         )  # fmt: skip
     return FeatureSpec(
         tasks=with_scales(tasks, log, train),
@@ -241,7 +241,7 @@ def fit_spec(
         actions=Column("action", tuple(actions)),
         value_edges=_edges(_values(log, train)) if value_edges is None else value_edges,
         scenes=Column("scene", scenes),
-        scene_offered=True if scenes and not asked else msgspec.UNSET,
+        scene_offered=True if offered else msgspec.UNSET,
         scale=fit_scale(log, labels, train),
         dense_mean=mean,
         dense_std=std,

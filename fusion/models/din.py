@@ -123,7 +123,7 @@ class Din(nn.Module):
         if self.scene is not None and scene is not None:
             inputs.append(self.scene(scene))
         if self.keys is not None:
-            inputs.append(self.keys(batch.keys))
+            inputs.append(self.keys(batch.keys, scene))
         logit: Tensor = self.tower(inputs, batch.dense)
         return logit if self.dense_path is None else logit + self.dense_path(batch.dense)
 

@@ -101,8 +101,8 @@ class LiveKeys:
             out.append((np.where(places >= 0, kind.key[places], -1) if len(kind.key) else places, _take(kind, places)))
         return out
 
-    def read(self, picked: Impressions, *, together: bool = False) -> KeyBatch:
-        """Of impressions `picked` (B,), all of this user at this moment."""
+    def read(self, picked: Impressions, scene: Array | None, *, together: bool = False) -> KeyBatch:
+        """Of impressions `picked` (B,), all of this user at this moment. See `KeySource.read`."""
         state, scale = self._side.state, self._spec.scale
         many = 1 if together else len(picked)
         size, at = np.full((1, 1), state.size), picked.at[:1, None]
@@ -110,9 +110,9 @@ class LiveKeys:
         for number, (kind, (keys, touches)) in enumerate(zip(state.kinds, self._attended, strict=True)):
             rows.append(self._items.row_of(number, keys, self._item_row))
             vectors.append(features(touches, size[0], at[0], scale))
-            offered = self._items.keys[number][picked.item + 1]
+            offered, offered_rows = self._items.offered(number, picked.item + 1, scene)
             if offered.shape[1]:
-                matched_rows.append(self._items.rows[number][picked.item + 1])
+                matched_rows.append(offered_rows)
                 matched.append(features(_take(kind, _find(kind, offered)), size, at, scale))
         week = int(np.floor(at[0, 0] / WEEK))
         cells = cell_features(partition(state, week, self._keys.grid), scale)

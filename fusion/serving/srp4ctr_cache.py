@@ -74,7 +74,9 @@ class UserStates:
         scene, day = None if samples.scene is None else samples.scene[:1], int(look.at[0] // DAY)
         moment = f"{day} {scene} ".encode() + stamp
         dense = tensor(samples.dense)
-        keys = None if samples.keys is None else samples.keys.read(samples.impressions, together=True)
+        keys = None
+        if samples.keys is not None:
+            keys = samples.keys.read(samples.impressions, samples.scene, together=True)
         products = self._products.get(name)
         if products is not None and products[0] == moment:
             self._products.move_to_end(name)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.features.impressions import impressions_of
 from fusion.features.keys.state import KeyState, fold, merge
-from fusion.features.spec import FeatureSpec, item_table
+from fusion.features.keys.vectors import Layout
+from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec, item_table
 from fusion.serving.key_side import LiveKeys, empty_keys, read_on
-from tests.support.ctr_world import DAY, log_of
-from tests.support.key_world import arrays, book, events_of, samples_of, spec_of
+from tests.support.ctr_world import DAY, log_of, random_rows
+from tests.support.key_world import arrays, book, events_of, samples_of, scened, spec_of
 from tests.support.random_logs import ITEMS, ROWS, USERS, visible
 
 WINDOW = st.sampled_from([2, 5, 20_000])
@@ -46,9 +48,12 @@ def test_the_fold_of_a_whole_is_the_merge_of_its_parts_folds_however_they_are_gr
 
 
 @settings(deadline=None, max_examples=40)
-@given(rows=ROWS, pick=st.integers(0, 10**6), seed=st.integers(0, 10**6))
-def test_a_later_event_and_a_rows_own_outcome_change_none_of_its_keys(rows: list, pick: int, seed: int) -> None:
+@given(rows=ROWS, pick=st.integers(0, 10**6), seed=st.integers(0, 10**6), told=st.booleans())
+def test_a_later_event_and_a_rows_own_outcome_change_none_of_its_keys(
+    rows: list, pick: int, seed: int, told: bool
+) -> None:
     log = log_of(rows, USERS, ITEMS)
+    log = scened(log) if told else log
     spec, row, rng = spec_of(log), pick % log.size, np.random.default_rng(seed)
     later = (log.user == log.user[row]) & ((log.seq > log.seq[row]) | (log.at > log.at[row]))
     later |= log.user != log.user[row]  # nobody else's behaviours are read at all
@@ -58,6 +63,7 @@ def test_a_later_event_and_a_rows_own_outcome_change_none_of_its_keys(rows: list
         log,
         at=np.where(later, log.at + rng.integers(1, 50, log.size) * DAY, log.at),
         item=np.where(later, rng.integers(0, ITEMS, log.size), log.item).astype(np.int32),
+        scene=np.where(later, (log.scene + 2) % 3 - 1, log.scene).astype(np.int32) if told else log.scene,
         value=np.where(own, 6 - np.nan_to_num(log.value, nan=3.0), log.value).astype(np.float32),
     )
     before = samples_of(spec, log, np.array([row])).batch(np.array([0])).keys
@@ -69,10 +75,13 @@ def test_a_later_event_and_a_rows_own_outcome_change_none_of_its_keys(rows: list
 
 
 @settings(deadline=None, max_examples=30)
-@given(rows=ROWS, window=WINDOW, piece=st.integers(1, 7), seed=st.integers(0, 10**6))
-def test_every_row_reads_what_a_fold_of_its_past_says(rows: list, window: int, piece: int, seed: int) -> None:
+@given(rows=ROWS, window=WINDOW, piece=st.integers(1, 7), seed=st.integers(0, 10**6), told=st.booleans())
+def test_every_row_reads_what_a_fold_of_its_past_says(
+    rows: list, window: int, piece: int, seed: int, told: bool
+) -> None:
     """The index of all users, and a state that is carried forward in pieces, say the same of every moment."""
     log = log_of(rows, USERS, ITEMS)
+    log = scened(log) if told else log
     spec = spec_of(log, window=window)
     samples = samples_of(spec, log, np.arange(log.size))
     table, places = item_table(spec, log.items, book(ITEMS)), np.arange(ITEMS)
@@ -85,7 +94,8 @@ def test_every_row_reads_what_a_fold_of_its_past_says(rows: list, window: int, p
         for part in np.split(seen, range(piece, len(seen), piece)):
             if len(part):
                 side = read_on(side, spec, table, places, _only(log, part))
-        live = LiveKeys(spec, side, table, places, table.row[1:]).read(impressions.take(np.array([row])))
+        scene = None if samples.scene is None else samples.scene[[row]]
+        live = LiveKeys(spec, side, table, places, table.row[1:]).read(impressions.take(np.array([row])), scene)
         for left, right in zip(arrays(live), arrays(batch), strict=True):
             np.testing.assert_allclose(left[0], right[row], atol=1e-5)
 
@@ -108,6 +118,40 @@ def test_the_keys_are_those_that_a_slow_count_finds() -> None:
     assert attended[0] == 4  # items 2 and 0, as recent and as frequent
 
 
+def test_the_scene_of_the_offer_is_a_key_of_the_candidate() -> None:
+    """One user who was three times in one scene, once in another, and once in none; offered in all of them."""
+    days = [(0, n, n * DAY, 5.0 if n < 3 else 1.0) for n in range(6)]
+    log = log_of(days, 1, 6)
+    log = dataclasses.replace(log, scenes=["home", "search"], scene=np.array([0, 0, 0, 1, -1, 0], np.int32))
+    spec = spec_of(log)
+    assert spec.keys is not None
+    assert spec.keys.kinds[-1] == "scene"
+    samples, first = samples_of(spec, log, np.array([5])), Layout(spec).offsets[-2]
+    for row, count in ((FIRST, 3), (FIRST + 1, 1)):
+        keys = dataclasses.replace(samples, scene=np.array([row], np.int32)).batch(np.array([0])).keys
+        assert keys is not None
+        assert keys.matched_row[0, -1] == first + row
+        assert keys.matched[0, -1, 0] == 1.0
+        np.testing.assert_allclose(keys.matched[0, -1, 1], np.log1p(count) / 2, rtol=1e-6)
+    keys = dataclasses.replace(samples, scene=np.array([UNKNOWN], np.int32)).batch(np.array([0])).keys
+    assert keys is not None
+    assert keys.matched_row[0, -1] == 0
+    assert not keys.matched[0, -1].any()
+
+
+def test_a_spec_of_before_the_scene_of_the_offer_was_a_key_has_the_layout_that_it_had() -> None:
+    log = scened(log_of(random_rows(1, 4, 8), 4, 8))
+    spec = spec_of(log)
+    old = msgspec.to_builtins(spec)
+    del old["keys"]["scene_matched"]
+    before = msgspec.convert(old, FeatureSpec)
+    slots = [Layout(one).slots for one in (spec, before)]
+    assert slots == [[1, 8, 1, 1], [1, 8, 1, 0]]
+    keys = samples_of(before, log, np.arange(5)).batch(np.arange(5)).keys
+    assert keys is not None
+    assert keys.matched_row.shape == (5, 10)
+
+
 def _only(log, rows):  # type: ignore[no-untyped-def]
     return dataclasses.replace(
         log,
@@ -115,4 +159,5 @@ def _only(log, rows):  # type: ignore[no-untyped-def]
         starts=np.array([0, len(rows)]),
         user=log.user[rows] * 0,
         **{name: getattr(log, name)[rows] for name in ("item", "action", "seq", "at", "value")},
+        scene=log.scene[rows] if len(log.scene) else log.scene,
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -9,17 +12,20 @@ import torch
 
 from fusion.features.collate import BatchIndices
 from fusion.features.impressions import impressions_at
-from fusion.features.samples import Samples, make_samples
+from fusion.features.log import Log
+from fusion.features.samples import Batch, Samples, make_samples
+from fusion.features.spec import FIRST, UNKNOWN
+from fusion.models import scenes
 from fusion.models.din import DinConfig
 from fusion.models.kv.model import KvConfig
 from fusion.models.protocol import CtrModel, ModelConfig
 from fusion.models.registry import build
 from fusion.models.srp4ctr.fgbert import FgBertConfig
 from fusion.models.srp4ctr.model import Srp4CtrConfig
-from fusion.training.train import predict
+from fusion.training.train import _with_unknown, predict
 from tests.support.bahe_world import shaken
 from tests.support.ctr_world import log_of, profiles, random_rows
-from tests.support.key_world import arrays, book, samples_of, spec_of
+from tests.support.key_world import arrays, book, samples_of, scened, spec_of
 
 CLOSE = 1e-5  # float32 sums in another order
 LOG = log_of(random_rows(1, 12), 12, 40)
@@ -35,14 +41,14 @@ def trained(request: pytest.FixtureRequest) -> tuple[CtrModel, Samples]:
     return shaken_model(request.param)
 
 
-def shaken_model(name: str) -> tuple[CtrModel, Samples]:
+def shaken_model(name: str, log: Log = LOG) -> tuple[CtrModel, Samples]:
     """Random weights of some size, so that no law holds because everything is zero."""
-    spec = spec_of(LOG)
+    spec = spec_of(log)
     torch.manual_seed(0)
     model = build(spec, CONFIGS[name])
     shaken(model)  # type: ignore[arg-type]
     model.eval()
-    return model, samples_of(spec, LOG, np.arange(LOG.size))
+    return model, samples_of(spec, log, np.arange(log.size))
 
 
 def test_a_row_alone_scores_as_in_a_batch(trained: tuple[CtrModel, Samples]) -> None:
@@ -81,6 +87,55 @@ def test_candidates_of_one_user_share_what_does_not_depend_on_them(name: str) ->
             model(own.batch(order, together=True)).numpy(), folded.numpy()[order], atol=CLOSE * 10
         )
     assert len(np.unique(apart.numpy())) > 30
+
+
+def test_an_item_that_is_shown_as_unknown_is_unknown_as_a_key_too(trained: tuple[CtrModel, Samples]) -> None:
+    model, samples = trained
+    rows = np.arange(60)
+    batch = model.collator.collate(samples, BatchIndices(rows, np.ones(60, np.int64)))
+    torch.manual_seed(0)
+    shown = _with_unknown(batch, 0.5)
+    (before, _), (after, item_row) = (keys_and_items(one) for one in (batch, shown))
+    unknown = item_row == UNKNOWN
+    assert 10 < int(unknown.sum()) < 50
+    assert (after[unknown, 0] == UNKNOWN).all()
+    assert torch.equal(after[~unknown, 0], before[~unknown, 0])
+    assert torch.equal(after[:, 1:], before[:, 1:])
+    assert (before[:, 0] > UNKNOWN).all()  # the batch is as it was
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_keys_do_not_tell_a_scene_that_training_hides(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenes, "HIDDEN", 1.0)
+    model, samples = shaken_model(name, scened(LOG))
+    nowhere = dataclasses.replace(samples, scene=np.full(len(samples), UNKNOWN, np.int32))
+    rows = np.arange(10, 30)
+    chosen = BatchIndices(rows, np.ones(20, np.int64))
+    told, unknown = (model.collator.collate(one, chosen) for one in (samples, nowhere))
+    with torch.no_grad():
+        assert (model(told) - model(unknown)).abs().max() > 100 * CLOSE
+        model.scene.train()  # type: ignore[attr-defined]
+        np.testing.assert_allclose(model(told).numpy(), model(unknown).numpy(), atol=CLOSE)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_the_keys_tell_moves_with_the_scene_of_the_offer(name: str) -> None:
+    model, samples = shaken_model(name, scened(LOG))
+    heard: list[torch.Tensor] = []
+    model.keys.register_forward_hook(lambda *call: heard.append(call[-1]))  # type: ignore[attr-defined]
+    for row in (FIRST, FIRST + 1, UNKNOWN):
+        predict(model, dataclasses.replace(samples, scene=np.full(len(samples), row, np.int32)), np.arange(20, 22))
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (heard[one] - heard[other]).abs().max() > 100 * CLOSE
+
+
+def keys_and_items(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The candidates' rows as keys (B, X), and the rows of their items (B,)."""
+    if isinstance(batch, Batch):
+        assert batch.keys is not None
+        return batch.keys.matched_row, batch.item_row[batch.target.long()]
+    own = batch.candidates
+    return own.keys.matched_row, batch.item_row[own.target.flatten()[own.slot].long()]
 
 
 def test_unknown_items_users_and_values_score_finite(trained: tuple[CtrModel, Samples]) -> None:

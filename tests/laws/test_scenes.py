@@ -14,6 +14,8 @@ from sqlalchemy import Engine, update
 from fusion.encoders.split_llm import recipe_of
 from fusion.features.collate import BatchIndices
 from fusion.features.dataset import slices_of
+from fusion.features.keys.spec import KeyChoice
+from fusion.features.keys.vectors import Layout
 from fusion.features.log import Log, read_log
 from fusion.features.samples import Samples
 from fusion.features.scenes import offered_rows, scene_names
@@ -57,7 +59,9 @@ def artifacts(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> dict[
     spec = live.spec_of(log)
     assert spec.offers_scenes
     llm = save_llm(tmp_path_factory.mktemp("llm") / "llm")
-    return {name: live.artifact_of(log, spec, config) for name, config in live.configs(llm, recipe_of(llm, 2)).items()}
+    made = {name: live.artifact_of(log, spec, config) for name, config in live.configs(llm, recipe_of(llm, 2)).items()}
+    keyed, _ = live.fit(log, keys=KeyChoice(("release_year",)))
+    return made | {name: live.artifact_of(log, keyed, config) for name, config in live.configs_with_keys().items()}
 
 
 def scened(log: Log) -> Log:
@@ -74,7 +78,7 @@ def logits(scores: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(scores) - np.log1p(-scores))
 
 
-@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe"])
+@pytest.mark.parametrize("kind", ["din", "srp4ctr", "bahe", "kv", "din keys", "srp4ctr keys"])
 def test_live_scores_are_those_of_the_whole_log_in_every_scene(
     engine: Engine, artifacts: dict[str, Artifact], kind: str
 ) -> None:
@@ -172,8 +176,13 @@ def test_a_task_that_asks_for_the_scene_is_not_told_it() -> None:
     log = scened(log_of(random_rows(1), 30, 40))
     tasks = parse_tasks(["like=value>=4", "here=scene=home"])
     every, (book, people) = np.ones(log.size, bool), (catalogue(40), profiles(30))
-    spec = fit_spec(log, RULE.labels(log), every, book, people, tasks=tasks, history=5, min_history=0)
+    spec = fit_spec(
+        log, RULE.labels(log), every, book, people, tasks=tasks, history=5, min_history=0, keys=KeyChoice(())
+    )
     assert not spec.offers_scenes
+    assert spec.keys is not None
+    assert spec.keys.kinds[-1] == "scene"  # of the past it may be read
+    assert Layout(spec).slots[-1] == 0
     assert fit_spec(log, RULE.labels(log), every, book, people, tasks=TASKS, history=5, min_history=0).offers_scenes
 
 

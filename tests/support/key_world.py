@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import numpy as np
 
@@ -13,11 +15,17 @@ from fusion.features.keys.state import KeyedEvents
 from fusion.features.keys.vectors import ItemKeys, KeyBatch, keyed_events
 from fusion.features.log import Log
 from fusion.features.samples import Samples, fit_samples, make_samples
+from fusion.features.scenes import scene_names
 from fusion.features.spec import FeatureSpec, item_table
 from interest.types import Item
 from tests.support.ctr_world import TASKS, catalogue, profiles
 
 SMALL = {"recent": 2, "back": 4, "frequent": 3}  # so that random logs have more keys than are read
+
+
+def scened(log: Log) -> Log:
+    """Of three events the first has no scene, and the others are in two."""
+    return dataclasses.replace(log, scenes=["home", "search"], scene=(np.arange(log.size) % 3 - 1).astype(np.int32))
 
 
 def book(item_count: int) -> dict[str, Item]:
@@ -46,6 +54,7 @@ def samples_of(spec: FeatureSpec, log: Log, rows: np.ndarray) -> Samples:
     return make_samples(
         spec, log, impressions, past,
         items=log.items, catalogue=book(len(log.items)), profiles=profiles(len(log.users)),
+        scenes=scene_names(log, rows),
     )  # fmt: skip
 
 
@@ -56,7 +65,8 @@ def events_of(spec: FeatureSpec, log: Log, rows: np.ndarray) -> KeyedEvents:
     items = ItemKeys(spec, table, np.arange(-1, len(log.items)))
     own = Events(spec, log, labels, PastIndex(np.arange(log.size), log.user.astype(np.int64)))
     columns = event_columns(log, labels, spec.scale)
-    return keyed_events(items, log.item[rows] + 1, columns[rows], own.action[rows], None, log.at[rows])
+    scene = None if own.scene is None else own.scene[rows]
+    return keyed_events(items, log.item[rows] + 1, columns[rows], own.action[rows], scene, log.at[rows])
 
 
 def arrays(batch: KeyBatch) -> list[np.ndarray]:

@@ -242,8 +242,8 @@ class KeyIndex:
         run = np.where(seen, self._runs[np.where(seen, picked.first, 0)], -1) if len(self._runs) else size * 0 - 1
         return Moments(run, size, picked.at)
 
-    def read(self, picked: Impressions, *, together: bool = False) -> KeyBatch:
-        """Of the impressions `picked` (B,). together: they are one user's at one moment."""
+    def read(self, picked: Impressions, scene: Array | None, *, together: bool = False) -> KeyBatch:
+        """See `KeySource.read`."""
         looks = picked.take(slice(0, 1)) if together else picked
         own, every = self._moments(looks), self._moments(picked)
         scale, keys = self._spec.scale, self._keys
@@ -253,10 +253,10 @@ class KeyIndex:
             touch = np.hstack([kind.recent(own, keys.recent, keys.back), kind.frequent(own)])
             rows.append(self._items.row_of(number, kind.keys_of(touch), self._item_row))
             vectors.append(features(kind.take(touch), size, at, scale))
-            offered = self._items.keys[number][picked.item + 1]
+            offered, offered_rows = self._items.offered(number, picked.item + 1, scene)
             if offered.shape[1]:
                 found = kind.take(kind.matched(every, offered))
-                matched_rows.append(self._items.rows[number][picked.item + 1])
+                matched_rows.append(offered_rows)
                 matched.append(features(found, every.size[:, None], every.at[:, None], scale))
         cells = self._partition.read(own.run, looks.stop, looks.at)
         return batch_of(

@@ -43,6 +43,7 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     back: int = 16
     frequent: int = 16  # and those because they were met most often
     window: int = 20_000  # behaviours of the user after which a key that was not met again is forgotten
+    scene_matched: bool | msgspec.UnsetType = msgspec.UNSET  # the offer's scene is a key of the candidate; unset: not
 
     @property
     def grid(self) -> int:
@@ -57,12 +58,14 @@ def fit_keys(
     actions: int,
     *,
     scenes: bool,
+    offered: bool,
     first: int,
     attributes: Sequence[str] | None = None,
 ) -> KeySpec:
     """The keys of a log whose training part has these items.
 
-    categories: the spec's, whose rows begin at `first`. attributes: the kinds among the catalogue's attributes, if not
+    categories: the spec's, whose rows begin at `first`. scenes: there are any; offered: models read that of the offer,
+    so that it is a key of the candidate. attributes: the kinds among the catalogue's attributes, if not
     those that group items. Raises InputError where one that was named is not in the catalogue.
     """
     held = [catalogue[item] for item in items if item in catalogue]
@@ -90,6 +93,7 @@ def fit_keys(
         },
         buckets=tuple(row + first for row in sorted(order[:MOST_BUCKETS])),
         actions=min(actions, MOST_ACTIONS) if actions > 1 else 0,
+        scene_matched=True if scenes and offered else msgspec.UNSET,
     )
 
 

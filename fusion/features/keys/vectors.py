@@ -1,11 +1,13 @@
 """Keys as a model reads them at a moment: rows of embeddings, and each key's vector with its recency as of now.
 
 The layout is that of the spec: for every kind so many recent and so many frequent keys of the user (`attended`), then
-the keys that the candidate has itself (`matched`), and the partition of the past by period and bucket of categories.
+the keys that the candidate has itself, from its item to the scene of the offer (`matched`), and the partition of the
+past by period and bucket of categories.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -37,10 +39,19 @@ class KeyBatch:
     cells: Tensor  # (B, PERIODS, G, 3) float32: the partition; or (1, ...)
     buckets: Tensor  # (B, G) float32: which buckets the candidate is in
 
+    def with_unknown(self, items: Tensor) -> KeyBatch:
+        """The same with the items of some candidates (B,) bool unknown as keys too, as a new one is."""
+        rows = self.matched_row.clone()
+        rows[:, 0].masked_fill_(items, UNKNOWN)  # `item` is the first kind, of one slot
+        return dataclasses.replace(self, matched_row=rows)
+
 
 class KeySource(Protocol):
-    def read(self, picked: Impressions, *, together: bool = False) -> KeyBatch:
-        """Of the impressions `picked` (B,). together: they are one user's at one moment."""
+    def read(self, picked: Impressions, scene: Array | None, *, together: bool = False) -> KeyBatch:
+        """Of the impressions `picked` (B,). together: they are one user's at one moment.
+
+        scene: (B,) rows of the scenes in which they are offered, where the spec offers scenes.
+        """
 
 
 class Touches(NamedTuple):
@@ -76,7 +87,8 @@ class Layout:
         self.offsets = np.cumsum([0, *self.sizes])
         self.kinds = len(keys.kinds)
         self.each = keys.recent + keys.frequent  # attended keys of a kind
-        slots = {CATEGORIES: CATEGORY_SLOTS, SCENE: 0}  # of the candidate; what scene it is offered in is not known
+        scene = int(keys.scene_matched is True)  # where a task asks for it, the scene of the offer is not known
+        slots = {CATEGORIES: CATEGORY_SLOTS, SCENE: scene}  # of the candidate
         self.slots = [slots.get(name, 1) for name in keys.kinds]
         self.features = FEATURES + keys.actions
 
@@ -110,7 +122,7 @@ class ItemKeys:
             elif own == CATEGORIES:
                 key = row = table.categories
             elif own == SCENE:
-                key = row = np.zeros((len(name), 0), np.int32)
+                key = row = np.zeros((len(name), 0), np.int32)  # the offer's, not the item's: `offered`
             else:
                 key = row = table.keys[:, columns[own], None]
             if own != ITEM:
@@ -124,6 +136,17 @@ class ItemKeys:
         self.buckets[:, 0] = name >= 0
         item, slot = np.nonzero(table.categories > 0)
         self.buckets[item, own_bucket[table.categories[item, slot]]] = True
+
+    def offered(self, kind: int, item: Array, scene: Array | None) -> tuple[Array, Array]:
+        """One kind's keys of candidates, and their rows of the shared embedding: (B, S) each.
+
+        item: (B,) rows of the item table. scene: (B,) rows of the spec's, see `KeySource.read`.
+        """
+        if self.layout.spec.kinds[kind] != SCENE or not self.layout.slots[kind]:
+            return self.keys[kind][item], self.rows[kind][item]
+        assert scene is not None
+        key = np.where(scene > UNKNOWN, scene, -1).astype(np.int64)[:, None]
+        return key, self.layout.shared(kind, np.maximum(key, 0))
 
     def row_of(self, kind: int, key: Array, item_row: Array) -> Array:
         """Rows of the shared embedding for keys (any shape, below 0: none). item_row: by an item's name."""

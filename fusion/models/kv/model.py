@@ -67,13 +67,14 @@ class Kv(nn.Module):
         if self.modalities is not None and batch.item_vectors is not None:
             items = items + self.modalities(batch.item_vectors)
         target = items[batch.target.long()]  # (B, d)
-        inputs: list[Input] = [target, self.keys(batch.keys), batch.dense]
+        scene = None if self.scene is None or batch.scene is None else self.scene.hide(batch.scene)
+        inputs: list[Input] = [target, self.keys(batch.keys, scene), batch.dense]
         profile = [embedding(batch.profile[:, column]) for column, embedding in enumerate(self.profile)]
         inputs += [of_user(part, target) for part in profile]
         if self.fusion is not None:
             inputs += self.fusion.inputs(batch, target)
-        if self.scene is not None and batch.scene is not None:
-            inputs.append(self.scene(self.scene.hide(batch.scene)))
+        if self.scene is not None and scene is not None:
+            inputs.append(self.scene(scene))
         logit: Tensor = self.tower(inputs, batch.dense)
         return logit if self.dense_path is None else logit + self.dense_path(batch.dense)
 

@@ -1,9 +1,10 @@
 """Reads a user's keys for a candidate: DIN attention over key vectors, and the multidimensional partition (2104.06312).
 
-The candidate is the sum of its own keys' embeddings. Attention (DIN, section 4.3) weighs the user's recent and frequent
-keys of every kind, each an embedding plus what a network makes of its vector; the keys that the candidate has itself
-are read beside them, exactly. The partition divides the past by period and bucket of categories: each cell is a vector,
-periods are pooled over their buckets and the candidate's buckets over periods, and all of these interact in products.
+The candidate is the sum of its own keys' embeddings, the scene of the offer among them. Attention (DIN, section 4.3)
+weighs the user's recent and frequent keys of every kind, each an embedding plus what a network makes of its vector; the
+keys that the candidate has itself are read beside them, exactly. The partition divides the past by period and bucket of
+categories: each cell is a vector, periods are pooled over their buckets and the candidate's buckets over periods, and
+all of these interact in products.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.features.keys.spec import SCENE
 from fusion.features.keys.state import PERIODS
 from fusion.features.keys.vectors import KeyBatch, Layout
 from fusion.features.spec import UNKNOWN, FeatureSpec
@@ -48,6 +50,9 @@ class KeyReader(nn.Module):
         used = by_kind.sum(dim=0) > 0
         self.by_kind: Tensor
         self.register_buffer("by_kind", by_kind[:, used], persistent=False)  # (X, kinds that a candidate has)
+        self.of_scene: Tensor
+        of_scene = torch.tensor([name == SCENE for name in spec.keys.kinds])[kind]
+        self.register_buffer("of_scene", of_scene, persistent=False)  # (X,) bool
         offsets = torch.from_numpy(layout.offsets[:-1]).int()
         self.unknown: Tensor
         self.unknown_matched: Tensor
@@ -63,14 +68,17 @@ class KeyReader(nn.Module):
         with torch.no_grad():
             self.key.weight[0] = 0.0
 
-    def forward(self, keys: KeyBatch) -> Tensor:
-        """(B, width)."""
-        target, matched = self._matched(keys)
+    def forward(self, keys: KeyBatch, scene: Tensor | None = None) -> Tensor:
+        """(B, width). scene: (B,) where the candidates are offered as training shows it (`OfferedScene.hide`)."""
+        target, matched = self._matched(keys, scene)
         return torch.cat([self._attend(keys, target), matched, self._partition(keys, target)], dim=1)
 
-    def _matched(self, keys: KeyBatch) -> tuple[Tensor, Tensor]:
+    def _matched(self, keys: KeyBatch, scene: Tensor | None) -> tuple[Tensor, Tensor]:
         """The candidate (B, d), and what the user made of its own keys (B, kinds (d + F))."""
-        rows = self._shown(keys.matched_row, self.unknown_matched)
+        rows = keys.matched_row
+        if scene is not None:  # what is hidden beside the keys is not told by them
+            rows = rows.masked_fill(self.of_scene & (scene <= UNKNOWN)[:, None], 0)
+        rows = self._shown(rows, self.unknown_matched)
         embedded = self.key(rows)  # (B, X, d)
         there = (rows > 0).float() @ self.by_kind  # (B, kinds)
         share = self.by_kind / there.clamp(min=1)[:, None, :] * (rows > 0)[..., None]  # (B, X, kinds): means

@@ -318,7 +318,8 @@ class Srp4Ctr(nn.Module):
             inputs.append(rows((even @ state.states).expand(-1, offered.shape[1], -1)))
         inputs += self._of_user(state, window, mine)
         if self.keys is not None:
-            inputs.append(self.keys(candidates.keys))
+            shown = None if scene is None else scene.expand_as(candidates.target).flatten()[slot]
+            inputs.append(self.keys(candidates.keys, shown))
         if self.scene is not None and scene is not None:
             inputs.append(rows(self.scene(scene)))
         profile = self._profile(candidates.profile)
