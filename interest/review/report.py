@@ -91,11 +91,15 @@ def review(
     style: Style,
     cost: Cost | None = None,
     retrieval: Retrieval | None = None,
+    others: Sequence[tuple[str, Evidence]] | None = None,
     advance: Callable[[int], None] = lambda _count: None,
 ) -> Review:
-    """Review the texts of one version and model. `advance` is called once a kept text; 10 to 100 ms each."""
+    """Review the texts of one version and model. `advance` is called once a kept text; 10 to 100 ms each.
+
+    others: partitions of OTHERS + 1 users to hold them against; None: of the users of `texts`.
+    """
     kept = [text for text in texts if text.kept]
-    measured = measure_all(kept, strangers(texts), advance)
+    measured = measure_all(kept, strangers(texts) if others is None else others, advance)
     outcomes = Counter(text.interest.summary_outcome for text in texts)
     asked = sum(outcomes[outcome] for outcome in ASKED)
     claims = sum(text.interest.claims for text in kept)
@@ -149,7 +153,13 @@ def measure_all(
 def trials_of(texts: Sequence[ReviewedText], say: Callable[[ReviewedText], str]) -> list[Trial]:
     """What `say` writes about each partition that another follows, as trials of the reader."""
     return [
-        Trial(text.interest.user_id, text.interest.index, clues_of(say(text), text.evidence), text.after)
+        Trial(
+            text.interest.user_id,
+            text.ordinal,
+            clues_of(say(text), text.evidence),
+            text.after,
+            text.work.partition.scene,
+        )
         for text in texts
         if text.after is not None
     ]
