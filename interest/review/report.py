@@ -138,14 +138,19 @@ def strangers(texts: Sequence[ReviewedText]) -> list[tuple[str, Evidence]]:
     return list(first.items())[: OTHERS + 1]
 
 
+def company_of(user_id: str, others: Sequence[tuple[str, Evidence]]) -> list[Evidence]:
+    """What a user's texts are held against: OTHERS partitions of others, whether or not the user is among these."""
+    return [evidence for user, evidence in others if user != user_id][:OTHERS]
+
+
 def measure_all(
     kept: Sequence[ReviewedText], others: Sequence[tuple[str, Evidence]], advance: Callable[[int], None]
 ) -> list[Measured]:
     """The measures of each text, against the partitions of other users."""
     found = []
     for text in kept:
-        mine = [evidence for user, evidence in others if user != text.interest.user_id][:OTHERS]
-        found.append(measure(text.interest.summary, text.evidence, mine))
+        company = company_of(text.interest.user_id, others)
+        found.append(measure(text.interest.summary, text.evidence, company))
         advance(1)
     return found
 

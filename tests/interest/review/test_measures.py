@@ -9,6 +9,7 @@ from interest.facts.base_rates import LEAST
 from interest.facts.counts import Facts
 from interest.facts.groups import best_group, worst_valued
 from interest.review.measures import masked, measure, pattern_of
+from interest.review.report import OTHERS, company_of
 from tests.support.films import facts
 
 MANY_DRAMAS = [("2", 5), ("3", 5), ("6", 5), ("8", 5), ("7", 3), ("5", 3)]
@@ -45,6 +46,11 @@ def test_a_text_is_generic_where_all_its_claims_hold_for_a_third_of_the_others(
     assert measure("This user enjoyed dramas such as Babe.", evidence, [others[-1]] * LEAST).generic is False
     assert measure("This user enjoyed dramas.", evidence, []).generic is None
     assert measure("This user enjoyed dramas.", evidence, others[: LEAST - 1]).generic is None  # a third of too few
+
+
+def test_every_text_is_held_against_as_many_others(march: Facts) -> None:
+    others = [(f"user-{number}", Evidence(march)) for number in range(OTHERS + 1)]
+    assert {len(company_of(user, others)) for user in ("user-0", f"user-{OTHERS}", "nobody")} == {OTHERS}
 
 
 def test_patterns_are_the_same_whatever_fills_them(evidence: Evidence) -> None:
