@@ -42,7 +42,8 @@ def in_field(text: str) -> str:
 
     For prompts whose bytes key answers that stores hold already, where `Escape` would change harmless titles.
     """
-    return broken(_LINE_BREAKS.sub(" ", text), FORMATS)
+    text = _LINE_BREAKS.sub(" ", text)
+    return broken(text, FORMATS) if "<" in text or "[" in text else text  # every format's marks begin with these
 
 
 def escaped(facts: Facts, inside: Callable[[str], str] = in_field) -> Facts:
