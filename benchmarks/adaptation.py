@@ -11,10 +11,11 @@ partitions, of each of ML-1M's --users longest users, with directors, casts and 
 this process, in int8 (CTranslate2) unless told otherwise. Texts are kept in the store under --work: interrupted at any
 point, the same command goes on from there; --report measures what there is. All measures are of summaries that the LLM
 wrote and that were kept (`interest.review`), as `interestream review` has them; beside them, of the same partitions as
-plain-2's, statistics sentences and a rich template of all facts. Differences to statistics sentences are paired, with
-users resampled. `counts` is what no text about categories can pass by much: the same retrievals by all shares of
-categories and all their mean values, as numbers. `mrr_masked` is the retrieval by vectors of the same texts with titles
-masked; `titled` is the share of texts that name a title.
+plain-2's, statistics sentences and a rich template of all facts but the user's profile and the months of the partition:
+both are the same, or nearly, in a user's next partition, and would tell who it is. Differences to statistics sentences
+are paired, with users resampled. `counts` is what no text about categories can pass by much: the same retrievals by all
+shares of categories and all their mean values, as numbers. `mrr_masked` is the retrieval by vectors of the same texts
+with titles masked; `titled` is the share of texts that name a title.
 
 --arm names the model in the results: base, adapted for a model that was trained further, adapted-no-facts for one that
 learnt no facts and sentences. Another model needs another --work. Prints one JSON line; --save puts the arm into the
@@ -29,6 +30,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +41,19 @@ from sqlalchemy import Engine, func, select
 from fusion.encoders.sentence import open_encoder
 from fusion.interests.retrieval import encode, retrieve_next
 from fusion.interests.text_vectors import Encoder
-from fusion.worth.texts import Write, statistics, template
+from fusion.worth.texts import Texts, Write, statistics, template
 from interest.facts.counts import Facts
+from interest.llm.gather import fingerprint
 from interest.llm.int8 import Int8Model
 from interest.llm.local import LocalModel
 from interest.llm.protocol import Complete
 from interest.review.measures import masked, measure
-from interest.review.report import review, share_of, strangers, trials_of
+from interest.review.report import company_of, review, share_of, strangers, trials_of
 from interest.review.specificity import CANDIDATES, Array, Clue, groups_of, identify, told_of
 from interest.review.texts import ReviewedText, read_texts
 from interest.store.tables import interests, partitions
 from interest.write.backfill import learn
-from interest.write.backlog import Plan, count_open
+from interest.write.backlog import Plan, Work, count_open
 from interest.write.prompts import Style
 from interest.write.rates import freeze_rates, with_rates
 from streams.fetch.int8 import int8_weights
@@ -66,11 +69,20 @@ from streams.ubsp.policy import Policy
 STYLE = Style(noun=("film", "films"))
 K = 50
 QUICK_USERS, FIRST_PARTITIONS = 60, 2
-BESIDE: dict[str, Write] = {"statistics": statistics, "template": template}
 Say = Callable[[ReviewedText], str]
 Hits = dict[str, list[float]]  # of each user's texts
 REPEATS = 2000  # of the bootstrap
 MOST = 10**9  # all texts
+
+
+def of_taste_alone(work: Work, style: Style) -> Texts:
+    """The template without the profile and the months."""
+    evidence = replace(work.evidence, facts=replace(work.evidence.facts, profile={}))
+    told = template(replace(work, evidence=evidence), style)
+    return told._replace(summary=told.summary.replace(f" in {evidence.facts.period}.", ".", 1))
+
+
+BESIDE: dict[str, Write] = {"statistics": statistics, "template": of_taste_alone}
 
 
 def main() -> None:
@@ -96,7 +108,7 @@ def main() -> None:
     if not chosen.report:
         whole = chosen.llm_backend == "transformers"
         model = LocalModel(chosen.llm) if whole else Int8Model(chosen.llm, int8_weights(chosen.llm, say=say))
-    name = model.name if model else newest_model(store)
+    name = model.name if model else only_model(store, chosen.llm)
     encoder = None if chosen.no_retrieval else open_encoder(default_encoder())
     found: dict[str, Any] = {}
     for family in chosen.prompts.split(","):
@@ -172,13 +184,16 @@ def closed(store: Engine) -> int:
         return connection.scalar(select(func.count()).select_from(partitions)) or 0
 
 
-def newest_model(store: Engine) -> str:
-    """The model of the texts that are there."""
+def only_model(store: Engine, folder: Path) -> str:
+    """The model of the texts that are there; of several that of the checkpoint in `folder`."""
     with store.connect() as connection:
-        name = connection.scalar(select(interests.c.model).order_by(interests.c.model).limit(1))
-    if name is None:
+        names = list(connection.scalars(select(interests.c.model).distinct().order_by(interests.c.model)))
+    if not names:
         sys.exit("--report: no texts are there yet; leave it out, and they are written")
-    return str(name)
+    of_folder = [name for name in names if name.startswith(f"{folder.name}:{fingerprint(folder)}:")]
+    if len(names) > 1 and len(of_folder) != 1:
+        sys.exit(f"--report: the texts are of {', '.join(names)}; name the checkpoint of one by --llm")
+    return str((of_folder or names)[0])
 
 
 def write(store: Engine, plan: Plan, model: Complete, name: str) -> None:
@@ -234,7 +249,7 @@ def tells_apart(kept: Sequence[ReviewedText], say_of: Say, encoder: Encoder | No
     found: dict[str, Hits] = {}
     if (named := identify(trials_of(kept, say_of))) is not None:
         found["specificity"] = named.hits
-    places = [(text.interest.user_id, text.interest.index) for text in kept]
+    places = [(text.interest.user_id, text.ordinal) for text in kept]
     for name, say in (("mrr", say_of), ("mrr_masked", lambda text: masked(say_of(text), text.evidence))):
         if encoder is None or not kept:
             continue
@@ -253,10 +268,10 @@ def by_counts(kept: Sequence[ReviewedText]) -> dict[str, Hits]:
     if not kept:
         return {}
     names = sorted({one.name for text in kept for one in text.evidence.facts.categories})
-    own = {(text.interest.user_id, text.interest.index): _numbers(text.evidence.facts, names) for text in kept}
+    own = {(text.interest.user_id, text.ordinal): _numbers(text.evidence.facts, names) for text in kept}
     found: dict[str, Hits] = {"specificity": {}}
     for group in groups_of(trials_of(kept, lambda text: text.interest.summary), CANDIDATES):
-        told = standardised(np.stack([own[trial.user_id, trial.index] for trial in group]))
+        told = standardised(np.stack([own[trial.user_id, trial.ordinal] for trial in group]))
         after = standardised(np.stack([_numbers(trial.after, names) for trial in group]))
         alike = told @ after.T
         for trial, row in zip(group, alike - np.diag(alike)[:, None], strict=True):
@@ -281,10 +296,7 @@ def standardised(table: Array) -> Array:
 def held_against(kept: Sequence[ReviewedText], texts: Sequence[ReviewedText], say_of: Say) -> dict[str, float | None]:
     """Generic share, coverage and contradictions of what is said about the same partitions."""
     others = strangers(texts)
-    rows = [
-        measure(say_of(text), text.evidence, [one for user, one in others if user != text.interest.user_id])
-        for text in kept
-    ]
+    rows = [measure(say_of(text), text.evidence, company_of(text.interest.user_id, others)) for text in kept]
     return {
         "generic": share_of([row.generic for row in rows]),
         "coverage": share_of([row.covers for row in rows]),

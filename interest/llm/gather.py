@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interest.errors import InputError, Refused
+from interest.llm.control_tokens import broken, control_tokens, pattern_of
 from interest.llm.protocol import Reply, Request
 
 SAME_KIND = 32  # tokens: past the system message, into the question
@@ -64,6 +65,7 @@ class Gather:
         alike: Callable[[Request], tuple[float, ...]] = lambda _request: (),
     ) -> None:
         self._tokenizer = tokenizer
+        self._control = pattern_of(control_tokens(tokenizer))
         self._context = context
         self._decode = decode
         self._batch = batch
@@ -106,9 +108,11 @@ class Gather:
         return rows
 
     def _encode(self, request: Request) -> list[int]:
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        """The prompt's tokens. Control tokens are the template's alone: one that a message spells out is broken."""
+        messages = [{"role": one.role, "content": broken(one.content, self._control)} for one in request.messages]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self._tokenizer(text + request.opening, add_special_tokens=False)["input_ids"]
+        text += broken(request.opening, self._control)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _reply(self, row: Row) -> Reply:

@@ -13,6 +13,7 @@ from interest.check.category_claims import claims_in
 from interest.check.evidence import Claim, Evidence, title_spans
 from interest.check.generality import contradictions, holds_for_many
 from interest.check.sentences import sentences
+from interest.facts.base_rates import LEAST
 from interest.facts.categories import mentions
 from interest.facts.groups import best_group
 
@@ -21,7 +22,7 @@ from interest.facts.groups import best_group
 class Measured:
     """What one text says, held against its own partition and against those of others."""
 
-    generic: bool | None  # every claim holds for a third of the others' partitions; None: there are no others
+    generic: bool | None  # every claim holds for a third of the others' partitions; None: there are too few others
     covers: bool | None  # it names the best-valued category; None: none stands out
     best: tuple[str, ...]  # that category (several: equally valued)
     contradicts: tuple[str, ...]  # categories that it calls liked and that lie below the user's mean
@@ -30,12 +31,14 @@ class Measured:
 
 
 def measure(text: str, evidence: Evidence, others: Sequence[Evidence]) -> Measured:
-    """Hold a text against its partition and against partitions of other users, one a user."""
+    """Hold a text against its partition and against partitions of other users, one a user; of fewer than LEAST others
+    a third tells nothing of a text.
+    """
     said = [sentence for sentence, _ in sentences(text, evidence)]
     claims = claims_of(said, evidence)
     best = best_group(evidence.facts)
     return Measured(
-        generic=holds_for_many(said, others) if others else None,
+        generic=holds_for_many(said, others) if len(others) >= LEAST else None,
         covers=covers(claims, best) if best else None,
         best=best,
         contradicts=contradictions(claims, evidence.facts),

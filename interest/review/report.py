@@ -91,11 +91,15 @@ def review(
     style: Style,
     cost: Cost | None = None,
     retrieval: Retrieval | None = None,
+    others: Sequence[tuple[str, Evidence]] | None = None,
     advance: Callable[[int], None] = lambda _count: None,
 ) -> Review:
-    """Review the texts of one version and model. `advance` is called once a kept text; 10 to 100 ms each."""
+    """Review the texts of one version and model. `advance` is called once a kept text; 10 to 100 ms each.
+
+    others: partitions of OTHERS + 1 users to hold them against; None: of the users of `texts`.
+    """
     kept = [text for text in texts if text.kept]
-    measured = measure_all(kept, strangers(texts), advance)
+    measured = measure_all(kept, strangers(texts) if others is None else others, advance)
     outcomes = Counter(text.interest.summary_outcome for text in texts)
     asked = sum(outcomes[outcome] for outcome in ASKED)
     claims = sum(text.interest.claims for text in kept)
@@ -134,14 +138,19 @@ def strangers(texts: Sequence[ReviewedText]) -> list[tuple[str, Evidence]]:
     return list(first.items())[: OTHERS + 1]
 
 
+def company_of(user_id: str, others: Sequence[tuple[str, Evidence]]) -> list[Evidence]:
+    """What a user's texts are held against: OTHERS partitions of others, whether or not the user is among these."""
+    return [evidence for user, evidence in others if user != user_id][:OTHERS]
+
+
 def measure_all(
     kept: Sequence[ReviewedText], others: Sequence[tuple[str, Evidence]], advance: Callable[[int], None]
 ) -> list[Measured]:
     """The measures of each text, against the partitions of other users."""
     found = []
     for text in kept:
-        mine = [evidence for user, evidence in others if user != text.interest.user_id][:OTHERS]
-        found.append(measure(text.interest.summary, text.evidence, mine))
+        company = company_of(text.interest.user_id, others)
+        found.append(measure(text.interest.summary, text.evidence, company))
         advance(1)
     return found
 
@@ -149,7 +158,13 @@ def measure_all(
 def trials_of(texts: Sequence[ReviewedText], say: Callable[[ReviewedText], str]) -> list[Trial]:
     """What `say` writes about each partition that another follows, as trials of the reader."""
     return [
-        Trial(text.interest.user_id, text.interest.index, clues_of(say(text), text.evidence), text.after)
+        Trial(
+            text.interest.user_id,
+            text.ordinal,
+            clues_of(say(text), text.evidence),
+            text.after,
+            text.work.partition.scene,
+        )
         for text in texts
         if text.after is not None
     ]

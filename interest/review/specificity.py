@@ -43,9 +43,10 @@ class Trial:
     """A text about partition k, and its user's partition k+1."""
 
     user_id: str
-    index: int  # k
+    ordinal: int  # k: of its partition among the user's, where scenes are kept apart among the scene's
     clues: tuple[Clue, ...]
     after: Facts
+    scene: str | None = None  # of both partitions, where scenes are kept apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +95,17 @@ def identify(trials: Sequence[Trial], candidates: int = CANDIDATES) -> Identifie
 
 
 def groups_of(trials: Sequence[Trial], candidates: int) -> Iterator[list[Trial]]:
-    """Those of users who are told apart: of one index, two at least.
+    """Those of users who are told apart: of one ordinal, two at least; where scenes are kept apart of one scene, for
+    which scene a text is about tells nothing of whose it is.
 
-    Users of an index are drawn into groups of `candidates` by a hash of their ids, and the last, smaller group is left
-    out where there is a full one.
+    They are drawn into groups of `candidates` by a hash of their ids, and the last, smaller group is left out where
+    there is a full one.
     """
-    for index in sorted({trial.index for trial in trials}):
-        own = sorted((trial for trial in trials if trial.index == index), key=lambda trial: _drawn(trial.user_id))
+    alike: dict[tuple[bool, str, int], list[Trial]] = {}
+    for trial in trials:
+        alike.setdefault((trial.scene is not None, trial.scene or "", trial.ordinal), []).append(trial)
+    for kind in sorted(alike):
+        own = sorted(alike[kind], key=lambda trial: _drawn(trial.user_id))
         groups = [own[start : start + candidates] for start in range(0, len(own), candidates)]
         yield from (group for group in groups if len(group) == candidates or (group is groups[0] and len(group) > 1))
 

@@ -6,15 +6,17 @@ import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select, tuple_
 
 from interest.check.evidence import Evidence
 from interest.errors import InputError
+from interest.facts.base_rates import BaseRates
 from interest.facts.counts import Facts
 from interest.store.sql import partition_of
 from interest.store.tables import interests, partitions
 from interest.types import Interest, Outcome, Partition, Source
 from interest.write.backlog import Plan, Work, load, read_categories
+from interest.write.rates import rates_of
 from interest.write.writer import interest_of_row
 
 USERS = 50  # whose texts are read together
@@ -34,15 +36,20 @@ class ReviewedText:
     work: Work
     after: Facts | None
     ordinal: int  # 0, 1, 2... of its partition among the user's, where scenes are kept apart among the scene's
+    rates: BaseRates | None = None  # that the text was written by: what "more than others" is held against
 
     @property
     def evidence(self) -> Evidence:
-        return Evidence(self.work.evidence.facts, categories=self.work.evidence.categories)
+        return _evidence(self.work, self.rates)
 
     @property
     def kept(self) -> bool:
         """Whether the LLM wrote it and the check kept it: of these texts alone is anything measured."""
         return self.interest.summary_source == Source.LLM
+
+
+def _evidence(work: Work, rates: BaseRates | None) -> Evidence:
+    return Evidence(work.evidence.facts, categories=work.evidence.categories, rates=rates)
 
 
 def versions_of(connection: Connection, prompt_version: str | None, model: str | None) -> list[tuple[str, str, int]]:
@@ -76,13 +83,12 @@ def read_texts(
     Users are drawn by a hash of their ids, so that the same store gives the same texts. `advance` is called with the
     number of partitions read.
     """
-    mine = and_(
-        interests.c.prompt_version == prompt_version, interests.c.model == model, interests.c.generation == generation
-    )
+    mine = _texts_by(prompt_version, model, generation)
     per_user = select(interests.c.user_id, func.count()).where(mine).group_by(interests.c.user_id)
     users = _draw({row[0]: row[1] for row in connection.execute(per_user)}, most)
     found: list[ReviewedText] = []
     plan, categories = Plan(prompt_version=prompt_version), read_categories(connection)
+    rates = rates_of(connection, prompt_version)
     for start in range(0, len(users), USERS):
         some = users[start : start + USERS]
         rows = connection.execute(select(interests).where(mine, interests.c.user_id.in_(some))).mappings()
@@ -97,8 +103,36 @@ def read_texts(
             if (user, index) in works:
                 after = works.get((user, following.get((user, index), -1)))
                 facts, ordinal = after.evidence.facts if after else None, ordinals[user, index]
-                found.append(ReviewedText(interest, works[user, index], facts, ordinal))
+                found.append(ReviewedText(interest, works[user, index], facts, ordinal, rates))
     return found
+
+
+def read_others(
+    connection: Connection, prompt_version: str, model: str, generation: int, most: int
+) -> list[tuple[str, Evidence]]:
+    """The first partition with a text of each of `most` users, drawn as those of `read_texts` are.
+
+    A text is held against these; the texts of few users with long histories are company for nobody.
+    """
+    mine = _texts_by(prompt_version, model, generation)
+    first = select(interests.c.user_id, func.min(interests.c.index).label("index")).where(mine)
+    found = {row[0]: row[1] for row in connection.execute(first.group_by(interests.c.user_id))}
+    users = _draw(dict.fromkeys(found, 1), most)
+    heads = []
+    for start in range(0, len(users), USERS):
+        some = [(user, found[user]) for user in users[start : start + USERS]]
+        query = select(partitions).where(tuple_(partitions.c.user_id, partitions.c.index).in_(some))
+        rows = connection.execute(query.where(partitions.c.generation == generation)).mappings()
+        heads += sorted((partition_of(row) for row in rows), key=lambda head: users.index(head.user_id))
+    works = load(connection, Plan(prompt_version=prompt_version), heads, read_categories(connection))
+    rates = rates_of(connection, prompt_version)
+    return [(work.user_id, _evidence(work, rates)) for work in works]
+
+
+def _texts_by(prompt_version: str, model: str, generation: int) -> ColumnElement[bool]:
+    return and_(
+        interests.c.prompt_version == prompt_version, interests.c.model == model, interests.c.generation == generation
+    )
 
 
 def _draw(counts: dict[str, int], most: int) -> list[str]:

@@ -26,7 +26,7 @@ from interest.facts.groups import best_valued, worst_valued
 from interest.facts.support import likes
 from interest.facts.values import Kind, shown
 from interest.llm.protocol import Request
-from interest.write.prompts import Prompt, Style, json_request, plain_request, titles_valued
+from interest.write.prompts import Prompt, Style, inside_fields, json_request, plain_request, titles_valued
 
 FAR_MORE = 1.3  # times the usual share
 LEAST_SHARE = 0.06  # 3 of 50, as the claim check has it
@@ -105,7 +105,8 @@ def plain_2(rates: BaseRates) -> Prompt:
         opening = f"This user now chooses {'more' if moved.grew else 'fewer'}"
         return plain_request(f"{question}\n{statement[attempt % 2]}", opening, attempt)
 
-    return Prompt(f"plain-2@{rates.version}", summary, shift, rates, rates.strangers(), tested=True)
+    version = f"plain-2@{rates.version}"
+    return inside_fields(Prompt(version, summary, shift, rates, rates.strangers(), tested=True))
 
 
 def _first(facts: Facts, told: Telling) -> tuple[str, Sequence[Category]]:
@@ -181,7 +182,8 @@ def json_2(rates: BaseRates) -> Prompt:
         )
         return json_request(content, attempt, _APART)
 
-    return Prompt(f"json-2@{rates.version}", summary, shift, rates, rates.strangers(), tested=True)
+    version = f"json-2@{rates.version}"
+    return inside_fields(Prompt(version, summary, shift, rates, rates.strangers(), tested=True))
 
 
 def apart_table(facts: Facts, rates: BaseRates, style: Style) -> str:

@@ -60,7 +60,7 @@ async def write_summary(
         style,
         stand_in,
         min_claims=2,
-        strangers=[Evidence(other) for other in prompt.strangers],
+        strangers=[Evidence(other, rates=prompt.rates) for other in prompt.strangers],
         statements=prompt.statements,
     )
 

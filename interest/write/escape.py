@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+from interest.facts.counts import Facts
 from interest.facts.past_tense import normalise
+from interest.llm.control_tokens import FORMATS, broken, pattern_of
 
 LONGEST = 400  # characters of one field: a plot's first sentences
 
@@ -19,30 +22,39 @@ class Escape:
     the document, or fills in a blank that it is not asked for.
     """
 
-    _FORMATS = re.compile(
-        r"<[|\uff5c][^|\uff5c<>]{0,40}[|\uff5c]>|</?s>|<</?SYS>>|\[/?INST\]|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>",
-        re.IGNORECASE,
-    )
     _BLANK = re.compile(r"\[(?=\s*blank\b)", re.IGNORECASE)
 
     def __init__(self, special: Iterable[str] = ()) -> None:
-        tokens = sorted({token for token in special if token.strip()}, key=lambda token: (-len(token), token))
-        self._special = re.compile("|".join(map(re.escape, tokens)), re.IGNORECASE) if tokens else None
+        self._special = pattern_of(special, re.IGNORECASE)
 
     def __call__(self, text: str, longest: int = LONGEST) -> str:
         """The text on one line, at most `longest` characters, without anything that leaves a field."""
         printable = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
         kept = normalise(printable)[:longest]
-        for _ in range(8):  # breaking one token may leave another, seldom twice
-            broken = self._FORMATS.sub(_apart, self._BLANK.sub("(", kept))
-            broken = self._special.sub(_apart, broken) if self._special else broken
-            if broken == kept:
-                return kept.strip()
-            kept = broken
-        return "".join(letter for letter in kept if letter.isalnum() or letter == " ").strip()
+        return broken(kept, FORMATS, self._special, first=lambda text: self._BLANK.sub("(", text)).strip()
 
 
-def _apart(match: re.Match[str]) -> str:
-    """The first letter of what was found, a space, the rest; a token of one letter goes."""
-    found = match[0]
-    return f"{found[0]} {found[1:]}" if len(found) > 1 else " "
+_LINE_BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")  # what str.splitlines splits at
+
+
+def in_field(text: str) -> str:
+    """The text on one line, special tokens of known chat formats broken; any other text as it is, byte for byte.
+
+    For prompts whose bytes key answers that stores hold already, where `Escape` would change harmless titles.
+    """
+    text = _LINE_BREAKS.sub(" ", text)
+    return broken(text, FORMATS) if "<" in text or "[" in text else text  # every format's marks begin with these
+
+
+def escaped(facts: Facts, inside: Callable[[str], str] = in_field) -> Facts:
+    """The facts with every text of the catalogue and of the user's profile kept inside its place."""
+    return replace(
+        facts,
+        titles=tuple(
+            replace(title, name=inside(title.name), categories=tuple(map(inside, title.categories)))
+            for title in facts.titles
+        ),
+        categories=tuple(replace(category, name=inside(category.name)) for category in facts.categories),
+        profile={inside(key): inside(text) for key, text in facts.profile.items()},
+        recurring=tuple((inside(name), count) for name, count in facts.recurring),
+    )

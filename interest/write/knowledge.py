@@ -22,7 +22,7 @@ from interest.llm.protocol import Message, Request
 from interest.types import ItemStatement
 from interest.write.answer import read_statements
 from interest.write.apart import APART, apart_table, json_2
-from interest.write.escape import Escape
+from interest.write.escape import Escape, escaped
 from interest.write.prompts import SAMPLED, TITLES, Prompt, Style
 
 About = Literal["mood", "theme", "era", "people", "plot"]
@@ -76,7 +76,7 @@ def knowledge_1(rates: BaseRates) -> Prompt:
     """knowledge-1 by these rates. Shifts are asked for as json-2 does: they are about the user alone."""
 
     def summary(facts: Facts, previous: str | None, attempt: int, style: Style) -> Request:
-        content = apart_table(escaped(facts), rates, style)
+        content = apart_table(escaped(facts, _inside), rates, style)
         if previous is not None:
             content = f"Summary of the period before: {_ESCAPE(previous, 2000)}\n\n{content}"
         question = "What sets this user apart, and what do you know of these titles?"
@@ -102,19 +102,6 @@ def statements_of(reply: str, facts: Facts) -> tuple[ItemStatement, ...]:
         if len(text) <= LONGEST and any(map(str.isalpha, text)) and not _OF_A_USER.search(text):
             found[seq, about] = ItemStatement(seq=seq, about=about, text=text)
     return tuple(found.values())[:MOST]
-
-
-def escaped(facts: Facts) -> Facts:
-    """The facts with every text of the catalogue kept inside its place in the table."""
-    return replace(
-        facts,
-        titles=tuple(
-            replace(title, name=_inside(title.name), categories=tuple(map(_inside, title.categories)))
-            for title in facts.titles
-        ),
-        categories=tuple(replace(category, name=_inside(category.name)) for category in facts.categories),
-        recurring=tuple((_inside(name), count) for name, count in facts.recurring),
-    )
 
 
 def _inside(text: str) -> str:

@@ -15,7 +15,7 @@ asks for what the model knows of the titles, in `interest.write.knowledge`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -24,6 +24,7 @@ from interest.facts.categories import listed, plural, qualifier
 from interest.facts.counts import Facts, Title
 from interest.llm.protocol import Message, Request
 from interest.types import ItemStatement
+from interest.write.escape import escaped, in_field
 from interest.write.template import moves
 
 TITLES = 10  # enough to name what a period of 50 is about
@@ -74,6 +75,21 @@ class Prompt:
     strangers: tuple[Facts, ...] = ()  # a summary that would do for a third of these partitions is asked for again
     statements: Callable[[str, Facts], tuple[ItemStatement, ...]] | None = None  # read beside the summary's text
     tested: bool = False  # a shift is asked for only where the change is beyond chance
+
+
+def inside_fields(prompt: Prompt) -> Prompt:
+    """The prompt, told titles, categories, people, profiles and earlier texts that cannot leave their fields.
+
+    No request about a harmless catalogue changes by it.
+    """
+
+    def summary(facts: Facts, previous: str | None, attempt: int, style: Style) -> Request:
+        return prompt.summary(escaped(facts), None if previous is None else in_field(previous), attempt, style)
+
+    def shift(before: Facts, now: Facts, s_before: str, s_now: str, attempt: int, style: Style) -> Request:
+        return prompt.shift(escaped(before), escaped(now), in_field(s_before), in_field(s_now), attempt, style)
+
+    return replace(prompt, summary=summary, shift=shift)
 
 
 SAMPLED = 0.6  # temperature of the attempts after the greedy ones; 0.5 in LIBER's family
@@ -211,6 +227,6 @@ def _numbered(title: Title) -> str:
 
 
 PROMPTS: dict[str, Prompt] = {
-    "plain-1": Prompt("plain-1", _plain_summary, _plain_shift),
-    "json-1": Prompt("json-1", _json_summary, _json_shift),
+    "plain-1": inside_fields(Prompt("plain-1", _plain_summary, _plain_shift)),
+    "json-1": inside_fields(Prompt("json-1", _json_summary, _json_shift)),
 }

@@ -66,6 +66,12 @@ def read_rates(connection: Connection, version: str | None = None) -> BaseRates 
     return rates
 
 
+def rates_of(connection: Connection, prompt_version: str) -> BaseRates | None:
+    """The base rates that the texts of a version were written by; none where it reads none, or the store lost them."""
+    family, _, version = prompt_version.removesuffix(CHAINED).partition(FROZEN)
+    return read_rates(connection, version) if family in BY_RATES and version else None
+
+
 def versions(connection: Connection) -> list[str]:
     """The versions that the store has, the last one frozen first."""
     return list(connection.execute(select(base_rates.c.version).order_by(base_rates.c.number.desc())).scalars())

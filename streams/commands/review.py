@@ -53,9 +53,9 @@ def review(
     import msgspec
 
     from interest.review.page import html_page, sample_page
-    from interest.review.report import LANGUAGE
+    from interest.review.report import LANGUAGE, OTHERS
     from interest.review.report import review as review_texts
-    from interest.review.texts import read_texts, versions_of
+    from interest.review.texts import read_others, read_texts, versions_of
     from interest.write.prompts import Style
     from streams.store.engine import open_store
     from streams.store.text_review import read_cost
@@ -73,6 +73,7 @@ def review(
             with progress(f"Reading the texts of {version}", None, unit="partitions") as advance:
                 texts = read_texts(connection, version, name, generation, most, advance)
             kept = [text for text in texts if text.kept]
+            others = read_others(connection, version, name, generation, OTHERS + 1)
             ranked = _retrieval(vectors, kept) if vectors is not None and kept else None
             with progress(f"Reviewing {version}", len(kept), unit="texts") as advance:
                 reviews.append(
@@ -83,6 +84,7 @@ def review(
                         style=Style(noun=nouns(noun)),
                         cost=read_cost(connection, version, name, generation),
                         retrieval=ranked,
+                        others=others,
                         advance=advance,
                     )
                 )

@@ -9,6 +9,7 @@ from interest.check.generality import Subject, count_general
 from interest.store.sql import partition_of
 from interest.store.tables import interests, partitions
 from interest.write.backlog import Plan, load, read_categories
+from interest.write.rates import rates_of
 
 SAMPLED = 40  # summaries, each held against the partitions of the others: a second or so
 
@@ -44,7 +45,9 @@ def read_generality(connection: Connection, prompt_version: str, generation: int
         return 0, 0
     plan = Plan(prompt_version=prompt_version)
     works = load(connection, plan, [partition for _, partition in sampled], read_categories(connection))
+    rates = rates_of(connection, prompt_version)
     subjects = [
-        Subject(work.user_id, Evidence(work.evidence.facts, categories=work.evidence.categories)) for work in works
+        Subject(work.user_id, Evidence(work.evidence.facts, categories=work.evidence.categories, rates=rates))
+        for work in works
     ]
     return count_general([(text, subject) for (text, _), subject in zip(sampled, subjects, strict=True)], subjects)

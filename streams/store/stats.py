@@ -8,9 +8,9 @@ from sqlalchemy import text as sql
 
 from fusion.adaptation.register import Adapted, read_adaptations
 from fusion.tables import bank_vectors, banks, representations, vectors
+from interest.review.texts import ASKED
 from interest.store.sql import partition_size
 from interest.store.tables import behaviors, interests, item_descriptions, item_statements, offers, partitions, usage
-from interest.types import Outcome
 from streams.store.coverage import read_coverage
 from streams.store.generality import read_generality
 from streams.store.tables import TOPIC_SOURCE, offsets, policies
@@ -192,7 +192,7 @@ def read_llm_cost(connection: Connection) -> LlmCost:
     read = connection.scalar(
         select(func.sum(partition_size()))
         .select_from(interests.join(partitions, and_(*(partitions.c[name] == interests.c[name] for name in key))))
-        .where(interests.c.summary_outcome != Outcome.STATISTICS)
+        .where(interests.c.summary_outcome.in_(ASKED))
     )
     totals = dict(zip(_COUNTERS, map(int, counts), strict=True))
     return LlmCost(

@@ -8,11 +8,10 @@ import msgspec
 from sqlalchemy import Connection, func, select
 
 from interest.llm.cache import read_usage
-from interest.review.report import Cost, measure_all, share_of, strangers
-from interest.review.texts import ReviewedText, read_texts
+from interest.review.report import OTHERS, Cost, measure_all, share_of
+from interest.review.texts import ASKED, ReviewedText, read_others, read_texts
 from interest.store.sql import partition_size
 from interest.store.tables import interests, partitions
-from interest.types import Outcome
 
 SAMPLED = 24  # summaries of the line in `stats`: a second or so
 
@@ -42,7 +41,7 @@ def read_cost(connection: Connection, prompt_version: str, model: str, generatio
             )
         )
         .where(interests.c.prompt_version == prompt_version, interests.c.model == model)
-        .where(interests.c.generation == generation, interests.c.summary_outcome != Outcome.STATISTICS)
+        .where(interests.c.generation == generation, interests.c.summary_outcome.in_(ASKED))
     )
     calls = {kind: usage.calls for kind, usage in spent.items()}
     return Cost(
@@ -67,7 +66,8 @@ def read_review_line(connection: Connection, prompt_version: str, generation: in
     if model is None:
         return None
     texts = read_texts(connection, prompt_version, model, generation, 2 * SAMPLED)
-    measured = measure_all(_spread(texts), strangers(texts), lambda _count: None)
+    others = read_others(connection, prompt_version, model, generation, OTHERS + 1)
+    measured = measure_all(_spread(texts), others, lambda _count: None)
     return ReviewLine(
         sampled=len(measured),
         generic=share_of([each.generic for each in measured]),

@@ -6,10 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
+
+from fusion.worth.texts import template
+from interest.check.evidence import Evidence
+from interest.llm.gather import fingerprint
+from interest.store.sql import insert_new, writing
+from interest.store.tables import interests
+from interest.types import Partition
+from interest.write.backlog import Work
+from tests.support.films import facts
+from tests.support.small_store import interest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from adaptation import FIRST_PARTITIONS, QUICK_USERS, K, beside, first_rows, paired
+from adaptation import FIRST_PARTITIONS, QUICK_USERS, STYLE, K, beside, first_rows, of_taste_alone, only_model, paired
 
 
 def test_the_quick_sample_is_the_first_ratings_of_users_with_enough(tmp_path: Path) -> None:
@@ -50,3 +61,32 @@ def test_an_arm_is_saved_beside_those_that_are_there() -> None:
     assert other["ml-100k"]["plain-2"] == {"base": {"texts": 6}, "adapted": {"texts": 4}}  # the older run's mrr is gone
     assert other["ml-1m"] == {"plain-2": {"base": {"texts": 5}}}
     assert held["ml-100k"] == {"plain-2": {"base": old}}
+
+
+def test_the_template_tells_neither_who_the_user_is_nor_when_it_was() -> None:
+    told = facts(("2", 5), ("3", 2), ("5", 4))
+    head = Partition(user_id="u", index=0, first_seq=0, last_seq=2, opened_at=0.0, closed_at=2.0, reason="count")
+    work = Work(head, Evidence(told), None, b"", b"", None)
+    assert "Profile: age 24" in template(work, STYLE).summary
+    text = of_taste_alone(work, STYLE).summary
+    assert text.startswith("The user rated 3 films.\nMean value 3.7.\nCategories (count, mean value): Drama 3 (3.7), ")
+    assert not any(word in text for word in ("Profile", "1998", "student"))
+    assert "Valued most: [0] Fargo" in text
+
+
+def test_a_report_is_of_the_one_model_or_of_the_one_that_is_named(store: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    with pytest.raises(SystemExit, match="no texts"):
+        only_model(store, folder)
+    named = f"tiny:{fingerprint(folder)}:int8"
+    with writing(store) as connection:
+        insert_new(connection, interests, [interest("u", 0, model="big")])
+    assert only_model(store, folder) == "big"
+    with writing(store) as connection:
+        insert_new(connection, interests, [interest("u", 1, model="other")])
+    with pytest.raises(SystemExit, match="of big, other"):
+        only_model(store, folder)
+    with writing(store) as connection:
+        insert_new(connection, interests, [interest("u", 2, model=named)])
+    assert only_model(store, folder) == named

@@ -15,6 +15,8 @@ from sqlalchemy import Engine, insert, select
 from fusion.features.interest_vectors import read_interest_vectors, read_newest_vectors
 from fusion.tables import vectors
 from interest.errors import StoreError
+from interest.review.report import trials_of
+from interest.review.specificity import identify
 from interest.review.texts import read_texts, versions_of
 from interest.store.sql import behaviors_inside, insert_new, item_row, partition_of
 from interest.store.tables import behaviors, interests, items, partitions
@@ -183,6 +185,9 @@ def test_texts_of_a_scene_are_those_of_its_log_and_say_the_scene() -> None:
         (version,) = versions_of(connection, None, None)
         read = read_texts(connection, *version, len(said))
     in_scene = {(one.work.partition.scene, one.interest.user_id, one.ordinal): one.interest.summary for one in read}
+    of_scene_alone = identify(trials_of(read, lambda one: f"In the scene {one.work.partition.scene} they rated films."))
+    assert of_scene_alone is not None
+    assert of_scene_alone.accuracy == pytest.approx(of_scene_alone.chance)
     for scene in ("", "home", "shop"):
         only = [one for one in log if scene_of(one) == scene]
         alone = texts(filled(only, catalogue, Policy(count=8)))

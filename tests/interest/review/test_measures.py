@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from interest.check.evidence import Evidence
+from interest.facts.base_rates import LEAST
 from interest.facts.counts import Facts
 from interest.facts.groups import best_group, worst_valued
 from interest.review.measures import masked, measure, pattern_of
+from interest.review.report import OTHERS, company_of
 from tests.support.films import facts
 
 MANY_DRAMAS = [("2", 5), ("3", 5), ("6", 5), ("8", 5), ("7", 3), ("5", 3)]
@@ -15,8 +17,8 @@ MANY_DRAMAS = [("2", 5), ("3", 5), ("6", 5), ("8", 5), ("7", 3), ("5", 3)]
 
 @pytest.fixture
 def others() -> list[Evidence]:
-    """Three who like dramas, one who watches action alone."""
-    return [Evidence(facts(*MANY_DRAMAS))] * 3 + [Evidence(facts(*[("9", 4), ("10", 4)] * 3))]
+    """Nine who like dramas, three who watch action alone."""
+    return [Evidence(facts(*MANY_DRAMAS))] * 9 + [Evidence(facts(*[("9", 4), ("10", 4)] * 3))] * 3
 
 
 def test_the_best_valued_group_is_named_or_left_out(evidence: Evidence) -> None:
@@ -41,8 +43,14 @@ def test_a_text_is_generic_where_all_its_claims_hold_for_a_third_of_the_others(
     assert measure("This user enjoyed dramas.", evidence, others).generic
     assert measure("They watched a wide range of films.", evidence, others).generic
     assert measure("This user enjoyed dramas. They enjoyed comedies.", evidence, others).generic is False
-    assert measure("This user enjoyed dramas such as Babe.", evidence, [others[-1]] * 3).generic is False
+    assert measure("This user enjoyed dramas such as Babe.", evidence, [others[-1]] * LEAST).generic is False
     assert measure("This user enjoyed dramas.", evidence, []).generic is None
+    assert measure("This user enjoyed dramas.", evidence, others[: LEAST - 1]).generic is None  # a third of too few
+
+
+def test_every_text_is_held_against_as_many_others(march: Facts) -> None:
+    others = [(f"user-{number}", Evidence(march)) for number in range(OTHERS + 1)]
+    assert {len(company_of(user, others)) for user in ("user-0", f"user-{OTHERS}", "nobody")} == {OTHERS}
 
 
 def test_patterns_are_the_same_whatever_fills_them(evidence: Evidence) -> None:

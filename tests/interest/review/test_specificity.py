@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from interest.check.evidence import Evidence
 from interest.facts.counts import Facts, facts_of
 from interest.facts.values import Usual
-from interest.review.specificity import Clue, Trial, clues_of, identify
+from interest.review.specificity import Clue, Trial, clues_of, groups_of, identify
 from interest.types import Behavior, Item
 from interest.write.cascade import plain_summary
 from interest.write.prompts import Style
@@ -82,6 +84,21 @@ def test_a_statistics_sentence_is_read_as_it_is_meant() -> None:
     assert "higher than the rest, and" in text
     stances = {clue.name: clue.stance for clue in clues_of(text, Evidence(facts))}
     assert (stances["Thriller"], stances["Western"]) == (1, -1)
+
+
+def test_what_a_text_says_of_its_scene_alone_tells_nobody_apart() -> None:
+    """Two scenes a user, of other tastes: whose partition of a scene comes first is no hint."""
+    found = []
+    for number in range(12):
+        for scene, liked in (("home", 0), ("shop", 1)):
+            facts = replace(partition(liked, 2), names=frozenset({f"scene {scene}"}), scene=scene)
+            clues = clues_of(f"In the scene {scene} they love {NAMES[liked]} films.", Evidence(facts))
+            assert Clue(f"scene {scene}", 0, word=True) in clues
+            found.append(Trial(f"user-{number}", 0, clues, facts, scene))
+    assert all(len({trial.scene for trial in group}) == 1 for group in groups_of(found, 100))
+    told = identify(found)
+    assert told is not None
+    assert (told.accuracy, told.trials) == (pytest.approx(told.chance), 24)
 
 
 def test_users_without_company_are_not_tried() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from interest.check.category_claims import claims_in
 from interest.check.evidence import Evidence
+from interest.check.generality import holds_for_many
 from interest.errors import InputError
 from interest.facts.base_rates import LEAST, BaseRates, freeze
 from interest.facts.counts import Facts
@@ -87,6 +88,17 @@ def test_a_comparison_with_others_is_held_against_the_base_rates(evidence: Evide
         claims = claims_in(said, replace(evidence, rates=rates))
         assert all(claim.supported for claim in claims) == holds, (said, claims)
         assert all(claim.supported for claim in claims_in(said, evidence)) or "action" in said
+
+
+def test_who_does_something_more_often_than_others_is_not_like_others_who_do_it_too(rates: BaseRates) -> None:
+    """Everybody likes dramas; this user chose nothing else, and says so."""
+    said = "This user enjoyed dramas more often than others do."
+    own = Evidence(facts(*[("8", 5), ("8", 4), ("8", 5)] * 8))
+    assert all(claim.supported for claim in claims_in(said, replace(own, rates=rates)))
+    assert holds_for_many([said], [Evidence(other) for other in rates.strangers()])
+    assert not holds_for_many([said], [Evidence(other, rates=rates) for other in rates.strangers()])
+    kept = summary(Scripted(said), own, rates)
+    assert (kept.text, kept.outcome) == (said, Outcome.OK)
 
 
 def test_an_unpublished_or_foreign_version_of_the_rates_is_refused(rates: BaseRates) -> None:

@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import Engine
 
 from interest.errors import InputError
+from interest.review.texts import read_others, read_texts
 from interest.store.sql import insert_new, item_row, writing
 from interest.store.tables import behaviors, interests, items, partitions, usage
 from interest.types import Item
+from interest.write.rates import freeze_rates, rates_of
 from tests.support.command_line import output_of, run
 from tests.support.small_store import interest
 
@@ -20,14 +22,14 @@ GROUPS = ("Drama", "Comedy", "Thriller", "Western")
 
 @pytest.fixture
 def reviewed(store: Engine) -> Engine:
-    """Eight users with two partitions each: a favourite of their own, one text in four replaced."""
+    """Sixteen users with two partitions each: a favourite of their own, one text in four replaced."""
     catalogue = [
         Item(item_id=f"{name}{at}", title=f"<b>{name}</b> {at}", categories=(name,))
         for name in GROUPS
         for at in range(6)
     ]
     rows, heads, texts = [], [], []
-    for number in range(8):
+    for number in range(16):
         user, liked = f"user-{number}", GROUPS[number % 4]
         for index in range(2):
             chosen = [(f"{name}{at}", 5.0 if name == liked else 2.0) for name in GROUPS for at in range(3)]
@@ -38,8 +40,12 @@ def reviewed(store: Engine) -> Engine:
             head = {"user_id": user, "generation": 0, "index": index, "reason": "count"}
             times = {"opened_at": 12.0 * index, "closed_at": 12.0 * index + 11}
             heads.append(head | {"first_seq": 12 * index, "last_seq": 12 * index + 11} | times)
-            said = "This user enjoyed dramas." if number == 1 else f"This user loved {liked.lower()} titles the most."
-            changes = {"summary_source": "statistics", "summary_outcome": "rejected"} if number in (6, 7) else {}
+            said = (
+                "This user enjoyed dramas." if number in (1, 9) else f"This user loved {liked.lower()} titles the most."
+            )
+            changes = (
+                {"summary_source": "statistics", "summary_outcome": "rejected"} if number in (6, 7, 14, 15) else {}
+            )
             texts.append(interest(user, index, summary=said, evidence="[]", **changes))
     with writing(store) as connection:
         insert_new(connection, items, [item_row(item) for item in catalogue])
@@ -53,17 +59,34 @@ def reviewed(store: Engine) -> Engine:
 
 def test_the_review_of_a_version(reviewed: Engine) -> None:
     (found,) = json.loads(run("review", "--store", reviewed.url, "--no-retrieval", "--json").stdout)
-    assert (found["prompt_version"], found["model"], found["texts"], found["kept"]) == ("plain-1", "small", 16, 12)
-    assert found["outcomes"] == {"ok": 12, "rejected": 4}
+    assert (found["prompt_version"], found["model"], found["texts"], found["kept"]) == ("plain-1", "small", 32, 24)
+    assert found["outcomes"] == {"ok": 24, "rejected": 8}
     assert found["replaced"] == 0.25
-    assert found["distinct"] == round(5 / 12, 4)
+    assert found["distinct"] == round(5 / 24, 4)
     assert found["coverage"] == found["generic"] + 0.8333 == pytest.approx(0.8333)
-    assert found["contradictions"] == round(2 / 12, 4)  # user-1's comedies are loved, and "dramas" written
-    assert found["specificity"]["texts"] == 6
+    assert found["contradictions"] == round(4 / 24, 4)  # user-1's comedies are loved, and "dramas" written
+    assert found["specificity"]["texts"] == 12
     assert found["specificity"]["accuracy"] > found["specificity"]["chance"]
-    assert found["cost"]["summary_calls_per_1000"] == round(1000 * 30 / (16 * 12), 2)
-    assert [one["user_id"] for one in found["worst"]] == ["user-1", "user-1"]
+    assert found["cost"]["summary_calls_per_1000"] == round(1000 * 30 / (32 * 12), 2)
+    assert [one["user_id"] for one in found["worst"]] == ["user-1", "user-1", "user-9", "user-9"]
     assert "calls Drama liked" in found["worst"][0]["faults"][0]
+
+
+def test_texts_are_read_with_the_base_rates_that_they_were_written_by(reviewed: Engine) -> None:
+    rates = freeze_rates(reviewed)
+    version = f"plain-2@{rates.version}+chained"
+    said = "This user rated more dramas than others."
+    with writing(reviewed) as connection:
+        connection.execute(interests.update().values(prompt_version=version, summary=said))
+        assert rates_of(connection, version) == rates
+        assert [rates_of(connection, name) for name in ("plain-1", "plain-2", "plain-2@00000000")] == [None] * 3
+        texts = read_texts(connection, version, "small", 0, 100)
+        others = read_others(connection, version, "small", 0, 61)
+    assert all(text.evidence.rates == rates for text in texts)
+    assert all(one.rates == rates for _, one in others)
+    assert len(others) == len({user for user, _ in others}) == 16
+    (found,) = json.loads(run("review", "--store", reviewed.url, "--no-retrieval", "--json").stdout)
+    assert found["generic"] == 0.0  # all have dramas, and nobody more of them than others
 
 
 def test_pages_show_what_the_store_holds_and_run_none_of_it(reviewed: Engine, tmp_path: Path) -> None:
@@ -100,5 +123,5 @@ def test_what_cannot_be_reviewed_is_told(reviewed: Engine, options: tuple[object
 def test_stats_has_one_line_of_it(reviewed: Engine) -> None:
     assert "review" in output_of("stats", "--store", reviewed.url)
     (version,) = json.loads(output_of("stats", "--store", reviewed.url, "--json"))["versions"]
-    assert version["review"]["sampled"] == 12
-    assert version["review"]["contradictions"] == round(2 / 12, 4)
+    assert version["review"]["sampled"] == 24
+    assert version["review"]["contradictions"] == round(4 / 24, 4)

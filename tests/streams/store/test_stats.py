@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from streams.commands.stats import page
 from streams.store.forget import forget
 from streams.store.stats import Stats, read_stats
 from streams.store.tables import offsets, source_of
+from streams.store.text_review import read_cost
 from tests.support.small_store import ANN, fill, interest
 
 
@@ -107,6 +109,44 @@ def test_sentences_that_would_do_for_anyone_are_counted(store):
     (version,) = counted(store).versions
     assert (version.sentences_sampled, version.sentences_of_anyone) == (6, 4)
     assert counted(store) == counted(store)
+
+
+def test_partitions_without_a_call_are_not_in_the_cost_of_calls(store):
+    fill(store)
+    sparse = {"summary_source": "statistics", "summary_outcome": "sparse", "claims": 0, "supported": 0}
+    with writing(store) as connection:
+        insert_new(connection, interests, [interest(ANN, 2, **sparse)])
+        cost = read_cost(connection, "plain-1", "small", 0)
+    assert counted(store).llm.calls_per_1000_behaviors == 1000 * 5 / 8
+    assert cost is not None
+    assert cost.summary_calls_per_1000 == 1000 * 5 / 8
+
+
+def test_the_review_line_holds_texts_against_many_users_however_long_their_histories(store):
+    """Twelve users of 30 partitions; the two that are drawn first say the same, the others watched other things."""
+    users = sorted((f"user-{number}" for number in range(12)), key=lambda user: sha256(user.encode()).digest())
+    genres = ("Comedy", "Thriller")
+    with writing(store) as connection:
+        films = [Item(item_id=genre, title=f"The {genre} Film", categories=(genre,)) for genre in genres]
+        insert_new(connection, items, [item_row(film) for film in films])
+        for place, user in enumerate(users):
+            row = {"user_id": user, "item_id": genres[place > 1], "action": "view"}
+            insert_new(connection, behaviors, [row | {"seq": at, "at": float(at)} for at in range(180)])
+            said = "This user watched comedies." if place < 2 else "This user watched thrillers."
+            for index in range(30):
+                span = {"first_seq": 6 * index, "last_seq": 6 * index + 5}
+                times = {"opened_at": 6.0 * index, "closed_at": 6.0 * index + 5}
+                head = {"user_id": user, "generation": 0, "index": index, "reason": "count"}
+                insert_new(connection, partitions, [head | span | times])
+                insert_new(connection, interests, [interest(user, index, summary=said)])
+    (version,) = counted(store).versions
+    assert version.review is not None
+    assert version.review.generic == 0.0  # one of eleven others watched comedies
+    for user in users[:3]:
+        forget(store, user)
+    (version,) = counted(store).versions
+    assert version.review is not None
+    assert version.review.generic is None  # nine users: too few to say
 
 
 def test_the_page_names_every_count(store):
