@@ -36,6 +36,8 @@ from fusion.models.modalities import item_modalities
 from fusion.models.protocol import Loss, ctr_only
 from fusion.models.uif import InterestFusion
 
+LOOKS = 1.0  # deviation at first of what a modality adds, in deviations of the texts
+
 
 class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
     recipe: Recipe  # of the vectors it reads: LLM, cut, tokenizer, template
@@ -94,7 +96,8 @@ class Bahe(nn.Module):
             )
             for _ in range(config.heads)
         )  # fmt: skip
-        self.modalities = item_modalities(spec.item_modalities, d, start=0.0)  # begins as the texts alone
+        self.modalities = item_modalities(spec.item_modalities, d, start=LOOKS)
+        self.spread = None if self.modalities is None else Standardise(d)  # of texts alone
 
     @property
     def dense_path(self) -> None:
@@ -160,9 +163,12 @@ class Bahe(nn.Module):
 
     def _vectors(self, batch: BaheBatch) -> Tensor:
         vectors = torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
-        if self.modalities is not None and batch.item_vectors is not None:
-            vectors = vectors + self.modalities(batch.item_vectors)
-        return vectors
+        if self.modalities is None or self.spread is None or batch.item_vectors is None:
+            return vectors
+        # As if they were added to standardised texts: an LLM's texts deviate by 4 in a dimension, and all that reads
+        # the sum divides by its deviation
+        spread = self.spread.deviation(vectors, batch.item_row == FIRST)
+        return vectors + spread * self.modalities(batch.item_vectors)
 
     def _encode(self, batch: BaheBatch, vectors: Tensor) -> UserSide:
         many, windows, longest = batch.history.shape
