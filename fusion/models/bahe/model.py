@@ -31,12 +31,10 @@ from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec
 from fusion.models.bahe.collate import BaheBatch, BaheCollator
 from fusion.models.bahe.head import Head
 from fusion.models.bahe.standardise import Standardise
-from fusion.models.bahe.target_attention import UserSide, sizes_of
+from fusion.models.bahe.target_attention import SHARE, UserSide, sizes_of
 from fusion.models.modalities import item_modalities
 from fusion.models.protocol import Loss, ctr_only
 from fusion.models.uif import InterestFusion
-
-LOOKS = 1.0  # deviation at first of what a modality adds, in deviations of the texts
 
 
 class BaheConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +94,7 @@ class Bahe(nn.Module):
             )
             for _ in range(config.heads)
         )  # fmt: skip
-        self.modalities = item_modalities(spec.item_modalities, d, start=LOOKS)
+        self.modalities = item_modalities(spec.item_modalities, d, start=0.0)  # begins as the texts alone
         self.spread = None if self.modalities is None else Standardise(d)  # of texts alone
 
     @property
@@ -165,10 +163,10 @@ class Bahe(nn.Module):
         vectors = torch.where((batch.item_row == UNKNOWN)[:, None], self.unknown, batch.vectors.float())
         if self.modalities is None or self.spread is None or batch.item_vectors is None:
             return vectors
-        # As if they were added to standardised texts: an LLM's texts deviate by 4 in a dimension, and all that reads
-        # the sum divides by its deviation
+        # As if they were added to standardised texts: an LLM's texts deviate by 4 in a dimension, and whatever reads
+        # the sum divides by its deviation. It learns at a tenth (`Slow`), and the modalities ten times as fast
         spread = self.spread.deviation(vectors, batch.item_row == FIRST)
-        return vectors + spread * self.modalities(batch.item_vectors)
+        return vectors + spread / SHARE * self.modalities(batch.item_vectors)
 
     def _encode(self, batch: BaheBatch, vectors: Tensor) -> UserSide:
         many, windows, longest = batch.history.shape
