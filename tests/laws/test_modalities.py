@@ -191,7 +191,7 @@ def test_bahe_learns_what_pictures_tell_of_new_items(pictured: Pictured) -> None
     parts = np.flatnonzero(place < 56), np.flatnonzero((place >= 56) & (place < 64))
     train(model, samples, labels, parts, settings)
     new = np.flatnonzero(place >= 64)
-    assert metrics.auc(labels[new], predict(model, samples, new)) > 0.68  # by texts alone .60, the best .88
+    assert metrics.auc(labels[new], predict(model, samples, new)) > 0.8  # .87; added in no units of the texts' .72
 
 
 def test_a_modality_weighs_as_much_beside_long_texts_as_beside_short_ones(pictured: Pictured) -> None:
