@@ -203,7 +203,8 @@ def test_a_modality_weighs_as_much_beside_long_texts_as_beside_short_ones(pictur
         texts = dataclasses.replace(batch, vectors=batch.vectors * times)
         assert model.modalities is not None
         with torch.no_grad():
-            model.modalities.projections[0].weight.fill_(0.1)  # type: ignore[union-attr]
+            for weight in model.modalities.projections.parameters():
+                weight.fill_(0.1)
             torch.manual_seed(0)
             added.append((model._vectors(texts) - texts.vectors) / times)
     assert added[0].std() > 1
