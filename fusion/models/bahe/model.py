@@ -166,8 +166,8 @@ class Bahe(nn.Module):
         # As if they were added to standardised texts: an LLM's texts deviate by 4 in a dimension, and whatever reads
         # the sum divides by its deviation. It learns at a tenth (`Slow`), and the modalities ten times as fast
         spread = self.spread.deviation(vectors, batch.item_row == FIRST)
-        vectors = vectors + spread / SHARE * self.modalities(batch.item_vectors)
-        return vectors
+        joined: Tensor = vectors + spread / SHARE * self.modalities(batch.item_vectors)
+        return joined
 
     def _encode(self, batch: BaheBatch, vectors: Tensor) -> UserSide:
         many, windows, longest = batch.history.shape
