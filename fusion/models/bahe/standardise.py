@@ -39,6 +39,12 @@ class Standardise(nn.Module):
             self._learn(x.detach().double(), torch.ones(len(x), device=x.device) if times is None else times)
         return ((x - self.mean) * (self.variance + LEAST).rsqrt()).clamp(-BOUND, BOUND)
 
+    def deviation(self, x: Tensor, times: Tensor) -> Tensor:
+        """(...) of the dimensions of x (B, ...), whose rows are learnt from in training as in `forward`."""
+        if self.training:
+            self._learn(x.detach().double(), times)
+        return self.variance.sqrt()
+
     @torch.no_grad()
     def _learn(self, x: Tensor, times: Tensor) -> None:
         """One more batch. In double precision, for the means are large against the deviations.

@@ -102,3 +102,11 @@ def test_no_gradient_flows_through_the_statistics_and_averaged_weights_have_them
     _follow(average, model, 0.5)
     _load(model, average)
     torch.testing.assert_close(own.mean, batch.mean(dim=0) + 1.0)
+
+
+def test_a_deviation_is_of_the_rows_that_are_there_and_scoring_learns_none() -> None:
+    own, (first, second) = Standardise(3).train(), [batch[:, 0] for batch in batches(2)]
+    there = torch.rand(40) < 0.5
+    made = own.deviation(first, there)
+    torch.testing.assert_close(made, first[there].std(dim=0, correction=0), rtol=1e-3, atol=1e-4)
+    assert torch.equal(own.eval().deviation(second, there), made)
