@@ -148,6 +148,18 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     databases.drop(name)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of a store whose tables are still to be made, on either database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'bare.db'}"
+        return
+    databases: Databases = request.getfixturevalue("databases")
+    name = databases.bare()
+    yield databases.url(name)
+    databases.drop(name)
+
+
 @pytest.fixture(scope="session")
 def kafka_node(run: Run) -> Node:
     """A broker that all processes of the run share; one to be killed is the test's own.

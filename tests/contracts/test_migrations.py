@@ -68,8 +68,8 @@ def size(engine: Engine, *, kind: str = "%") -> dict[str, int]:
         return {name: int(count) for name, count in connection.execute(query, {"kind": kind})}
 
 
-def test_vectors_keep_their_rows_and_keys_and_take_less_room(url: str) -> None:
-    before, written = store_of(url, "0003"), rows()
+def test_vectors_keep_their_rows_and_keys_and_take_less_room(bare_url: str) -> None:
+    before, written = store_of(bare_url, "0003"), rows()
     with writing(before) as connection:
         for table, some in written.items():
             connection.execute(insert(table), some)
@@ -77,7 +77,7 @@ def test_vectors_keep_their_rows_and_keys_and_take_less_room(url: str) -> None:
     took = size(before) if before.dialect.name == "sqlite" else {}
     before.dispose()
 
-    engine = open_store(url)
+    engine = open_store(bare_url)
     for table, some in written.items():
         assert content(engine, table) == old[table]
         assert len(old[table]) == ROWS

@@ -15,7 +15,7 @@ class Databases:
     def __init__(self, server: str) -> None:
         self._server = make_url(server).set(drivername="postgresql+psycopg")
         self._admin = create_engine(self._server.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT")
-        self._empty = self._made("template1")
+        self._empty = self.bare()
         open_store(self.url(self._empty)).dispose()
 
     def url(self, name: str) -> str:
@@ -23,6 +23,10 @@ class Databases:
 
     def made(self) -> str:
         return self._made(self._empty)
+
+    def bare(self) -> str:
+        """One without any table."""
+        return self._made("template1")
 
     def drop(self, name: str) -> None:
         with self._admin.connect() as connection:
