@@ -136,26 +136,25 @@ def databases(postgres: str) -> Iterator[Databases]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Of an empty store on either database."""
-    if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("empty_store"), tmp_path / "store.db")
-        yield f"sqlite:///{tmp_path / 'store.db'}"
-        return
-    databases: Databases = request.getfixturevalue("databases")
-    name = databases.made()
-    yield databases.url(name)
-    databases.drop(name)
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of a store whose tables are still to be made, on either database."""
+    yield from _fresh(request, tmp_path, tables=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Of a store whose tables are still to be made, on either database."""
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of an empty store on either database."""
+    yield from _fresh(request, tmp_path, tables=True)
+
+
+def _fresh(request: pytest.FixtureRequest, folder: Path, *, tables: bool) -> Iterator[str]:
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'bare.db'}"
+        if tables:
+            shutil.copy(request.getfixturevalue("empty_store"), folder / "store.db")
+        yield f"sqlite:///{folder / 'store.db'}"
         return
     databases: Databases = request.getfixturevalue("databases")
-    name = databases.bare()
+    name = databases.made() if tables else databases.bare()
     yield databases.url(name)
     databases.drop(name)
 

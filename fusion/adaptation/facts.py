@@ -123,8 +123,10 @@ def sentence_pair(facts: Facts, prompt: Prompt, categories: Sequence[str], style
             if not verdict.trimmed and verdict.text == longer:
                 text = longer
                 break
-        if not text or (told and sentence is told[-1] and text == begun):
+        if not text:
             return None
+    if told and text == begun:
+        return None
     return dialogue(asked["user"], text, system=asked.get("system", ""))
 
 

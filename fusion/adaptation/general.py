@@ -107,7 +107,10 @@ def _answers(model: Any, tokenizer: Any, asked: list[str], device: torch.device)
         max_new_tokens=MAX_TOKENS, pad_token_id=end if end is not None else 0,
     )  # fmt: skip
     written = tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-    ended = (out[:, longest:] == end).any(dim=1).tolist()
+    stops = model.generation_config.eos_token_id  # one, several or none; it may stop at others than the tokenizer's
+    stops = [*(stops if isinstance(stops, list) else [stops]), end]
+    known = torch.tensor([token for token in stops if token is not None], dtype=out.dtype, device=device)
+    ended = torch.isin(out[:, longest:], known).any(dim=1).tolist()
     return [(text if whole else up_to_a_sentence(text)).strip() for text, whole in zip(written, ended, strict=True)]
 
 

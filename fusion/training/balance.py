@@ -132,11 +132,12 @@ def gram_of(gradients: Sequence[Sequence[Tensor | None]], tasks: int) -> Tensor:
     nothing = torch.zeros((), dtype=torch.float64)
     products = [[nothing] * tasks for _ in range(tasks)]
     for each in gradients:
-        for i, one in enumerate(each):
-            for j, other in enumerate(each[: i + 1]):
+        # in float32 the rounding of two gradients that cancel would pass for a direction they share
+        exact = [None if one is None else one.flatten().double() for one in each]
+        for i, one in enumerate(exact):
+            for j, other in enumerate(exact[: i + 1]):
                 if one is not None and other is not None:
-                    # in float32 the rounding of two gradients that cancel would pass for a direction they share
-                    product = torch.dot(one.flatten().double(), other.flatten().double())
+                    product = torch.dot(one, other)
                     products[i][j] = products[i][j].to(product.device) + product
     lower = torch.stack([torch.stack([own.cpu() for own in row]) for row in products])
     return lower + lower.tril(-1).T

@@ -306,9 +306,10 @@ def train_config(
 
     many = len(tasks.task or ()) if many is None else many
     weights = [task.weight for task in parse_tasks(tasks.task)] if tasks.task else []
-    balance = balance_named(tasks.balance or "sum", weights)
+    named: str = tasks.balance or "sum"
     if last is not None and tasks.balance is None and many > 1 and last.config.training.balance:
-        balance = last.config.training.balance
+        named = last.config.training.balance
+    balance = balance_named(named, weights)
     if balance != "sum" and many < 2:
         raise InputError(
             f"--balance {balance}: there is one task, whose gradient is taken as it is; add --task NAME=RULE"

@@ -131,7 +131,7 @@ def test_a_task_of_little_weight_says_little(name: Balance) -> None:
 
 
 def test_gradients_that_cancel_but_for_rounding_share_nothing() -> None:
-    """In float32, in which models learn: what is left of them is no direction that both want."""
+    """In float32, in which models learn: what is left of them is not a direction that both want."""
     torch.manual_seed(0)
     one, other = torch.randn(2, 4000)
     gram = gram_of([[one, -1.3 * one, other]], 3)

@@ -228,6 +228,9 @@ def test_facts_are_answered_with_what_the_prompt_told() -> None:
         assert all(kind in told for kind in said)
         assert one.user
     statements = [one.pieces[-2].text.splitlines()[-1] for one in made]
+    more = [one.pieces[-1].text for one, told in zip(made, statements, strict=True) if ". " in told]
+    assert more
+    assert all(". " in answer for answer in more)  # an answer of one sentence would teach to stop there
     whole = [f"This user{statement.removeprefix('The user')}" for statement in statements]
     long = [one for one, told in zip(made, whole, strict=True) if one.pieces[-1].text == told and ". " in told]
     assert len(long) > len(made) / 4  # all that plain-2 told, not what it began with alone

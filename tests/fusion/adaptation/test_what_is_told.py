@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from fusion.adaptation.encode import Encoder
-from fusion.adaptation.general import up_to_a_sentence
+from fusion.adaptation.general import sample_general, up_to_a_sentence
 from fusion.adaptation.histories import history_documents
 from fusion.adaptation.items import item_documents
 from fusion.adaptation.material import default_cut, divide
 from fusion.adaptation.reading import QUESTIONS, Row, rows_of
 from fusion.adaptation.related import related_documents, similarity
 from interest.llm.gather import open_tokenizer
+from interest.llm.transformers import load_whole
 from interest.types import Item
 from interest.write.escape import Escape
 from tests.support.adapting import END, chat_model, films, watched
@@ -79,6 +80,15 @@ def _has(one: Row, asked: Row) -> bool:
 def test_an_answer_that_was_cut_off_ends_with_its_last_sentence() -> None:
     assert up_to_a_sentence('It rose. "Why?" she said. Then numbers began to') == 'It rose. "Why?" she said.'
     assert up_to_a_sentence("Pi is 3.14 and goes on") == ""
+
+
+def test_a_model_that_knows_no_end_of_a_turn_is_asked_too(tmp_path: Path) -> None:
+    """All that it says is cut off; nothing is taken for whole."""
+    folder = chat_model(tmp_path)
+    model, tokenizer = load_whole(folder), open_tokenizer(folder)
+    model.generation_config.eos_token_id = tokenizer.eos_token = None
+    for _, answer in sample_general(model, tokenizer, 2, 0, tmp_path):
+        assert up_to_a_sentence(answer) == answer
 
 
 def test_related_items_are_told_whole(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fusion.training.balance import CAUTION, Balancer, balance_named, gram_of
+from fusion.training.balance import CAUTION, FIXED, Balancer, balance_named, gram_of
 from interest.errors import InputError
 
 
@@ -107,6 +107,13 @@ def test_a_balancer_whose_package_is_missing_says_which_extra_has_it(monkeypatch
     monkeypatch.setattr("torchjd._mixins.find_spec", lambda name: None if name == "cvxpy" else find_spec(name))
     with pytest.raises(InputError, match=r"^--balance cagrad needs .* pip install 'interestream\[cagrad\]'$"):
         balance_named("cagrad")
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_weights_are_refused_where_they_would_change_nothing(name: str) -> None:
+    assert balance_named(name, [0.5, 0.5]) == name
+    with pytest.raises(InputError, match=f"--balance {name} gives tasks shares of its own.*leave out @WEIGHT"):
+        balance_named(name, [1.0, 0.5])
 
 
 def test_a_balancer_that_is_not_there_is_told_with_those_that_are() -> None:

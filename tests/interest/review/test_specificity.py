@@ -87,7 +87,7 @@ def test_a_statistics_sentence_is_read_as_it_is_meant() -> None:
 
 
 def test_what_a_text_says_of_its_scene_alone_tells_nobody_apart() -> None:
-    """Two scenes a user, of other tastes: whose partition of a scene comes first is no hint."""
+    """Two scenes a user, of other tastes: whose partition of a scene comes first is not a hint."""
     found = []
     for number in range(12):
         for scene, liked in (("home", 0), ("shop", 1)):
