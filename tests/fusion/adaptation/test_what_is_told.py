@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 
 from fusion.adaptation.encode import Encoder
 from fusion.adaptation.general import sample_general, up_to_a_sentence
@@ -85,7 +86,7 @@ def test_an_answer_that_was_cut_off_ends_with_its_last_sentence() -> None:
 def test_a_model_that_knows_no_end_of_a_turn_is_asked_too(tmp_path: Path) -> None:
     """All that it says is cut off; nothing is taken for whole."""
     folder = chat_model(tmp_path)
-    model, tokenizer = load_whole(folder), open_tokenizer(folder)
+    model, tokenizer = load_whole(AutoModelForCausalLM, folder), open_tokenizer(folder)
     model.generation_config.eos_token_id = tokenizer.eos_token = None
     for _, answer in sample_general(model, tokenizer, 2, 0, tmp_path):
         assert up_to_a_sentence(answer) == answer
