@@ -13,9 +13,9 @@ point, the same command goes on from there; --report measures what there is. All
 wrote and that were kept (`interest.review`), as `interestream review` has them; beside them, of the same partitions as
 plain-2's, statistics sentences and a rich template of all facts but the user's profile and the months of the partition:
 both are the same, or nearly, in a user's next partition, and would tell who it is. Differences to statistics sentences
-are paired, with users resampled. `counts` is what no text about categories can pass by much: the same retrievals by all
-shares of categories and all their mean values, as numbers. `mrr_masked` is the retrieval by vectors of the same texts
-with titles masked; `titled` is the share of texts that name a title.
+are paired, with users resampled. `counts` is what no text about them can pass by much: the same retrievals by all
+shares of categories, all their mean values, the mean value and the mean release year, as numbers. `mrr_masked` is the
+retrieval by vectors of the same texts with titles masked; `titled` is the share of texts that name a title.
 
 --arm names the model in the results: base, adapted for a model that was trained further, adapted-no-facts for one that
 learnt no facts and sentences. Another model needs another --work. Prints one JSON line; --save puts the arm into the
@@ -42,6 +42,7 @@ from fusion.encoders.sentence import open_encoder
 from fusion.interests.retrieval import encode, retrieve_next
 from fusion.interests.text_vectors import Encoder
 from fusion.worth.texts import Texts, Write, statistics, template
+from interest.facts.among_others import Measure
 from interest.facts.counts import Facts
 from interest.llm.gather import fingerprint
 from interest.llm.int8 import Int8Model
@@ -282,13 +283,18 @@ def by_counts(kept: Sequence[ReviewedText]) -> dict[str, Hits]:
 
 
 def _numbers(facts: Facts, names: Sequence[str]) -> Array:
-    """(2 C,): each category's share, and its mean value against the user's, as the reader of texts has them."""
+    """(2 C + 2,): each category's share, its mean value against the user's, and what is compared of whole partitions,
+    as the reader of texts has them.
+    """
     clues = [Clue(name, 1) for name in names]
-    return np.array([told_of(facts, clue, valued) for valued in (False, True) for clue in clues])
+    whole = [told_of(facts, Clue(measure.name, 1, measure=measure), valued=False) for measure in Measure]
+    return np.array([told_of(facts, clue, valued) for valued in (False, True) for clue in clues] + whole)
 
 
 def standardised(table: Array) -> Array:
-    """(N, C), each column to mean 0 and deviation 1."""
+    """(N, C), each column to mean 0 and deviation 1; what is not known to 0."""
+    known = ~np.isnan(table)
+    table = np.where(known, table, table.mean(axis=0, where=known))
     spread = table.std(axis=0)
     return np.asarray((table - table.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0))
 

@@ -8,7 +8,7 @@ unsupported sentence costs another attempt, a false one misleads a reader. Pure;
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -37,6 +37,7 @@ from interest.check.other_claims import (
     profile_claims,
     year_claims,
 )
+from interest.check.with_others import first_of, levels_with_others, shares_with_others
 from interest.facts.categories import mentions
 from interest.facts.counts import Category, Facts, Title
 from interest.facts.support import likes, support_of
@@ -89,14 +90,20 @@ def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, firs
             claim = replace(claim, supported=False, why="these are more than a few")
         # said of one title ("the comedy Glory", "Glory as a war film") it tells nothing of the user's taste in general
         yield replace(claim, about=()) if match.span() in attached else claim
+    compared: list[tuple[Claim, tuple[int, int]]] = []
     if not evidence.before:  # in a shift "more X than Y" speaks of change
         yield from _comparison(clause, named, facts)
         before = [(match, meaning[match[0].lower()]) for match in pattern.finditer(lead)]
-        yield from _with_others(clause, named or before, evidence)  # "dramas | more often than others do"
+        # "dramas | more often than others do"
+        yield from shares_with_others(clause, named or before, evidence)
+        compared = list(levels_with_others(clause, evidence)) if not named else []
+        yield from (claim for claim, _ in compared)
     for title in titles:
         yield _title_claim(title, stance, evidence)
     yield from described
     yield from _combined(clause, named, evidence)
+    for _, (start, end) in compared:
+        clause = f"{clause[:start]}{' ' * (end - start)}{clause[end:]}"
     rest = pattern.sub(CATEGORY_MARK, clause)
     yield from year_claims(rest, titles, evidence)
     yield from number_claims(clause, named, evidence)
@@ -247,37 +254,13 @@ def _comparison(clause: str, named: Named, facts: Facts) -> Iterator[Claim]:
         right = [names for match, names in named if match.start() >= word.end()]
         if not left or not right:
             continue
-        first, second = _find(left[-1], facts), _find(right[0], facts)
+        first, second = first_of(left[-1], facts), first_of(right[0], facts)
         by_count = bool(re.search(r"\b(?:more|fewer|less)\b", clause[: word.start()], re.IGNORECASE))
         holds = first is not None and (second is None or _exceeds(first, second, by_count=by_count))
         if re.search(r"\b(?:fewer|less)\b", clause[: word.start()], re.IGNORECASE):
             holds = second is not None and (first is None or _exceeds(second, first, by_count=True))
         text = clause[named[0][0].start() : named[-1][0].end()]
         yield Claim("comparison", text, supported=holds, why="" if holds else "the counts say otherwise")
-
-
-_THAN_OTHERS = re.compile(
-    r"\b(?:than|often as) (?:most |the |any |all )*(?:others|other (?:users?|people|viewers?)|users|people|viewers)\b",
-    re.IGNORECASE,
-)
-_FEWER = re.compile(r"\b(?:fewer|less|rarely|seldom)\b", re.IGNORECASE)
-MORE_THAN_OTHERS = 1.15  # times the usual share; less than its inverse is fewer
-
-
-def _with_others(clause: str, named: Named, evidence: Evidence) -> Iterator[Claim]:
-    """ "far more westerns than others": held against the base rates, where a text was told them."""
-    if evidence.rates is None or not (match := _THAN_OTHERS.search(clause)):
-        return
-    fewer = bool(_FEWER.search(clause[: match.start()]))
-    for hit, names in named:
-        category = _find(names, evidence.facts)
-        lift = evidence.rates.lift(category, evidence.facts) if category else 0.0
-        holds = lift <= 1 / MORE_THAN_OTHERS if fewer else lift >= MORE_THAN_OTHERS
-        yield Claim("comparison", hit[0], supported=holds, why="" if holds else f"{lift:.1f} times the usual share")
-
-
-def _find(names: Iterable[str], facts: Facts) -> Category | None:
-    return next((category for name in names if (category := facts.category(name))), None)
 
 
 def _exceeds(first: Category, second: Category, *, by_count: bool) -> bool:

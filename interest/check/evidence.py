@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from interest.facts.among_others import Measure
 from interest.facts.base_rates import BaseRates
 from interest.facts.counts import Facts, Title
 
@@ -19,6 +20,8 @@ class Claim:
     about: tuple[str, ...] = ()  # the catalogue's names of the categories it speaks of in general
     liking: bool = False  # it says that the user likes what it names
     disliking: bool = False  # it speaks of what it names as disliked, or valued below the rest
+    measure: Measure | None = None  # of a comparison of the whole partition with others: what is compared
+    direction: int = 0  # of that: 1 above most, -1 below
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ _CLUMSY = re.compile(
     r"\ban? (?:dramas|comedies|thrillers|westerns|musicals|documentaries|romances|mysteries|"
     r"films|movies|titles|genres)\b"
     r"|\brated as\b(?! (?:one of|highly|high\b))"
-    r"|\benjoyed (?:\S+ )+(?:higher|lower) ratings\b|\bwhile (?:less|fewer|more) (?:[\w'’-]+ )*[\w'’-]+\.$",
+    r"|\benjoyed (?:\S+ )+(?:higher|lower) (?:ratings\b|than\b)|\bwhile (?:less|fewer|more) (?:[\w'’-]+ )*[\w'’-]+\.$",
     re.IGNORECASE,
 )
 _CHANGE = re.compile("|".join(pattern.pattern for pattern in (UP, DOWN, STEADY, PAST)), re.IGNORECASE)
@@ -212,8 +212,13 @@ def _speaks_of_one(sentence: str, evidence: Evidence) -> bool:
 def _adds_nothing(asserted: list[Claim], already: str, evidence: Evidence) -> bool:
     if not already:
         return False
-    said = {claim.text.lower() for claim in claims_in(already, evidence)}
-    return all(claim.text.lower() in said for claim in asserted)
+    said = {_said(claim) for claim in claims_in(already, evidence)}
+    return all(_said(claim) in said for claim in asserted)
+
+
+def _said(claim: Claim) -> tuple[object, ...]:
+    """What is named and how: "31 dramas" and "enjoyed dramas" are two things to say."""
+    return claim.text.lower(), claim.kind == "comparison", claim.liking, claim.disliking
 
 
 def _with_titles_as_written(text: str, evidence: Evidence) -> str:

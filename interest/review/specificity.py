@@ -4,8 +4,10 @@ The reader has a text about partition k of one user, titles masked, and the coun
 and says whose the text is. For every category that the text names the hundred are compared: how much of it they chose,
 and how they valued it against their own mean, each in standard deviations over the hundred. What a text calls liked
 adds both, what it calls disliked takes off the second, what it only names adds the first. Words of the catalogue other
-than categories (a director, a country) count as chosen or not. The user with the greatest sum is named; where several
-have it, the reader guesses among them. So a text gains by what holds of this user and of few others. Pure.
+than categories (a director, a country) count as chosen or not. Where a text compares the user with others ("higher
+ratings than most users", "older films than others") the partitions' mean values, or release years, are compared. The
+user with the greatest sum is named; where several have it, the reader guesses among them. So a text gains by what holds
+of this user and of few others. Pure.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from interest.check.category_claims import claims_in
 from interest.check.evidence import Evidence
 from interest.check.sentences import sentences
+from interest.facts.among_others import Measure
 from interest.facts.counts import Facts, parts_of
 from interest.review.measures import masked
 
@@ -31,11 +34,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Clue:
-    """What a text says of one category or word: 1 liked, -1 disliked, 0 only named."""
+    """What a text says of one category or word: 1 liked, -1 disliked, 0 only named; of a measure: 1 more than others'
+    partitions have, -1 less.
+    """
 
     name: str
     stance: int
     word: bool = False  # a word of the catalogue that is not a category
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +70,14 @@ _HIGHER_AND_LOWER = re.compile(r"(higher than the rest), and(?=[^.]* lower\.)")
 
 
 def clues_of(text: str, evidence: Evidence) -> tuple[Clue, ...]:
-    """What a text says of categories and words of the catalogue, titles masked; each named category once."""
+    """What a text says of categories, words of the catalogue and whole partitions, titles masked; each once."""
     hidden = _HIGHER_AND_LOWER.sub(r"\1;", masked(text, evidence))
     found: dict[str, Clue] = {}
     for sentence, _ in sentences(hidden, evidence):
         for claim in claims_in(sentence, evidence):
+            if claim.measure:
+                name = f"\0{claim.measure.name}"  # no category's
+                found[name] = Clue(name, claim.direction, measure=claim.measure)
             for name in claim.about:
                 stance = claim.liking - claim.disliking
                 if name not in found or stance:
@@ -112,10 +121,10 @@ def groups_of(trials: Sequence[Trial], candidates: int) -> Iterator[list[Trial]]
 
 def _named(group: Sequence[Trial]) -> list[float]:
     """For each text the chance that the reader names its user: 1 of those who share the greatest sum."""
-    table: dict[tuple[str, bool, bool], Array] = {}
+    table: dict[tuple[str, bool, Measure | None, bool], Array] = {}
 
     def column(clue: Clue, valued: bool) -> Array:
-        key = (clue.name, clue.word, valued)
+        key = (clue.name, clue.word, clue.measure, valued)
         if key not in table:
             table[key] = _standardised([told_of(trial.after, clue, valued) for trial in group])
         return table[key]
@@ -124,6 +133,9 @@ def _named(group: Sequence[Trial]) -> list[float]:
     for at, trial in enumerate(group):
         score = np.zeros(len(group))
         for clue in trial.clues:
+            if clue.measure:
+                score += clue.stance * column(clue, False)
+                continue
             if clue.stance >= 0:
                 score += column(clue, False)
             if clue.stance and not clue.word:
@@ -134,7 +146,12 @@ def _named(group: Sequence[Trial]) -> list[float]:
 
 
 def told_of(facts: Facts, clue: Clue, valued: bool) -> float:
-    """How much of a category a partition has; or, `valued`, its mean against the user's, shrunk where it is of few."""
+    """How much of a category or measure a partition has; or, `valued`, a category's mean against the user's, shrunk
+    where it is of few. NaN where it has no such measure.
+    """
+    if clue.measure:
+        own = clue.measure.of(facts)
+        return float("nan") if own is None else own
     if clue.word:
         return float(any(clue.name in parts_of(text) for text in facts.names))
     if not valued:
@@ -150,6 +167,8 @@ SHRINK = 3.0  # values of a category that weigh as much as the assumption that i
 
 def _standardised(values: Sequence[float]) -> Array:
     column: Array = np.asarray(values, dtype=np.float64)
+    known = column[~np.isnan(column)]
+    column = np.where(np.isnan(column), known.mean() if len(known) else 0.0, column)  # it speaks for and against nobody
     spread: Any = column.std()
     return (column - column.mean()) / spread if spread > 1e-12 else np.zeros(len(column))
 

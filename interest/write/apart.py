@@ -1,4 +1,5 @@
-"""Prompts that ask for what sets a user apart: plain-2 and json-2, read beside frozen base rates.
+"""Prompts that ask for what sets a user apart: plain-2 and json-2, read beside frozen base rates (plain-3, which tells
+more, is in `interest.write.place`).
 
 plain-2  for small models. It tells the categories that the user valued best, those chosen much more often than users
          choose them as a rule, and favourite titles of these; never the commonest categories of everyone. The answer
@@ -80,9 +81,7 @@ def plain_2(rates: BaseRates) -> Prompt:
         lines = [f"{question} Name the {style.groups}. Answer in two short sentences.\n"]
         if previous is not None:
             lines.append(f"Before: {previous}")
-        loved, groups = _first(facts, told)
-        if len(groups) == 1 and (beside := _beside(groups[0], facts, told)):
-            loved, groups = "enjoyed", (*groups, beside)  # alone it is repeated alone, which says too little
+        loved, groups = first_told(facts, told)
         statement = [f"The user {loved} {_named(groups, many)}."]
         more = [category for category in told.more if category not in groups]
         if more and attempt == 0:
@@ -107,6 +106,16 @@ def plain_2(rates: BaseRates) -> Prompt:
 
     version = f"plain-2@{rates.version}"
     return inside_fields(Prompt(version, summary, shift, rates, rates.strangers(), tested=True))
+
+
+def first_told(facts: Facts, told: Telling) -> tuple[str, Sequence[Category]]:
+    """What the statement says first, and of which categories; of two where there are two, for one alone is repeated
+    alone, which says too little.
+    """
+    loved, groups = _first(facts, told)
+    if len(groups) == 1 and (beside := _beside(groups[0], facts, told)):
+        return "enjoyed", (*groups, beside)
+    return loved, groups
 
 
 def _first(facts: Facts, told: Telling) -> tuple[str, Sequence[Category]]:

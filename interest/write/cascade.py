@@ -59,7 +59,7 @@ async def write_summary(
         replace(evidence, rates=prompt.rates),
         style,
         stand_in,
-        min_claims=2,
+        min_claims=prompt.least,
         strangers=[Evidence(other, rates=prompt.rates) for other in prompt.strangers],
         statements=prompt.statements,
     )

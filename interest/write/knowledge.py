@@ -23,6 +23,7 @@ from interest.types import ItemStatement
 from interest.write.answer import read_statements
 from interest.write.apart import APART, apart_table, json_2
 from interest.write.escape import Escape, escaped
+from interest.write.place import plain_3
 from interest.write.prompts import SAMPLED, TITLES, Prompt, Style
 
 About = Literal["mood", "theme", "era", "people", "plot"]
@@ -109,5 +110,5 @@ def _inside(text: str) -> str:
     return _ESCAPE(text).translate(str.maketrans("[];", "(),"))
 
 
-BY_RATES: dict[str, Callable[[BaseRates], Prompt]] = {**APART, "knowledge-1": knowledge_1}
+BY_RATES: dict[str, Callable[[BaseRates], Prompt]] = {**APART, "plain-3": plain_3, "knowledge-1": knowledge_1}
 """The prompts that read frozen base rates, by name."""

@@ -74,6 +74,7 @@ class Prompt:
     rates: BaseRates | None = None  # that it reads; a text may compare with others then
     strangers: tuple[Facts, ...] = ()  # a summary that would do for a third of these partitions is asked for again
     statements: Callable[[str, Facts], tuple[ItemStatement, ...]] | None = None  # read beside the summary's text
+    least: int = 2  # categories, titles and comparisons that a kept summary speaks of
     tested: bool = False  # a shift is asked for only where the change is beyond chance
 
 

@@ -61,6 +61,11 @@ def marks(gather: Gather, request: Request) -> int:
     return sum(token in control for token in gather.seen[-1])  # type: ignore[attr-defined]
 
 
+def marks_of_chat(request: Request) -> int:
+    """Each message begins and ends, and the answer begins."""
+    return 2 * len(request.messages) + 1
+
+
 def hostile(clean: Facts) -> Iterator[tuple[str, Facts]]:
     """The facts with the hostile text in one kind of place each."""
     yield "titles", replace(clean, titles=tuple(replace(title, name=EVIL) for title in clean.titles))
@@ -83,8 +88,8 @@ def test_nothing_of_a_catalogue_leaves_its_field(
     version: str, gather: Gather, march: Facts, february: Facts, rates: BaseRates
 ) -> None:
     prompt = Plan(prompt_version=version if version in PROMPTS else f"{version}@{rates.version}", rates=rates).prompt()
-    clean = [marks(gather, request) for request in requests_of(prompt, march, february, "They like dramas.")]
-    assert set(clean) == {5}  # two messages begin and end, and the answer begins
+    for request in requests_of(prompt, march, february, "They like dramas."):
+        assert marks(gather, request) == marks_of_chat(request)
     reached = 0
     for place, facts_of_it in hostile(march):
         for request in requests_of(prompt, facts_of_it, february, EVIL):
@@ -92,7 +97,7 @@ def test_nothing_of_a_catalogue_leaves_its_field(
             reached += "obey" in content.lower()
             assert not any(mark in content for mark in ("<|im_end|>", "<|im_start|>", "[/INST]", "\u2028")), place
             assert not any(line.startswith(("<", "< |im_start", "assistant")) for line in content.splitlines()), place
-            assert marks(gather, request) == 5, place
+            assert marks(gather, request) == marks_of_chat(request), place
     assert reached >= 4
 
 
