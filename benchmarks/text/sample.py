@@ -27,6 +27,7 @@ from streams.store.engine import open_store
 
 EVENTS = 51  # of a user; before the last of them are 50 behaviours
 HISTORY = EVENTS - 1
+TRAINED = 0.6  # of a user's events
 LEAST = 5  # earlier events that a row needs, as in the protocol
 TASK = Task.parse("value>=4")
 
@@ -41,15 +42,24 @@ def choose(rows: Any, users: int) -> Any:
 
 def open_sample(rows: Any, data: Path, users: int, work: Path) -> Engine:
     """A store with the sample's behaviours, and with the bank; filled once."""
+    return _filled(work / f"sample-{users}.db", choose(rows, users), data)
+
+
+def open_training_part(rows: Any, data: Path, users: int, work: Path) -> Engine:
+    """A store with the behaviours of the sample's training part alone; filled once."""
+    sample = choose(rows, users)
+    return _filled(work / f"sample-{users}-train.db", sample[sample["seq"] < int(TRAINED * EVENTS)], data)
+
+
+def _filled(path: Path, rows: Any, data: Path) -> Engine:
     from ctr_din import fill
 
-    path = work / f"sample-{users}.db"
     if not path.exists():
-        partial = work / "partial.db"
-        for old in work.glob("partial.db*"):
+        partial = path.parent / "partial.db"
+        for old in path.parent.glob("partial.db*"):
             old.unlink()
         engine = open_store(f"sqlite:///{partial}")
-        fill(engine, choose(rows, users), data)
+        fill(engine, rows, data)
         engine.dispose()
         partial.replace(path)
     return open_store(f"sqlite:///{path}", create=False)
@@ -61,7 +71,7 @@ def parts(log: Log) -> Array:
     position = log.position()
     out = np.full(log.size, TEST, np.int8)
     out[position < (0.7 * own).astype(np.int64)] = VALID
-    out[position < (0.6 * own).astype(np.int64)] = TRAIN
+    out[position < (TRAINED * own).astype(np.int64)] = TRAIN
     return out
 
 

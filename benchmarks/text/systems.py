@@ -97,10 +97,11 @@ def execute(
     setting: Setting, seed: int, world: World, *, tested: bool = True
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """Figures, and scores of the validation part and, if it is to be `tested`, of the test part."""
-    dataset, config = world.dataset, msgspec.structs.replace(setting.training, seed=seed)
-    dataset.samples.dense[:] = world.counts if setting.counts else 0.0
+    config = msgspec.structs.replace(setting.training, seed=seed)
     torch.manual_seed(seed)
     model, own = _model(setting, world)
+    dataset = world.dataset  # with the bank's vectors, where the model reads them
+    dataset.samples.dense[:] = world.counts if setting.counts else 0.0
     clock = Clock(len(dataset.of(TRAIN)), lambda epoch: say(f"  {epoch}"))
     folder = world.work / "runs" / name_of(setting, seed)
     epochs = train(

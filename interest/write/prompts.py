@@ -8,7 +8,8 @@ plain-1  for small models. It tells only what may be repeated (a 135M model turn
          greedy without, then sampled.
 json-1   for capable models behind a server. All the facts, and an answer in a flat JSON schema with evidence numbers.
 
-plain-2 and json-2, which ask for what sets a user apart, are in `interest.write.apart`, and knowledge-1, which also
+plain-2 and json-2, which ask for what sets a user apart, are in `interest.write.apart`, plain-3, which also tells what
+comes back in a user's next partition, in `interest.write.place`, and knowledge-1, which also
 asks for what the model knows of the titles, in `interest.write.knowledge`.
 """
 

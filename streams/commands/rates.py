@@ -1,4 +1,4 @@
-"""`interestream rates`: the frozen base rates that the prompts plain-2 and json-2 read."""
+"""`interestream rates`: the frozen base rates that the prompts plain-2, plain-3, json-2 and knowledge-1 read."""
 
 from __future__ import annotations
 

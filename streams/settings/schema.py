@@ -53,7 +53,7 @@ class LlmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     url: str | None = None  # an OpenAI-compatible server such as vLLM; none: statistics write the texts
     model: str | None = None  # its name there
     key: Secret | None = None
-    prompt_version: str | None = None  # none: json-1; plain-2 and json-2 with their base rates: json-2@1f0c52aa
+    prompt_version: str | None = None  # none: json-1; those that read base rates with their version: json-2@1f0c52aa
     chained: bool = False  # a summary also reads the one before
     noun: str = "title,titles"  # what one item and several are called: film,films
     concurrent: Count = 64  # calls in flight

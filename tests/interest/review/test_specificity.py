@@ -78,6 +78,35 @@ def test_titles_tell_nothing_and_words_of_the_catalogue_do() -> None:
     )
 
 
+def test_a_comparison_with_others_is_a_clue_by_values_and_by_years() -> None:
+    """Partitions alike but for the level of values, and how old what was chosen is."""
+    own = partition(0, 1)
+    levels = {user: (mean, year) for user, mean, year in (("a", 1.0, 1990), ("b", 3.0, 1950), ("c", 5.0, 1970))}
+    after = {
+        user: replace(own, mean=mean, titles=tuple(replace(title, year=year) for title in own.titles))
+        for user, (mean, year) in levels.items()
+    }
+    for said, found in (
+        ("They gave higher ratings than most users.", "c"),
+        ("They gave lower ratings than most users.", "a"),
+        ("They watched older films than others.", "b"),
+        ("They watched newer films than others.", "a"),
+    ):
+        clues = clues_of(said, Evidence(own))
+        named = identify([Trial(user, 0, clues, facts) for user, facts in after.items()])
+        assert named is not None
+        assert [user for user, hits in named.hits.items() if hits == [1.0]] == [found]
+    without = replace(own, valued=0, mean=None)
+    unknown = identify(
+        [
+            Trial(user, 0, clues_of("They gave higher ratings than others.", Evidence(own)), facts)
+            for user, facts in {**after, "d": without}.items()
+        ]
+    )
+    assert unknown is not None
+    assert [user for user, hits in unknown.hits.items() if hits == [1.0]] == ["c"]
+
+
 def test_a_statistics_sentence_is_read_as_it_is_meant() -> None:
     facts = partition(2, 5)
     text = plain_summary(facts, Style()).text
