@@ -294,7 +294,8 @@ def _numbers(facts: Facts, names: Sequence[str]) -> Array:
 def standardised(table: Array) -> Array:
     """(N, C), each column to mean 0 and deviation 1; what is not known to 0."""
     known = ~np.isnan(table)
-    table = np.where(known, table, table.mean(axis=0, where=known))
+    means = np.where(known, table, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    table = np.where(known, table, means)
     spread = table.std(axis=0)
     return np.asarray((table - table.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0))
 

@@ -94,10 +94,10 @@ def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, firs
     if not evidence.before:  # in a shift "more X than Y" speaks of change
         yield from _comparison(clause, named, facts)
         before = [(match, meaning[match[0].lower()]) for match in pattern.finditer(lead)]
-        # "dramas | more often than others do"
-        yield from shares_with_others(clause, named or before, evidence)
-        compared = list(levels_with_others(clause, evidence)) if not named else []
+        compared = [] if named else levels_with_others(clause, evidence)
         yield from (claim for claim, _ in compared)
+        if not compared:  # "dramas | more often than others do"
+            yield from shares_with_others(clause, named or before, evidence)
     for title in titles:
         yield _title_claim(title, stance, evidence)
     yield from described

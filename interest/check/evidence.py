@@ -12,7 +12,7 @@ from interest.facts.counts import Facts, Title
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    kind: str  # category, title, year, decade, number, name, profile, detail, comparison
+    kind: str  # category, title, year, decade, count (of a category), number, name, profile, detail, comparison
     text: str
     supported: bool
     why: str = ""  # of an unsupported claim: what the partition says instead
@@ -34,6 +34,7 @@ class Evidence:
     before: Facts | None = None
     categories: tuple[str, ...] = ()  # all the catalogue has, so that naming an absent one is noticed
     rates: BaseRates | None = None  # what users choose as a rule, where a text may compare this user with others
+    nouns: tuple[str, ...] = ()  # what the items are called: ("song", "songs")
 
     def titles(self) -> list[Title]:
         return [*self.facts.titles, *(self.before.titles if self.before else ())]

@@ -66,7 +66,8 @@ def number_claims(clause: str, named: Named, evidence: Evidence) -> Iterator[Cla
         else:  # a mean or the user's age
             means = {round(one.mean, places) for one in both if one.mean is not None for places in (0, 1, 2)}
             holds = number in means | {float(text) for text in facts.profile.values() if text.isdecimal()}
-        yield Claim("number", match[0], supported=holds, why="" if holds else "no such count here")
+        kind = "count" if about else "number"
+        yield Claim(kind, match[0], supported=holds, why="" if holds else "no such count here")
 
 
 def profile_claims(rest: str, facts: Facts) -> Iterator[Claim]:
@@ -82,7 +83,7 @@ _WORD = re.compile(r"[^\W\d_][\w'’-]*")
 
 def name_claims(rest: str, evidence: Evidence, *, first: bool) -> Iterator[Claim]:
     """Words from nowhere: neither plain vocabulary nor the catalogue's, the profile's or the period's."""
-    texts = (*evidence.facts.names, *evidence.facts.profile.values())
+    texts = (*evidence.facts.names, *evidence.facts.profile.values(), *evidence.nouns)
     known = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
     for match in _WORD.finditer(re.sub(r"\b\d+-year-olds?\b", " ", rest)):  # the number itself is checked
         word = match[0].rstrip("'’-")

@@ -36,7 +36,7 @@ _VERB = re.compile(
     r"tends?|leans?|cho(?:oses?|se)|show(?:s|ed)?|favou?rs?|favou?red|includes?|included|care[sd]?|dislike[sd]?|"
     r"avoid(?:s|ed)?|"
     r"moved|turned|shifted|went|grew|rose|fell|became|stay(?:s|ed)|remain(?:s|ed)|gave|found|seems?|appears?|dropp?ed|"
-    r"increased|decreased|changed|kept|gravitates?|played|viewed|bought|read|listened|picks?|picked|saw|sees|were|"
+    r"increased|decreased|changed|kept|gravitates?|valued|clicked|saved|played|viewed|bought|read|listened|picks?|picked|saw|sees|were|"
     r"focus(?:es|ed)?)\b",
     re.IGNORECASE,
 )
@@ -59,7 +59,9 @@ _CLUMSY = re.compile(
     r"\ban? (?:dramas|comedies|thrillers|westerns|musicals|documentaries|romances|mysteries|"
     r"films|movies|titles|genres)\b"
     r"|\brated as\b(?! (?:one of|highly|high\b))"
-    r"|\benjoyed (?:\S+ )+(?:higher|lower) (?:ratings\b|than\b)|\bwhile (?:less|fewer|more) (?:[\w'’-]+ )*[\w'’-]+\.$",
+    r"|\benjoyed (?:\S+ )+(?:higher|lower) ratings\b"
+    r"|\benjoyed (?:(?!and |which |who |rated |gave )[^\s,]+ )+(?:higher|lower) than\b"
+    r"|\bwhile (?:less|fewer|more) (?:[\w'’-]+ )*[\w'’-]+\.$",
     re.IGNORECASE,
 )
 _CHANGE = re.compile("|".join(pattern.pattern for pattern in (UP, DOWN, STEADY, PAST)), re.IGNORECASE)
@@ -69,6 +71,9 @@ _FUNCTION = (
     "less also most both other but not from over some these which who it its be been likes enjoys"
 )
 _FUNCTION_WORDS = frozenset(_FUNCTION.split())
+
+
+Kept = list[tuple[str, list[Claim]]]  # the sentences before, each with its claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +89,21 @@ def check(text: str, evidence: Evidence, prompt: str = "", *, min_claims: int = 
     """Hold a reply against the partition's facts and against the prompt it answers."""
     clean = _with_titles_as_written(_plain(text), evidence)
     claims: list[Claim] = []
-    kept: list[tuple[str, list[Claim]]] = []
+    kept: Kept = []
     faults: list[str] = []
     trimmed = False
     copied = _runs(prompt, COPIED_WORDS)
     for sentence, whole in sentences(clean, evidence):
         asserted = claims_in(sentence, evidence)
         claims += asserted
-        already = " ".join(text for text, _ in kept)
         if whole and (bare := _without_empty_tail(sentence, evidence)) != sentence:
             faults.append(f"says nothing at its end: {sentence[len(bare) - 1 :]!r}")
             sentence, trimmed = bare, True  # noqa: PLW2901
-        fault = "the sentence does not end" if not whole else _fault(sentence, asserted, evidence, copied, already)
+        fault = "the sentence does not end" if not whole else _fault(sentence, asserted, evidence, copied, kept)
         if fault:
             trimmed = True
             faults.append(fault)
-            head = next(_heads(sentence, evidence, copied, already), None)
+            head = next(_heads(sentence, evidence, copied, kept), None)
             if head is None:
                 continue
             sentence, asserted = head  # noqa: PLW2901
@@ -146,23 +150,24 @@ def _without_empty_tail(sentence: str, evidence: Evidence) -> str:
 
 
 def _heads(
-    sentence: str, evidence: Evidence, copied: set[tuple[str, ...]], already: str
+    sentence: str, evidence: Evidence, copied: set[tuple[str, ...]], before: Kept
 ) -> Iterator[tuple[str, list[Claim]]]:
     """What stands of a sentence when its tail is cut, longest first."""
     for match in reversed(list(_TAIL.finditer(sentence))):
         head = sentence[: match.start()].rstrip(" ,;") + "."
         if len(head.split()) >= MIN_WORDS - 1 and _VERB.search(head):
             asserted = claims_in(head, evidence)
-            if not _DANGLING.search(head) and not _fault(head, asserted, evidence, copied, already):
+            if not _DANGLING.search(head) and not _fault(head, asserted, evidence, copied, before):
                 yield head, asserted
 
 
-def _fault(sentence: str, asserted: list[Claim], evidence: Evidence, copied: set[tuple[str, ...]], already: str) -> str:
+def _fault(sentence: str, asserted: list[Claim], evidence: Evidence, copied: set[tuple[str, ...]], before: Kept) -> str:
     """Why a sentence cannot stay, or an empty text."""
     for claim in asserted:
         if not claim.supported:
             return f"{claim.kind} {claim.text!r}: {claim.why}"
     titles = [claim for claim in asserted if claim.kind == "title"]
+    already = " ".join(text for text, _ in before).lower()
     bare = _without_titles(sentence, evidence)
     words = re.findall(r"[\w'’-]+", bare.lower())
     content = [word for word in words if word not in _FUNCTION_WORDS and word not in _NOUNS]
@@ -181,10 +186,10 @@ def _fault(sentence: str, asserted: list[Claim], evidence: Evidence, copied: set
         (evidence.before is not None and any(count > 1 for count in about.values()), "repeats itself"),
         (evidence.before is not None and not (about and _CHANGE.search(bare)), "tells no change"),
         (
-            bool(set(_grams(words, 6)) & set(_grams(re.findall(r"[\w'’-]+", already.lower()), 6))),
+            bool(set(_grams(words, 6)) & set(_grams(re.findall(r"[\w'’-]+", already), 6))),
             "repeats the sentence before",
         ),
-        (_adds_nothing(asserted, already, evidence), "says again what is said"),
+        (_adds_nothing(asserted, [claim for _, inside in before for claim in inside]), "says again what is said"),
         (bool(copied & set(_grams(re.findall(r"\w+", sentence.lower()), COPIED_WORDS))), "copies the prompt"),
     )
     return next((reason for holds, reason in reasons if holds), "")
@@ -209,16 +214,20 @@ def _speaks_of_one(sentence: str, evidence: Evidence) -> bool:
     return bool(re.search(one, sentence, re.IGNORECASE))
 
 
-def _adds_nothing(asserted: list[Claim], already: str, evidence: Evidence) -> bool:
-    if not already:
-        return False
-    said = {_said(claim) for claim in claims_in(already, evidence)}
-    return all(_said(claim) in said for claim in asserted)
+def _adds_nothing(asserted: Iterable[Claim], before: Iterable[Claim]) -> bool:
+    """Whether all of it was said, in the same way or with more: "31 dramas" and "enjoyed dramas" are two things to say,
+    the second of which says the first.
+    """
+    said = {_said(claim) for claim in before}
+    stances = {(what, kind) for what, kind, _ in said}
+    return bool(said) and all(
+        _said(claim) in said or (_said(claim)[2] == 0 and _said(claim)[:2] in stances) for claim in asserted
+    )
 
 
-def _said(claim: Claim) -> tuple[object, ...]:
-    """What is named and how: "31 dramas" and "enjoyed dramas" are two things to say."""
-    return claim.text.lower(), claim.kind == "comparison", claim.liking, claim.disliking
+def _said(claim: Claim) -> tuple[str, bool, int]:
+    """What is named, whether it is compared, and whether it is called liked (1) or disliked (-1)."""
+    return claim.text.lower(), claim.kind == "comparison", claim.liking - claim.disliking
 
 
 def _with_titles_as_written(text: str, evidence: Evidence) -> str:

@@ -1,64 +1,104 @@
 """Claims that compare the user with others, held against the frozen base rates: "more westerns than others", "higher
 ratings than most users", "older films than others". Pure.
+
+What is counted of a whole partition is the mean of its values and of its release years, so a comparison of these is
+taken only in plain words: who did what, higher or older, than whom. Any other sentence with such a word and others in
+it ("fewer older films than others", "never", "gave higher ratings to older films") is unsupported.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from interest.check.evidence import Claim, Evidence
 from interest.check.other_claims import Named
 from interest.facts.among_others import ABOVE_MOST, Measure, place
 from interest.facts.counts import Category, Facts
+from interest.facts.values import Kind
 
-_OTHERS = (
-    r"(?:those of |what )?(?:most |the |any |all )*(?:others|other (?:users?|people|viewers?)|users|people|viewers)\b"
-)
+_WHOM = r"(?:others|other (?:users?|people|viewers?)|users|people|viewers)\b"
+_OTHERS = rf"(?:those of |what )?(?:most |the |any |all )*{_WHOM}"
 _THAN_OTHERS = re.compile(rf"\b(?:than|often as) {_OTHERS}", re.IGNORECASE)
+_THAN_USERS = re.compile(rf"\bthan (?!others){_OTHERS}", re.IGNORECASE)
 _FEWER = re.compile(r"\b(?:fewer|less|rarely|seldom)\b", re.IGNORECASE)
+_LEVEL = re.compile(r"\b(?:higher|lower|better|worse)\b", re.IGNORECASE)
 MORE_THAN_OTHERS = 1.15  # times the usual share; less than its inverse is fewer
 
-# "gave higher ratings than most users", "rated higher than others", "watched them for longer than other people"
-_LEVEL = re.compile(
-    r"\b(?P<word>higher|lower|longer|shorter|costs? more|costs? less)\b"
-    rf"(?: (?:ratings?|values?|scores?|marks?|on average))* than {_OTHERS}",
+_WHO = r"^\W*(?:and )?(?:they|he|she|(?:this|the) user)(?: also| generally)?"
+_DID = "(?:rated?|watched|played|viewed|read|chose|picked|bought|saved|listened to|clicked on|VERB)"
+_MOST = rf"than (?:those of |what )?(?:most )?(?:of the )?{_WHOM}\W*$"
+_VALUES = {
+    Kind.RATING: (
+        rf"{_WHO} (?:gave|gives?) (?P<word>higher|lower) (?:ratings|scores|marks)(?: on average)? {_MOST}",
+        rf"{_WHO} rated?(?: [\w'’-]+)? (?P<word>higher|lower)(?: on average)? {_MOST}",
+        rf"^\W*(?:and )?their (?:ratings|scores) (?:were|are) (?:generally )?(?P<word>higher|lower) {_MOST}",
+    ),
+    Kind.SECONDS: (rf"{_WHO} {_DID}(?: [\w'’-]+){{0,2}} for (?P<word>longer|shorter) {_MOST}",),
+    Kind.PRICE: (rf"{_WHO} (?:chose|bought|picked) what costs? (?P<word>more|less) {_MOST}",),
+    Kind.NUMBER: (rf"{_WHO} (?:gave|gives?) (?P<word>higher|lower) values(?: on average)? {_MOST}",),
+}
+_VALUES[Kind.MILLISECONDS] = _VALUES[Kind.SECONDS]
+_AGE = r"(?P<word>older|newer|more recent)"
+_YEARS = (
+    rf"{_WHO} {_DID} {_AGE}(?: [\w'’-]+){{1,2}} {_MOST}",
+    rf"^\W*(?:and )?(?:the|their) [\w'’-]+ (?:were|are) (?:generally )?{_AGE} {_MOST}",
+)
+_ANY = re.compile(
+    rf"\b(?:older|newer|more recent)\b|\b(?:higher|lower|longer|shorter|costs? (?:more|less))\b(?=.*\bthan {_OTHERS})",
     re.IGNORECASE,
 )
-_AGE = re.compile(
-    rf"\b(?P<word>older|newer|more recent)\b(?P<than>(?: [\w'’-]+){{0,3}} than {_OTHERS})?", re.IGNORECASE
-)
 _RELATIVE = re.compile(r",? *(?:which|who|where)\b", re.IGNORECASE)
-_LESS = frozenset(("lower", "shorter", "cost less", "costs less", "older"))
+_LESS = frozenset(("lower", "shorter", "less", "older"))
 
 
 def shares_with_others(clause: str, named: Named, evidence: Evidence) -> Iterator[Claim]:
-    """ "far more westerns than others": held against the base rates, where a text was told them."""
+    """ "far more westerns than others": held against the base rates, where a text was told them.
+
+    "Higher ratings to westerns than most users" is unsupported: how others valued a category is not looked up. "Higher
+    ratings to westerns than others" speaks of other categories.
+    """
     if evidence.rates is None or not (match := _THAN_OTHERS.search(clause)):
+        return
+    level = _LEVEL.search(clause[: match.start()])
+    if level and not _THAN_USERS.search(clause):
         return
     fewer = bool(_FEWER.search(clause[: match.start()]))
     for hit, names in named:
         category = first_of(names, evidence.facts)
         lift = evidence.rates.lift(category, evidence.facts) if category else 0.0
-        holds = lift <= 1 / MORE_THAN_OTHERS if fewer else lift >= MORE_THAN_OTHERS
-        yield Claim("comparison", hit[0], supported=holds, why="" if holds else f"{lift:.1f} times the usual share")
+        holds = not level and (lift <= 1 / MORE_THAN_OTHERS if fewer else lift >= MORE_THAN_OTHERS)
+        why = "" if holds else "how others valued it is not counted" if level else f"{lift:.1f} times the usual share"
+        yield Claim("comparison", hit[0], supported=holds, why=why)
 
 
-def levels_with_others(clause: str, evidence: Evidence) -> Iterator[tuple[Claim, tuple[int, int]]]:
-    """Comparisons of the whole partition in a clause that names no category, each with where its word stands.
+def levels_with_others(clause: str, evidence: Evidence) -> list[tuple[Claim, tuple[int, int]]]:
+    """The comparisons of the whole partition in a clause that names no category, each with where its words stand.
 
-    Unsupported without base rates, and of "older" or "newer" that is not than others: nothing else is counted of them.
     A relative clause speaks of what stands before it ("dramas, | which they rated higher than others").
     """
-    if _RELATIVE.match(clause):
-        return
-    for measure, pattern in ((Measure.VALUES, _LEVEL), (Measure.YEARS, _AGE)):
-        for match in pattern.finditer(clause):
+    for measure, pattern in _patterns(evidence.facts.kind, evidence.facts.verb):
+        if match := pattern.search(clause):
             direction = -1 if match["word"].lower() in _LESS else 1
-            with_others = measure is Measure.VALUES or match["than"] is not None
-            why = _verdict(measure, direction, evidence) if with_others else "compared with what is not said"
-            said = Claim("comparison", match[0], supported=not why, why=why, measure=measure, direction=direction)
-            yield said, match.span("word")
+            why = _verdict(measure, direction, evidence)
+            said = match[0].strip(" ,.;!")
+            claim = Claim("comparison", said, supported=not why, why=why, measure=measure, direction=direction)
+            return [(claim, match.span())]
+    if _RELATIVE.match(clause):
+        return []
+    why = "compared in a way that is not counted"
+    return [(Claim("comparison", match[0], supported=False, why=why), match.span()) for match in _ANY.finditer(clause)]
+
+
+@lru_cache(maxsize=64)
+def _patterns(kind: Kind, verb: str) -> tuple[tuple[Measure, re.Pattern[str]], ...]:
+    """How the whole partition is compared in plain words, for values of a kind and what its user did."""
+    return tuple(
+        (measure, re.compile(pattern.replace("VERB", re.escape(verb)), re.IGNORECASE))
+        for measure, patterns in ((Measure.VALUES, _VALUES[kind]), (Measure.YEARS, _YEARS))
+        for pattern in patterns
+    )
 
 
 def _verdict(measure: Measure, direction: int, evidence: Evidence) -> str:

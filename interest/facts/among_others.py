@@ -12,6 +12,7 @@ from statistics import fmean
 
 from interest.facts.base_rates import LEAST, BaseRates
 from interest.facts.counts import Facts
+from interest.facts.values import Kind, Usual
 
 LEAST_COUNTED = 5  # values, or release years, that a partition's mean is of
 ABOVE_MOST = 0.6  # of the others: what a text may call more than most
@@ -25,15 +26,19 @@ class Measure(enum.Enum):
     YEARS = enum.auto()  # the mean release year, by decades
 
     def of(self, facts: Facts) -> float | None:
-        """The partition's own; none of too few behaviours."""
+        """The partition's own; none of too few behaviours, or where scenes are kept apart: base rates are of all."""
+        if facts.scene is not None:
+            return None
         if self is Measure.VALUES:
             return facts.mean if facts.valued >= LEAST_COUNTED else None
         return _mean_decade(facts.years)
 
     def of_others(self, facts: Facts, rates: BaseRates) -> list[float]:
-        """Those of the others, of values of the same kind."""
+        """Those of the others, of values of the same kind, ratings on the same scale."""
         if self is Measure.VALUES:
             alike = [one for one in rates.others if one.kind == facts.kind.name and one.valued >= LEAST_COUNTED]
+            if facts.kind is Kind.RATING:
+                alike = [one for one in alike if Usual(most=one.usual_most).middle == facts.usual.middle]
             return [one.mean for one in alike if one.mean is not None]
         return [mean for one in rates.others if (mean := _mean_decade(one.decades)) is not None]
 

@@ -30,6 +30,7 @@ BATCH = 32
 RECIPE = 1  # raised when the same checkpoint is to be converted otherwise
 NUCLEUS = 64  # tokens that a first one is drawn from, at most; it is far smaller with top_p
 AGREE = 0.95  # least correlation of logits with the checkpoint's at three quarters of the places; SmolLM2's is .99
+AGREE_ANYWHERE = 0.9  # at any place: rounding alone has brought one to .947
 _PROBE = (
     "The user rated 50 films, many of them dramas, comedies and thrillers, and gave dramas higher ratings than others."
 )
@@ -208,12 +209,11 @@ def convert(folder: Path, result: Path) -> None:
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the language model at {folder} cannot be run in int8: {error}") from error
     pairs = zip(expected[0], found[:, : expected[0].shape[1]], strict=True)
-    # rounding alone can bring a single place to .947; what is read otherwise disagrees nearly everywhere
-    agreed = float(np.quantile([np.corrcoef(*pair)[0, 1] for pair in pairs], 0.25))
-    if not agreed >= AGREE:
+    agreed = [float(np.corrcoef(*pair)[0, 1]) for pair in pairs]
+    if not (np.quantile(agreed, 0.25) >= AGREE and min(agreed) >= AGREE_ANYWHERE):
         raise InputError(
             f"the language model at {folder}, converted to int8, does not say what the checkpoint says "
-            f"(their logits correlate by {agreed:.2f}); use --llm-backend transformers"
+            f"(their logits correlate by {min(agreed):.2f} at worst); use --llm-backend transformers"
         )
 
 

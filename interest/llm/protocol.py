@@ -14,7 +14,7 @@ import msgspec
 
 
 class Message(msgspec.Struct, frozen=True):
-    role: str  # "system" or "user"
+    role: str  # "system", "user", or "assistant" for an example's answer
     content: str
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, tuple_
 
@@ -49,7 +49,7 @@ class ReviewedText:
 
 
 def _evidence(work: Work, rates: BaseRates | None) -> Evidence:
-    return Evidence(work.evidence.facts, categories=work.evidence.categories, rates=rates)
+    return replace(work.evidence, before=None, rates=rates)
 
 
 def versions_of(connection: Connection, prompt_version: str | None, model: str | None) -> list[tuple[str, str, int]]:

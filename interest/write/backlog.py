@@ -166,7 +166,12 @@ def load(
     return [
         Work(
             partition=head,
-            evidence=Evidence(facts[key], facts.get(before[key]) if key in before else None, categories),
+            evidence=Evidence(
+                facts[key],
+                facts.get(before[key]) if key in before else None,
+                categories,
+                nouns=plan.style.noun,
+            ),
             previous=stored.get(before[key]) if key in before else None,
             content=contents[key],
             content_before=contents.get(before[key], b"") if key in before else b"",

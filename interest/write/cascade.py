@@ -59,8 +59,8 @@ async def write_summary(
         replace(evidence, rates=prompt.rates),
         style,
         stand_in,
-        min_claims=prompt.least,
-        strangers=[Evidence(other, rates=prompt.rates) for other in prompt.strangers],
+        min_claims=prompt.least(facts),
+        strangers=[Evidence(other, rates=prompt.rates, nouns=style.noun) for other in prompt.strangers],
         statements=prompt.statements,
     )
 

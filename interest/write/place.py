@@ -14,6 +14,7 @@ Pure: facts and frozen rates in, requests out; a change of any word here is a ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,10 +26,10 @@ from interest.facts.categories import counted, listed, plural
 from interest.facts.counts import Category, Facts
 from interest.facts.values import Kind
 from interest.llm.protocol import Message, Request
-from interest.write.apart import GROUPS, LAST, first_told, plain_2, telling
+from interest.write.apart import GROUPS, LAST, LEAST_SHARE, first_told, plain_2, telling
 from interest.write.prompts import Prompt, Style, inside_fields, plain_request
 
-LEAST_SAID = 3  # what is left of a cut answer must say more than the commonest two categories
+LEAST_SAID = 3  # where there is as much to tell: more than the commonest two categories
 LONGEST = 112  # tokens of an answer: six short sentences
 _HIGHER = {
     Kind.RATING: ("They gave higher ratings than most users.", "They gave lower ratings than most users."),
@@ -53,18 +54,27 @@ class Place:
     newer: int  # the same of what was chosen
 
     @property
-    def example(self) -> Place:
-        """A place of the same kind, directions and counts, of categories that no catalogue is likely to have."""
+    def distinct(self) -> int:
+        """How many things the claim check counts in it: categories, and comparisons with others."""
+        named = {name for name, _ in self.commonest}.union(self.best, self.more, self.lower)
+        return len(named) + len(self.more) + bool(self.higher) + bool(self.newer)
+
+    def example(self, facts: Facts) -> Place:
+        """A place of the same kind and directions, of categories that are no words of this catalogue or profile."""
+        texts = (*facts.names, *facts.profile.values(), *(category.name for category in facts.categories))
+        words = {word for text in texts for word in re.findall(r"\w+", text.lower())}
+        unheard = [name for name in _NOBODYS if name not in words]
+        nobodys = unheard if len(unheard) >= 2 * GROUPS else _NOBODYS
         return replace(
             self,
-            commonest=tuple(zip(_NOBODYS[: len(self.commonest)], (40, 30), strict=False)),
-            best=_NOBODYS[1 : 1 + len(self.best)],
-            more=_NOBODYS[: len(self.more)],
-            lower=_NOBODYS[3 : 3 + len(self.lower)],
+            commonest=tuple(zip(nobodys[: len(self.commonest)], (40, 30), strict=False)),
+            best=tuple(nobodys[1 : 1 + len(self.best)]),
+            more=tuple(nobodys[: len(self.more)]),
+            lower=tuple(nobodys[3 : 3 + len(self.lower)]),
         )
 
 
-_NOBODYS = ("gardening", "sailing", "chess", "cooking")
+_NOBODYS = ["gardening", "sailing", "chess", "cooking", "pottery", "beekeeping", "origami", "archery", "rowing"]
 
 
 def place_of(facts: Facts, rates: BaseRates) -> Place:
@@ -72,9 +82,11 @@ def place_of(facts: Facts, rates: BaseRates) -> Place:
     told = telling(facts, rates)
     loved, groups = first_told(facts, told)
     lower = [category for category in facts.categories if category.lift < 0 and category not in groups]
+    least = max(2, LEAST_SHARE * facts.size)
+    commonest = [category for category in facts.categories[:GROUPS] if category.count >= least]
     return Place(
         loved=loved,
-        commonest=tuple((category.name, category.count) for category in facts.categories[:GROUPS]),
+        commonest=tuple((category.name, category.count) for category in commonest or facts.categories[:1]),
         best=_names(groups),
         more=_names(category for category in told.more if category not in groups),
         lower=_names(lower[:1]),
@@ -93,7 +105,7 @@ def statement(place: Place, facts: Facts, style: Style) -> list[str]:
 
     sentences = [
         f"They {facts.verb} {commonest}.",
-        f"They {place.loved} {named(place.best)}.",
+        f"They {place.loved} {named(place.best)}." if place.loved != facts.verb else "",
         f"They {facts.verb} more {named(place.more)} than others." if place.more else "",
         f"They {valued} {named(place.lower)} lower than the rest." if place.lower else "",
     ]
@@ -109,7 +121,7 @@ def plain_3(rates: BaseRates) -> Prompt:
         place = place_of(facts, rates)
         question = f"What sets this user apart? Name the {style.groups}. Answer in short sentences.\n"
         lines = [question, f"Before: {previous}"] if previous is not None else [question]
-        told, shown = (statement(one, facts, style)[_LEFT_OUT[min(attempt, LAST)]] for one in (place, place.example))
+        told, shown = (_left(statement(one, facts, style), attempt) for one in (place, place.example(facts)))
         opening = f"This user {place.loved if 0 < attempt < LAST else facts.verb}"
         asked = plain_request("\n".join([*lines, _of("The", told)]), opening, attempt)
         system, question_asked = asked.messages
@@ -123,11 +135,16 @@ def plain_3(rates: BaseRates) -> Prompt:
 
     version = f"plain-3@{rates.version}"
     shift = plain_2(rates).shift
-    return inside_fields(Prompt(version, summary, shift, rates, rates.strangers(), least=LEAST_SAID, tested=True))
+    asks = Prompt(version, summary, shift, rates, rates.strangers(), tested=True)
+    return inside_fields(replace(asks, least=lambda facts: min(LEAST_SAID, place_of(facts, rates).distinct)))
 
 
-# An answer that was cut to nothing, or would do for anybody, is asked for with less to repeat.
-_LEFT_OUT = (slice(None), slice(1, None), slice(1, 4), slice(None))
+def _left(sentences: Sequence[str], attempt: int) -> Sequence[str]:
+    """What is told at an attempt: after an answer that was cut to nothing, or would do for anybody, less to repeat."""
+    if attempt not in (1, 2):
+        return sentences
+    behind = sentences[1:] or sentences
+    return behind if attempt == 1 else behind[: max(1, min(3, len(behind) - 1))]
 
 
 def _of(which: str, sentences: Sequence[str]) -> str:

@@ -57,6 +57,7 @@ def _answer_schema() -> str:
 
 ANSWER_SCHEMA = _answer_schema()
 
+LEAST_SAID = 2  # categories, titles and comparisons: one says too little about a user to be worth storing
 SummaryPrompt = Callable[[Facts, str | None, int, Style], Request]
 ShiftPrompt = Callable[[Facts, Facts, str, str, int, Style], Request]
 
@@ -75,7 +76,7 @@ class Prompt:
     rates: BaseRates | None = None  # that it reads; a text may compare with others then
     strangers: tuple[Facts, ...] = ()  # a summary that would do for a third of these partitions is asked for again
     statements: Callable[[str, Facts], tuple[ItemStatement, ...]] | None = None  # read beside the summary's text
-    least: int = 2  # categories, titles and comparisons that a kept summary speaks of
+    least: Callable[[Facts], int] = lambda _facts: LEAST_SAID  # that a kept summary speaks of
     tested: bool = False  # a shift is asked for only where the change is beyond chance
 
 

@@ -7,12 +7,12 @@ this, so the rows are the same whichever ran.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
 from sqlalchemy import RowMapping
 
-from interest.check.evidence import Evidence
 from interest.llm.protocol import Reply, Request
 from interest.store.tables import interests
 from interest.types import Interest, Outcome, Partition, Source
@@ -42,7 +42,7 @@ class InterestWriter:
         return await write_summary(
             lambda request: self._ask(request, user_id=work.user_id, kind="summary", forgets=work.forgets),
             self._prompt,
-            Evidence(work.evidence.facts, categories=work.evidence.categories),
+            replace(work.evidence, before=None),
             self._plan.style,
             await _text(work, before) if self._plan.chained else None,
         )

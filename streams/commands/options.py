@@ -31,8 +31,8 @@ PromptVersion = Annotated[
     str | None,
     typer.Option(
         help="Version of the prompts: plain-1 for small models, json-1 for capable ones; plain-2 and json-2 ask for "
-        "what sets a user apart from the base rates that `interestream rates` shows, knowledge-1 also for what a "
-        "capable model knows of the titles."
+        "what sets a user apart from the base rates that `interestream rates` shows, plain-3 also for what comes back "
+        "in the user's next partition, knowledge-1 for what a capable model knows of the titles."
     ),
 ]
 T = TypeVar("T")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy import Connection, and_, func, select
 
-from interest.check.evidence import Evidence
 from interest.check.generality import Subject, count_general
 from interest.store.sql import partition_of
 from interest.store.tables import interests, partitions
@@ -46,8 +47,5 @@ def read_generality(connection: Connection, prompt_version: str, generation: int
     plan = Plan(prompt_version=prompt_version)
     works = load(connection, plan, [partition for _, partition in sampled], read_categories(connection))
     rates = rates_of(connection, prompt_version)
-    subjects = [
-        Subject(work.user_id, Evidence(work.evidence.facts, categories=work.evidence.categories, rates=rates))
-        for work in works
-    ]
+    subjects = [Subject(work.user_id, replace(work.evidence, before=None, rates=rates)) for work in works]
     return count_general([(text, subject) for (text, _), subject in zip(sampled, subjects, strict=True)], subjects)

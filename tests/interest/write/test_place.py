@@ -12,11 +12,11 @@ from interest.check.category_claims import claims_in
 from interest.check.evidence import Evidence
 from interest.check.sentences import sentences
 from interest.facts.base_rates import LEAST, BaseRates, freeze
-from interest.facts.counts import Facts
-from interest.facts.values import Kind
+from interest.facts.counts import Facts, facts_of
+from interest.facts.values import Kind, Usual, kind_of
 from interest.llm.cache import answer_key
 from interest.llm.scripted import Scripted
-from interest.types import Outcome, Source
+from interest.types import Behavior, Outcome, Source
 from interest.write.backlog import Plan
 from interest.write.cascade import GeneratedText, write_summary
 from interest.write.place import place_of, plain_3, statement
@@ -83,7 +83,7 @@ def test_the_example_has_the_same_sentences_and_categories_of_nobody(
     for kind in Kind:
         told = replace(own, kind=kind)
         place = place_of(told, rates)
-        shown, real = statement(place.example, told, STYLE), statement(place, told, STYLE)
+        shown, real = statement(place.example(told), told, STYLE), statement(place, told, STYLE)
         assert [sentence.split()[:2] for sentence in shown] == [sentence.split()[:2] for sentence in real]
         assert shown[4:] == real[4:]
         low = " ".join(shown).lower()
@@ -106,6 +106,57 @@ def test_an_answer_with_the_commonest_categories_alone_is_asked_for_again_with_l
     assert model.seen[1].opening == "This user gave the highest ratings to"
 
 
+@pytest.mark.parametrize("action", ["play", "purchase", "click", "save", "listen", "subscribe"])
+@pytest.mark.parametrize("valued", [True, False])
+def test_what_it_tells_of_any_log_passes_the_claim_check(action: str, valued: bool, own: Facts) -> None:
+    """Songs with play times, prices, or no values: what a model repeats word for word is kept whole."""
+    style, verb = (
+        Style(noun=("song", "songs")),
+        facts_of([(0, Behavior(user_id="u", item_id="2", action=action, at=0.0))], {}).verb,
+    )
+    kind = kind_of(action, [300.0], 400.0) if valued else Kind.NUMBER
+
+    def of_kind(told: Facts) -> Facts:
+        bare = {} if valued else {"mean": None, "valued": 0, "spread": 0.0, "usual": Usual()}
+        titles = tuple(replace(title, value=title.value if valued else None) for title in told.titles)
+        groups = tuple(
+            one if valued else replace(one, mean=None, valued=0, supporting=(), lift=0) for one in told.categories
+        )
+        return replace(told, verb=verb, kind=kind, titles=titles, categories=groups, **bare)
+
+    usual = facts(("2", 3), ("3", 3), ("6", 3), ("8", 3), ("7", 2), ("5", 2), ("9", 2), ("10", 2))
+    rates = freeze([of_kind(usual)] * LEAST)
+    prompt, told = plain_3(rates), of_kind(own)
+    asked = prompt.summary(told, None, 0, style).messages[-1].content
+    said = asked.rpartition("\n")[2].replace("The user", "This user")
+    evidence = Evidence(told, nouns=style.noun)
+    kept = asyncio.run(write_summary(Scripted(said), prompt, evidence, style))
+    assert (kept.text, kept.outcome) == (said, Outcome.OK)
+
+
+def test_the_attempts_tell_less_and_less_and_a_word_of_the_catalogue_is_in_no_example(
+    prompt: Prompt, own: Facts
+) -> None:
+    asked = [prompt.summary(own, None, attempt, STYLE).messages[-1].content for attempt in range(3)]
+    assert len(asked[0]) > len(asked[1]) > len(asked[2])
+    sailing = replace(own, names=frozenset({"a chess master goes sailing"}))
+    shown = prompt.summary(sailing, None, 0, STYLE).messages[2].content
+    assert "chess" not in shown
+    assert "sailing" not in shown
+
+
+def test_a_third_of_others_may_share_all_but_the_counts(prompt: Prompt, rates: BaseRates) -> None:
+    """Exact counts tell nobody apart: a text that would do for others but for these is asked for again."""
+    usual = rates.strangers()[0]
+    told = replace(usual, titles=tuple(replace(title, name=f"Film {at}") for at, title in enumerate(usual.titles)))
+    said = "This user rated 7 dramas and 4 thrillers. They enjoyed dramas."
+    counted = replace(
+        told, categories=tuple(replace(one, count=7 if one.name == "Drama" else one.count) for one in told.categories)
+    )
+    kept = summary(Scripted(said), counted, replace(prompt, least=lambda _facts: 2))
+    assert (kept.source, kept.outcome) == (Source.STATISTICS, Outcome.GENERIC)
+
+
 def test_a_store_without_values_or_years_is_told_neither(rates: BaseRates, own: Facts) -> None:
     bare = replace(
         own, mean=None, valued=0, spread=0.0, titles=tuple(replace(title, year=None) for title in own.titles)
@@ -123,5 +174,5 @@ def test_the_answer_keys_are_pinned(rates: BaseRates, march: Facts, february: Fa
             asked.shift(february, march, "a", "b", attempt, STYLE),
         ):
             digest.update(answer_key("m", "plain-3", request).encode())
-    assert digest.hexdigest()[:16] == "4f8e74d0701348f6"
+    assert digest.hexdigest()[:16] == "a2b8018b0cacb8ed"
     assert asked.version == f"plain-3@{rates.version}"
