@@ -15,6 +15,7 @@ asks for what the model knows of the titles, in `interest.write.knowledge`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -223,10 +224,17 @@ def titles_valued(facts: Facts, style: Style) -> str:
 
 def _numbered(title: Title) -> str:
     year = f", {title.year}" if title.year else ""
-    kind = f": {'/'.join(title.categories)}" if title.categories else ""
-    return f"[{title.seq}] {title.name} ({'' if title.value is None else f'{title.value:g}'}{year}{kind})".replace(
-        "(, ", "("
-    )
+    kind = f": {_in_row('/'.join(title.categories))}" if title.categories else ""
+    value = "" if title.value is None else f"{title.value:g}"
+    return f"[{title.seq}] {_in_row(title.name)} ({value}{year}{kind})".replace("(, ", "(")
+
+
+_ROW = re.compile(r"\[\s*(\d+)\s*\]|;")
+
+
+def _in_row(text: str) -> str:
+    """The text without what numbers and divides the titles: "Up; [7] Cats (5)" would be two of them."""
+    return _ROW.sub(lambda match: match[1] or ",", text) if "[" in text or ";" in text else text
 
 
 PROMPTS: dict[str, Prompt] = {
