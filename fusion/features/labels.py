@@ -91,7 +91,9 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
             labels = matches[column].astype(np.int8)
             if self.offers:
                 known = np.array([text in KNOWN_ACTIONS for text in log.actions], dtype=bool)[log.action]
-                asked = matches[column] if self.field == "action" else column >= 0  # what was known has no scene
+                asked = column >= 0  # what was known has no scene
+                if self.field == "action":  # `action=pay` asks for it; `action!=click` speaks of what was offered
+                    asked = matches[column] & (self.comparison == "=")
                 labels[known & ~asked] = UNLABELLED
         else:
             numbers = self.numbers(log)

@@ -238,6 +238,19 @@ def test_pre_training_reads_what_was_known_as_training_does(store: Engine) -> No
     assert OFFERED not in read.spec.actions.texts
 
 
+@pytest.mark.parametrize(("rule", "asked"), [("action!=offered", ()), ("action=click|pay", ("pay",))])
+def test_what_was_known_is_a_label_only_where_it_is_named(store: Engine, rule: str, asked: tuple[str, ...]) -> None:
+    ingest(store, known_of_users(), 500)
+    with store.connect() as connection:
+        config = DatasetConfig(tasks=(Task.parse(rule),), history=10, min_history=2)
+        read = read_labelled(connection, config, least=2)
+    named = np.array([read.log.actions[action] for action in read.log.action])
+    assert (read.labels[named == "click"] == POSITIVE).all()
+    for action in KNOWN_ACTIONS:
+        assert (named == action).any()
+        assert (read.labels[named == action] == (POSITIVE if action in asked else UNLABELLED)).all()
+
+
 def test_a_log_without_offers_has_searches_and_visits_of_its_own(store: Engine) -> None:
     """A shop's, where a search is what it is: something that a user did instead of a click."""
     rows = [row for row in known_of_users() if row.action != OFFERED]
