@@ -207,7 +207,7 @@ def write(store: Engine, plan: Plan, model: Complete, name: str) -> None:
 def measured(store: Engine, version: str, name: str, encoder: Encoder | None) -> dict[str, Any]:
     """The measures of one version's kept texts, and of what may stand in their place."""
     with store.connect() as connection:
-        texts = read_texts(connection, version, name, 0, MOST)
+        texts = read_texts(connection, version, name, 0, MOST, style=STYLE)
         cost = read_cost(connection, version, name, 0)
     if not texts:
         sys.exit(f"the store's texts by {version} are another model's than {name}; name another folder by --work")

@@ -115,6 +115,7 @@ towards track trend try turn type typical typically unchanged under unlike until
 valued varied variety various very view viewed viewer viewing was watch watched watching way weight well went were
 what when whenever where whereas whether which while who whole whom whose wide widely wider will with within without
 work would yet
+song book game article video product podcast album episode
 """
 PLAIN = frozenset(_PLAIN.split()) | NUMBER_WORDS.keys()
 _ENDINGS = ("", "s", "es", "ed", "d", "ing", "ly", "'s", "’s", "n't")

@@ -51,23 +51,26 @@ def number_claims(clause: str, named: Named, evidence: Evidence) -> Iterator[Cla
         spelled = match["word"]
         number = float(NUMBER_WORDS[spelled.lower()]) if spelled else float(match["digits"].replace(",", ""))
         following = clean[match.end() :].lstrip(" -(").lower()
-        about = next((names for hit, names in named if following.startswith(hit[0].lower())), None)
+        hit, about = next(((hit[0], own) for hit, own in named if following.startswith(hit[0].lower())), ("", ()))
+        of_group = bool(about)  # how many of the behaviours, or what share, are of a category
         if about:
             counts = {category.count for one in both for name in about if (category := one.category(name))}
             holds = number in counts
         elif spelled:
             continue  # "two genres", "one of": no count of the partition
         elif following.startswith("%"):
+            of_group = True
             holds = any(abs(number - 100 * facts.share(category.name)) <= 1 for category in facts.categories)
         elif re.match(r"(?:titles?|films?|movies?|items?|songs?|books?|behaviou?rs?)\b", following):
             holds = number in {one.size for one in both}
         elif clean[: match.start()].rstrip().endswith("(") or re.match(r"(?:of|ratings)\b", following):
+            of_group = True
             holds = number in {one.size for one in both} | {c.count for one in both for c in one.categories}
         else:  # a mean or the user's age
             means = {round(one.mean, places) for one in both if one.mean is not None for places in (0, 1, 2)}
             holds = number in means | {float(text) for text in facts.profile.values() if text.isdecimal()}
-        kind = "count" if about else "number"
-        yield Claim(kind, match[0], supported=holds, why="" if holds else "no such count here")
+        text, kind = f"{match[0]} {hit}".strip(), "count" if of_group else "number"
+        yield Claim(kind, text, supported=holds, why="" if holds else "no such count here")
 
 
 def profile_claims(rest: str, facts: Facts) -> Iterator[Claim]:

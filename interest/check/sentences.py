@@ -60,7 +60,7 @@ _CLUMSY = re.compile(
     r"films|movies|titles|genres)\b"
     r"|\brated as\b(?! (?:one of|highly|high\b))"
     r"|\benjoyed (?:\S+ )+(?:higher|lower) ratings\b"
-    r"|\benjoyed (?:(?!and |which |who |rated |gave )[^\s,]+ )+(?:higher|lower) than\b"
+    r"|\benjoyed (?:(?!and |which |who |gave |\w+ed )[^\s,]+ )+(?:higher|lower) than\b"
     r"|\bwhile (?:less|fewer|more) (?:[\w'’-]+ )*[\w'’-]+\.$",
     re.IGNORECASE,
 )
@@ -170,7 +170,9 @@ def _fault(sentence: str, asserted: list[Claim], evidence: Evidence, copied: set
     already = " ".join(text for text, _ in before).lower()
     bare = _without_titles(sentence, evidence)
     words = re.findall(r"[\w'’-]+", bare.lower())
-    content = [word for word in words if word not in _FUNCTION_WORDS and word not in _NOUNS]
+    of_items = _NOUNS.union(*(noun.lower().split() for noun in evidence.nouns))
+    of_items |= {word for name in (c.name for c in evidence.facts.categories) for word in name.lower().split()}
+    content = [word for word in words if word not in _FUNCTION_WORDS and word not in of_items]
     about = Counter(claim.about for claim in asserted if claim.about)
     reasons = (
         (not asserted, "says nothing that can be checked"),
@@ -189,7 +191,7 @@ def _fault(sentence: str, asserted: list[Claim], evidence: Evidence, copied: set
             bool(set(_grams(words, 6)) & set(_grams(re.findall(r"[\w'’-]+", already), 6))),
             "repeats the sentence before",
         ),
-        (_adds_nothing(asserted, [claim for _, inside in before for claim in inside]), "says again what is said"),
+        (_adds_nothing(asserted, before, change=evidence.before is not None), "says again what is said"),
         (bool(copied & set(_grams(re.findall(r"\w+", sentence.lower()), COPIED_WORDS))), "copies the prompt"),
     )
     return next((reason for holds, reason in reasons if holds), "")
@@ -214,14 +216,14 @@ def _speaks_of_one(sentence: str, evidence: Evidence) -> bool:
     return bool(re.search(one, sentence, re.IGNORECASE))
 
 
-def _adds_nothing(asserted: Iterable[Claim], before: Iterable[Claim]) -> bool:
+def _adds_nothing(asserted: Iterable[Claim], before: Kept, *, change: bool) -> bool:
     """Whether all of it was said, in the same way or with more: "31 dramas" and "enjoyed dramas" are two things to say,
-    the second of which says the first.
+    the second of which says the first. Of a change, what was named was said.
     """
-    said = {_said(claim) for claim in before}
-    stances = {(what, kind) for what, kind, _ in said}
+    said = {_said(claim) for _, inside in before for claim in inside}
+    named = {(what, kind) for what, kind, _ in said}
     return bool(said) and all(
-        _said(claim) in said or (_said(claim)[2] == 0 and _said(claim)[:2] in stances) for claim in asserted
+        _said(claim) in said or ((change or _said(claim)[2] == 0) and _said(claim)[:2] in named) for claim in asserted
     )
 
 

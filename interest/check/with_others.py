@@ -23,27 +23,30 @@ _OTHERS = rf"(?:those of |what )?(?:most |the |any |all )*{_WHOM}"
 _THAN_OTHERS = re.compile(rf"\b(?:than|often as) {_OTHERS}", re.IGNORECASE)
 _THAN_USERS = re.compile(rf"\bthan (?!others){_OTHERS}", re.IGNORECASE)
 _FEWER = re.compile(r"\b(?:fewer|less|rarely|seldom)\b", re.IGNORECASE)
-_LEVEL = re.compile(r"\b(?:higher|lower|better|worse)\b", re.IGNORECASE)
+_LEVEL = re.compile(
+    r"\b(?:higher|lower|better|worse|(?P<uncounted>longer|shorter|older|newer|costs? (?:more|less)))\b", re.IGNORECASE
+)
 MORE_THAN_OTHERS = 1.15  # times the usual share; less than its inverse is fewer
 
 _WHO = r"^\W*(?:and )?(?:they|he|she|(?:this|the) user)(?: also| generally)?"
+_WHAT = "(?:films?|movies?|titles?|items?|songs?|books?|products?|NOUNS)"
 _DID = "(?:rated?|watched|played|viewed|read|chose|picked|bought|saved|listened to|clicked on|VERB)"
 _MOST = rf"than (?:those of |what )?(?:most )?(?:of the )?{_WHOM}\W*$"
 _VALUES = {
     Kind.RATING: (
         rf"{_WHO} (?:gave|gives?) (?P<word>higher|lower) (?:ratings|scores|marks)(?: on average)? {_MOST}",
-        rf"{_WHO} rated?(?: [\w'’-]+)? (?P<word>higher|lower)(?: on average)? {_MOST}",
+        rf"{_WHO} rated?(?: {_WHAT})? (?P<word>higher|lower)(?: on average)? {_MOST}",
         rf"^\W*(?:and )?their (?:ratings|scores) (?:were|are) (?:generally )?(?P<word>higher|lower) {_MOST}",
     ),
-    Kind.SECONDS: (rf"{_WHO} {_DID}(?: [\w'’-]+){{0,2}} for (?P<word>longer|shorter) {_MOST}",),
+    Kind.SECONDS: (rf"{_WHO} {_DID}(?: {_WHAT})? for (?P<word>longer|shorter) {_MOST}",),
     Kind.PRICE: (rf"{_WHO} (?:chose|bought|picked) what costs? (?P<word>more|less) {_MOST}",),
     Kind.NUMBER: (rf"{_WHO} (?:gave|gives?) (?P<word>higher|lower) values(?: on average)? {_MOST}",),
 }
 _VALUES[Kind.MILLISECONDS] = _VALUES[Kind.SECONDS]
 _AGE = r"(?P<word>older|newer|more recent)"
 _YEARS = (
-    rf"{_WHO} {_DID} {_AGE}(?: [\w'’-]+){{1,2}} {_MOST}",
-    rf"^\W*(?:and )?(?:the|their) [\w'’-]+ (?:were|are) (?:generally )?{_AGE} {_MOST}",
+    rf"{_WHO} {_DID} {_AGE} {_WHAT} {_MOST}",
+    rf"^\W*(?:and )?(?:the|their) {_WHAT} (?:were|are) (?:generally )?{_AGE} {_MOST}",
 )
 _ANY = re.compile(
     rf"\b(?:older|newer|more recent)\b|\b(?:higher|lower|longer|shorter|costs? (?:more|less))\b(?=.*\bthan {_OTHERS})",
@@ -56,13 +59,13 @@ _LESS = frozenset(("lower", "shorter", "less", "older"))
 def shares_with_others(clause: str, named: Named, evidence: Evidence) -> Iterator[Claim]:
     """ "far more westerns than others": held against the base rates, where a text was told them.
 
-    "Higher ratings to westerns than most users" is unsupported: how others valued a category is not looked up. "Higher
-    ratings to westerns than others" speaks of other categories.
+    "Higher ratings to westerns than most users" is unsupported, for how others valued a category is not looked up, and
+    so is "older westerns than others". "Higher ratings to westerns than others" speaks of other categories.
     """
     if evidence.rates is None or not (match := _THAN_OTHERS.search(clause)):
         return
     level = _LEVEL.search(clause[: match.start()])
-    if level and not _THAN_USERS.search(clause):
+    if level and not level["uncounted"] and not _THAN_USERS.search(clause):
         return
     fewer = bool(_FEWER.search(clause[: match.start()]))
     for hit, names in named:
@@ -78,7 +81,7 @@ def levels_with_others(clause: str, evidence: Evidence) -> list[tuple[Claim, tup
 
     A relative clause speaks of what stands before it ("dramas, | which they rated higher than others").
     """
-    for measure, pattern in _patterns(evidence.facts.kind, evidence.facts.verb):
+    for measure, pattern in _patterns(evidence.facts.kind, evidence.facts.verb, evidence.nouns):
         if match := pattern.search(clause):
             direction = -1 if match["word"].lower() in _LESS else 1
             why = _verdict(measure, direction, evidence)
@@ -92,10 +95,11 @@ def levels_with_others(clause: str, evidence: Evidence) -> list[tuple[Claim, tup
 
 
 @lru_cache(maxsize=64)
-def _patterns(kind: Kind, verb: str) -> tuple[tuple[Measure, re.Pattern[str]], ...]:
-    """How the whole partition is compared in plain words, for values of a kind and what its user did."""
+def _patterns(kind: Kind, verb: str, nouns: tuple[str, ...]) -> tuple[tuple[Measure, re.Pattern[str]], ...]:
+    """How the whole partition is compared in plain words, for values of a kind and what its user did to what."""
+    what = "|".join(map(re.escape, nouns or ("titles",)))
     return tuple(
-        (measure, re.compile(pattern.replace("VERB", re.escape(verb)), re.IGNORECASE))
+        (measure, re.compile(pattern.replace("VERB", re.escape(verb)).replace("NOUNS", what), re.IGNORECASE))
         for measure, patterns in ((Measure.VALUES, _VALUES[kind]), (Measure.YEARS, _YEARS))
         for pattern in patterns
     )

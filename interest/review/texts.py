@@ -16,6 +16,7 @@ from interest.store.sql import partition_of
 from interest.store.tables import interests, partitions
 from interest.types import Interest, Outcome, Partition, Source
 from interest.write.backlog import Plan, Work, load, read_categories
+from interest.write.prompts import Style
 from interest.write.rates import rates_of
 from interest.write.writer import interest_of_row
 
@@ -77,17 +78,19 @@ def read_texts(
     generation: int,
     most: int,
     advance: Callable[[int], None] = lambda _count: None,
+    style: Style = Style(),  # noqa: B008  # frozen
 ) -> list[ReviewedText]:
     """The texts of one prompt version and model: all, or those of whole users up to about `most` texts.
 
     Users are drawn by a hash of their ids, so that the same store gives the same texts. `advance` is called with the
-    number of partitions read.
+    number of partitions read. style: what the texts call the items; other nouns than they were written with are words
+    from nowhere.
     """
     mine = _texts_by(prompt_version, model, generation)
     per_user = select(interests.c.user_id, func.count()).where(mine).group_by(interests.c.user_id)
     users = _draw({row[0]: row[1] for row in connection.execute(per_user)}, most)
     found: list[ReviewedText] = []
-    plan, categories = Plan(prompt_version=prompt_version), read_categories(connection)
+    plan, categories = Plan(prompt_version=prompt_version, style=style), read_categories(connection)
     rates = rates_of(connection, prompt_version)
     for start in range(0, len(users), USERS):
         some = users[start : start + USERS]
@@ -108,7 +111,12 @@ def read_texts(
 
 
 def read_others(
-    connection: Connection, prompt_version: str, model: str, generation: int, most: int
+    connection: Connection,
+    prompt_version: str,
+    model: str,
+    generation: int,
+    most: int,
+    style: Style = Style(),  # noqa: B008  # frozen
 ) -> list[tuple[str, Evidence]]:
     """The first partition with a text of each of `most` users, drawn as those of `read_texts` are.
 
@@ -124,7 +132,7 @@ def read_others(
         query = select(partitions).where(tuple_(partitions.c.user_id, partitions.c.index).in_(some))
         rows = connection.execute(query.where(partitions.c.generation == generation)).mappings()
         heads += sorted((partition_of(row) for row in rows), key=lambda head: users.index(head.user_id))
-    works = load(connection, Plan(prompt_version=prompt_version), heads, read_categories(connection))
+    works = load(connection, Plan(prompt_version=prompt_version, style=style), heads, read_categories(connection))
     rates = rates_of(connection, prompt_version)
     return [(work.user_id, _evidence(work, rates)) for work in works]
 

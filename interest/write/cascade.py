@@ -62,6 +62,7 @@ async def write_summary(
         min_claims=prompt.least(facts),
         strangers=[Evidence(other, rates=prompt.rates, nouns=style.noun) for other in prompt.strangers],
         statements=prompt.statements,
+        repeated=prompt.repeated,
     )
 
 
@@ -115,6 +116,7 @@ async def _attempts(
     min_claims: int,
     strangers: Sequence[Evidence] = (),
     statements: Callable[[str, Facts], tuple[ItemStatement, ...]] | None = None,
+    repeated: bool = False,
 ) -> GeneratedText:
     """Ask until a text may be kept. An attempt cut by the token limit counts if at least one whole sentence stands; one
     that would do for a third of the `strangers`, or calls liked what lies below the user's mean, does not where there
@@ -131,6 +133,8 @@ async def _attempts(
             return replace(stand_in, outcome=Outcome.REFUSED)
         text, named = _parsed(reply, request, evidence)
         asked = "\n".join(message.content for message in request.messages)
+        if repeated:
+            asked = asked.rpartition("\n")[0]
         verdict = check(text, evidence, asked, min_claims=min_claims)
         if verdict.text and strangers:
             said = [sentence for sentence, _ in sentences(verdict.text, evidence)]

@@ -55,9 +55,8 @@ class Place:
 
     @property
     def distinct(self) -> int:
-        """How many things the claim check counts in it: categories, and comparisons with others."""
-        named = {name for name, _ in self.commonest}.union(self.best, self.more, self.lower)
-        return len(named) + len(self.more) + bool(self.higher) + bool(self.newer)
+        """How many things the claim check counts in it, without the commonest: categories, comparisons with others."""
+        return len({*self.best, *self.more, *self.lower}) + len(self.more) + bool(self.higher) + bool(self.newer)
 
     def example(self, facts: Facts) -> Place:
         """A place of the same kind and directions, of categories that are no words of this catalogue or profile."""
@@ -97,20 +96,20 @@ def place_of(facts: Facts, rates: BaseRates) -> Place:
 
 def statement(place: Place, facts: Facts, style: Style) -> list[str]:
     """A sentence for each kind of fact, all of "they"."""
-    many, valued = style.noun[1], "rated" if facts.kind is Kind.RATING else "valued"
+    many, did, valued = style.noun[1], _did(facts), "rated" if facts.kind is Kind.RATING else "valued"
     commonest = listed(counted(name, count, style.noun) for name, count in place.commonest)
 
     def named(names: Sequence[str]) -> str:
         return listed(plural(name, many) for name in names)
 
     sentences = [
-        f"They {facts.verb} {commonest}.",
-        f"They {place.loved} {named(place.best)}." if place.loved != facts.verb else "",
-        f"They {facts.verb} more {named(place.more)} than others." if place.more else "",
+        f"They {did} {commonest}.",
+        f"They {place.loved} {named(place.best)}." if place.loved != did else "",
+        f"They {did} more {named(place.more)} than others." if place.more else "",
         f"They {valued} {named(place.lower)} lower than the rest." if place.lower else "",
     ]
     for direction, words in ((place.higher, _HIGHER[facts.kind]), (place.newer, _NEWER)):
-        sentences.append(words[direction < 0].format(verb=facts.verb, many=many) if direction else "")
+        sentences.append(words[direction < 0].format(verb=did, many=many) if direction else "")
     return [sentence for sentence in sentences if sentence]
 
 
@@ -121,8 +120,9 @@ def plain_3(rates: BaseRates) -> Prompt:
         place = place_of(facts, rates)
         question = f"What sets this user apart? Name the {style.groups}. Answer in short sentences.\n"
         lines = [question, f"Before: {previous}"] if previous is not None else [question]
-        told, shown = (_left(statement(one, facts, style), attempt) for one in (place, place.example(facts)))
-        opening = f"This user {place.loved if 0 < attempt < LAST else facts.verb}"
+        sentences = statement(place, facts, style)
+        told, shown = _left(sentences, attempt), _left(statement(place.example(facts), facts, style), attempt)
+        opening = f"This user {place.loved if 0 < attempt < LAST else _did(facts)}"
         asked = plain_request("\n".join([*lines, _of("The", told)]), opening, attempt)
         system, question_asked = asked.messages
         example = (Message("user", f"{question}\n{_of('The', shown)}"), Message("assistant", _of("This", shown)))
@@ -130,13 +130,18 @@ def plain_3(rates: BaseRates) -> Prompt:
             asked,
             messages=(system, *example, question_asked),
             max_tokens=LONGEST,
-            temperature=asked.temperature if attempt >= LAST else 0.0,
+            temperature=0.0 if attempt < LAST and told != _left(sentences, attempt - 1) else asked.temperature,
         )
 
     version = f"plain-3@{rates.version}"
     shift = plain_2(rates).shift
-    asks = Prompt(version, summary, shift, rates, rates.strangers(), tested=True)
-    return inside_fields(replace(asks, least=lambda facts: min(LEAST_SAID, place_of(facts, rates).distinct)))
+    asks = Prompt(version, summary, shift, rates, rates.strangers(), tested=True, repeated=True)
+    return inside_fields(replace(asks, least=lambda facts: max(2, min(LEAST_SAID, place_of(facts, rates).distinct))))
+
+
+def _did(facts: Facts) -> str:
+    """What the user did, in words that say nothing of liking: "liked 31 dramas" would be said of what is valued low."""
+    return "chose" if facts.verb == "liked" else facts.verb
 
 
 def _left(sentences: Sequence[str], attempt: int) -> Sequence[str]:
@@ -144,7 +149,7 @@ def _left(sentences: Sequence[str], attempt: int) -> Sequence[str]:
     if attempt not in (1, 2):
         return sentences
     behind = sentences[1:] or sentences
-    return behind if attempt == 1 else behind[: max(1, min(3, len(behind) - 1))]
+    return behind if attempt == 1 else behind[: max(2, min(3, len(behind) - 1))]
 
 
 def _of(which: str, sentences: Sequence[str]) -> str:

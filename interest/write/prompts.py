@@ -77,6 +77,7 @@ class Prompt:
     rates: BaseRates | None = None  # that it reads; a text may compare with others then
     strangers: tuple[Facts, ...] = ()  # a summary that would do for a third of these partitions is asked for again
     statements: Callable[[str, Facts], tuple[ItemStatement, ...]] | None = None  # read beside the summary's text
+    repeated: bool = False  # its last line is what the answer is to say; an answer copies the prompt elsewhere
     least: Callable[[Facts], int] = lambda _facts: LEAST_SAID  # that a kept summary speaks of
     tested: bool = False  # a shift is asked for only where the change is beyond chance
 

@@ -65,15 +65,16 @@ def review(
     if language not in (None, LANGUAGE):
         raise InputError(f"no texts in {language!r}: the claim check keeps texts in English ({LANGUAGE}) alone")
     engine = open_store(store_url(store), create=False)
+    style = Style(noun=nouns(noun))
     reviews: list[Review] = []
     read: list[ReviewedText] = []
     vectors = _encoder(encoder) if retrieval else None
     with engine.connect() as connection:
         for version, name, generation in versions_of(connection, prompt_version, model):
             with progress(f"Reading the texts of {version}", None, unit="partitions") as advance:
-                texts = read_texts(connection, version, name, generation, most, advance)
+                texts = read_texts(connection, version, name, generation, most, advance, style)
             kept = [text for text in texts if text.kept]
-            others = read_others(connection, version, name, generation, OTHERS + 1)
+            others = read_others(connection, version, name, generation, OTHERS + 1, style)
             ranked = _retrieval(vectors, kept) if vectors is not None and kept else None
             with progress(f"Reviewing {version}", len(kept), unit="texts") as advance:
                 reviews.append(
@@ -81,7 +82,7 @@ def review(
                         texts,
                         prompt_version=version,
                         model=name,
-                        style=Style(noun=nouns(noun)),
+                        style=style,
                         cost=read_cost(connection, version, name, generation),
                         retrieval=ranked,
                         others=others,

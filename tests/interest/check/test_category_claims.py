@@ -33,7 +33,7 @@ BAD = [
     ("They enjoyed romantic comedies.", "romantic comedies"),  # no title is both
     ("They rated more comedies than dramas.", "comedies than dramas"),
     ("They prefer dramas over comedies.", "dramas over comedies"),
-    ("They rated 9 dramas.", "9"),
+    ("They rated 9 dramas.", "9 dramas"),
     ("They rated 40 films.", "40"),
     ("80% of them are dramas.", "80"),
     ("They have a preference for war films.", "war"),  # 2 of 11, not valued more than others

@@ -56,6 +56,15 @@ def test_a_comparison_of_the_whole_partition(said: str, measure: Measure, direct
         "They watched films for longer than most users.",  # these are ratings, no times
         "They chose what costs more than most users.",
         "They gave higher ratings than most users to war films.",
+        "They rated no higher than most users.",
+        "They rated nothing higher than most users.",
+        "They rated women higher than most users.",
+        "They rated older films lower than most users.",
+        "They rated older Japanese films than most users.",
+        "The actors were older than most users.",
+        "They chose older friends than others.",
+        "They rated them higher than others.",
+        "They watched comedies for longer than most users.",
         "They gave higher ratings to comedies than most users.",  # nobody counts how others value comedies
         "They enjoyed older dramas than others.",
     ],
@@ -110,5 +119,7 @@ def test_the_same_categories_said_in_another_way_are_not_said_twice() -> None:
     assert check("This user enjoyed comedies and war films. They rated comedies and war films.", OWN).trimmed
     higher = "This user enjoyed comedies and war films and rated them higher than the other films."
     assert check(higher, OWN).text == higher
+    fewer = "This user rated 3 comedies and 2 dramas. They enjoyed comedies."
+    assert "says again what is said" not in check(f"{fewer} They rated 4 comedies.", OWN).faults
     clumsy = check(f"{enjoyed} They enjoyed dramas lower than the rest.", OWN)
     assert clumsy.text == enjoyed

@@ -10,6 +10,7 @@ import pytest
 
 from interest.check.category_claims import claims_in
 from interest.check.evidence import Evidence
+from interest.check.generality import holds_for_many
 from interest.check.sentences import sentences
 from interest.facts.base_rates import LEAST, BaseRates, freeze
 from interest.facts.counts import Facts, facts_of
@@ -106,12 +107,15 @@ def test_an_answer_with_the_commonest_categories_alone_is_asked_for_again_with_l
     assert model.seen[1].opening == "This user gave the highest ratings to"
 
 
-@pytest.mark.parametrize("action", ["play", "purchase", "click", "save", "listen", "subscribe"])
+@pytest.mark.parametrize("action", ["play", "purchase", "click", "save", "listen", "subscribe", "like"])
 @pytest.mark.parametrize("valued", [True, False])
-def test_what_it_tells_of_any_log_passes_the_claim_check(action: str, valued: bool, own: Facts) -> None:
+@pytest.mark.parametrize("noun", [("song", "songs"), ("board game", "board games")])
+def test_what_it_tells_of_any_log_passes_the_claim_check(
+    action: str, valued: bool, noun: tuple[str, str], own: Facts
+) -> None:
     """Songs with play times, prices, or no values: what a model repeats word for word is kept whole."""
     style, verb = (
-        Style(noun=("song", "songs")),
+        Style(noun=noun),
         facts_of([(0, Behavior(user_id="u", item_id="2", action=action, at=0.0))], {}).verb,
     )
     kind = kind_of(action, [300.0], 400.0) if valued else Kind.NUMBER
@@ -139,6 +143,10 @@ def test_the_attempts_tell_less_and_less_and_a_word_of_the_catalogue_is_in_no_ex
 ) -> None:
     asked = [prompt.summary(own, None, attempt, STYLE).messages[-1].content for attempt in range(3)]
     assert len(asked[0]) > len(asked[1]) > len(asked[2])
+    few = replace(own, categories=tuple(replace(one, lift=0) for one in own.categories[:2]), valued=0, titles=())
+    first, again = (prompt.summary(few, None, attempt, STYLE) for attempt in (1, 2))
+    assert first.messages == again.messages
+    assert (first.temperature, again.temperature > 0) == (0.0, True)  # never the same greedy call twice
     sailing = replace(own, names=frozenset({"a chess master goes sailing"}))
     shown = prompt.summary(sailing, None, 0, STYLE).messages[2].content
     assert "chess" not in shown
@@ -149,6 +157,8 @@ def test_a_third_of_others_may_share_all_but_the_counts(prompt: Prompt, rates: B
     """Exact counts tell nobody apart: a text that would do for others but for these is asked for again."""
     usual = rates.strangers()[0]
     told = replace(usual, titles=tuple(replace(title, name=f"Film {at}") for at, title in enumerate(usual.titles)))
+    for said in ("They rated 7 dramas.", "They rated dramas (7).", "They rated 8 films, 7 of them dramas."):
+        assert holds_for_many([said], [Evidence(other) for other in rates.strangers()]), said
     said = "This user rated 7 dramas and 4 thrillers. They enjoyed dramas."
     counted = replace(
         told, categories=tuple(replace(one, count=7 if one.name == "Drama" else one.count) for one in told.categories)
