@@ -207,6 +207,27 @@ def test_nobody_trains_on_what_is_after_his_test_and_cold_items_are_counted_in_t
     assert np.array_equal(dataset.slices["warm"], ~dataset.slices["cold"])
 
 
+@pytest.mark.parametrize("system", systems.SYSTEMS)
+def test_every_system_is_trained_and_tested_on_the_sample(
+    system: str, llm: Path, store: Engine, tmp_path: Path
+) -> None:
+    """With and without the lifelong counts, which both are there for the next run."""
+    fill(store, random_rows(2, user_count=12), 12)
+    told: list[str] = []
+    world = systems.World(read_sample(store), store, llm, tmp_path, lambda name, _value: told.append(name))
+    counts = world.counts.copy()
+    training = TrainConfig(epochs=1, batch_size=32)
+    cut = 0 if system == systems.DIN else 2
+    setting = Setting(system=system, users=12, llm="tiny", cut=cut, counts=False, training=training)
+    line, scores = systems.execute(setting, 0, world)
+    assert 0 <= line["test"]["auc"] <= 1
+    assert len(scores["test"]) == len(world.dataset.of(TEST))
+    assert not world.dataset.samples.dense.any()
+    assert bool(told) == (system != systems.DIN)
+    systems.execute(msgspec.structs.replace(setting, counts=True), 0, world)
+    assert np.array_equal(world.dataset.samples.dense, counts)
+
+
 def test_the_estimate_counts_the_weights_of_a_real_layer(llm: Path, lower: LowerLayers) -> None:
     own = {"hidden_size": WIDTH, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
     shape = shape_of(own | {"num_hidden_layers": 4}, 2, 20.0, 15.0)
