@@ -1,6 +1,6 @@
-"""Claim: plain-2's texts say what sets a user apart: at most a fifth are generic, or replaced; three quarters name what
-the user valued best, one in twenty at most calls liked what lies below the user's mean; and they tell users apart
-better than statistics sentences do.
+"""Claim: plain-2's texts, and plain-3's of an adapted model, say what sets a user apart: at most a fifth are generic
+or replaced; three quarters name what the user valued best, one in twenty at most calls liked what lies below the user's
+mean; and plain-3's tell users apart better than statistics sentences do.
 
     python benchmarks/adaptation.py [--quick] [--log ml-100k|ml-1m] [--users 600] [--llm FOLDER]
         [--llm-backend int8|transformers] [--arm base] [--prompts plain-1,plain-2] [--work FOLDER]
