@@ -7,15 +7,14 @@ The sample of `bahe_auc.py` (ML-1M, the first 51 ratings of 300 users). SmolLM2 
 films' fields and to the training part of those users alone: the first 60 % of each, the rest of the log is not there.
 Then BAHE is trained on the bank and the upper layers of either model, everything else the same, and selected on
 validation. Differences are of the seeds' mean AUC, paired over users (bootstrap). --adapted takes a model that is there
-already. Finished runs are kept in benchmarks/results/bahe_adapted/ and not made twice. --quick: 12 users, one seed, one
-epoch, 2,000 tokens, nothing kept. Prints one JSON line.
+already. Finished runs are kept in benchmarks/results/bahe_adapted/, by the name of the model's folder, and not made
+twice. --quick: 12 users, one seed, one epoch, 2,000 tokens, nothing kept. Prints one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,19 @@ import msgspec
 import numpy as np
 import torch
 from adaptation_learning import shown, tell
-from bahe_auc import CUT, Place, mean_of, rounded, seeds_error, sizes
+from bahe_auc import CUT, Place, by_slice, mean_of, rounded, sizes
 from ml1m.protocol import read_rows
-from paired import bootstrap
 from text.sample import open_sample, open_training_part, read_sample
 from text.systems import TRAIN_TEXT, Setting, World, execute, name_of, say, scores_of
 
 from fusion.adaptation.run import AdaptConfig, Source, adapt
-from fusion.features.dataset import Dataset
 from fusion.features.log import read_log
-from fusion.features.splits import TEST
 from interest.store.sql import read_items
+from streams.commands.options import LATEST
 from streams.settings.load import cache_folder, default_llm
 
 RESULTS = Path(__file__).parent / "results" / "bahe_adapted"
 BASE, ADAPTED = "base", "adapted"
-LATEST = 4_102_444_800.0  # all of the training part is learnt from
-LEAST_OF_A_CLASS = 30  # as in bahe_auc.py
 
 
 def main() -> None:
@@ -77,24 +72,25 @@ def run(chosen: argparse.Namespace, place: Place) -> None:
     for arm, llm in ((BASE, chosen.llm), (ADAPTED, adapted)):
         world = World(read_sample(engine), engine, llm, place.work, place.tell)
         training = msgspec.structs.replace(TRAIN_TEXT, epochs=1) if chosen.quick else TRAIN_TEXT
-        setting = Setting(users=chosen.users, llm=arm, cut=chosen.cut, counts=False, training=training)
+        setting = Setting(users=chosen.users, llm=llm.name, cut=chosen.cut, counts=False, training=training)
         for seed in range(chosen.seeds):
             line = place.line(setting, seed, world.digest)
             if line is None and not chosen.report:
                 say(f"{arm}, seed {seed}")
-                line, scores = execute(setting, seed, world)
+                line, tested = execute(setting, seed, world)
                 line = rounded(line)
-                np.savez_compressed(place.scores(setting, seed), test=scores["test"].astype(np.float32))
+                np.savez_compressed(place.scores(setting, seed), test=tested["test"].astype(np.float32))
                 place.tell(name_of(setting, seed), line)
                 say(f"  validation AUC {line['valid']['auc']:.4f}, test {line['test']['auc']:.4f}")
             if line is not None:
                 held.setdefault(arm, []).append((line, place.scores(setting, seed)))
+    scores = [scores_of([file for _, file in held[arm]], "test") for arm in (ADAPTED, BASE) if arm in held]
     found = {
         "benchmark": "bahe_adapted",
         "command": f"python benchmarks/bahe_adapted.py --users {chosen.users} --tokens {chosen.tokens}",
         "rows": sizes(world.dataset),
         "arms": {arm: mean_of([line for line, _ in own]) for arm, own in held.items()},
-        "differences": differences(world.dataset, held) if len(held) == 2 else {},
+        "differences": by_slice(world.dataset, *scores) if len(scores) == 2 else {},
     }
     print(json.dumps(rounded(found)))
     if chosen.save:
@@ -116,23 +112,6 @@ def learnt(chosen: argparse.Namespace, place: Place, rows: Any, adapted: Path) -
         Source(log, catalogue, "ml-1m"), chosen.llm, adapted, config, shown=shown, say=tell,
         device=torch.device("cpu"),
     )  # fmt: skip
-
-
-def differences(dataset: Dataset, held: dict[str, list[tuple[dict[str, Any], Path]]]) -> dict[str, Any]:
-    """The adapted model's AUC over the base model's, on the test part and its slices; `standard_error` is of users and
-    of seeds.
-    """
-    test = dataset.of(TEST)
-    labels, users = dataset.labels[test] > 0, dataset.log.user[dataset.rows[test]]
-    scores = {arm: scores_of([file for _, file in own], "test") for arm, own in held.items()}
-    out: dict[str, Any] = {}
-    for part, own in ({"all": np.ones(len(test), bool)} | {n: s[test] for n, s in dataset.slices.items()}).items():
-        if min(labels[own].sum(), (~labels[own]).sum()) < LEAST_OF_A_CLASS:
-            continue
-        pair = scores[ADAPTED][:, own], scores[BASE][:, own]
-        found = bootstrap(labels[own], users[own], *pair) | {"rows": own.sum()}
-        out[part] = found | {"standard_error": math.hypot(found["sd"], seeds_error(labels[own], *pair))}
-    return out
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def report(chosen: argparse.Namespace, place: Place, world: World, rows: Any) ->
         "token_seconds_a_training_sample": tokens_amortised(place, chosen, dataset),
         "estimate": estimate(
             shape_of(architecture(chosen.llm), chosen.cut, tokens["behavior"], tokens["item"]),
-            pack=samples_a_window(dataset), shared=len(dataset.of(TRAIN)) / len(dataset.log.users),
+            together=samples_a_window(dataset), shared=len(dataset.of(TRAIN)) / len(dataset.log.users),
             behaviors_a_text=repeated["ml-1m"]["behaviors_a_text"],
         ),
         "settings": {name: msgspec.to_builtins(own) for name, own in settings(chosen).items() if name in SYSTEMS},
@@ -252,9 +252,6 @@ def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[
     The standard error is of users (`sd`) and of seeds.
     """
     dataset, own = world.dataset, {k: s for k, s in both(chosen).items() if k in SYSTEMS}
-    test = dataset.of(TEST)
-    labels, users = dataset.labels[test] > 0, dataset.log.user[dataset.rows[test]]
-    slices = {"all": np.ones(len(test), bool)} | {name: held[test] for name, held in dataset.slices.items()}
     scores = {}
     for name, setting in own.items():
         held = [s for s in range(chosen.seeds) if place.line(setting, s, world.digest)]
@@ -264,18 +261,26 @@ def differences(chosen: argparse.Namespace, place: Place, world: World) -> dict[
     out: dict[str, Any] = {}
     ours = [name for name in (BAHE, BAHE_USERS) if name in scores]
     for name, other in ((a, b) for a in ours for b in scores if a != b and (a == BAHE or b != BAHE)):
-        out[f"{name} - {other}"] = by_slice = {}
-        for part, rows in slices.items():
-            if min(labels[rows].sum(), (~labels[rows]).sum()) < LEAST_OF_A_CLASS:
-                continue
-            pair = scores[name][:, rows], scores[other][:, rows]
-            found = bootstrap(labels[rows], users[rows], *pair) | {"rows": rows.sum()}
-            by_slice[part] = found | {"standard_error": math.hypot(found["sd"], seeds_error(labels[rows], *pair))}
+        out[f"{name} - {other}"] = by_slice(dataset, scores[name], scores[other])
     compared = [(name, out[f"{name} - {FULL_TEXT}"]["all"]) for name in ours if f"{name} - {FULL_TEXT}" in out]
     if compared:
         out["not_below_full_text"] = {name: told["mean"] >= -told["standard_error"] for name, told in compared}
     if "cold" in (against := out.get(f"{BAHE} - {DIN}", {})):
         out["above_din_on_cold_items"] = against["cold"]["mean"] > 0
+    return out
+
+
+def by_slice(dataset: Dataset, ours: Array, other: Array) -> dict[str, Any]:
+    """What the test part and each of its slices say of two systems' scores, (S, n) each: `ours` over the `other`."""
+    test = dataset.of(TEST)
+    labels, users = dataset.labels[test] > 0, dataset.log.user[dataset.rows[test]]
+    out: dict[str, Any] = {}
+    for part, rows in {"all": np.ones(len(test), bool), **{n: own[test] for n, own in dataset.slices.items()}}.items():
+        if min(labels[rows].sum(), (~labels[rows]).sum()) < LEAST_OF_A_CLASS:
+            continue
+        pair = ours[:, rows], other[:, rows]
+        found = bootstrap(labels[rows], users[rows], *pair) | {"rows": rows.sum()}
+        out[part] = found | {"standard_error": math.hypot(found["sd"], seeds_error(labels[rows], *pair))}
     return out
 
 
@@ -300,10 +305,10 @@ def tokens_amortised(place: Place, chosen: argparse.Namespace, dataset: Dataset)
 def samples_a_window(dataset: Dataset) -> float:
     """Mean of an epoch of BAHE; the most is TOGETHER."""
     rows = dataset.of(TRAIN)
-    plan = BaheCollator(("recent",), HISTORY, TOGETHER).plan(
+    epoch = BaheCollator(("recent",), HISTORY, TOGETHER).epoch(
         dataset.samples, rows, TRAIN_TEXT.batch_size, np.random.default_rng(0), 1
     )
-    return len(rows) / sum(len(share.sizes) for shares in plan for share in shares)
+    return len(rows) / sum(len(share.sizes) for shares in epoch for share in shares)
 
 
 def lengths(dataset: Dataset, llm: Path) -> dict[str, float]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from interest.check.sentences import MIN_CLAIMS
 from interest.facts.among_others import Measure, far_from_most
 from interest.facts.base_rates import BaseRates
 from interest.facts.categories import counted, listed, plural
@@ -59,7 +60,7 @@ class Place:
         return len({*self.best, *self.more, *self.lower}) + len(self.more) + bool(self.higher) + bool(self.newer)
 
     def example(self, facts: Facts) -> Place:
-        """A place of the same kind and directions, of categories that are no words of this catalogue or profile."""
+        """A place of the same kind and directions, of categories that are not words of this catalogue or profile."""
         texts = (*facts.names, *facts.profile.values(), *(category.name for category in facts.categories))
         words = {word for text in texts for word in re.findall(r"\w+", text.lower())}
         unheard = [name for name in _NOBODYS if name not in words]
@@ -136,7 +137,9 @@ def plain_3(rates: BaseRates) -> Prompt:
     version = f"plain-3@{rates.version}"
     shift = plain_2(rates).shift
     asks = Prompt(version, summary, shift, rates, rates.strangers(), tested=True, repeated=True)
-    return inside_fields(replace(asks, least=lambda facts: max(2, min(LEAST_SAID, place_of(facts, rates).distinct))))
+    return inside_fields(
+        replace(asks, least=lambda facts: max(MIN_CLAIMS, min(LEAST_SAID, place_of(facts, rates).distinct)))
+    )
 
 
 def _did(facts: Facts) -> str:

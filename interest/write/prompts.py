@@ -9,8 +9,8 @@ plain-1  for small models. It tells only what may be repeated (a 135M model turn
 json-1   for capable models behind a server. All the facts, and an answer in a flat JSON schema with evidence numbers.
 
 plain-2 and json-2, which ask for what sets a user apart, are in `interest.write.apart`, plain-3, which also tells what
-comes back in a user's next partition, in `interest.write.place`, and knowledge-1, which also
-asks for what the model knows of the titles, in `interest.write.knowledge`.
+comes back in a user's next partition, in `interest.write.place`, and knowledge-1, which also asks for what the model
+knows of the titles, in `interest.write.knowledge`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from interest.check.sentences import MIN_CLAIMS
 from interest.facts.base_rates import BaseRates
 from interest.facts.categories import listed, plural, qualifier
 from interest.facts.counts import Facts, Title
@@ -58,7 +59,6 @@ def _answer_schema() -> str:
 
 ANSWER_SCHEMA = _answer_schema()
 
-LEAST_SAID = 2  # categories, titles and comparisons: one says too little about a user to be worth storing
 SummaryPrompt = Callable[[Facts, str | None, int, Style], Request]
 ShiftPrompt = Callable[[Facts, Facts, str, str, int, Style], Request]
 
@@ -78,7 +78,7 @@ class Prompt:
     strangers: tuple[Facts, ...] = ()  # a summary that would do for a third of these partitions is asked for again
     statements: Callable[[str, Facts], tuple[ItemStatement, ...]] | None = None  # read beside the summary's text
     repeated: bool = False  # its last line is what the answer is to say; an answer copies the prompt elsewhere
-    least: Callable[[Facts], int] = lambda _facts: LEAST_SAID  # that a kept summary speaks of
+    least: Callable[[Facts], int] = lambda _facts: MIN_CLAIMS  # categories, titles and comparisons in a kept summary
     tested: bool = False  # a shift is asked for only where the change is beyond chance
 
 

@@ -29,6 +29,7 @@ from tests.support.tiny_llm import WIDTH, save_llm
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+from bahe_auc import samples_a_window
 from ml1m import bahe as ml1m
 from text import systems
 from text.cost import bahe, days, full_text, shape_of
@@ -226,6 +227,11 @@ def test_every_system_is_trained_and_tested_on_the_sample(
     assert bool(told) == (system != systems.DIN)
     systems.execute(msgspec.structs.replace(setting, counts=True), 0, world)
     assert np.array_equal(world.dataset.samples.dense, counts)
+
+
+def test_an_epoch_of_the_sample_has_several_moments_in_a_window(store: Engine) -> None:
+    fill(store, random_rows(2, user_count=12), 12)
+    assert 1 < samples_a_window(read_sample(store)) <= systems.TOGETHER
 
 
 def test_the_estimate_counts_the_weights_of_a_real_layer(llm: Path, lower: LowerLayers) -> None:

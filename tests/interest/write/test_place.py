@@ -114,10 +114,8 @@ def test_what_it_tells_of_any_log_passes_the_claim_check(
     action: str, valued: bool, noun: tuple[str, str], own: Facts
 ) -> None:
     """Songs with play times, prices, or no values: what a model repeats word for word is kept whole."""
-    style, verb = (
-        Style(noun=noun),
-        facts_of([(0, Behavior(user_id="u", item_id="2", action=action, at=0.0))], {}).verb,
-    )
+    style = Style(noun=noun)
+    verb = facts_of([(0, Behavior(user_id="u", item_id="2", action=action, at=0.0))], {}).verb
     kind = kind_of(action, [300.0], 400.0) if valued else Kind.NUMBER
 
     def of_kind(told: Facts) -> Facts:
