@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,8 +32,9 @@ class Piece(NamedTuple):
 class Document:
     """One document of continual pre-training.
 
-    chat: its pieces are the turns of a conversation (system, user or both, then the answer, which alone is asked for)
-    and are put into the model's chat template; otherwise they are read one after the other as they stand.
+    chat: its pieces are the turns of a conversation (the system's where their number is odd, then the user's and the
+    assistant's in turn; the last answer alone is asked for) and are put into the model's chat template; otherwise they
+    are read one after the other as they stand.
     user: whose private history it tells; None where it is of nobody in particular.
     until: event time of the newest behaviour that it tells or was ordered by; None where it tells none.
     """
@@ -48,10 +50,13 @@ class Document:
         return "".join(piece.text for piece in self.pieces)
 
 
-def dialogue(question: str, answer: str, *, system: str = "") -> tuple[Piece, ...]:
-    """The turns of one question and its answer; the system's turn is left out where it is empty."""
-    first = (Piece(system, asked=False),) if system else ()
-    return (*first, Piece(question, asked=False), Piece(answer, asked=True))
+def dialogue(question: str, answer: str, *, system: str = "", example: Sequence[str] = ()) -> tuple[Piece, ...]:
+    """The turns of one question and its answer; the system's turn is left out where it is empty.
+
+    example: a question and its answer that stand before, or several of them in turn; they are read alone.
+    """
+    read = [*([system] if system else []), *example, question]
+    return (*(Piece(text, asked=False) for text in read), Piece(answer, asked=True))
 
 
 def drawn(key: str, seed: int, share: float) -> bool:

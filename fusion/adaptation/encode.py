@@ -76,7 +76,8 @@ class Encoder:
 
     def _chat(self, document: Document) -> tuple[str, list[tuple[int, int]]]:
         """The conversation by the template, and where the answer and the end of its turn stand."""
-        roles = ("system", "user", "assistant") if len(document.pieces) == 3 else ("user", "assistant")
+        many = len(document.pieces)
+        roles = [*["system"] * (many % 2), *["user", "assistant"] * (many // 2)]
         turns = [{"role": role, "content": piece.text} for role, piece in zip(roles, document.pieces, strict=True)]
         render = self._tokenizer.apply_chat_template
         before: str = render(turns[:-1], tokenize=False, add_generation_prompt=True)

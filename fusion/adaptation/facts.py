@@ -26,6 +26,7 @@ from interest.facts.values import Usual
 from interest.types import Behavior, Item
 from interest.write.apart import plain_2
 from interest.write.escape import Escape
+from interest.write.place import plain_3
 from interest.write.prompts import PROMPTS, Prompt, Style
 
 PERIOD = 50  # behaviours that are counted together
@@ -54,12 +55,12 @@ def facts_documents(
 ) -> Iterator[Document]:
     """One period of every user, as a prompt tells it, and what may be said of it; users of whom nothing may, left out.
 
-    Asked as plain-1 does, or, with base rates, in half of the documents as plain-2.
+    Asked as plain-1 does, or, with base rates, as plain-1, plain-2 or plain-3, each in a third of the documents.
     """
     log, rng = material.told, np.random.default_rng((seed, passed, 3))
     names = escaped(material, escape)
     categories = tuple(sorted({name for item in names.values() for name in item.categories}))
-    prompts = [PROMPTS["plain-1"], *([plain_2(rates)] if rates else [])]
+    prompts = [PROMPTS["plain-1"], *([plain_2(rates), plain_3(rates)] if rates else [])]
     for user in rng.permutation(np.unique(log.user)):
         first, end = int(log.starts[user]), int(log.starts[user + 1])
         if end - first < LEAST:
@@ -103,10 +104,11 @@ def sentence_pair(facts: Facts, prompt: Prompt, categories: Sequence[str], style
     if not facts.categories:
         return None
     request = prompt.summary(facts, None, 0, style)
-    asked = {message.role: message.content for message in request.messages}
+    system = "".join(message.content for message in request.messages if message.role == "system")
+    *example, question = [message.content for message in request.messages if message.role != "system"]
     if not request.opening:
         return None
-    first, *others = SENTENCE.split(asked["user"].rpartition("\n")[2])
+    first, *others = SENTENCE.split(question.rpartition("\n")[2])
     if first.startswith(WE_SAY + request.opening.removeprefix(IT_SAYS)):
         begun = IT_SAYS + first.removeprefix(WE_SAY)
     elif groups := _groups(facts, first, style):
@@ -114,7 +116,7 @@ def sentence_pair(facts: Facts, prompt: Prompt, categories: Sequence[str], style
     else:
         return None
     told = [THEY_SAY + one.removeprefix(WE_SAY) if one.startswith(WE_SAY) else one for one in others]
-    evidence, text = Evidence(facts, categories=tuple(categories)), ""
+    evidence, text = Evidence(facts, categories=tuple(categories), rates=prompt.rates, nouns=style.noun), ""
     for sentence in (begun, *told):
         # the check knows no title of two kinds at once
         for form in (sentence, KIND.sub(r"\1.", sentence)):
@@ -127,7 +129,7 @@ def sentence_pair(facts: Facts, prompt: Prompt, categories: Sequence[str], style
             return None
     if told and text == begun:
         return None
-    return dialogue(asked["user"], text, system=asked.get("system", ""))
+    return dialogue(question, text, system=system, example=example)
 
 
 def _groups(facts: Facts, statement: str, style: Style) -> list[str]:

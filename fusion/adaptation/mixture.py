@@ -24,11 +24,11 @@ from interest.write.escape import Escape
 from interest.write.prompts import Style
 
 MIX = {
-    Kind.ITEM: 0.30,
+    Kind.ITEM: 0.25,
     Kind.RELATED: 0.20,
     Kind.HISTORY: 0.15,
     Kind.READING: 0.20,
-    Kind.FACTS: 0.05,
+    Kind.FACTS: 0.10,
     Kind.GENERAL: 0.10,
 }  # shares of the tokens
 PASSES = 1_000  # over one kind's material at most

@@ -45,7 +45,7 @@ class LearningOptions:
             help="Shares of the tokens. item: fields hidden and asked for; related: items liked together; history: "
             "what users did; reading: questions and answers; facts: counts and sentences; general: the base model's.",
         ),
-    ] = "item=0.3,related=0.2,history=0.15,reading=0.2,facts=0.05,general=0.1"
+    ] = "item=0.25,related=0.2,history=0.15,reading=0.2,facts=0.1,general=0.1"
     lora: Annotated[int, typer.Option(min=0, metavar="RANK", help="Train LoRA of this rank; 0: all weights.")] = 0
     lr: Annotated[
         float | None, typer.Option(min=0.0, help="Peak learning rate.", show_default="2e-4, with --lora 1e-3")

@@ -18,7 +18,7 @@ from fusion.adaptation.general import general_documents, questions
 from fusion.adaptation.histories import history_documents
 from fusion.adaptation.items import fields_of, infill, item_text
 from fusion.adaptation.material import default_cut, divide, liked
-from fusion.adaptation.mixture import makers_of, parse_mix
+from fusion.adaptation.mixture import MIX, makers_of, parse_mix
 from fusion.adaptation.reading import reading_documents
 from fusion.adaptation.related import liked_next, related_documents, similarity
 from fusion.features.splits import TRAIN, split
@@ -27,6 +27,7 @@ from interest.llm.gather import open_tokenizer
 from interest.types import Item
 from interest.write.escape import Escape
 from interest.write.prompts import Style
+from streams.commands.adapt import LearningOptions
 from tests.support.adapting import END, chat_model, films, watched
 from tests.support.ctr_world import log_of
 
@@ -212,17 +213,17 @@ def test_questions_are_answered_by_the_rows() -> None:
 
 
 def test_facts_are_answered_with_what_the_prompt_told() -> None:
-    """In both forms of the question, as it begins the answer; of base rates only those of learnt users."""
+    """In all forms of the question, as it begins the answer; of base rates only those of learnt users."""
     log = watched()
     learnt, _ = divide(log, films(), default_cut(log), 0)
     rates = rates_of(learnt, ESCAPE)
     assert rates is not None
     made = [one for passed in range(3) for one in facts_documents(learnt, ESCAPE, passed, 0, Style(), rates)]
-    questions_ = {one.pieces[-2].text.splitlines()[0] for one in made}
-    assert len(questions_) == 2
+    questions_ = {(one.pieces[-2].text.splitlines()[0], len(one.pieces)) for one in made}
+    assert len(questions_) == 3
     for one in made:
         told, answer = one.pieces[-2].text.lower(), one.pieces[-1].text
-        assert answer.startswith(("This user enjoyed ", "This user gave the highest ratings to ", "This user rated "))
+        assert answer.startswith("This user ")
         said = [kind for kind in ("action", "comed", "drama", "horror", "item ") if kind in answer.lower()]
         assert said
         assert all(kind in told for kind in said)
@@ -234,6 +235,21 @@ def test_facts_are_answered_with_what_the_prompt_told() -> None:
     whole = [f"This user{statement.removeprefix('The user')}" for statement in statements]
     long = [one for one, told in zip(made, whole, strict=True) if one.pieces[-1].text == told and ". " in told]
     assert len(long) > len(made) / 4  # all that plain-2 told, not what it began with alone
+    answered = [one for one in made if len(one.pieces) == 5]  # plain-3's, behind an example and its answer
+    assert [piece.asked for piece in answered[0].pieces] == [False] * 4 + [True]
+    assert any("than most users" in one.pieces[-1].text for one in answered)  # comparisons are held against base rates
+
+
+def test_an_example_is_read_and_the_last_answer_alone_is_asked_for(tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(chat_model(tmp_path))
+    pieces = dialogue("What now?", "The right one.", system="Plain.", example=("What then?", "The shown one."))
+    encoded = Encoder(tokenizer, 512)(Document(kind=Kind.FACTS, pieces=pieces, chat=True))
+    assert encoded is not None
+    asked = tokenizer.decode(encoded.ids[encoded.asked])
+    assert "The right one." in asked
+    assert "shown" not in asked
+    whole = tokenizer.decode(encoded.ids)
+    assert whole.index("What then?") < whole.index("The shown one.") < whole.index("What now?")
 
 
 def test_general_questions_are_many_and_each_once() -> None:
@@ -252,6 +268,7 @@ def test_a_share_is_drawn_by_the_key_alone() -> None:
 
 
 def test_the_mix_is_read_or_refused() -> None:
+    assert parse_mix(LearningOptions().mix) == MIX  # the command says what the library does
     assert parse_mix("item=0.5, reading=1") == {Kind.ITEM: 0.5, Kind.READING: 1.0}
     for wrong in ("film=1", "item", "item=-1", "item=nan", "", "item=0"):
         with pytest.raises(InputError, match="--mix"):
