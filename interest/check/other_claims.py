@@ -86,15 +86,21 @@ _WORD = re.compile(r"[^\W\d_][\w'’-]*")
 
 def name_claims(rest: str, evidence: Evidence, *, first: bool) -> Iterator[Claim]:
     """Words from nowhere: neither plain vocabulary nor the catalogue's, the profile's or the period's."""
-    texts = (*evidence.facts.names, *evidence.facts.profile.values(), *evidence.nouns)
-    known = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
+    known: frozenset[str] | None = None  # gathered when it is first asked for: most texts have plain words alone
     for match in _WORD.finditer(re.sub(r"\b\d+-year-olds?\b", " ", rest)):  # the number itself is checked
         word = match[0].rstrip("'’-")
         capital = word[0].isupper() and (not first or bool(rest[: match.start()].strip(" \"“'‘")))
         if word in MONTHS:
             holds = word in evidence.facts.period
             yield Claim("name", word, supported=holds, why="" if holds else f"the period is {evidence.facts.period}")
-        elif word.lower() in known or GENDER.fullmatch(word):
-            continue
-        elif not plain(word):
+        elif not plain(word) and not GENDER.fullmatch(word):
+            known = _known(evidence) if known is None else known
+            if word.lower() in known:
+                continue
             yield Claim("name" if capital else "detail", word, supported=False, why="nothing recorded says so")
+
+
+def _known(evidence: Evidence) -> frozenset[str]:
+    """The words of the catalogue, the profile and what items are called."""
+    texts = (*evidence.facts.names, *evidence.facts.profile.values(), *evidence.nouns)
+    return frozenset(word.lower() for text in texts for word in re.findall(r"\w+", text))
