@@ -35,9 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rig.movielens import longest, read_movielens
 from sqlalchemy import Engine, func, select
 
+from benchmarks.rig.movielens import longest, read_movielens
 from fusion.encoders.sentence import open_encoder
 from fusion.interests.retrieval import encode, retrieve_next
 from fusion.interests.text_vectors import Encoder

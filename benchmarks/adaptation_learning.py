@@ -37,8 +37,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rig.movielens import longest
 
+from benchmarks.rig.movielens import longest
 from fusion.adaptation.document import Kind
 from fusion.adaptation.encode import Encoded
 from fusion.adaptation.items import Fields, fields_of, infill, item_text
@@ -147,7 +147,7 @@ def passes(llm: Path, turns: int = 3) -> dict[str, Any]:
             low, began, total = name == "bfloat16", time.process_time(), 0.0
             for batch in gathered(contexts, device, low=low):
                 summed, asked = losses(model, batch, low=low)
-                (summed / asked).backward()  # type: ignore[no-untyped-call]
+                (summed / asked).backward()
                 total += float(summed.detach())
             own.append(time.process_time() - began)
             found[name].append(total)

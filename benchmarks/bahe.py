@@ -194,6 +194,7 @@ def bahe_step(history: int, batch: int, chosen: argparse.Namespace) -> System:
     rows = samples_rows(samples, batch)
     tokens = sum(map(len, lower.tokens(history_texts_of(samples, model, rows)[0])))
     step = stepper(model, lambda: model.logits(model.collator.collate(samples, rows)), batch)
+    assert samples.bank_index is not None
     return model, step, {"tokens": tokens, "seconds_a_text": made[0], "texts_made": len(samples.bank_index.vectors)}
 
 
@@ -250,7 +251,7 @@ def stepper(model: Bahe, forward: Callable[[], Tensor], batch: int) -> Callable[
         optimizer.zero_grad(set_to_none=True)
         logits = forward()  # (B, heads)
         loss = F.binary_cross_entropy_with_logits(logits, targets[:, None].expand_as(logits))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     return step

@@ -22,12 +22,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from adaptation_learning import shown, tell
-from bahe_auc import CUT, Place, by_slice, mean_of, rounded, sizes
-from ml1m.protocol import read_rows
-from text.sample import open_sample, open_training_part, read_sample
-from text.systems import TRAIN_TEXT, Setting, World, execute, name_of, say, scores_of
 
+from benchmarks.adaptation_learning import shown, tell
+from benchmarks.bahe_auc import CUT, Place, by_slice, mean_of, rounded, sizes
+from benchmarks.ml1m.protocol import read_rows
+from benchmarks.text.sample import open_sample, open_training_part, read_sample
+from benchmarks.text.systems import TRAIN_TEXT, Setting, World, execute, name_of, say, scores_of
 from fusion.adaptation.run import AdaptConfig, Source, adapt
 from fusion.features.log import read_log
 from interest.store.sql import read_items
@@ -106,8 +106,9 @@ def learnt(chosen: argparse.Namespace, place: Place, rows: Any, adapted: Path) -
     with engine.connect() as connection:
         log, catalogue = read_log(connection), read_items(connection)
     engine.dispose()
-    small = {"answers": 8, "held": 5} if chosen.quick else {}
-    config = AdaptConfig(tokens=chosen.tokens, before=LATEST, noun=("film", "films"), **small)
+    config = AdaptConfig(tokens=chosen.tokens, before=LATEST, noun=("film", "films"))
+    if chosen.quick:
+        config = msgspec.structs.replace(config, answers=8, held=5)
     adapt(
         Source(log, catalogue, "ml-1m"), chosen.llm, adapted, config, shown=shown, say=tell,
         device=torch.device("cpu"),

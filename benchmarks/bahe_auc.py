@@ -30,11 +30,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from ml1m.protocol import read_rows
-from paired import bootstrap
-from text.cost import estimate, shape_of
-from text.sample import HISTORY, open_sample, read_sample, repeats
-from text.systems import (
+
+from benchmarks.ml1m.protocol import read_rows
+from benchmarks.paired import bootstrap
+from benchmarks.text.cost import estimate, shape_of
+from benchmarks.text.sample import HISTORY, open_sample, read_sample, repeats
+from benchmarks.text.systems import (
     BAHE,
     BAHE_USERS,
     DIN,
@@ -50,7 +51,6 @@ from text.systems import (
     say,
     scores_of,
 )
-
 from fusion.bank.index import texts_of
 from fusion.encoders.behavior_text import Template
 from fusion.encoders.split_llm import architecture

@@ -20,11 +20,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
-from ml1m.protocol import FILMS, PEOPLE, read_rows
 from sqlalchemy import Engine
 
+from benchmarks.ml1m.protocol import FILMS, PEOPLE, read_rows
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.log import Array
 from fusion.features.splits import TEST, TRAIN, VALID
@@ -86,10 +87,10 @@ def main() -> None:
     for name, column in (("item mean", "item_mean"), ("user + item mean", "expected")):
         results[name] = measured(fitted(dataset, column, test))
     results["LightGBM on the same counts"] = measured(gradient_boosting(dataset, test))
-    epochs = {"epochs": 1} if chosen.quick else {}
+    settings = TrainConfig(epochs=1) if chosen.quick else TrainConfig()
     runs = []
     for seed in range(1 if chosen.quick else chosen.seeds):
-        scores, noted = deep_interest(dataset, test, TrainConfig(seed=seed, **epochs))
+        scores, noted = deep_interest(dataset, test, msgspec.structs.replace(settings, seed=seed))
         runs.append(measured(scores) | noted)
         print(f"seed {seed}: {runs[-1]}", file=sys.stderr, flush=True)
     mean = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}

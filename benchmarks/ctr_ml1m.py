@@ -27,9 +27,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from ctr_din import fill
-from ml1m.protocol import SPLIT_COLUMN, read_rows
-from ml1m.runs import (
+
+from benchmarks.ctr_din import fill
+from benchmarks.ml1m.protocol import SPLIT_COLUMN, read_rows
+from benchmarks.ml1m.runs import (
     COUNTED,
     LEARNT,
     PEER,
@@ -47,10 +48,9 @@ from ml1m.runs import (
     settings_of,
     versions,
 )
-from paired import bootstrap
-
+from benchmarks.paired import bootstrap
 from fusion.features.dataset import DatasetConfig, read_dataset, read_labelled
-from fusion.features.splits import TEST, TRAIN, VALID
+from fusion.features.splits import TEST, TRAIN, VALID, Split
 from fusion.features.tasks import Task
 from streams.store.engine import open_store
 
@@ -103,7 +103,7 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
     if not wanted:
         sys.exit(f"--only {chosen.only}: no run is called so; for example: {runs[1].key}")
     waiting = [run for run in wanted if _line(results, run) is None]
-    held: tuple[str, int] | None = None
+    held: tuple[Split, int] | None = None
     data: Data | None = None
     for number, run in enumerate([] if chosen.report else waiting, 1):
         say(f"[{number}/{len(waiting)}] {run.key}")
@@ -111,7 +111,7 @@ def _run_all(chosen: Any, work: Path, results: Path, *, histories: tuple[int, ..
             held, data = (run.split, run.history or histories[0]), None  # one dataset in memory at a time
             data = _data(chosen, work, *held)
         line, scores = execute(run, data)
-        np.savez(work / "scores" / f"{run.file}.npz", **{part: own.astype(np.float32) for part, own in scores.items()})
+        np.savez(work / "scores" / f"{run.file}.npz", **{part: own.astype(np.float32) for part, own in scores.items()})  # type: ignore[arg-type]
         if number == 1:  # later ones are built beside what the runs before have left in memory
             line["samples_peak_mb"] = data.peak_mb
         (results / f"{run.file}.json").write_text(json.dumps(_rounded(line), indent=1) + "\n")
@@ -132,7 +132,7 @@ def _line(results: Path, run: Run) -> dict[str, Any] | None:
     return line if line is not None and line["settings"] == settings_of(run) else None
 
 
-def _data(chosen: Any, work: Path, split: str, history: int) -> Data:
+def _data(chosen: Any, work: Path, split: Split, history: int) -> Data:
     """The dataset of one split and history, through a store that is filled once; its rows are the protocol's."""
     rows = read_rows(chosen.data)
     if chosen.quick:

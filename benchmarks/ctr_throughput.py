@@ -22,12 +22,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from clock import Clock
-from ctr_din import load
-from ml1m.peers import Peer
-from ml1m.protocol import read_rows
-from ml1m.runs import FORMS, PEER, TOGETHER, TRAIN_SRP, VALUE_TASK, say, versions
 
+from benchmarks.clock import Clock
+from benchmarks.ctr_din import load
+from benchmarks.ml1m.peers import Peer
+from benchmarks.ml1m.protocol import read_rows
+from benchmarks.ml1m.runs import FORMS, PEER, TOGETHER, TRAIN_SRP, VALUE_TASK, say, versions
 from fusion.features.dataset import Dataset
 from fusion.features.splits import TRAIN, VALID
 from fusion.models.registry import build

@@ -203,7 +203,7 @@ def peer_quix(brokers: str, topic: str, rows: int) -> None:
 
     seen, watch = 0, Watch()
 
-    def count(value: dict[str, Any], state: State) -> dict[str, Any]:
+    def count(value: dict[str, Any], state: State[Any, Any]) -> dict[str, Any]:
         nonlocal seen, watch
         state.set("count", state.get("count", 0) + 1)
         seen += 1

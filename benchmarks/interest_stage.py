@@ -59,17 +59,20 @@ SIZE = 20  # ratings of a partition: a user of ML-100K has five or so
 MIDDLE = (0.10, 0.75)
 
 
-class Recorded(interest.llm_http.HttpModel):
+class Recorded(interest.llm.http.HttpModel):
     """The stage's own client, which also keeps what it sent and when it was answered."""
 
     asked: list[dict[str, Any]]
     answered: list[float]
 
     async def __call__(self, request: Request) -> Reply:
-        self.asked.append(self._body(request))
         reply = await super().__call__(request)
         self.answered.append(time.perf_counter())
         return reply
+
+    async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response:
+        self.asked.append(dict(body))
+        return await super()._post(client, body)
 
 
 def main() -> None:
@@ -148,7 +151,7 @@ async def stage(
     """Let the stage write the interests of a new store; return what it sent and when each was answered."""
     from streams.stages.interest.stage import InterestStage
 
-    interest.llm_http.HttpModel = Recorded  # type: ignore[misc]
+    interest.llm.http.HttpModel = Recorded  # type: ignore[misc]
     Recorded.asked, Recorded.answered = [], []
     settings = installation(node, f"interest-{number}.")
     engine = open_store(f"sqlite:///{folder / f'interest-{number}.db'}")

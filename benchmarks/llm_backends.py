@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llm import STYLE, K, grow, longest
-
+from benchmarks.llm import STYLE, K, grow, longest
 from interest.llm.cache import Usage
 from interest.llm.int8 import Int8Model
 from interest.llm.local import LocalModel

@@ -32,10 +32,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from history.costs import costs
-from history.logs import Source, long_users, planted
-from history.models import FORMS, labels_of, learn
 
+from benchmarks.history.costs import costs
+from benchmarks.history.logs import Source, long_users, planted
+from benchmarks.history.models import FORMS, labels_of, learn
 from benchmarks.paired import bootstrap
 from fusion.features.splits import TEST
 from fusion.training.metrics import auc
@@ -88,9 +88,9 @@ def run_all(chosen: Any, work: Path, sizes: tuple[int, ...]) -> None:
                 source = source_of(chosen)
                 keep(work / f"{chosen.log}.json", told(source) | {"setting": setting})
             say(f"{chosen.log}: {name}, seed {seed}")
-            line = learn(source, name, seed, chosen.epochs, chosen.batch_size)
-            line["scores"] = [round(float(score), 6) for score in line["scores"]]
-            keep(file, line)
+            run = learn(source, name, seed, chosen.epochs, chosen.batch_size)
+            run["scores"] = [round(float(score), 6) for score in run["scores"]]
+            keep(file, run)
         if not (cost := work / "costs.json").exists():
             say("costs")
             keep(cost, costs(sizes))

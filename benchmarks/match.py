@@ -31,9 +31,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from paired import bootstrap
 from sqlalchemy import Engine
 
+from benchmarks.paired import bootstrap
 from benchmarks.rig.movielens import LOGS, read_movielens
 from fusion.encoders.sentence import open_encoder
 from fusion.features.counts import NAMES
@@ -48,7 +48,7 @@ from fusion.interests.item_vectors import encode_items, texts_without_vectors
 from fusion.models.din import DinConfig
 from fusion.models.registry import build, kind_of
 from fusion.models.srp4ctr.fgbert import FgBertConfig
-from fusion.models.srp4ctr.model import ablations
+from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig, ablations
 from fusion.training import metrics
 from fusion.training.pretrain import PretrainConfig
 from fusion.training.pretrained import Pretrained, load_pretrained, take_over
@@ -136,7 +136,7 @@ def run_all(chosen: Any, work: Path, results: Path, seeds: int) -> None:
         )
         line = {part: measure(data.plain, which, scores[part]) for part, which in (("valid", VALID), ("test", TEST))}
         line |= noted | {"minutes": (time.perf_counter() - began) / 60}
-        np.savez(work / "scores" / f"{name}.npz", **{part: own.astype(np.float32) for part, own in scores.items()})
+        np.savez(work / "scores" / f"{name}.npz", **{part: own.astype(np.float32) for part, own in scores.items()})  # type: ignore[arg-type]
         (results / f"{name}.json").write_text(json.dumps(rounded(line), indent=1) + "\n")
         say(f"  validation AUC {line['valid']['auc']:.4f}, test AUC {line['test']['auc']:.4f}")
     report(chosen, data, results, runs)
@@ -273,7 +273,8 @@ def boosted(data: Data, model: str, seed: int) -> tuple[dict[str, Array], dict[s
         valid_sets=[lightgbm.Dataset(x[valid], y[valid])],
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
     )
-    return {"valid": fitted.predict(x[valid]), "test": fitted.predict(x[test])}, {"rounds": fitted.best_iteration}
+    scores = {name: np.asarray(fitted.predict(x[part])) for name, part in (("valid", valid), ("test", test))}
+    return scores, {"rounds": fitted.best_iteration}
 
 
 def learnt(
@@ -282,7 +283,8 @@ def learnt(
     dataset = data.matched if model.endswith("match") else data.plain
     held: Pretrained | None = None
     if model.startswith("DIN"):
-        config, settings = DinConfig(dense_path=True), DIN
+        config: DinConfig | Srp4CtrConfig = DinConfig(dense_path=True)
+        settings = DIN
     else:
         held = data.pretrained
         config, settings = ablations(held.config.encoder, pack=PACK, pretrained=held.id, **SRP_MORE)["full"], SRP
@@ -291,7 +293,8 @@ def learnt(
     settings = msgspec.structs.replace(settings, seed=seed, lr=lr or settings.lr, epochs=1 if quick else suited)
     torch.manual_seed(seed)
     fresh = build(dataset.spec, config)
-    take_over(fresh, dataset.spec, held)
+    if isinstance(fresh, Srp4Ctr):
+        take_over(fresh, dataset.spec, held)
     began, busy = time.perf_counter(), time.process_time()
     epochs = train(fresh, dataset.samples, dataset.labels, (training, dataset.of(VALID)), settings, report=say, say=say)
     rows = len(epochs) * len(training)

@@ -28,9 +28,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from match import DIN, HISTORY, PACK, SRP, SRP_MORE, TEXT, fill
 from sqlalchemy import Connection, Engine, func, select
 
+from benchmarks.match import DIN, HISTORY, PACK, SRP, SRP_MORE, TEXT, fill
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.match.features import MatchSpec
 from fusion.features.splits import TRAIN, VALID

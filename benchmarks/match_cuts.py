@@ -17,9 +17,9 @@ import json
 from typing import Any, NamedTuple
 
 import numpy as np
-from match import Data, of_seeds, options_of, rounded, run_all, run_name
-from paired import REPEATS, area
 
+from benchmarks.match import Data, of_seeds, options_of, rounded, run_all, run_name
+from benchmarks.paired import REPEATS, area
 from benchmarks.rig.chosen import run_chosen
 from fusion.features.log import Array
 from fusion.features.splits import TEST

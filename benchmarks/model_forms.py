@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from benchmarks.rig.bare_calls import Call, last_call
 from benchmarks.rig.serving_site import config_of, fill, make_artifact
 from fusion.features.samples import Batch
-from fusion.models.srp4ctr.model import UserProducts
+from fusion.models.srp4ctr.cross import UserProducts
 from streams.settings.load import default_llm
 from streams.store.engine import open_store
 
@@ -68,8 +68,13 @@ def main() -> None:
 def compare(call: Call, inputs: tuple[Tensor, Tensor], repeat: int) -> dict[str, Any]:
     call.eval()
     forms, made = dict[str, Form](), dict[str, float]()
-    makers = {"as it is": lambda: call, "compiled": lambda: torch.compile(call), "onnx": lambda: onnx(call, inputs)}
-    for name, make in (makers | {"int8": lambda: int8(call)}).items():
+    makers: dict[str, Callable[[], Form]] = {
+        "as it is": lambda: call,
+        "compiled": lambda: torch.compile(call),
+        "onnx": lambda: onnx(call, inputs),
+        "int8": lambda: int8(call),
+    }
+    for name, make in makers.items():
         if name == "onnx" and (missing := [one for one in ONNX if importlib.util.find_spec(one) is None]):
             print(f"onnx left out: {', '.join(missing)} not installed", file=sys.stderr)
             continue
@@ -122,7 +127,8 @@ def in_int64(shared: Batch | UserProducts) -> Batch | UserProducts:
     if isinstance(shared, UserProducts):
         return shared
     each = {one.name: getattr(shared, one.name) for one in dataclasses.fields(shared)}
-    return Batch(**{name: widened(value) if isinstance(value, Tensor) else value for name, value in each.items()})
+    wide: dict[str, Any] = {name: widened(own) if isinstance(own, Tensor) else own for name, own in each.items()}
+    return Batch(**wide)
 
 
 def widened(x: Tensor) -> Tensor:

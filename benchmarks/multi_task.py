@@ -37,10 +37,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from tasks.data import Data, alone, with_planted
-from tasks.runs import MODELS, learn, passes, probe
 
 from benchmarks.rig.movielens import LOGS
+from benchmarks.tasks.data import Data, alone, with_planted
+from benchmarks.tasks.runs import MODELS, learn, passes, probe
 from fusion.features.dataset import Dataset
 from fusion.features.tasks import parse_tasks
 from fusion.training.balance import Balance

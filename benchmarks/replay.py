@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ml1m.protocol import DATA, RATINGS
+from benchmarks.ml1m.protocol import DATA, RATINGS
 
 REPEATS = 3  # the best of each is taken: other processes on the machine can only slow a run down
 

@@ -50,7 +50,7 @@ class Installation:
         for name in ("INTERESTREAM_CACHE",):
             if name in os.environ:
                 kept[name] = os.environ[name]
-        self._environment = kept | {"PYTHONPATH": str(checkout), "INTERESTREAM_STORE": self.store} | (more or {})
+        self._environment = kept | {"PYTHONPATH": str(checkout), "INTERESTREAM_STORE": self.store} | dict(more or {})
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "streams", *map(str, arguments)]
@@ -140,7 +140,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000), help="of the kills' times")
     chosen = parser.parse_args()
     cache = Path(os.environ.get("INTERESTREAM_CACHE", Path.home() / ".cache" / "interestream"))
-    files = tuple(cache / "ml-100k" / f"ml-100k.{kind}" for kind in ("inter", "item", "user"))
+    log, items, users = (cache / "ml-100k" / f"ml-100k.{kind}" for kind in ("inter", "item", "user"))
+    files = log, items, users
     if not files[0].exists():
         sys.exit(f"{files[0]} is missing: run `interestream fetch`")
     lives = random.Random(chosen.seed)
@@ -151,7 +152,7 @@ def main() -> None:
             first = folder / "ml-100k.inter"
             with files[0].open() as whole:
                 first.write_text("".join(itertools.islice(whole, 10_001)))
-            files = (first, *files[1:])
+            files = (first, files[1], files[2])
         with kafka(folder) as node:
             digests = {"replayed": replayed(chosen.checkout.resolve(), folder, files)}
             print(digests, file=sys.stderr, flush=True)

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from match import BOOSTING, PATIENCE, ROUNDS, TEXT, Data, measure, options_of, rounded, say
 
+from benchmarks.match import BOOSTING, PATIENCE, ROUNDS, TEXT, Data, measure, options_of, rounded, say
 from fusion.features.counts import NAMES
 from fusion.features.dataset import Dataset
 from fusion.features.match.features import MatchSpec
@@ -101,7 +101,8 @@ def fitted(dataset: Dataset, seed: int) -> dict[str, dict[str, float]]:
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
     )
     return {
-        part: measure(dataset, PARTS[part], model.predict(x[dataset.of(PARTS[part])])) for part in ("valid", "test")
+        part: measure(dataset, PARTS[part], np.asarray(model.predict(x[dataset.of(PARTS[part])])))
+        for part in ("valid", "test")
     }
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from history.logs import Source, planted
-from history.models import FORMS, Form, labels_of, samples_of
 from sqlalchemy import Engine
 
+from benchmarks.history.logs import Source, planted
+from benchmarks.history.models import FORMS, Form, labels_of, samples_of
 from fusion.features.collate import BatchIndices
 from fusion.features.counts import ItemHistory, ItemStatistics, event_columns
 from fusion.features.splits import TRAIN

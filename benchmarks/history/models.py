@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from history.logs import Source
 
+from benchmarks.history.logs import Source
 from fusion.features.keys.spec import KeyChoice
 from fusion.features.samples import Samples, fit_samples
 from fusion.features.splits import TEST, TRAIN, VALID

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from fusion.features.splits import Split
+
 RATINGS, FILMS, PEOPLE = "ml1m_ratings.parquet", "ml1m_movies.parquet", "ml1m_users.parquet"
 DATA = f"""MovieLens-1M (GroupLens, 1,000,209 ratings of 3,706 films; research use) as three Parquet files:
   {RATINGS}: user_id, movie_id, rating (1 to 5), timestamp (epoch seconds), seq (place in the user's order, from 0)
@@ -28,7 +30,7 @@ Put them into ../shared/data beside this repository, or name their folder with -
 POSITIVE, LEAST, TAIL = 4, 5, 0.2
 PARTS = np.array(["train", "valid", "test"])
 SHARES = (0.8, 0.9)  # where validation and test begin
-SPLIT_COLUMN = {"global": "global_time", "user": "per_user"}
+SPLIT_COLUMN: dict[Split, str] = {"global": "global_time", "user": "per_user"}
 
 
 def read_rows(data: Path) -> Any:

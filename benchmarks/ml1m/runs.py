@@ -14,17 +14,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from clock import Clock
-from ml1m import bahe
 
+from benchmarks.clock import Clock
+from benchmarks.ml1m import bahe
 from fusion.features.dataset import Dataset, Labelled
 from fusion.features.log import Array
-from fusion.features.splits import TEST, TRAIN, VALID
-from fusion.models.bahe.model import BaheConfig
+from fusion.features.splits import TEST, TRAIN, VALID, Split
+from fusion.models.bahe.model import Bahe, BaheConfig
 from fusion.models.din import DinConfig
-from fusion.models.registry import ModelConfig, build
+from fusion.models.protocol import ModelConfig
+from fusion.models.registry import build
 from fusion.models.srp4ctr.fgbert import FgBertConfig
-from fusion.models.srp4ctr.model import Srp4CtrConfig, ablations
+from fusion.models.srp4ctr.model import Srp4Ctr, Srp4CtrConfig, ablations
 from fusion.training import metrics
 from fusion.training.bahe import begin_with_llm
 from fusion.training.checkpoint import remove_checkpoint
@@ -63,7 +64,7 @@ PEER = {"epochs": 6, "lr": 1e-3, "decay": 1e-4}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    split: str  # "global" or "user"
+    split: Split
     model: str
     history: int  # 0: none
     seed: int
@@ -108,11 +109,11 @@ def execute(run: Run, data: Data) -> tuple[dict[str, Any], dict[str, Array]]:
 def settings_of(run: Run) -> str:
     """What a kept line was made with, so that it is made again where that has changed."""
     if run.model in COUNTED:
-        from ctr_din import BOOSTING
+        from benchmarks.ctr_din import BOOSTING
 
         return _digest(BOOSTING)
     if run.model in PEERS:
-        from ml1m.peers import SHAPE
+        from benchmarks.ml1m.peers import SHAPE
 
         return _digest(PEER, SHAPE)
     if run.model == "Interestream DIN":
@@ -179,9 +180,10 @@ def _ours(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
         settings = msgspec.structs.replace(settings, epochs=1)
     torch.manual_seed(run.seed)
     model = build(dataset.spec, config)
-    take_over(model, dataset.spec, held)
+    if isinstance(model, Srp4Ctr):
+        take_over(model, dataset.spec, held)
     selection = dataset.of(VALID)
-    if isinstance(config, BaheConfig):
+    if isinstance(config, BaheConfig) and isinstance(model, Bahe):
         begin_with_llm(model, config)
     if isinstance(config, BaheConfig) or run.history > PRETRAINED:
         selection = bahe.selecting(dataset)  # to score is dearer than to train: each moment has a window of its own
@@ -228,10 +230,10 @@ def _pretrained(run: Run, data: Data) -> Pretrained:
 
 
 def _peer(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
-    from ml1m.peers import Peer
+    from benchmarks.ml1m.peers import Peer
 
     peer = Peer(run.model.removeprefix("torch-rechub "), data.dataset, run.seed)
-    settings = PEER | {"epochs": 1 if data.quick else data.peer_epochs}
+    settings: dict[str, Any] = PEER | {"epochs": 1 if data.quick else data.peer_epochs}
     kept = data.work / "runs" / f"{run.file}-{_digest(settings_of(run), fingerprint(data.dataset))}.pt"
     kept.parent.mkdir(parents=True, exist_ok=True)
     noted = peer.fit(**settings, kept=kept, say=say)
@@ -241,7 +243,7 @@ def _peer(run: Run, data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def _boosted(data: Data) -> tuple[dict[str, Array], dict[str, Any]]:
-    from ctr_din import gradient_boosting
+    from benchmarks.ctr_din import gradient_boosting
 
     dataset, began = data.dataset, time.perf_counter()
     valid, test = dataset.of(VALID), dataset.of(TEST)

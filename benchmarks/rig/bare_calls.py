@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from benchmarks.rig.serving_site import OFFERED, SHORT
 from fusion.features.samples import Batch
-from fusion.models.srp4ctr.model import Srp4Ctr, UserProducts
+from fusion.models.srp4ctr.cross import UserProducts
+from fusion.models.srp4ctr.model import Srp4Ctr
 from fusion.serving.live import LiveScorer
 from fusion.training.artifact import load_artifact
 from streams.store.heads import read_head

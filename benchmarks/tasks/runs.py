@@ -95,7 +95,7 @@ def passes(dataset: Dataset, *, model: str = "din") -> dict[str, float]:
 
 def started(dataset: Dataset, model: str) -> Any:
     torch.manual_seed(0)
-    return build(dataset.spec, MODELS[model]).train()  # type: ignore[attr-defined]
+    return build(dataset.spec, MODELS[model]).train()
 
 
 def batches(dataset: Dataset, model: Any, most: int) -> Iterator[list[Tensor]]:

@@ -52,7 +52,7 @@ def open_training_part(rows: Any, data: Path, users: int, work: Path) -> Engine:
 
 
 def _filled(path: Path, rows: Any, data: Path) -> Engine:
-    from ctr_din import fill
+    from benchmarks.ctr_din import fill
 
     if not path.exists():
         partial = path.parent / "partial.db"

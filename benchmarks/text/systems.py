@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from clock import Clock
 from sqlalchemy import Engine
-from text.full_text import FullText, TokenStates, WholeUsers, token_states
-from text.sample import HISTORY
 
+from benchmarks.clock import Clock
+from benchmarks.text.full_text import FullText, TokenStates, WholeUsers, token_states
+from benchmarks.text.sample import HISTORY
 from fusion.bank.index import texts_of
 from fusion.bank.vectors import fill, missing
 from fusion.encoders.recipe import Recipe, TextPooling

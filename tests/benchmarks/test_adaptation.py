@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from benchmarks.adaptation import (
+    FIRST_PARTITIONS,
+    QUICK_USERS,
+    STYLE,
+    K,
+    beside,
+    first_rows,
+    of_taste_alone,
+    only_model,
+    paired,
+)
 from fusion.worth.texts import template
 from interest.check.evidence import Evidence
 from interest.llm.gather import fingerprint
@@ -17,10 +27,6 @@ from interest.types import Partition
 from interest.write.backlog import Work
 from tests.support.films import facts
 from tests.support.small_store import interest
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from adaptation import FIRST_PARTITIONS, QUICK_USERS, STYLE, K, beside, first_rows, of_taste_alone, only_model, paired
 
 
 def test_the_quick_sample_is_the_first_ratings_of_users_with_enough(tmp_path: Path) -> None:

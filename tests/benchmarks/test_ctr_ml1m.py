@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-import ctr_ml1m
-from ml1m.runs import Run, settings_of
+from benchmarks import ctr_ml1m
+from benchmarks.ml1m.runs import Run, settings_of
 
 OURS, OTHER = "SRP4CTR, 50", "Interestream DIN, 50"
 RUNS = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,13 @@ import pytest
 import torch
 from sqlalchemy import Engine
 
+from benchmarks.bahe_auc import samples_a_window
+from benchmarks.ml1m import bahe as ml1m
+from benchmarks.text import systems
+from benchmarks.text.cost import bahe, days, full_text, shape_of
+from benchmarks.text.full_text import FullText, TokenStates, by_user, joined, sum_of, token_states, tokenise
+from benchmarks.text.sample import EVENTS, choose, parts, read_sample
+from benchmarks.text.systems import Setting
 from fusion.bank.index import texts_of
 from fusion.encoders.split_llm import LowerLayers, _mean_of_text, open_lower_layers, pool, recipe_of
 from fusion.features.collate import BatchIndices
@@ -26,16 +32,6 @@ from interest.errors import ArtifactError
 from tests.support.bahe_world import alone, config_of, shaken
 from tests.support.ctr_world import fill, log_of, random_rows, samples_of, spec_of
 from tests.support.tiny_llm import WIDTH, save_llm
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from bahe_auc import samples_a_window
-from ml1m import bahe as ml1m
-from text import systems
-from text.cost import bahe, days, full_text, shape_of
-from text.full_text import FullText, TokenStates, by_user, joined, sum_of, token_states, tokenise
-from text.sample import EVENTS, choose, parts, read_sample
-from text.systems import Setting
 
 CLOSE = 1e-5  # float32 sums in another order
 USERS, EACH = 6, 14

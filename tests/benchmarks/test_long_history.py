@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from history.logs import OF_ONE, SURE, planted
-
+from benchmarks.history.logs import OF_ONE, SURE, planted
 from fusion.features.splits import TEST, TRAIN, VALID
 from fusion.training.metrics import auc
 

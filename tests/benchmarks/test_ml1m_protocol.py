@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from ml1m.protocol import FILMS, PEOPLE, RATINGS, read_rows
+from benchmarks.ml1m.protocol import FILMS, PEOPLE, RATINGS, read_rows
 
 
 @pytest.fixture

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-import multi_task
-from tasks.data import alone, with_planted
-
+from benchmarks import multi_task
+from benchmarks.tasks.data import alone, with_planted
 from fusion.features.tasks import parse_tasks
 from tests.support.ctr_world import fill, random_rows
 from tests.support.task_world import tasks_dataset
