@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from fusion.adaptation.document import drawn
@@ -83,6 +84,22 @@ def learnt_users(log: Log) -> list[str]:
 def digest_of(users: list[str]) -> str:
     """Stands for a set of users without naming one."""
     return hashlib.sha256("\n".join(users).encode()).hexdigest()
+
+
+def data_digest(log: Log, catalogue: Mapping[str, Item], cut: float) -> str:
+    """SHA-256 of what a run learns from or is measured on: the behaviours before the cut, and the catalogue. Later
+    behaviours, and users and items of these alone, change nothing.
+    """
+    past = rows_of(log, log.at < cut)
+    digest = hashlib.sha256()
+    for names, column in ((past.users, past.user), (past.items, past.item), (past.actions, past.action)):
+        present, places = np.unique(column, return_inverse=True)
+        digest.update("\n".join(names[one] for one in present).encode(errors="surrogatepass"))
+        digest.update(places.astype("<i4").tobytes())
+    digest.update(past.at.astype("<f8").tobytes() + past.value.astype("<f4").tobytes())
+    for _, item in sorted(catalogue.items()):
+        digest.update(msgspec.json.encode(item, order="deterministic"))
+    return digest.hexdigest()
 
 
 def liked(log: Log) -> Array:

@@ -48,7 +48,7 @@ def rows_of(catalogue: Mapping[str, Item], escape: Escape) -> list[Row]:
             if "year" not in name.lower() and (text := escape(raw.replace("|", ", ")))
         }
         categories = tuple(filter(None, map(escape, item.categories)))
-        if title := escape(title):
+        if title := escape(title).replace('"', "'"):  # questions put titles between quotation marks
             found.append(Row(title, year, categories, attributes))
     return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ class LearntFrom(msgspec.Struct, frozen=True, kw_only=True):
     cut: float  # event time: every behaviour it learnt from is older
     users: int  # whose behaviours it learnt from
     users_digest: str  # SHA-256 of their ids, sorted
+    data: str = ""  # digest of all that was learnt from; empty: made before that was kept
 
 
 class Record(LearntFrom, frozen=True, kw_only=True):
@@ -66,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     cut: float
     tokens: int
     before: dict[str, float] = {}
+    data: str = ""  # digest of what is learnt from
 
 
 def request_of(settings: msgspec.Struct, base_hash: str, teacher: str = "") -> str:
@@ -104,6 +107,25 @@ def write_record(folder: Path, record: Record) -> None:
     for name in (PLAN, GENERAL, TEACHER):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
+
+
+def check_data(folder: Path, done: LearntFrom | None, begun_on: str, data: str) -> None:
+    """Raises InputError where what the folder holds was made of other rows than those of digest `data`.
+
+    done: the record of a finished run. begun_on: the digest of a run under way; empty where there is none.
+    """
+    if done is not None and done.data not in ("", data):
+        cut = f"{datetime.fromtimestamp(done.cut, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        raise InputError(
+            f"--out {folder} was made of other data (of {done.store or 'another store'}, behaviours before {cut}): the "
+            "store or the catalogue is another, has grown since, or users were forgotten; give another folder to make "
+            "it anew"
+        )
+    if done is None and begun_on not in ("", data):
+        raise InputError(
+            f"--out {folder} holds a run that was begun on other data: another store or catalogue, or these as they "
+            f"were before; {OTHERWISE}"
+        )
 
 
 def check_folder(folder: Path, request: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,11 +25,12 @@ from fusion.adaptation.encode import Encoded, Encoder, pack
 from fusion.adaptation.facts import rates_of
 from fusion.adaptation.general import general_documents, sample_general
 from fusion.adaptation.learn import LearnConfig, add_lora, learn, low_precision, merged, perplexities, speed
-from fusion.adaptation.material import Material, default_cut, digest_of, divide, learnt_users
+from fusion.adaptation.material import Material, data_digest, default_cut, digest_of, divide, learnt_users
 from fusion.adaptation.mixture import MIX, Filled, fill, first_of, makers_of
 from fusion.adaptation.record import (
     Plan,
     Record,
+    check_data,
     check_folder,
     hash_weights,
     read_plan,
@@ -50,6 +52,8 @@ from interest.write.prompts import Style
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # what shares Llama's decoder
 OF_MINUTES = 0.75  # of a budget of time that training may take; the rest is for measuring and writing
 HELD_GENERAL = 0.2  # share of the base model's answers that is not learnt
+AN_ANSWER = 100  # tokens of one of these, question and all; most have more
+LEAST_ANSWERS, LEAST_HELD = 8, 10
 LEAST_TOKENS = 2_000
 CPU = torch.device("cpu")
 Shown = Callable[[str, int | None, str, int], AbstractContextManager[Callable[[int], None]]]
@@ -61,8 +65,8 @@ class AdaptConfig(msgspec.Struct, frozen=True, kw_only=True):
     minutes: float | None = None  # given: as many tokens as that takes here, of `tokens` at most
     mix: dict[Kind, float] = msgspec.field(default_factory=lambda: dict(MIX))
     context: int = 512  # tokens
-    answers: int = 120  # of the base model's own, replayed and held out
-    held: int = 60  # documents of each kind that perplexity is measured on
+    answers: int = 120  # of the base model's own, replayed and held out; at most
+    held: int = 60  # documents of each kind that perplexity is measured on; at most
     join_users: bool = False  # whether two users' histories may share a context
     before: float | None = None  # event time of the cut; None: the split's
     noun: tuple[str, str] = ("title", "titles")
@@ -116,22 +120,18 @@ def adapt(
         raise InputError("there is no catalogue: give the items with --items, or replay a log with --items first")
     base_hash = hash_weights(base)
     request = request_of(config, base_hash, teacher.key if teacher else "")
-    check_folder(out, request)
-    if (done := read_record(out)) is not None:
+    done, plan = _held_in(out, request, source, config)
+    if done:
         say(f"{out} is finished already; nothing is left to do")
         return done
     tokenizer = open_tokenizer(base)
-    plan = read_plan(out)
-    cut = plan.cut if plan else config.before if config.before is not None else default_cut(source.log)
+    cut = plan.cut
     learnt, held = divide(source.log, source.catalogue, cut, config.learn.seed)
     users = learnt_users(learnt.likes)
     model = _open(base, device)
     encoder = Encoder(tokenizer, min(config.context, int(model.config.max_position_embeddings)))
     out.mkdir(parents=True, exist_ok=True)
-    if plan is None:
-        plan = Plan(request=request, cut=cut, tokens=0 if config.minutes else config.tokens)
-        write_plan(out, plan)
-
+    write_plan(out, plan)
     escape = Escape(special_tokens(tokenizer))
     replayed, kept = _general(model, tokenizer, config, out, shown)
     taught = _taught(teacher, learnt, out, config, say) if teacher else None
@@ -144,7 +144,7 @@ def adapt(
     filled = fill(makers, config.mix, plan.tokens, encoder, config.learn.seed)
     _tell(filled, plan, say)
     held_makers = makers_of(held, escape, config.learn.seed, general_documents(kept), style, rates, fits=encoder.fits)
-    measured = {kind.value: first_of(held_makers, kind, encoder, config.held) for kind in Kind}
+    measured = {kind.value: first_of(held_makers, kind, encoder, held_documents(config)) for kind in Kind}
     count = sum(map(len, measured.values()))
     if not plan.before:
         with shown("Perplexity before", count, "documents", 0) as advance:
@@ -176,10 +176,48 @@ def adapt(
         mix={kind.value: share for kind, share in config.mix.items()}, tokens=filled.tokens,
         join_users=config.join_users, before=plan.before, after=after,
         teacher=teacher.name if teacher else "", taught=len(taught.kept) if taught else 0,
-        dropped=taught.dropped if taught else 0,
+        dropped=taught.dropped if taught else 0, data=plan.data,
     )  # fmt: skip
     write_record(out, record)
     return record
+
+
+def _held_in(out: Path, request: str, source: Source, config: AdaptConfig) -> tuple[Record | None, Plan]:
+    """The record of the folder's finished run, and the plan of the one under way, or of a new one.
+
+    Raises InputError where the folder is another's, or a run's on other data.
+    """
+    check_folder(out, request)
+    done, plan = read_record(out), read_plan(out)
+    # a log may grow while a run is interrupted, and goes on from the cut that it had
+    cut = plan.cut if plan and not done else _cut_of(source.log, config)
+    data = data_digest(source.log, source.catalogue, cut)
+    check_data(out, done, plan.data if plan else "", data)
+    return done, plan or Plan(request=request, cut=cut, tokens=0 if config.minutes else config.tokens, data=data)
+
+
+def _cut_of(log: Log, config: AdaptConfig) -> float:
+    """Raises InputError for a cut that nothing lies before."""
+    if config.before is None:
+        return default_cut(log)
+    if log.size and not (log.at < config.before).any():
+        first = f"{datetime.fromtimestamp(float(log.at.min()), UTC):%Y-%m-%d %H:%M:%S} UTC"
+        raise InputError(f"nothing lies before --before; the first behaviour is of {first}")
+    return config.before
+
+
+def answers_asked(config: AdaptConfig) -> int:
+    """As many of the base model's answers as the tokens have room for, held-out ones on top; `answers` at most."""
+    if not sum(config.mix.values()):
+        return 0
+    share = config.mix.get(Kind.GENERAL, 0.0) / sum(config.mix.values())
+    room = share * config.tokens / (1 - HELD_GENERAL) / AN_ANSWER
+    return min(config.answers, max(LEAST_ANSWERS, math.ceil(room))) if share else 0
+
+
+def held_documents(config: AdaptConfig) -> int:
+    """A short run is measured on fewer documents: reading them twice would take longer than learning."""
+    return min(config.held, max(LEAST_HELD, config.tokens // 1_000))
 
 
 def _taught(teacher: Teacher, learnt: Material, out: Path, config: AdaptConfig, say: Callable[[str], None]) -> Taught:
@@ -230,12 +268,13 @@ def _general(
     model: Any, tokenizer: Any, config: AdaptConfig, out: Path, shown: Shown
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """The base model's answers that are replayed, and those held out; none where none are wanted."""
-    if not config.answers or not config.mix.get(Kind.GENERAL):
+    count = answers_asked(config)
+    if not count:
         return [], []
     # nothing is learnt here, and as on a GPU's tensor cores a processor with AMX answers several times as fast so
     asked = copy.deepcopy(model).to(torch.bfloat16) if low_precision(next(model.parameters()).device) else model
-    with shown("Asking the base model", config.answers, "answers", 0) as advance:
-        pairs = sample_general(asked, tokenizer, config.answers, config.learn.seed, out, advance)
+    with shown("Asking the base model", count, "answers", 0) as advance:
+        pairs = sample_general(asked, tokenizer, count, config.learn.seed, out, advance)
     held = max(1, round(HELD_GENERAL * len(pairs)))
     return pairs[held:], pairs[:held]
 

@@ -97,10 +97,11 @@ def taught_documents(
         title, text = escape(readable_title(item)[0]), escape(taught.kept[item_id], LONGEST)
         if not title or not text:
             continue
+        quoted = title.replace('"', "'")  # it stands between quotation marks
         masked = re.sub(rf"(?<!\w){re.escape(title)}(?!\w)", f"This {noun}", text, flags=re.IGNORECASE)
-        pair = (f'What do you know of the {noun} "{title}"?', text)
+        pair = (f'What do you know of the {noun} "{quoted}"?', text)
         if (passed + int(at)) % 2 and len(masked) >= LEAST_TOLD:
-            pair = (f"Which {noun} is this? {masked}", f'"{title}".')
+            pair = (f"Which {noun} is this? {masked}", f'"{quoted}".')
         yield Document(kind=Kind.READING, pieces=dialogue(*pair), chat=True)
 
 

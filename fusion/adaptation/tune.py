@@ -15,8 +15,8 @@ import torch
 
 from fusion.adaptation.co_liked import CoLiked, reciprocal_rank
 from fusion.adaptation.material import digest_of
-from fusion.adaptation.record import OTHERWISE, LearntFrom, read_struct, request_of, write_struct
-from fusion.adaptation.tuner import Shown, TuneConfig, Tuner, learn
+from fusion.adaptation.record import OTHERWISE, LearntFrom, check_data, read_struct, request_of, write_struct
+from fusion.adaptation.tuner import Shown, TuneConfig, Tuner, data_digest, learn
 from fusion.encoders.sentence import encoder_id
 from fusion.training.checkpoint import remove_checkpoint
 from interest.errors import InputError
@@ -43,6 +43,7 @@ class _Plan(msgspec.Struct, frozen=True):
 
     request: str
     before: float | None
+    data: str = ""  # digest of what is learnt from
 
 
 def tune(
@@ -66,8 +67,9 @@ def tune(
     """
     base_id = encoder_id(base)
     request = request_of(config, base_id)
-    plan = _check_folder(out, request)
-    if (done := read_tuned(out)) is not None:
+    plan, done, learnt = _check_folder(out, request), read_tuned(out), data_digest(data)
+    check_data(out, done, plan.data if plan else "", learnt)
+    if done is not None:
         _remove_working_files(out)
         say(f"{out} is finished already; nothing is left to do")
         return done
@@ -79,7 +81,7 @@ def tune(
     tuner = Tuner(base, config.layers, device)
     tokens = tuner.tokens(data.texts)
     if plan is None:
-        plan = _Plan(request, _measure(tuner, tokens, data, "Measuring the base", shown))
+        plan = _Plan(request, _measure(tuner, tokens, data, "Measuring the base", shown), learnt)
         write_struct(out / PLAN, plan)
     note(request, base_id)
     learn(tuner, tokens, data, config, out, request, shown)
@@ -90,7 +92,7 @@ def tune(
     record = Tuned(
         id=request, base=base_id, store=store, config=config, cut=cut, users=len(data.users),
         users_digest=digest_of(data.users), likes=int(data.likes.nnz), texts=len(data.texts),
-        held_pairs=len(data.held), before=plan.before, after=after,
+        held_pairs=len(data.held), before=plan.before, after=after, data=learnt,
     )  # fmt: skip
     write_struct(out / RECORD, record)
     _remove_working_files(out)

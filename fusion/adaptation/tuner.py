@@ -185,8 +185,12 @@ def _warmth(step: int, steps: int) -> float:
 
 def _fingerprint(data: CoLiked, request: str) -> str:
     """What a checkpoint must agree on to be gone on from: the settings, the texts and who liked what."""
-    digest = hashlib.sha256(request.encode())
-    digest.update(msgspec.json.encode([data.texts, data.users]))
-    for array in (data.likes.indptr, data.likes.indices):
+    return hashlib.sha256((request + data_digest(data)).encode()).hexdigest()
+
+
+def data_digest(data: CoLiked) -> str:
+    """SHA-256 of the texts, of who liked what, and of the pairs that are held out."""
+    digest = hashlib.sha256(msgspec.json.encode([data.texts, data.users]))
+    for array in (data.likes.indptr, data.likes.indices, data.held):
         digest.update(np.ascontiguousarray(array).astype(np.int64).data)
     return digest.hexdigest()

@@ -24,16 +24,21 @@ if TYPE_CHECKING:
     from fusion.adaptation.record import Record
     from interest.types import Item
 
-QUICK = 5_000  # tokens
+TOKENS, QUICK = 300_000, 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningOptions:
     """How much of what is learnt, and how."""
 
-    tokens: Annotated[int, typer.Option(min=1_000, help="How much is learnt, in tokens of all kinds together.")] = (
-        300_000
-    )
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1_000,
+            help="How much is learnt, in tokens of all kinds together.",
+            show_default=f"{TOKENS:,}; with --quick {QUICK:,}",
+        ),
+    ] = None
     minutes: Annotated[
         float | None,
         typer.Option(min=0.1, help="As many tokens as that takes here, measured first; --tokens at most."),
@@ -121,7 +126,7 @@ def adapt(
     from fusion.adaptation.learn import LearnConfig
     from fusion.adaptation.mixture import parse_mix
     from fusion.adaptation.register import note_adaptation
-    from fusion.adaptation.run import AdaptConfig, Source
+    from fusion.adaptation.run import AdaptConfig, Source, check_base
     from fusion.adaptation.run import adapt as run
     from fusion.features.log import read_log
     from interest.store.sql import read_items
@@ -130,7 +135,7 @@ def adapt(
     from streams.resolve.teacher import open_teacher
 
     config = AdaptConfig(
-        tokens=QUICK if quick else learning.tokens,
+        tokens=learning.tokens or (QUICK if quick else TOKENS),
         minutes=learning.minutes,
         mix=parse_mix(learning.mix),
         context=learning.context,
@@ -145,6 +150,7 @@ def adapt(
     base = llm_folder(llm)
     if not base.is_dir():
         raise InputError(f"there is no language model at {base}; run `interestream fetch`, or name one with --llm")
+    check_base(base)
     device, engine, url = device_and_store(compute, store)
     given = _read_file(items, map_) if items else {}  # before the log: what is wrong with it is said at once
     with progress("Reading the log", None, unit="behaviours") as advance, engine.connect() as connection:

@@ -56,7 +56,7 @@ def short(**changes: Any) -> AdaptConfig:
     return AdaptConfig(**(own | changes))
 
 
-def adapted(base: Path, out: Path, config: AdaptConfig | None = None, **more: Any) -> Any:
+def adapted(base: Path, out: Path, config: AdaptConfig | None = None, source: Source | None = None, **more: Any) -> Any:
     """The record of a short adaptation."""
     quiet = {"shown": lambda *_: nullcontext(lambda _: None), "say": lambda _: None}
-    return adapt(Source(watched(), films()), base, out, config or short(), **(quiet | more))
+    return adapt(source or Source(watched(), films()), base, out, config or short(), **(quiet | more))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,9 @@ from fusion.adaptation import learn as learning
 from fusion.adaptation.document import Document, Kind, Piece, dialogue
 from fusion.adaptation.encode import IGNORED, Encoded, Encoder, collate, pack
 from fusion.adaptation.learn import LENGTHS, TOGETHER, LearnConfig, add_lora, gathered, learn, losses, merged, rate_at
+from fusion.adaptation.material import data_digest, default_cut
 from fusion.adaptation.record import read_record
+from fusion.adaptation.run import AdaptConfig, Source, answers_asked, held_documents
 from interest.errors import ArtifactError, InputError
 from interest.llm.gather import open_tokenizer
 from interest.llm.int8 import Int8Model
@@ -27,7 +30,8 @@ from interest.llm.local import LocalModel
 from interest.llm.protocol import Message, Request
 from interest.llm.transformers import LOADING
 from streams.fetch.int8 import int8_weights
-from tests.support.adapting import adapted, chat_model, short, watched
+from tests.support.adapting import ITEMS, adapted, chat_model, films, short, watched
+from tests.support.ctr_world import log_of, random_rows
 from tests.support.tiny_llm import save_llm
 
 CPU = torch.device("cpu")
@@ -211,6 +215,38 @@ def test_an_adapted_model_answers_in_process(base: Path, tmp_path: Path, monkeyp
     said: list[str] = []
     assert adapted(base, out, config, say=said.append) == record  # typed again
     assert "finished already" in said[0]
+    for other in (Source(watched(seed=4), films()), Source(watched(), dict(list(films().items())[1:]))):
+        with pytest.raises(InputError, match="other data"):
+            adapted(base, out, config, other)
+
+
+def test_what_comes_after_the_cut_is_the_same_data() -> None:
+    """A store that goes on while a run is interrupted; not where an earlier behaviour or an item is another."""
+    log = watched()
+    cut = default_cut(log)
+    later = [(30, ITEMS, cut + 5, 4.0), (2, 3, cut + 9, 1.0)]
+    more = log_of([*random_rows(3, user_count=30, item_count=ITEMS), *later], 31, ITEMS + 1)
+    data = data_digest(log, films(), cut)
+    assert data_digest(more, films(), cut) == data
+    assert data_digest(more, films(), float(more.at.max()) + 1) != data
+    first = np.flatnonzero(log.at < cut)[0]
+    other = dataclasses.replace(log, value=np.where(np.arange(log.size) == first, 9, log.value).astype(np.float32))
+    assert data_digest(other, films(), cut) != data
+
+
+def test_a_short_run_asks_and_measures_less() -> None:
+    """Answers of the base model, and documents of perplexity, go with the tokens."""
+    config = AdaptConfig(tokens=3_000)
+    assert answers_asked(config) < 10
+    assert held_documents(config) == 10
+    whole = AdaptConfig()
+    assert (answers_asked(whole), held_documents(whole)) == (whole.answers, whole.held)
+    assert answers_asked(AdaptConfig(mix={Kind.ITEM: 1.0})) == 0
+
+
+def test_a_cut_before_everything_is_refused_before_anything_is_asked(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing lies before --before"):
+        adapted(base, tmp_path / "out", short(before=1.0), shown=lambda *_: pytest.fail("it began"))
 
 
 def test_an_interrupted_adaptation_goes_on_to_the_same_weights(base: Path, tmp_path: Path, monkeypatch) -> None:
