@@ -1,11 +1,11 @@
 """Claim: by GDOD several tasks in one model gain at least what they do by the best of its peers, and none loses.
 
     python benchmarks/multi_task.py [--model din|srp4ctr] [--log ml-small|ml-1m] [--users N] [--splits user,global]
-                                    [--tasks 2,4] [--seeds 3] [--only PATTERNS] [--data ../shared/data]
+                                    [--tasks 2,4] [--seeds 3] [--epochs 4] [--only PATTERNS] [--data ../shared/data]
                                     [--save FILE] [--quick]
 
-A model over tasks of `interestream train MODEL --task ...`, without a dense path, the best of four passes (the reason
-is in tasks/runs.py): each task alone, all with the sum of their gradients, with GDOD (of gradients brought to one
+A model over tasks of `interestream train MODEL --task ...`, without a dense path, the best of --epochs passes (the
+reason is in tasks/runs.py): each task alone, all with the sum of their gradients, with GDOD (of gradients brought to one
 length, which is the default; the paper's; of gradients as they are, with two ways out of a zero step) and with
 torchjd's balancers. Alone is the same model on the same features, with that task's tower only.
 The first two tasks are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and of 3. Before that the
@@ -40,7 +40,7 @@ import torch
 
 from benchmarks.rig.movielens import LOGS
 from benchmarks.tasks.data import Data, alone, with_planted
-from benchmarks.tasks.runs import MODELS, learn, passes, probe
+from benchmarks.tasks.runs import EPOCHS, MODELS, learn, passes, probe
 from fusion.features.dataset import Dataset
 from fusion.features.tasks import parse_tasks
 from fusion.training.balance import Balance
@@ -64,6 +64,7 @@ def main() -> None:
     options.add_argument("--splits", default="user,global")
     options.add_argument("--tasks", default="2,4", help="how many: 2, 4 or both")
     options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--epochs", type=int, default=EPOCHS, help="passes, of which the best is taken")
     options.add_argument("--only", default="*", help="patterns of split/tasks/balancer/seed, separated by |")
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
     options.add_argument("--work", type=Path, help="the store; default: in the cache")
@@ -110,7 +111,8 @@ class Setting:
     def file(self, name: str) -> Path:
         plain = name.replace(" ", "-").replace("/", "-")
         model = "" if self.model == "din" else f"{self.model}-"
-        return self.results / f"{model}{self.data.log}-{self.part}-{self.many}-{plain}.json"
+        passes = "" if self.data.chosen.epochs == EPOCHS else f"-e{self.data.chosen.epochs}"
+        return self.results / f"{model}{self.data.log}{passes}-{self.part}-{self.many}-{plain}.json"
 
     @cached_property
     def cosines(self) -> dict[str, Any]:
@@ -160,11 +162,13 @@ class Setting:
                 msgspec.UNSET,
                 seed,
                 model=self.model,
+                epochs=self.data.chosen.epochs,
                 quick=self.data.chosen.quick,
             )
         else:
             balance: Any = msgspec.UNSET if name == "sum" else name
-            line = learn(dataset, balance, seed, model=self.model, quick=self.data.chosen.quick)
+            chosen = self.data.chosen
+            line = learn(dataset, balance, seed, model=self.model, epochs=chosen.epochs, quick=chosen.quick)
         line["minutes"] = (time.perf_counter() - began) / 60
         keep(file, line)
 
@@ -260,9 +264,10 @@ def command_of(chosen: Any) -> str:
         return "python benchmarks/multi_task.py --quick"
     model = f" --model {chosen.model}" if chosen.model != "din" else ""
     users = f" --users {chosen.users}" if chosen.users else ""
+    passes = f" --epochs {chosen.epochs}" if chosen.epochs != EPOCHS else ""
     return (
         f"python benchmarks/multi_task.py{model} --log {chosen.log}{users} --splits {chosen.splits} "
-        f"--tasks {chosen.tasks} --seeds {chosen.seeds}" + f" --only '{chosen.only}'" * (chosen.only != "*")
+        f"--tasks {chosen.tasks} --seeds {chosen.seeds}{passes}" + f" --only '{chosen.only}'" * (chosen.only != "*")
     )
 
 

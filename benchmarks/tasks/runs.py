@@ -35,10 +35,12 @@ PROBES = 60  # steps along which gradients are compared
 COSTED = 30  # steps of either kind that are timed
 
 
-def learn(dataset: Dataset, balance: Any, seed: int, *, model: str = "din", quick: bool) -> dict[str, Any]:
+def learn(
+    dataset: Dataset, balance: Any, seed: int, *, model: str = "din", epochs: int = EPOCHS, quick: bool
+) -> dict[str, Any]:
     """One run: AUC by task of validation and test, and what became of the gradients."""
     training, config = dataset.of(TRAIN), MODELS[model]
-    settings = TrainConfig(epochs=1 if quick else EPOCHS, seed=seed, balance=balance, batch_size=256 if quick else 1024)
+    settings = TrainConfig(epochs=1 if quick else epochs, seed=seed, balance=balance, batch_size=256 if quick else 1024)
     torch.manual_seed(seed)
     network = build(dataset.spec, config)
     made = train(network, dataset.samples, dataset.learnt, (training, dataset.of(VALID)), settings)

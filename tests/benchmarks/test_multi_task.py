@@ -25,6 +25,7 @@ CHOSEN = argparse.Namespace(
     seeds=2,
     only="*",
     quick=False,
+    epochs=4,
     report=True,
     save=None,
 )
