@@ -5,8 +5,8 @@
                                     [--save FILE] [--quick]
 
 A model over tasks of `interestream train MODEL --task ...`, without a dense path, the best of --epochs passes (the
-reason is in tasks/runs.py): each task alone, all with the sum of their gradients, with GDOD (of gradients brought to one
-length, which is the default; the paper's; of gradients as they are, with two ways out of a zero step) and with
+reason is in tasks/runs.py): each task alone, all with the sum of their gradients, with GDOD (of gradients brought to
+one length, which is the default; the paper's; of gradients as they are, with two ways out of a zero step) and with
 torchjd's balancers. Alone is the same model on the same features, with that task's tower only.
 The first two tasks are ratings of at least 4 and of at least 5; of four, ratings of at most 2 and of 3. Before that the
 cosines of the tasks' gradients on the shared parameters are measured along a run by their sum; if no two tasks conflict
