@@ -15,6 +15,7 @@ from interest.errors import InputError
 from streams.commands.options import LlmBackend, PromptVersion, Store
 from streams.settings.durations import parse_duration
 from streams.settings.load import store_url
+from streams.ubsp.known_names import is_name
 from streams.ubsp.policy import Dedupe, Policy, Scenes, Span
 
 if TYPE_CHECKING:
@@ -321,8 +322,8 @@ def report(replayed: Replayed) -> Iterator[str]:
         f"{position.duplicates:,} duplicates; {position.rejected:,} rejected"
     )
     if replayed.duplicate is not None:
-        rule = replayed.policy.dedupe
-        yield f"dropped as a duplicate, for example: {described(replayed.duplicate)} (--dedupe {rule})"
+        rule = "a name known already" if is_name(replayed.duplicate) else f"--dedupe {replayed.policy.dedupe}"
+        yield f"dropped as a duplicate, for example: {described(replayed.duplicate)} ({rule})"
     yield f"{replayed.partitions:,} closed partitions in the store"
     if replayed.rejects.count:
         yield f"rejected rows, each with line and reason: {replayed.rejects.path}"

@@ -51,7 +51,8 @@ def with_entities(rows: Rows, chunk: Chunk, columns: Sequence[str], separator: s
         at=rows.at[np.array(source, np.int64)],
         value=[rows.value[row] if itself else None for row, itself in own],
         scene=[rows.scene[row] if itself else None for row, itself in own],
-        event_id=[rows.event_id[row] if itself else None for row, itself in own],
+        # a name's own id: by it ingest knows the name again in a later file (streams/ubsp/known_names.py)
+        event_id=[rows.event_id[row] if item is None else item for row, item in zip(source, items, strict=True)],
     )
 
 

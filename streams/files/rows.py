@@ -66,7 +66,10 @@ class Digest:
     def add(self, rows: Rows, start: int, stop: int) -> None:
         if start >= stop:
             return
-        texts: list[Sequence[str | None]] = [rows.user_id, rows.item_id, rows.action, rows.scene, rows.event_id]
+        events: list[str | None] = rows.event_id
+        if any(events[start:stop]):  # a name's own id is its item's: it says nothing more, and once there was none
+            events = [None if event == item else event for event, item in zip(events, rows.item_id, strict=True)]
+        texts: list[Sequence[str | None]] = [rows.user_id, rows.item_id, rows.action, rows.scene, events]
         *of_texts, times, values = self._columns
         for digest, column in zip(of_texts, texts, strict=True):
             digest.update(_joined(column, start, stop))

@@ -165,3 +165,24 @@ def test_a_store_that_was_filled_without_what_was_known_says_how_it_goes_on(tmp_
     assert refused.exit_code != 0
     assert "goes on with --no-entities" in str(refused.exception)
     assert "nothing new" in run(*log, "--no-entities").output
+
+
+def test_a_name_is_a_behaviour_once_in_a_log_of_daily_files(tmp_path: Path) -> None:
+    plant(1, users=6, each=60).write(tmp_path / "whole.csv")
+    header, *lines = (tmp_path / "whole.csv").read_text().splitlines()
+    for name, part in (("first", lines[:200]), ("second", lines[200:])):
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *part]) + "\n")
+    held = []
+    for store, files in (("one", ["whole"]), ("two", ["first", "second", "first", "second"])):
+        url = f"sqlite:///{tmp_path / store}.db"
+        for name in files:
+            told = run("replay", tmp_path / f"{name}.csv", "--no-llm", "--store", url).output
+        engine = open_store(url, create=False)
+        with engine.connect() as connection:
+            query = select(behaviors).order_by(behaviors.c.user_id, behaviors.c.seq)
+            held.append([tuple(row) for row in connection.execute(query)])
+        engine.dispose()
+    assert held[0] == held[1]
+    assert sum(row.count("pay") for row in held[0]) == 6
+    assert "nothing new" in told
+    assert "24 duplicates" in told  # 4 names of 6 users, which the first file has as well
