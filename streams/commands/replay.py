@@ -58,7 +58,8 @@ def replay(
         typer.Option(
             "--map",
             metavar="FIELD=COLUMN,…",
-            help="Columns by hand, e.g. user_id=userId,items.item_id=sku; log., items. and users. name the file.",
+            help="Columns by hand, e.g. user_id=userId,items.item_id=sku; log., items. and users. name the file. "
+            "label=COLUMN: rows are offers, and 1 is one that was taken.",
         ),
     ] = None,
     columns: Annotated[
@@ -108,7 +109,12 @@ def replay(
     scenes: Annotated[
         Scenes, typer.Option(help="apart: partitions, and the texts about them, of each scene by itself.")
     ] = Scenes.JOINED,
-    action: Annotated[str | None, typer.Option(help="The action of every row, if no column holds it.")] = None,
+    action: Annotated[
+        str | None,
+        typer.Option(
+            help="The action of every row, if no column holds it; with --map label=COLUMN, of what was taken."
+        ),
+    ] = None,
     users_limit: Annotated[
         int | None,
         typer.Option(
