@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -203,6 +204,8 @@ def replay(
         )  # fmt: skip
     except ValueError as error:
         raise InputError(f"{error}; set --partition, --gap, --span or --tokens") from None
+    if not no_llm:
+        _check_fusing()
     sources = open_sources(log, items, users, options)
     engine = open_store(store_url(store))
     print("\n".join(sources.understood()), flush=True)
@@ -230,6 +233,30 @@ def _check_llm(llm: str | None, model: str | None, prompt_version: str | None) -
         raise InputError(f"{error}; --no-llm closes partitions alone") from None
     if prompt_version:
         check_version(prompt_version)
+
+
+def _check_fusing() -> None:
+    """What `fuse` would refuse once the texts are written is refused before."""
+    from fusion.encoders.sentence import encoder_id
+    from streams.resolve.bank import open_bank_lazily
+    from streams.resolve.encoder import encoder_folder, item_template
+    from streams.settings.load import load_settings
+
+    folder = encoder_folder(None)
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no text encoder at {folder}, which makes vectors of the texts; run `interestream fetch "
+            "encoder`, or close partitions alone with --no-llm"
+        )
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise InputError(
+                f"{package} is not installed, by which texts become vectors: pip install 'interestream[models]', or "
+                "close partitions alone with --no-llm"
+            )
+    encoder_id(folder)
+    item_template()
+    open_bank_lazily(load_settings().bank)
 
 
 def _refuse_options_of_the_agent(context: typer.Context) -> None:
