@@ -142,7 +142,8 @@ def trained(truth: Planted, variant: Variant, folder: Path, seed: int, epochs: i
     replay(engine, log, Policy())
     modalities: tuple[Modality, ...] = ()
     if variant.modality == TEXT:
-        for items in titled_items(log.file, "item_id"):
+        assert log.offers is not None
+        for items in titled_items(log.file, "item_id", log.offers):
             with writing(engine) as connection:
                 insert_new(connection, items_table, [item_row(item) for item in items])
         encoder = open_encoder(default_encoder())

@@ -9,6 +9,7 @@ there are offers that nobody took, since scoring reads behaviours alone and coul
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -28,6 +29,12 @@ _COLUMN = "[A-Za-z_][A-Za-z0-9_.]*"
 _COMPARISON = re.compile(rf"\s*({_COLUMN})\s*(>=|<=|!=|=|>|<)\s*(\S.*?)\s*")
 _NUMBER = re.compile(rf"\s*(?:({_COLUMN})|log\(\s*({_COLUMN})\s*\))\s*")
 _IF, _AND = re.compile(r"\s+if\s+"), re.compile(r"\s+and\s+")
+_OR = re.compile(r"\s+or\s+", re.IGNORECASE)
+_ANOTHER = re.compile(rf"\s(or|and|if)\s+{_COLUMN}\s*(>=|<=|!=|=|>|<)", re.IGNORECASE)  # rule inside an operand
+_JOINED = {
+    "or": "there is no `or`: name several as action=rate|play, or give each a task of its own",
+    "and": "conditions stand behind one `if` and are joined by `and`, as in 'value>=4 if action=rate and scene=home'",
+}
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -120,6 +127,10 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
             numbers = np.log(numbers, out=np.full(log.size, np.nan), where=numbers > 0)
         return np.where(self._speaks(log), numbers, np.nan).astype(np.float32)
 
+    def without_logarithm(self, log: Log) -> int:
+        """Events that it speaks of and says nothing of, since they are at 0 or below; 0 where it takes no logarithm."""
+        return int(((self.numbers(log) <= 0) & self._speaks(log)).sum()) if self.log else 0
+
     def _speaks(self, log: Log) -> Array:
         speaks = np.ones(log.size, bool)
         for condition in self.conditions:
@@ -129,11 +140,12 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
     def on(self, log: Log, given: str = "--label") -> LabelRule:
         """The rule on a log: seconds are the values of those actions that have seconds, and whether it has offers.
 
-        Raises InputError where the log stores none, or not in one unit, and where a scene is asked for and none stored.
+        Raises InputError where the log stores none, or not in one unit, and where it has no such action or scene.
         """
-        for name in (self.field, *(condition.field for condition in self.conditions)):
-            if name == "scene" and not log.scenes:
+        for one in (self, *self.conditions):
+            if one.field == "scene" and not log.scenes:
                 raise InputError(f"{given} {self}: the log stores no scenes; {_stored(log)}")
+            one._check_names(log, f"{given} {self}")
         if self.field != "seconds":
             return msgspec.structs.replace(self, offers=self.field in NAMES and OFFERED in log.actions)
         named = _played(log, self)
@@ -147,6 +159,17 @@ class LabelRule(msgspec.Struct, frozen=True, omit_defaults=True):
         if not any(one.field == "action" and one.comparison == "=" for one in conditions):
             conditions = (LabelRule("action", "=", "|".join(sorted(named))), *conditions)
         return msgspec.structs.replace(self, conditions=conditions, unit=units.pop())
+
+    def _check_names(self, log: Log, given: str) -> None:
+        """A name that the log does not have would be a rule about nothing, and mostly is mistyped."""
+        if self.field not in NAMES:
+            return
+        stored = log.actions if self.field == "action" else log.scenes
+        lacking = [] if self.operand in stored else [one for one in self.operand.split("|") if one not in stored]
+        if lacking:
+            named = ", ".join(map(repr, lacking))
+            joined = f"; {_JOINED['or']}" if _OR.search(self.operand) else ""
+            raise InputError(f"{given}: the log has no {self.field} {named}; {_stored(log)}{joined}")
 
 
 def _played(log: Log, rule: LabelRule) -> dict[str, float]:
@@ -185,15 +208,23 @@ def _comparison(text: str, given: str, example: str) -> LabelRule:
         raise InputError(f"{given} is not a label rule; {example}")
     rule = LabelRule(match[1], match[2], match[3])
     _check_field(rule.field, given, example)
+    another = _ANOTHER.search(rule.operand)
+    if another or (rule.field in NUMBERS and _OR.search(rule.operand)):
+        raise InputError(f"{given}: {_JOINED['or' if another is None or another[1].lower() == 'or' else 'and']}")
     if rule.field in NUMBERS:
-        try:
-            float(rule.operand)
-        except ValueError:
-            raise InputError(f"{given}: {rule.operand!r} is not a number; {example}") from None
+        if not _is_finite(rule.operand):
+            raise InputError(f"{given}: {rule.operand!r} is not a number; {example}")
     elif rule.comparison not in ("=", "!="):
         which = "an action" if rule.field == "action" else "a scene"
         raise InputError(f"{given}: {which} can only be compared with = or !=; {example}")
     return rule
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _check_field(field: str, given: str, example: str = "") -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from interest.errors import InputError
 from streams.commands.options import LlmBackend, PromptVersion, Store
 from streams.settings.durations import parse_duration
 from streams.settings.load import store_url
+from streams.ubsp.known_names import is_name
 from streams.ubsp.policy import Dedupe, Policy, Scenes, Span
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def replay(
         typer.Option(
             "--map",
             metavar="FIELD=COLUMN,…",
-            help="Columns by hand, e.g. user_id=userId,items.item_id=sku; log., items. and users. name the file.",
+            help="Columns by hand, e.g. user_id=userId,items.item_id=sku; log., items. and users. name the file. "
+            "label=COLUMN: rows are offers, and 1 is one that was taken.",
         ),
     ] = None,
     columns: Annotated[
@@ -107,7 +110,12 @@ def replay(
     scenes: Annotated[
         Scenes, typer.Option(help="apart: partitions, and the texts about them, of each scene by itself.")
     ] = Scenes.JOINED,
-    action: Annotated[str | None, typer.Option(help="The action of every row, if no column holds it.")] = None,
+    action: Annotated[
+        str | None,
+        typer.Option(
+            help="The action of every row, if no column holds it; with --map label=COLUMN, of what was taken."
+        ),
+    ] = None,
     users_limit: Annotated[
         int | None,
         typer.Option(
@@ -196,6 +204,8 @@ def replay(
         )  # fmt: skip
     except ValueError as error:
         raise InputError(f"{error}; set --partition, --gap, --span or --tokens") from None
+    if not no_llm:
+        _check_fusing()
     sources = open_sources(log, items, users, options)
     engine = open_store(store_url(store))
     print("\n".join(sources.understood()), flush=True)
@@ -223,6 +233,30 @@ def _check_llm(llm: str | None, model: str | None, prompt_version: str | None) -
         raise InputError(f"{error}; --no-llm closes partitions alone") from None
     if prompt_version:
         check_version(prompt_version)
+
+
+def _check_fusing() -> None:
+    """What `fuse` would refuse once the texts are written is refused before."""
+    from fusion.encoders.sentence import encoder_id
+    from streams.resolve.bank import open_bank_lazily
+    from streams.resolve.encoder import encoder_folder, item_template
+    from streams.settings.load import load_settings
+
+    folder = encoder_folder(None)
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no text encoder at {folder}, which makes vectors of the texts; run `interestream fetch "
+            "encoder`, or close partitions alone with --no-llm"
+        )
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise InputError(
+                f"{package} is not installed, by which texts become vectors: pip install 'interestream[models]', or "
+                "close partitions alone with --no-llm"
+            )
+    encoder_id(folder)
+    item_template()
+    open_bank_lazily(load_settings().bank)
 
 
 def _refuse_options_of_the_agent(context: typer.Context) -> None:
@@ -321,8 +355,8 @@ def report(replayed: Replayed) -> Iterator[str]:
         f"{position.duplicates:,} duplicates; {position.rejected:,} rejected"
     )
     if replayed.duplicate is not None:
-        rule = replayed.policy.dedupe
-        yield f"dropped as a duplicate, for example: {described(replayed.duplicate)} (--dedupe {rule})"
+        rule = "a name known already" if is_name(replayed.duplicate) else f"--dedupe {replayed.policy.dedupe}"
+        yield f"dropped as a duplicate, for example: {described(replayed.duplicate)} ({rule})"
     yield f"{replayed.partitions:,} closed partitions in the store"
     if replayed.rejects.count:
         yield f"rejected rows, each with line and reason: {replayed.rejects.path}"

@@ -27,6 +27,11 @@ def task_lines(dataset: Dataset) -> Iterator[str]:
         held = f"mean {own.mean():.4g}" if task.rule.is_number else f"{own.mean():.1%} positive"
         weight = f", weight {task.weight:g}" if task.weight != 1.0 else ""
         yield f"task {task.name}: {task.rule}, of {len(own):,} of {len(column):,} samples, {held}{weight}"
+        if without := task.rule.without_logarithm(dataset.log):
+            yield (
+                f"task {task.name}: of {without:,} behaviours it learns nothing, as {task.rule.field} there is 0 or "
+                "less, which has no logarithm"
+            )
 
 
 def key_lines(dataset: Dataset) -> Iterator[str]:

@@ -24,8 +24,9 @@ TaskRules = Annotated[
         "--task",
         metavar="NAME=RULE[@WEIGHT]",
         help="Learn several tasks at once, instead of --label: repeat the option. A yes or no, like='value>=4', "
-        "watched='seconds>=30'@2 or bought='action=purchase', or a number, value or log(seconds); behind `if` of which "
-        "behaviours: 'value>=4 if action=rate'. A behaviour without a task's value teaches that task nothing.",
+        "watched='seconds>=30'@2 or bought='action=purchase|cart', or a number, value or log(seconds); behind `if` of "
+        "which behaviours: 'value>=4 if action=rate'. A behaviour without a task's value teaches that task nothing, "
+        "and 0 has no logarithm.",
     ),
 ]
 BalanceBy = Annotated[

@@ -7,7 +7,7 @@ sequence of its own. That a row has it once more says nothing new: the columns s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,21 +15,27 @@ import msgspec
 import numpy as np
 
 from interest.types import KNOWN_ACTIONS, Item
-from streams.files.offer_log import KNOWN, TITLE, cells_of, entity_columns, names_of, titled_items
+from streams.files.offer_log import cells_of, names_of, titled_items
 from streams.files.readers import TableFile
 from streams.files.table import Chunk
+from streams.files.text import is_missing, shown
 
 if TYPE_CHECKING:
     from streams.files.rows import BehaviorLog, Rows
 
 LONGEST = 200  # characters of a name; the rest is cut off
+MOST_TOLD, LONGEST_TOLD = 3, 30  # names of an example, and characters of each
 
 
-def with_entities(rows: Rows, chunk: Chunk, columns: Sequence[str], separator: str | None) -> Rows:
-    """The usable rows of a chunk, before each the names that its cells hold."""
+def with_entities(rows: Rows, chunk: Chunk, known: Mapping[str, str], separator: str | None) -> Rows:
+    """The usable rows of a chunk, before each the names that its cells hold.
+
+    Args:
+        known: columns of names, and the action that a name of each becomes.
+    """
     bad = {one.line for one in rows.rejected}
     kept = [place for place, line in enumerate(chunk.lines) if line not in bad]
-    cells = {KNOWN[name]: cells_of(chunk.columns[name]) for name in columns}
+    cells = {action: cells_of(chunk.columns[name]) for name, action in known.items()}
     source: list[int] = []  # of each row to come, the row that it is or stands before
     items: list[str | None] = []  # its name, none for the row itself
     actions: list[str] = []
@@ -51,7 +57,8 @@ def with_entities(rows: Rows, chunk: Chunk, columns: Sequence[str], separator: s
         at=rows.at[np.array(source, np.int64)],
         value=[rows.value[row] if itself else None for row, itself in own],
         scene=[rows.scene[row] if itself else None for row, itself in own],
-        event_id=[rows.event_id[row] if itself else None for row, itself in own],
+        # a name's own id: by it ingest knows the name again in a later file (streams/ubsp/known_names.py)
+        event_id=[rows.event_id[row] if item is None else item for row, item in zip(source, items, strict=True)],
     )
 
 
@@ -78,26 +85,45 @@ def only_first(chunks: Iterable[Rows]) -> Iterator[Rows]:
 def offered_catalogue(log: BehaviorLog) -> Iterator[tuple[str, Callable[[], Iterator[list[Item]]]]]:
     """What a log of offers brings of a catalogue: what it is, and how to read it, which may be asked for again."""
     separator = log.options.entity_separator
-    if log.label and TITLE in log.file.columns:
-        yield "items with titles", partial(titled_items, log.file, log.fields["item_id"], separator)
+    if log.offers and log.offers.title:
+        yield "items with titles", partial(titled_items, log.file, log.fields["item_id"], log.offers, separator)
     if log.entities:
-        yield "names of what was known of users", partial(entity_items, log.file, separator)
+        yield "names of what was known of users", partial(entity_items, log.file, log.entities, separator)
 
 
-def entity_items(file: TableFile, separator: str | None = None) -> Iterator[list[Item]]:
+def entity_items(file: TableFile, known: Mapping[str, str], separator: str | None = None) -> Iterator[list[Item]]:
     """The names as items of the catalogue, each once, so that their texts are known."""
-    columns = entity_columns(file.columns)
     seen: set[str] = set()
-    for chunk in file.chunks(list(columns)) if columns else ():
+    for chunk in file.chunks(list(known)):
         new: dict[str, Item] = {}
-        for name in columns:
+        for name, action in known.items():
             for cell in cells_of(chunk.columns[name]):
                 for entity in _names(cell, separator):
-                    item = item_of(KNOWN[name], entity)
+                    item = item_of(action, entity)
                     if item not in seen:
                         seen.add(item)
                         new[item] = Item(item_id=item, title=entity)
         yield list(new.values())
+
+
+def split_examples(file: TableFile, columns: Sequence[str], separator: str | None) -> dict[str, tuple[str, str]]:
+    """Of each column of names the longest cell of the first rows, and what it was split into.
+
+    The longest, as the one most likely to hold several names: one name there is seen to be none.
+    """
+    for chunk in file.chunks(columns):
+        longest = {name: max(cells_of(chunk.columns[name]), key=_length, default=None) for name in columns}
+        return {name: (str(cell), _told(_names(cell, separator))) for name, cell in longest.items() if _length(cell)}
+    return {}
+
+
+def _length(cell: object) -> int:
+    return 0 if is_missing(cell) else len(str(cell))
+
+
+def _told(names: Sequence[str]) -> str:
+    told = ", ".join(shown(name, LONGEST_TOLD) for name in names[:MOST_TOLD])
+    return f"{len(names)} name{'s' * (len(names) != 1)}: {told}{', …' * (len(names) > MOST_TOLD)}"
 
 
 def item_of(action: str, entity: str) -> str:

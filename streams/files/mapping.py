@@ -36,6 +36,7 @@ BEHAVIOR_NAMES = {
     ),
     "scene": ("scene", "scenario", "page", "placement", "domain"),
     "event_id": ("event_id", "message_id"),
+    "label": (),  # whether an offer was taken, by --map alone: elsewhere a column of that name is anything
 }  # fmt: skip
 ITEM_NAMES = {
     "item_id": (*BEHAVIOR_NAMES["item_id"], "id"),

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 
 from interest.types import MAX_ID, OFFERED, Behavior
-from streams.files.entities import with_entities
+from streams.files.entities import split_examples, with_entities
 from streams.files.mapping import BEHAVIOR_NAMES, find_columns, time_columns
 from streams.files.numbers import Floats, ValueRange, as_numbers, with_points
-from streams.files.offer_log import ACTION_OF, entity_columns, offer_label
+from streams.files.offer_log import LABELS, TAKEN, find_offers
 from streams.files.readers import TableFile
 from streams.files.rejects import RejectedRow
 from streams.files.table import Chunk
@@ -66,7 +66,10 @@ class Digest:
     def add(self, rows: Rows, start: int, stop: int) -> None:
         if start >= stop:
             return
-        texts: list[Sequence[str | None]] = [rows.user_id, rows.item_id, rows.action, rows.scene, rows.event_id]
+        events: list[str | None] = rows.event_id
+        if any(events[start:stop]):  # a name's own id is its item's: it says nothing more, and once there was none
+            events = [None if event == item else event for event, item in zip(events, rows.item_id, strict=True)]
+        texts: list[Sequence[str | None]] = [rows.user_id, rows.item_id, rows.action, rows.scene, events]
         *of_texts, times, values = self._columns
         for digest, column in zip(of_texts, texts, strict=True):
             digest.update(_joined(column, start, stop))
@@ -123,8 +126,11 @@ class BehaviorLog:
             self.time = choose_time_column(self.file, [one for one in candidates if one not in taken] or candidates)
             self.fields["at"] = self.time.column
         # AntM2C's rows are offers: a label says which of them was taken
-        self.label = "" if "action" in self.fields or options.action else offer_label(self.file.columns)
-        self.entities = entity_columns(self.file.columns) if self.label and self.options.entities else ()
+        self.offers = find_offers(
+            self.file, column_map, action=options.action, action_column=self.fields.get("action", "")
+        )
+        self.label = self.offers.label if self.offers else ""
+        self.entities = self.offers.known if self.offers and options.entities else {}
         # a log without an action column is of one action: ratings where it has values, else views
         self.action = options.action or ("rate" if "value" in self.fields else "view")
         self.rows = 0  # of the last whole reading of the times
@@ -162,8 +168,11 @@ class BehaviorLog:
                 rows = with_entities(rows, chunk, self.entities, self.options.entity_separator)
             yield rows
 
-    def understood(self) -> Understood:
-        """The columns as they are taken, each with a value of the first usable row."""
+    def understood(self, *, catalogue: bool = True) -> Understood:
+        """The columns as they are taken, each with a value of the first usable row; of names, with the longest cell.
+
+        catalogue: whether what a log of offers says of its items is read.
+        """
         read: dict[str, str] = {}
         taken: dict[str, str] = {}
         for chunk in self.file.chunks(size=FIRST):
@@ -174,27 +183,39 @@ class BehaviorLog:
                 place = next(row for row, line in enumerate(chunk.lines) if (file, line) not in bad)
                 read = {name: "" if is_missing(cell) else str(cell) for name, cell in chunk.row(place).items()}
                 first = rows.behaviors()[0]
-                taken = {field: str(getattr(first, field)) for field in self.fields if field != "value"}
+                taken = {field: str(getattr(first, field)) for field in self.fields if field not in ("value", "label")}
+                taken["label"] = first.action
                 taken["at"] = f"{datetime.fromtimestamp(first.at, UTC):%Y-%m-%d %H:%M:%S} UTC"
                 break
         meaning = {column: field for field, column in self.fields.items()}
+        names = dict(self.entities)
+        if self.offers:
+            meaning[self.label] = "label"
+            if catalogue and self.offers.title:
+                meaning[self.offers.title] = "title"
+                names |= {self.offers.about: "about"} if self.offers.about else {}
         uses = [
             ColumnUse(name, meaning.get(name, ""), read.get(name, ""), taken.get(meaning.get(name, ""), ""))
             for name in self.file.columns
+            if name not in names
         ]
+        examples = split_examples(self.file, list(names), self.options.entity_separator) if names else {}
+        uses += [ColumnUse(name, of, *examples.get(name, ("", ""))) for name, of in names.items()]
         return Understood(self.path.name, uses, self._notes())
 
     def _notes(self) -> list[str]:
         notes = [f"time: {self.time.column}, not {name}, which {what}" for name, what in self.time.others.items()]
         if self.label:
+            how = "--map label" if "label" in self.column_map else "by their columns as AntM2C's"
+            taken = f"by its {self.fields['action']}" if "action" in self.fields else repr(self.options.action or TAKEN)
             notes.append(
-                f"rows are offers, by their columns as AntM2C's: {self.label} 1 is a behaviour, {ACTION_OF[1.0]!r}; "
+                f"rows are offers, {how}: {self.label} 1 is a behaviour, {taken}; "
                 f"{self.label} 0 a sample to train on, and no history ({OFFERED!r})"
             )
             if self.entities:
                 notes.append(
                     f"what {', '.join(self.entities)} name are behaviours of the user when they are first known, and "
-                    "no samples (--no-entities)"
+                    "no samples (--no-entities); --entity-separator, if a cell was split wrongly"
                 )
         elif "action" not in self.fields:
             notes.append(f"no column holds an action: every row is {self.action!r} (--action)")
@@ -221,9 +242,10 @@ class BehaviorLog:
         if self.label:
             labels = as_numbers(columns[self.label], self.label, reasons, ValueRange())
             for row, label in enumerate(labels):
-                if label not in ACTION_OF and row not in reasons:
+                if label not in LABELS and row not in reasons:
                     reasons[row] = f"{self.label} is not 0 or 1"
-            optional["action"] = [None if label is None else ACTION_OF.get(label) for label in labels]
+            taken = optional.get("action", [self.options.action or TAKEN] * count)
+            optional["action"] = [done if label else OFFERED for done, label in zip(taken, labels, strict=True)]
         nothing: list[str | None] = [None] * count
         file = chunk.file or self.path.name
         rows = Rows(

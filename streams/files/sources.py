@@ -43,9 +43,10 @@ class Sources(msgspec.Struct, frozen=True):
 
     def understood(self) -> Iterator[str]:
         """The table of what was understood of each file, as lines."""
-        for file in (self.items, self.users, self.log):
+        for file in (self.items, self.users):
             if file is not None:
                 yield from table(file.understood())
+        yield from table(self.log.understood(catalogue=self.items is None))
 
 
 def open_sources(log: Path, items: Path | None, users: Path | None, options: SourceOptions) -> Sources:

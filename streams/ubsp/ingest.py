@@ -29,6 +29,7 @@ from streams.store.tables import offsets, policies
 from streams.ubsp.bulk_insert import append_behaviors
 from streams.ubsp.fold import DUPLICATE, IDENTITY_BYTES, LATE
 from streams.ubsp.folding import USER_BYTES, folding_of
+from streams.ubsp.known_names import NAME_BYTES, KnownNames, is_name
 from streams.ubsp.policy import Dedupe, Policy, Scenes, as_options, as_settings, as_stored, token_cost
 
 _AT = attrgetter("at")
@@ -129,7 +130,8 @@ class Ingest:
         """Empty the memory; the store has it all."""
         self._young: dict[str, Any] = {}  # by user, what `folding_of` the policy holds
         self._old: dict[str, Any] = {}
-        self._held = 0  # bytes of `_young`, about
+        self._names = KnownNames()
+        self._held = 0  # bytes of `_young` and the names, about
         self._complete = False
 
     def position(self, source: str, partition: int = 0) -> Position:
@@ -147,6 +149,7 @@ class Ingest:
         """Fold batches that one transaction will write, each counted for itself."""
         # together: a generation of memory is let go once a transaction at most, so what is being written stays known
         self._bring_caches({behavior.user_id for batch in batches for behavior in batch})
+        self._bring_names(chain.from_iterable(batches))
         return [self._fold(batch) for batch in batches]
 
     def _fold(self, batch: Sequence[Behavior]) -> Folded:
@@ -156,7 +159,7 @@ class Ingest:
         rows: list[Any] = []
         closed: list[Partition] = []
         closers: list[int] = []
-        count = late = duplicates = tokens = 0
+        count = late = duplicates = tokens = names = 0
         duplicate: Behavior | None = None
         offered: list[dict[str, Any]] = []
         for place, behavior in enumerate(batch):
@@ -165,6 +168,12 @@ class Ingest:
             if behavior.action == OFFERED:
                 offered.append(_offer(behavior, before.next_seq))
                 continue
+            if behavior.event_id is not None and is_name(behavior):
+                if not self._names.add(behavior):
+                    duplicates += 1
+                    duplicate = duplicate or behavior
+                    continue
+                names += 1
             if costs:
                 tokens = token_cost(behavior, items.get(behavior.item_id))
             caches[user_id], verdict, ended = fold(before, behavior, policy, tokens)
@@ -183,7 +192,7 @@ class Ingest:
             if ended:
                 closed += ended
                 closers += [place] * len(ended)
-        self._held += count * IDENTITY_BYTES
+        self._held += count * IDENTITY_BYTES + names * NAME_BYTES
         watermark = max(map(_AT, batch), default=None)
         return Folded(
             rows=rows, accepted=count, closed=closed, closers=closers, late=late, duplicates=duplicates,
@@ -289,6 +298,7 @@ class Ingest:
         if self._held > self._limit:  # the users not seen for a whole generation are let go
             self._complete = self._complete and not self._old
             self._old, self._young, self._held = self._young, {}, 0
+            self._names.let_go()
         missing = []
         for user_id in users - self._young.keys():
             cache = self._old.pop(user_id, None)
@@ -305,6 +315,11 @@ class Ingest:
                 restored = self._folding.restore(connection, sorted(missing), self.policy, self.items)
             self._young.update(restored)
             self._held += sum(map(self._folding.size, restored.values()))
+
+    def _bring_names(self, batch: Iterable[Behavior]) -> None:
+        if missing := self._names.missing(batch):
+            with self.engine.connect() as connection:
+                self._held += NAME_BYTES * self._names.restore(connection, missing)
 
 
 @contextmanager

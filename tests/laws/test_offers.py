@@ -37,6 +37,7 @@ from streams.ubsp.ingest import Ingest, Position
 from streams.ubsp.policy import Policy
 from tests.support import live_world as live
 from tests.support.ctr_world import DAY, catalogue, log_of, meaning, random_rows, samples_of, spec_of
+from tests.support.partitioning import content
 
 CLICKS = Task.parse("action=click")
 NOW = 230 * DAY
@@ -269,3 +270,33 @@ def test_an_offer_is_no_action_of_histories(store: Engine) -> None:
     assert data.spec.actions.texts == ("click", "pay", "search", "visit")
     assert data.spec.keys is not None
     assert data.spec.keys.actions == 4
+
+
+def test_a_name_is_a_behaviour_once_however_it_comes_and_what_is_forgotten_between(
+    store: Engine, tmp_path: Path
+) -> None:
+    """A memory of one byte, a restart with every batch, and all at once leave the same rows; a search is no name."""
+    rows = [
+        msgspec.structs.replace(row, event_id=row.item_id)
+        if row.action in KNOWN_ACTIONS and not row.item_id.endswith("0")
+        else row
+        for row in known_of_users()
+    ]
+    ingest(store, rows, len(rows))
+    for name, memory in (("small", 1), ("restarted", 0)):
+        other = open_store(f"sqlite:///{tmp_path / name}.db")
+        work, position = Ingest(other, Policy(count=5), memory=memory), Position()
+        for start in range(0, len(rows), 40):
+            part = rows[start : start + 40]
+            position = work.commit(work.fold(part), "log:a", position, start + len(part), rejected=0)
+            if not memory:
+                work = Ingest(other, Policy(count=5))
+        assert content(other) == content(store)
+        other.dispose()
+    with store.connect() as connection:
+        held = [(row.user_id, row.item_id) for row in connection.execute(select(behaviors)) if row.event_id]
+        searched = connection.scalar(select(func.count()).where(behaviors.c.item_id.endswith(":0")))
+    names = {(row.user_id, row.item_id) for row in rows if row.event_id}
+    assert sorted(held) == sorted(names)
+    assert len(names) < sum(row.event_id is not None for row in rows)
+    assert searched == sum(row.item_id.endswith(":0") for row in rows)

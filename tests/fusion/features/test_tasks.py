@@ -23,7 +23,7 @@ def mixed(plays: tuple[float, ...] = (30.0, 0.0, 7200.0)) -> Log:
 
 
 def said(log: Log, *texts: str) -> list[list[float]]:
-    return targets_of(on_log(parse_tasks(["any=action!=x", *texts]), log), log)[:, 1:].T.tolist()
+    return targets_of(on_log(parse_tasks(["any=action!=rate", *texts]), log), log)[:, 1:].T.tolist()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def said(log: Log, *texts: str) -> list[list[float]]:
         ("watched = seconds >= 30 if scene=tv", [NAN, NAN, NAN, NAN, NAN, NAN]),
         ("stars=value if action=rate", [5, 2, NAN, NAN, NAN, NAN]),
         ("long=log(seconds)", [NAN, NAN, NAN, np.log(30), NAN, np.log(7200)]),
-        ("either=action=play|buy", [0, 0, 0, 1, 1, 1]),
+        ("either=action=play|rate", [1, 1, 1, 1, 1, 1]),
         ("tv=scene=tv if action=play and value>=1", [NAN, NAN, NAN, 1, NAN, 1]),
     ],
 )
@@ -72,6 +72,15 @@ def test_a_number_is_standardised_by_what_training_holds_and_the_first_yes_or_no
         (["like=log(action)"], "action is a name, compare it"),
         (["like=value>=4@0"], "'0' is not a number above 0"),
         (["like=value>=four"], "'four' is not a number"),
+        (["like=value>=nan"], "'nan' is not a number"),
+        (["like=value<inf"], "'inf' is not a number"),
+        (["like=value>=4 if value<1e999"], "'1e999' is not a number"),
+        (["like=value if action=rate or action=play"], r"there is no `or`: name several as action=rate\|play"),
+        (["like=value>=4 or value<=1"], "there is no `or`"),
+        (["like=value>=4 or 5"], "there is no `or`"),
+        (["like=action=rate OR scene=tv"], "there is no `or`"),
+        (["like=action=rate and value>=4"], "conditions stand behind one `if` and are joined by `and`"),
+        (["like=value>=4 if action=rate if scene=tv"], "conditions stand behind one `if`"),
         (["like=action>buy"], "an action can only be compared with = or !="),
         (["like=value>=4", "like=value>=5"], "--task like is there twice"),
         (["stars=value"], "no task is a comparison.*add one, for example"),
@@ -112,3 +121,29 @@ def test_a_task_that_goes_on_reads_what_was_known_of_users_as_it_was_learnt() ->
         first, new = going_on(parse_tasks(texts), known, later, np.ones(3, bool))
         assert first.rule.labels(later).tolist() == wanted
         assert new.rule.offers
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("stars=value if action=buy", r"no action 'buy'; it stores action \(play, rate\)"),
+        ("stars=action=play|bye", "no action 'bye'"),
+        ("stars=value>=4 if action!=by", "no action 'by'"),
+        ("stars=scene=radio", r"no scene 'radio'; .* scene \(tv\)"),
+        ("stars=action=rate or play", "no action 'rate or play'; .*there is no `or`"),
+    ],
+)
+def test_a_name_that_the_log_does_not_have_is_told_with_those_it_has(task: str, told: str) -> None:
+    with pytest.raises(InputError, match=f"--task stars: .*{told}"):
+        said(mixed(), task)
+
+
+def test_a_name_with_or_in_it_is_a_name() -> None:
+    log = dataclasses.replace(mixed(), actions=["trick or treat", "a|b"])
+    tasks = on_log(parse_tasks(["one=action=trick or treat", "other=action=a|b"]), log)
+    assert targets_of(tasks, log).T.tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
+
+
+def test_events_without_a_logarithm_are_counted() -> None:
+    tasks = on_log(parse_tasks(["any=action=rate", "long=log(seconds)", "watched=seconds>=30"]), mixed())
+    assert [task.rule.without_logarithm(mixed()) for task in tasks] == [0, 1, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +133,34 @@ def test_what_is_broken_in_an_llms_folder_is_told_in_a_sentence(url: str, tmp_pa
             with pytest.raises((InputError, ArtifactError), match=expected):
                 raise error or AssertionError(f"{command} works without {name}")
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "kind", "told"),
+    [
+        ("folder", InputError, "no text encoder at .*; run `interestream fetch encoder`, or close partitions alone"),
+        ("weights", ArtifactError, "no safetensors weights"),
+        ("package", InputError, r"transformers is not installed.*interestream\[models\]"),
+        ("bank", InputError, "no language model at"),
+    ],
+)
+def test_what_replay_needs_to_fuse_is_asked_for_before_the_log_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str, kind: type[Exception], told: str
+) -> None:
+    log, encoder = tmp_path / "log.csv", tmp_path / "cache" / "all-minilm-l6-v2"
+    log.write_text("user,item,time\nu,i,1700000000\n")
+    monkeypatch.setenv("INTERESTREAM_CACHE", str(tmp_path / "cache"))
+    if lacking != "folder":
+        encoder.mkdir(parents=True)
+    if lacking not in ("folder", "weights"):
+        (encoder / "model.safetensors").write_bytes(b"weights")
+    if lacking == "package":
+        monkeypatch.setattr("streams.commands.replay.find_spec", lambda name: None if name == "transformers" else name)
+    if lacking == "bank":
+        monkeypatch.setenv("INTERESTREAM_BANK_LLM", str(tmp_path / "nowhere"))
+    store = tmp_path / "store.db"
+    refused = run("replay", log, "--llm", "statistics", "--store", f"sqlite:///{store}")
+    assert isinstance(refused.exception, kind)
+    assert re.search(told, str(refused.exception))
+    assert not store.exists()
+    assert run("replay", log, "--no-llm", "--store", f"sqlite:///{store}").exit_code == 0

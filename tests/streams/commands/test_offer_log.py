@@ -165,3 +165,128 @@ def test_a_store_that_was_filled_without_what_was_known_says_how_it_goes_on(tmp_
     assert refused.exit_code != 0
     assert "goes on with --no-entities" in str(refused.exception)
     assert "nothing new" in run(*log, "--no-entities").output
+
+
+def test_a_name_is_a_behaviour_once_in_a_log_of_daily_files(tmp_path: Path) -> None:
+    plant(1, users=6, each=60).write(tmp_path / "whole.csv")
+    header, *lines = (tmp_path / "whole.csv").read_text().splitlines()
+    for name, part in (("first", lines[:200]), ("second", lines[200:])):
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *part]) + "\n")
+    held = []
+    for store, files in (("one", ["whole"]), ("two", ["first", "second", "first", "second"])):
+        url = f"sqlite:///{tmp_path / store}.db"
+        for name in files:
+            told = run("replay", tmp_path / f"{name}.csv", "--no-llm", "--store", url).output
+        engine = open_store(url, create=False)
+        with engine.connect() as connection:
+            query = select(behaviors).order_by(behaviors.c.user_id, behaviors.c.seq)
+            held.append([tuple(row) for row in connection.execute(query)])
+        engine.dispose()
+    assert held[0] == held[1]
+    assert sum(row.count("pay") for row in held[0]) == 6
+    assert "nothing new" in told
+    assert "24 duplicates" in told  # 4 names of 6 users, which the first file has as well
+
+
+def written(path: Path, columns: tuple[str, ...] = COLUMNS, *, without: tuple[str, ...] = (), cell: str = "") -> Path:
+    """Four offers of which two are taken, under these names of AntM2C's columns; `cell` is what was searched."""
+    rows = [("u", f"i{n}", f"2023-08-06 08:00:0{n}", str(n % 2), "", "", cell, "", "tea", "home") for n in range(4)]
+    kept = [place for place, name in enumerate(COLUMNS) if name not in without]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([[row[place] for place in kept] for row in (columns, *rows)])
+    return path
+
+
+def counted(url: str) -> tuple[dict[str, int], int]:
+    """Behaviours of each action, and offers that nobody took."""
+    engine = open_store(url, create=False)
+    with engine.connect() as connection:
+        actions = connection.execute(select(behaviors.c.action, func.count()).group_by(behaviors.c.action))
+        held = dict(iter(actions)), connection.scalar(select(func.count()).select_from(offers)) or 0
+    engine.dispose()
+    return held
+
+
+def test_names_of_columns_are_read_in_either_case(tmp_path: Path) -> None:
+    columns = tuple(name.title() for name in COLUMNS)  # Log_Time, Label, ...
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    told = run("replay", written(tmp_path / "a.csv", columns, cell="tea|cars"), "--store", url, "--no-llm").output
+    assert counted(url) == ({"click": 2, "search": 2}, 2)
+    assert "items with titles" in told
+
+
+ENTITY_COLUMNS = ("bill_entity_seq", "service_entity_seq", "query_entity_seq")
+
+
+@pytest.mark.parametrize(
+    ("without", "named", "lacks"),
+    [
+        (("scene",), "label, bill_entity_seq", "no column scene"),
+        (("scene", *ENTITY_COLUMNS), "label", "no column scene"),
+        (("label",), "bill_entity_seq", "no column label"),
+    ],
+)
+def test_a_log_that_is_nearly_one_of_offers_is_refused(
+    tmp_path: Path, without: tuple[str, ...], named: str, lacks: str
+) -> None:
+    refused = run("replay", written(tmp_path / "a.csv", without=without), "--no-llm", "--store", "sqlite://")
+    assert refused.exit_code != 0
+    for told in (named, lacks, "--map label=", "--action NAME"):
+        assert told in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "actions", "not_taken"),
+    [
+        (("--map", "label=label"), {"click": 2, "search": 2}, 2),
+        (("--map", "label=label", "--action", "play"), {"play": 2, "search": 2}, 2),
+        (("--action", "view"), {"view": 4}, 0),
+        (("--map", "value=label"), {"rate": 4}, 0),
+    ],
+)
+def test_what_a_label_means_can_be_said(
+    tmp_path: Path, options: tuple[str, ...], actions: dict[str, int], not_taken: int
+) -> None:
+    log, url = written(tmp_path / "a.csv", without=("scene",), cell="tea|cars"), f"sqlite:///{tmp_path / 'store.db'}"
+    replayed = run("replay", log, "--no-llm", "--store", url, *options)
+    assert replayed.exit_code == 0, replayed.exception
+    assert counted(url) == (actions, not_taken)
+
+
+def test_a_label_beside_actions_says_which_of_them_were_taken(tmp_path: Path) -> None:
+    log, url = tmp_path / "a.csv", f"sqlite:///{tmp_path / 'store.db'}"
+    rows = [f"u,i{n},{n + 1_700_000_000},{('play', 'buy')[n // 2]},{n % 2}" for n in range(4)]
+    log.write_text("\n".join(["user,item,time,action,label", *rows]) + "\n")
+    assert "the column action is read as the action" in str(run("replay", log, "--no-llm", "--store", url).exception)
+    assert run("replay", log, "--no-llm", "--store", url, "--map", "label=label").exit_code == 0
+    assert counted(url) == ({"play": 1, "buy": 1}, 2)
+
+
+def test_a_label_of_other_values_is_a_column(tmp_path: Path) -> None:
+    log, url = tmp_path / "a.csv", f"sqlite:///{tmp_path / 'store.db'}"
+    log.write_text("user,item,time,label\nu,i,1700000000,3\nu,j,1700000001,1\n")
+    assert run("replay", log, "--no-llm", "--store", url).exit_code == 0
+    assert counted(url) == ({"view": 2}, 0)
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("tea|cars", "'tea|cars' -> 2 names: 'tea', 'cars'"),
+        ("tea cars books", "'tea cars books' -> 1 name: 'tea cars books'"),
+        ("tea\x01cars", r"'tea\x01cars' -> 1 name: 'tea\x01cars'"),
+    ],
+)
+def test_how_a_cell_of_names_was_split_is_shown_and_no_column_that_is_read_is_called_unused(
+    tmp_path: Path, cell: str, told: str
+) -> None:
+    log = written(tmp_path / "a.csv", cell=cell)
+    replayed = run("replay", log, "--no-llm", "--store", f"sqlite:///{tmp_path / 'store.db'}")
+    assert f"query_entity_seq    search   {told}" in replayed.output
+    assert "not used" not in replayed.output
+    (tmp_path / "i.csv").write_text("item_id,title\ni0,Tea\n")
+    again = run(
+        "replay", log, "--items", tmp_path / "i.csv", "--no-entities", "--no-llm", "--store", "sqlite://"
+    ).output  # fmt: skip
+    unused = (*ENTITY_COLUMNS, "item_entity_names", "item_title")
+    assert f"not used: {', '.join(unused)}" in again

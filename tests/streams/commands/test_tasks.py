@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
+from fusion.features.dataset import DatasetConfig, read_dataset
 from fusion.features.log import newest_time
+from fusion.features.tasks import parse_tasks
 from interest.errors import InputError
 from streams.client import AsyncClient, ServiceError
+from streams.commands.training_metrics import task_lines
 from streams.service.app import make_app
 from streams.service.server import make_service
 from streams.settings.schema import ServeSettings, Settings
@@ -108,3 +111,13 @@ def test_an_artifact_of_one_task_says_that_there_is_nothing_to_blend(url: str, t
     assert "tasks" not in json.loads(run(*asked, "--json").stdout)
     with pytest.raises(InputError, match="the artifact has one task"):
         raise run(*asked, "--blend", "ctr").exception or AssertionError
+
+
+def test_behaviours_without_a_logarithm_are_told_beside_the_task(store: Engine) -> None:
+    rows = [(user, item, at, 0.0 if n % 5 == 0 else value) for n, (user, item, at, value) in enumerate(random_rows(11))]
+    fill(store, rows)
+    tasks = parse_tasks(["like=value>=4", "long=log(value)", "stars=value"])
+    with store.connect() as connection:
+        told = list(task_lines(read_dataset(connection, DatasetConfig(tasks=tasks, history=10))))
+    assert "task long: of 150 behaviours it learns nothing, as value there is 0 or less, which has no logarithm" in told
+    assert sum("no logarithm" in line for line in told) == 1
