@@ -83,7 +83,7 @@ def test_scenes_and_vectors_are_trained_told_and_scored(url: str, tmp_path: Path
 def test_a_modality_that_is_not_there_is_told(url: str, tmp_path: Path) -> None:
     for name, told in (
         ("image", "the store has no such vectors of items; it has none. Bring them with --item-vectors image=FILE"),
-        ("text", "the store has vectors of items' texts by 0; `interestream fuse` encodes the texts"),
+        ("text", "the store has no vectors of items' texts; `interestream fuse` makes them"),
     ):
         result = run("train", "din", "--store", url, "--out", tmp_path / "m", *OWN, "--modality", name)
         assert isinstance(result.exception, InputError)
