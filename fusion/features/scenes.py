@@ -41,7 +41,8 @@ def scene_slices(log: Log, rows: Array, *, items: Array, users: Array) -> dict[s
 
     `items` and `users` are rows of the log that training has met (fusion/features/dataset.py). new_in_scene_items:
     training has met the item, but not in the sample's scene; new_in_scene_users: the same of the user. A / in a scene's
-    name is shown as |: in the names of metrics it ends a task's.
+    name is shown as |, for in the names of metrics it ends a task's; of scenes that would then read alike those with
+    a / have a number behind them.
     """
     if not len(log.scene) or len(np.unique(log.scene[items])) < 2:
         return {}
@@ -50,10 +51,25 @@ def scene_slices(log: Log, rows: Array, *, items: Array, users: Array) -> dict[s
     counts = np.bincount(own, minlength=many)
     counts[0] = 0
     largest = [one for one in np.argsort(-counts, kind="stable")[:MOST] if counts[one]]
-    shown = {one: log.scenes[one - 1].replace("/", "|") for one in largest}
+    shown = dict(zip(largest, _shown([log.scenes[one - 1] for one in largest]), strict=True))
     out = {f"{SCENE}{shown[one]}": own == one for one in sorted(largest, key=lambda one: shown[one])}
     for name, ids, met in (("items", log.item, items), ("users", log.user, users)):
         there = ids.astype(np.int64) * many + scene
         known_here = np.isin(there[rows], there[met])
         out[f"new_in_scene_{name}"] = np.isin(ids[rows], ids[met]) & ~known_here & (own > 0)
     return out
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    """Scenes as metrics name them, no two alike."""
+    taken = {name for name in names if "/" not in name}
+    out = {name: name for name in taken}
+    for name in sorted(set(names) - taken):
+        plain = own = name.replace("/", "|")
+        number = 1
+        while own in taken:
+            number += 1
+            own = f"{plain} ({number})"
+        taken.add(own)
+        out[name] = own
+    return [out[name] for name in names]

@@ -127,7 +127,7 @@ class ItemTable:
     number: Array  # (I + 1,) int64: its index in FeatureSpec.items, -1 for an item out of vocabulary
     categories: Array  # (I + 1, C) int32
     attributes: Array  # (I + 1, A) int32
-    keys: Array  # (I + 1, A') int32: the attributes that are keys, 0 for none
+    keys: Array  # (I + 1, A') int32: the attributes that are keys (`KeySpec.columns`), 0 for none
     vectors: Array | None = None  # (I + 1, W) float32, see `standardised`; None: the spec has no modalities
 
     @property

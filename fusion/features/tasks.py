@@ -122,6 +122,11 @@ def going_on(tasks: Tasks, known: Tasks, log: Log, train: Array) -> Tasks:
     places, out = places_of(tasks, known), []
     main, own = known[main_task(known)], main_task(tasks)
     if places[own] != main_task(known) or str(tasks[own].rule) != str(main.rule):
+        if str(tasks[own].rule) == str(main.rule):
+            raise InputError(
+                f"{tasks[own].given} {tasks[own].rule}: the main task of the model to go on from has this rule and the "
+                f"name {main.name}; write --task {main.name}='{main.rule}', or train without --continue-from"
+            )
         raise InputError(
             f"{tasks[own].given} {tasks[own].rule}: it would be the main task, and in the model to go on from that is "
             f"{main.rule}, by which it reads histories and counts; give that first, or train without --continue-from"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -11,7 +12,7 @@ from fusion.features.log import Array
 from fusion.features.tasks import Tasks, main_task
 from interest.errors import InputError
 
-_NAME, _FACTOR = "[A-Za-z][A-Za-z0-9_-]*", r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
+_NAME, _FACTOR = "[A-Za-z][A-Za-z0-9_-]*", r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _TERM = re.compile(rf"\s*(?:({_NAME})(?:\s*\*\s*({_FACTOR}))?|({_FACTOR})\s*\*\s*({_NAME}))\s*")
 EXAMPLE = "write for example like*0.7+watched*0.3"
 Blend = Mapping[str, float]  # what each task's score is multiplied by
@@ -25,15 +26,34 @@ def parse_blend(text: str, tasks: Iterable[str], given: str = "--blend") -> Blen
     names, blend = list(tasks), dict[str, float]()
     if not names:
         raise InputError(f"{given} {text!r}: the artifact has one task, whose probability is the score; leave it out")
-    for term in text.split("+"):
-        match = _TERM.fullmatch(term)
-        if match is None:
-            raise InputError(f"{given} {text!r}: {term.strip()!r} is not NAME*NUMBER; {EXAMPLE}")
+    place = 0
+    while place <= len(text):
+        match = _TERM.match(text, place)
+        if match is None or text[match.end() : match.end() + 1] not in ("", "+"):
+            term = text[place:].partition("+")[0].strip()
+            raise InputError(f"{given} {text!r}: {term!r} is not NAME*NUMBER; {EXAMPLE}")
+        place = match.end() + 1
         name = match[1] or match[4]
         if name not in names:
             raise InputError(f"{given} {text!r}: the artifact has no task {name}; it has {', '.join(names)}")
         blend[name] = blend.get(name, 0.0) + float(match[2] or match[3] or 1.0)
+        if math.isinf(blend[name]):
+            raise InputError(f"{given} {text!r}: the factor of {name} is too large")
     return blend
+
+
+def on_two_scales(blend: Blend, tasks: Tasks) -> str | None:
+    """What to say of a blend that adds numbers to probabilities, or numbers of different rules; None for others."""
+    own = [task for task in tasks if task.name in blend]
+    numbers = [task for task in own if task.rule.is_number]
+    if not numbers or len({str(task.rule) if task.rule.is_number else "" for task in own}) < 2:
+        return None
+    listed = ", ".join(f"{task.name} ({task.rule})" for task in numbers)
+    others = "probabilities, which are from 0 to 1" if len(own) > len(numbers) else "each other"
+    return (
+        f"--blend adds what is not on one scale: {listed} to {others}; choose factors by the scores' ranges, or the "
+        "widest decides the order"
+    )
 
 
 def blended(by_task: Mapping[str, Array], blend: Blend) -> Array:

@@ -1,9 +1,10 @@
 """How the gradients of several tasks become one step: the tasks' own parameters take their plain gradients, those that
 several tasks reach take a weighted sum, whose weights a balancer gives by the gradients' Gram matrix alone.
 
-Ours is GDOD (fusion/training/gdod.py); its peers are torchjd's (github.com/TorchJD/torchjd), those that keep no state
-between steps, so that a run resumed from a checkpoint takes the steps of one that was never stopped. What a balancer
-draws at random it draws from (seed, step): every process of a distributed run draws the same.
+Ours is GDOD (fusion/training/gdod.py), and MGDA's quadratic program; its other peers are torchjd's
+(github.com/TorchJD/torchjd), those that keep no state between steps, so that a run resumed from a checkpoint takes the
+steps of one that was never stopped. What a balancer draws at random it draws from (seed, step): every process of a
+distributed run draws the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -193,10 +195,10 @@ def _peer(name: str) -> OfGram:
         made: dict[str, Callable[[], OfGram]] = {
             "pcgrad": peers.PCGradWeighting,
             "cagrad": lambda: peers.CAGradWeighting(c=CAUTION),
-            "mgda": peers.MGDAWeighting,
+            "mgda": lambda: shortest_in_hull,
             "imtl-g": peers.IMTLGWeighting,
             "aligned-mtl": peers.AlignedMTLWeighting,
-            "upgrad": peers.UPGradWeighting,
+            "upgrad": lambda: _projected_alone(QuadprogProjector(reg_eps=EXACT)),
             "dualproj": lambda: _nearest_unopposed(QuadprogProjector(reg_eps=EXACT)),
         }
         weighting = made[name]()
@@ -206,15 +208,16 @@ def _peer(name: str) -> OfGram:
         raise InputError(
             f"--balance {name} needs a package that is not here{missing}; pip install 'interestream[{extra}]'"
         ) from None
-    return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name in ("pcgrad", "dualproj") else len(gram))
+    sums = ("pcgrad", "upgrad", "dualproj")
+    return lambda gram: weighting(gram / gram.diagonal().mean()) * (1 if name in sums else len(gram))
+
+
+# Which directions oppose a gradient does not depend on its length, so that solvers have gradients brought to one: what
+# they add to the diagonal would else be more than the whole of a gradient that is much shorter than another.
 
 
 def _nearest_unopposed(projector: Callable[[Tensor, Any], Tensor]) -> OfGram:
-    """DualProj by weights of its own: the direction nearest to the gradients' sum that opposes none of them.
-
-    Which directions oppose a gradient does not depend on its length, so they are brought to one: what a solver adds to
-    the diagonal would else be more than the whole of a gradient that is 10,000 times shorter than another.
-    """
+    """DualProj by weights of its own: the direction nearest to the gradients' sum that opposes none of them."""
 
     def made(gram: Tensor) -> Tensor:
         own = gram.diagonal().sqrt()
@@ -222,3 +225,31 @@ def _nearest_unopposed(projector: Callable[[Tensor, Any], Tensor]) -> OfGram:
         return projector(scaled, gram / own.outer(own)) / scaled
 
     return made
+
+
+def _projected_alone(projector: Callable[[Tensor, Any], Tensor]) -> OfGram:
+    """UPGrad (arXiv 2406.16232): each gradient alone is brought to the direction nearest to it that opposes none."""
+
+    def made(gram: Tensor) -> Tensor:
+        own = gram.diagonal().sqrt()
+        scaled = own / own.mean()
+        return projector(scaled.diag(), gram / own.outer(own)).sum(dim=0) / scaled
+
+    return made
+
+
+def shortest_in_hull(gram: Tensor) -> Tensor:
+    """MGDA (Désidéri 2012): the weights, of sum 1, of the shortest vector in the gradients' convex hull.
+
+    Solved as the quadratic program that it is: torchjd's Frank-Wolfe steps end before they are near it where lengths
+    differ by more than 100, and then oppose tasks.
+    """
+    from qpsolvers import solve_qp
+
+    own, none = gram.diagonal().sqrt(), np.zeros(len(gram))
+    unit = (gram / own.outer(own)).numpy() + EXACT * np.eye(len(gram))
+    # x, the weights of unit gradients, has sum(x / own) = 1, here times the least length
+    found = solve_qp(unit, none, A=(own.min() / own).numpy()[None], b=np.ones(1), lb=none, solver="quadprog")
+    assert found is not None
+    weights = torch.from_numpy(found) / own
+    return weights / weights.sum()

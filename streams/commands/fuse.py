@@ -39,6 +39,12 @@ def fuse(
             "for models that read them; repeat the option.",
         ),
     ] = None,
+    drop_item_vectors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="First remove what --item-vectors brought into the store by this name; repeat it."
+        ),
+    ] = None,
 ) -> None:
     """Encode items' texts and interests that have no vectors yet, and write the users' representations.
 
@@ -52,6 +58,10 @@ def fuse(
     from streams.store.engine import open_store
 
     engine = open_store(store_url(store), create=False)
+    if drop_item_vectors:
+        from streams.commands.item_vectors import drop_vectors
+
+        drop_vectors(engine, drop_item_vectors)
     if item_vectors:
         from streams.commands.item_vectors import bring_files
 

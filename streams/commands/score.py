@@ -108,6 +108,7 @@ def score(
     from fusion.features.log import newest_time
     from fusion.features.scenes import is_unknown
     from fusion.models.registry import KINDS
+    from fusion.serving.by_task import on_two_scales, parse_blend
     from fusion.serving.pair_files import open_pairs, read_item_ids
     from fusion.serving.requests import rank_items, score_pairs
     from fusion.serving.score import Scorer
@@ -124,6 +125,10 @@ def score(
             f"--llm {llm}: {artifact} is a {model.config.kind} model, which needs no language model; leave --llm out"
         )
     scorer = Scorer(model, as_of_request=past is not None, blend=blend)
+    told = None if blend is None else on_two_scales(parse_blend(blend, scorer.tasks), model.spec.tasks)
+    if told:
+        print(f"warning: {told}", file=sys.stderr, flush=True)
+    strangers = _Strangers(model)
     with engine.connect() as connection, _writing(connection, out, scorer.tasks, json=json) as write:
         moment = newest_time(connection) if past is None else past
         print(_statistics(model, moment, past=past is not None), file=sys.stderr, flush=True)
@@ -131,16 +136,52 @@ def score(
         with progress("Scoring", file.rows if file else len(ids), unit="pairs") as advance:
             if file is None:
                 _say_unknown(Counter({scene: len(ids)} if scene and is_unknown(model.spec, scene) else {}), model)
-                write(rank_items(scorer, connection, user or "", ids, moment, scene))
+                write(strangers.counted(rank_items(scorer, connection, user or "", ids, moment, scene)))
                 advance(len(ids))
+                strangers.warn()
                 return
             strange = Counter[str]()
             for block, told in file.blocks_with_scenes():
                 scenes = [own or scene for own in told]
                 strange.update(own for own in scenes if own is not None and is_unknown(model.spec, own))
                 for page in score_pairs(scorer, connection, block, moment, scenes=scenes, advance=advance):
-                    write(page)
+                    write(strangers.counted(page))
         _say_unknown(strange, model)
+        strangers.warn()
+
+
+class _Strangers:
+    """Whether anything of what was scored is known: if not, it is likely another store, or ids of another kind."""
+
+    def __init__(self, model: Artifact) -> None:
+        self._items = frozenset(model.spec.items)
+        self._first = ", ".join(model.spec.items[:3])
+        self._scored, self._known_item, self._known_user = 0, False, False
+
+    def counted(self, scored: Sequence[Scored]) -> Sequence[Scored]:
+        self._scored += len(scored)
+        self._known_item = self._known_item or any(one.item_id in self._items for one in scored)
+        self._known_user = self._known_user or any(not one.unknown_user for one in scored)
+        return scored
+
+    def warn(self) -> None:
+        if not self._scored:
+            return
+        if not self._known_item:
+            print(
+                f"warning: the artifact has met none of these items, and scores them as new ones; it has met "
+                f"{len(self._items):,}, such as {self._first}. Is --store the store that it was trained on, and are "
+                "these its item ids?",
+                file=sys.stderr,
+                flush=True,
+            )
+        if not self._known_user:
+            print(
+                "warning: the store has no behaviour of any of these users, who are scored as new ones. Is --store the "
+                "store that is meant, and are these its user ids?",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _say_unknown(scenes: Counter[str], model: Artifact) -> None:

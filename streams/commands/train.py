@@ -54,9 +54,9 @@ def din(
     check_out(out, "din")
     read = key_choice(keys)
     engine = open_store(store_url(log.store), create=False)
+    settings = train_config(optimiser, tasks)
     data = chosen_data(engine, log, tasks, interests, read)
     config = DinConfig(interest=data.interest, dense_path=True, keys=keys.keys)
-    settings = train_config(optimiser, tasks)
     run_training(engine, out, data, settings, lambda dataset: (dataset, config, as_built), compute)
 
 
@@ -118,13 +118,13 @@ def srp4ctr(
     held = None if pretrained is None else load_pretrained(pretrained)
     engine = open_store(store_url(log.store), create=False)
     edges = None if held is None else held.spec.value_edges
-    data = chosen_data(engine, log, tasks, interests, read, value_edges=edges)
     settings = train_config(
         optimiser,
         tasks,
         embedding_decay=embedding_decay,
         pretrained_rate=1.0 if pretrained_rate is None else pretrained_rate,
     )
+    data = chosen_data(engine, log, tasks, interests, read, value_edges=edges)
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:
         encoder = encoder_for(held, dataset, split=log.split, positions=log.history + pack - 1)

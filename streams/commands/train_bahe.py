@@ -71,7 +71,7 @@ def bahe(
         str,
         typer.Option(
             help="Sequences of --history behaviours that are read apart from each other, separated by commas: recent, "
-            "liked, disliked, scenes, actions."
+            "liked, disliked, scene:NAME, action:NAME, and scenes or actions for one of each."
         ),
     ] = "recent",
     tune: Annotated[
@@ -127,7 +127,10 @@ def bahe(
     engine = open_store(store_url(log.store), create=False)
     last = None if continue_from is None else load_artifact(continue_from, llm_folder(llm) if llm else None)
     rate = llm_lr / optimiser.lr if optimiser.lr else 0.0
-    read, many = None, None
+    asked = given_tasks(log, tasks)
+    many = None if last is None else len(asked or last.spec.tasks)
+    settings = train_config(optimiser, tasks, last=last, many=many, pretrained_rate=rate)
+    read = None
     if last is None:
         folder, recipe = choose_recipe(llm, cut, pooling, bank_precision)
         interest = reads_interests(engine, interests)
@@ -137,12 +140,10 @@ def bahe(
         old = check_continuable(last)
         folder, recipe, interest, match = Path(old.folder), old.recipe, old.interest, last.spec.match
         looks = last.spec.item_modalities
-        spec, until, space, asked = last.spec, old.until, last.space, given_tasks(log, tasks)
-        many = len(asked or spec.tasks)
+        spec, until, space = last.spec, old.until, last.space
         read = lambda connection, advance: read_new(  # noqa: E731
             connection, spec, until, advance, space=space, tasks=asked
         )
-    settings = train_config(optimiser, tasks, last=last, many=many, pretrained_rate=rate)
     data = dataset_config(log, interests, tasks, interest=interest, match=match, modalities=looks)
 
     def model(dataset: Dataset) -> tuple[Dataset, ModelConfig, Callable[[Any], None]]:

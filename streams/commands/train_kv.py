@@ -62,7 +62,7 @@ def kv(
 
     check_out(out, "kv")
     engine = open_store(store_url(log.store), create=False)
+    settings = train_config(optimiser, tasks)
     data = chosen_data(engine, log.samples, tasks, interests, key_choice(KeyOptions(keys=True, key=key)))
     config = KvConfig(interest=data.interest, dense_path=True)
-    settings = train_config(optimiser, tasks)
     run_training(engine, out, data, settings, lambda dataset: (dataset, config, as_built), compute)

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from fusion.features.dataset import Dataset
+    from fusion.features.tasks import Tasks
     from fusion.training.artifact import Metrics
     from fusion.training.checkpoint import Epoch
 
@@ -42,11 +43,12 @@ def key_lines(dataset: Dataset) -> Iterator[str]:
         yield f"keys: {', '.join(named)}; a key is forgotten after {keys.window:,} behaviours without it"
 
 
-def print_epoch(epoch: Epoch) -> None:
+def print_epoch(epoch: Epoch, tasks: Tasks) -> None:
     best = ", the best so far" if epoch.best else ""
     each = ""
     if isinstance(epoch.tasks, dict):
-        each = f" ({', '.join(f'{name} {value:.4f}' for name, value in epoch.tasks.items())})"
+        unit = {task.name: "RMSE" if task.rule.is_number else "AUC" for task in tasks}
+        each = f" ({', '.join(f'{name} {unit[name]} {value:.4f}' for name, value in epoch.tasks.items())})"
     typer.echo(f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}, validation AUC {epoch.auc:.4f}{each}{best}", err=True)
 
 

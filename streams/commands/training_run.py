@@ -173,11 +173,11 @@ def modalities(engine: Engine, options: InterestOptions) -> tuple[Modality, ...]
         if name == TEXT:
             fitting = [one for one in held if options.encoder in (None, one)]
             if len(fitting) != 1:
-                listed = ", ".join(f"--encoder {one}" for one in fitting)
-                told = (
-                    f"choose one of several encoders: {listed}" if fitting else "`interestream fuse` encodes the texts"
-                )
-                raise InputError(f"--modality {TEXT}: the store has vectors of items' texts by {len(fitting)}; {told}")
+                listed, by = ", ".join(f"--encoder {one}" for one in fitting), f" by {options.encoder}"
+                told = f"vectors of items' texts by several encoders; choose one: {listed}"
+                if not fitting:
+                    told = f"no vectors of items' texts{by if options.encoder else ''}; `interestream fuse` makes them"
+                raise InputError(f"--modality {TEXT}: the store has {told}")
             found.append(Modality(name=TEXT, encoder=fitting[0], template=item_template()))
         elif name in widths or name in brought:
             found.append(Modality(name=name))
@@ -274,6 +274,7 @@ def chosen_data(
     """The same, where the store decides what is left to it; says what it does. Raises InputError for what the store
     does not have.
     """
+    given_tasks(log, tasks)  # what is wrong with a rule is told first
     interest = reads_interests(engine, interests)
     match = match_spec(engine, interests, interest=interest)
     looks = modalities(engine, interests)
@@ -369,7 +370,7 @@ def run_training(
                 split=data.split,
                 folder=out,
                 advance=advance,
-                report=print_epoch if dist.first else _say_nothing,
+                report=(lambda epoch: print_epoch(epoch, dataset.spec.tasks)) if dist.first else _say_nothing,
                 say=_print_note if dist.first else _say_nothing,
                 prepare=prepare,
                 device=device,

@@ -17,10 +17,19 @@ from interest.types import MAX_ID
 
 ROWS = 2_000  # read and written at once: 2 MB of vectors 512 wide
 LARGEST = 65_504.0  # of a half-precision number, as which they are stored
+LEAST = 2.0**-14  # below it half precision loses digits, and from 3e-8 on the number
 MOST = 16_384  # of a width
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 COLUMNS = ("item_id", "vector")
 RESERVED = ("text",)  # the store's own
+
+
+class Found(NamedTuple):
+    """What a file's vectors are of, and whether they tell items apart."""
+
+    items: set[str]
+    zeros: int  # vectors that are 0
+    same: bool  # all vectors are one
 
 
 class VectorFile(NamedTuple):
@@ -45,6 +54,18 @@ class VectorFile(NamedTuple):
                 last = {ids[row]: row for row in kept.tolist()}  # of two rows of an item the later counts
                 rows = sorted(last.values())
                 yield [ids[row] for row in rows], vectors[rows]
+
+    def found(self) -> Found:
+        """Reads the file once. Raises InputError as `chunks` does."""
+        items, zeros, same = set[str](), 0, True
+        first: npt.NDArray[np.float32] | None = None
+        for ids, vectors in self.chunks():
+            items.update(ids)
+            zeros += int((~vectors.any(axis=1)).sum())
+            if len(vectors):
+                first = vectors[0] if first is None else first
+                same = same and bool((vectors == first).all())
+        return Found(items, zeros, same)
 
     def _read(self, batch: Any, first: int) -> tuple[list[str], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
         ids = batch.column("item_id").cast(pa.string()).to_pylist()
@@ -71,6 +92,14 @@ class VectorFile(NamedTuple):
             raise InputError(
                 f"{self.path}, row {first + row}: the vector of item {ids[row]!r} has a number that is not finite, or "
                 f"above {LARGEST:,.0f}; scale the vectors"
+            )
+        largest = np.abs(out).max(axis=1)
+        faint = (largest > 0) & (largest < LEAST)
+        if faint.any():
+            row = int(np.flatnonzero(faint)[0])
+            raise InputError(
+                f"{self.path}, row {first + row}: the vector of item {ids[row]!r} has no number above {LEAST:.1g}, and "
+                "is lost in half precision, as which it is stored; scale the vectors"
             )
         return ids, there, out
 

@@ -12,6 +12,11 @@ from fusion.training.balance import FIXED, NAMES, Balance, Balancer, gram_of, we
 from fusion.training.gdod import shared_weights
 
 ROUNDING = 1e-6
+CONFLICT = torch.tensor([[1.0, 0.1, 0.0], [-0.9, 0.3, 0.2], [-0.3, -1.0, -0.4]], dtype=torch.float64)
+LONG_AND_SHORT = torch.tensor(  # torchjd's MGDA had a cosine of -.8 here, at such lengths
+    [[1.0, 0.1, 0.0], [-0.9, 0.3, 0.2], [0.3, 1.0, -0.4], [0.2, -0.5, 1.0]], dtype=torch.float64
+)
+LENGTHS = [-1.7, -1.7, 1.9, 0.9, 0.0]
 numbers = st.floats(-3, 3, allow_nan=False, width=32)
 
 
@@ -49,6 +54,32 @@ def test_the_papers_construction_is_reproduced(
 def test_no_task_is_opposed(name: Balance, own: torch.Tensor) -> None:
     made = update(own, name)
     assert (own @ made >= -ROUNDING * (1 + float(own.norm()) ** 2)).all()
+
+
+@pytest.mark.parametrize("name", ["gdod", "mgda", "upgrad", "dualproj"])
+@given(own=gradients(), lengths=st.lists(st.floats(-2.5, 2.5), min_size=5, max_size=5))
+@example(own=CONFLICT, lengths=[0.0, 0.0, -2.0, 0.0, 0.0])
+@example(own=LONG_AND_SHORT, lengths=LENGTHS)
+def test_no_task_is_opposed_however_much_lengths_differ(name: Balance, own: torch.Tensor, lengths: list[float]) -> None:
+    """By the cosine: a short gradient's product with the update says little beside a long one's."""
+    rows = own[own.norm(dim=1) > 1e-3]
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    own = unit * 10.0 ** torch.tensor(lengths, dtype=torch.float64)[: len(unit), None]
+    weights, seen = Balancer(name).weights(own @ own.T)
+    made = weights @ own
+    if not seen.zero:  # what is nothing has no direction
+        assert (unit @ made >= -0.01 * float(made.norm())).all()
+
+
+def test_mgda_and_upgrad_are_what_they_are_defined_as() -> None:
+    """Of two gradients: UPGrad projects each on what does not oppose the other, MGDA takes the hull's shortest."""
+    own = torch.tensor([[2.0, 0.0], [-0.5, 3**0.5 / 2]], dtype=torch.float64)
+    one, other = own
+    projected = one - (one @ other) / (other @ other) * other + other - (one @ other) / (one @ one) * one
+    np.testing.assert_allclose(update(own, "upgrad"), projected, atol=1e-6)
+    between = torch.linspace(0, 1, 100_001, dtype=torch.float64)[:, None]
+    hull = between * one + (1 - between) * other
+    np.testing.assert_allclose(update(own, "mgda"), 2 * hull[hull.norm(dim=1).argmin()], atol=1e-4)
 
 
 @given(gradients(), st.randoms())

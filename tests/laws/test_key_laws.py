@@ -6,14 +6,17 @@ import dataclasses
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.features.impressions import impressions_of
+from fusion.features.keys.spec import attribute_rows, fit_keys
 from fusion.features.keys.state import KeyState, fold, merge
 from fusion.features.keys.vectors import Layout
 from fusion.features.spec import FIRST, UNKNOWN, FeatureSpec, item_table
 from fusion.serving.key_side import LiveKeys, empty_keys, read_on
+from interest.types import Item
 from tests.support.ctr_world import DAY, log_of, random_rows
 from tests.support.key_world import arrays, book, events_of, samples_of, scened, spec_of
 from tests.support.random_logs import ITEMS, ROWS, USERS, visible
@@ -105,7 +108,7 @@ def test_the_keys_are_those_that_a_slow_count_finds() -> None:
     log = log_of([(0, 0, 0.0, 5.0), (0, 0, DAY, 5.0), (0, 2, 2 * DAY, 1.0), (0, 1, 9 * DAY, 5.0)], 1, 4)
     spec: FeatureSpec = spec_of(log)
     assert spec.keys is not None
-    assert spec.keys.kinds == ("item", "categories", "maker")
+    assert spec.keys.kinds == ("item", "categories", "maker", "players")
     keys = samples_of(spec, log, np.arange(4)).batch(np.array([3])).keys
     assert keys is not None
     matched = keys.matched[0].numpy()  # item 1, eight categories, its maker
@@ -114,8 +117,55 @@ def test_the_keys_are_those_that_a_slow_count_finds() -> None:
     np.testing.assert_allclose(matched[9, 1], np.log1p(2) / 2, rtol=1e-6)
     np.testing.assert_allclose(matched[9, 8], np.log1p(8) / 4, rtol=1e-6)  # days since
     np.testing.assert_allclose(matched[9, 10], np.log1p(1) / 4, rtol=1e-6)  # behaviours since
-    attended = (keys.attended[0, :, 0].numpy() > 0).reshape(3, 5).sum(axis=1)
+    attended = (keys.attended[0, :, 0].numpy() > 0).reshape(4, 5).sum(axis=1)
     assert attended[0] == 4  # items 2 and 0, as recent and as frequent
+
+
+def test_the_texts_of_a_list_are_keys_each() -> None:
+    """One user who met items 0 (p0), 2 (p1, p2) and 3 (p1, p0); items 1 (p0, p1) and 2 are offered."""
+    log = log_of(
+        [(0, 0, 0.0, 5.0), (0, 2, DAY, 5.0), (0, 3, 2 * DAY, 1.0), (0, 1, 3 * DAY, 5.0), (0, 2, 4 * DAY, 5.0)], 1, 5
+    )
+    spec = spec_of(log)
+    assert spec.keys is not None
+    assert spec.keys.attributes["players"] == ("p0", "p1", "p2")
+    keys = samples_of(spec, log, np.arange(5)).batch(np.array([3, 4])).keys
+    assert keys is not None
+    row = Layout(spec).offsets[3] + FIRST
+    for candidate, met in enumerate(({0: 2, 1: 2}, {1: 3, 2: 1})):
+        found = dict(
+            zip(keys.matched_row[candidate, 10:].tolist(), keys.matched[candidate, 10:, 1].tolist(), strict=True)
+        )
+        assert found == {row + player: pytest.approx(np.log1p(times) / 2) for player, times in met.items()}
+
+
+def test_a_spec_of_before_lists_were_several_keys_has_each_text_as_one() -> None:
+    log = log_of(random_rows(1, 4, 8), 4, 8)
+    spec = spec_of(log)
+    assert spec.keys is not None
+    old = msgspec.to_builtins(spec)
+    del old["keys"]["listed"]
+    old["keys"]["attributes"]["players"] = ["p0|p1", "p1|p2"]  # as they were fitted
+    before = msgspec.convert(old, FeatureSpec)
+    assert Layout(before).slots == [1, 8, 1, 1]
+    table = item_table(before, log.items, book(8))
+    assert table.keys[1:4, 1].tolist() == [0, FIRST, FIRST + 1]  # items 0 (p0), 1 (p0|p1), 2 (p1|p2)
+
+
+def test_attributes_of_lists_are_kinds_where_their_texts_group_items() -> None:
+    """No two items have the same list, and each text is of several: until now such an attribute was not a kind."""
+    items = {
+        f"i{n}": Item(
+            item_id=f"i{n}", title="", attributes={"cast": f"a{n % 4}| b{n // 4} |a{n % 4}|", "only": f"o{n}"}
+        )
+        for n in range(12)
+    }
+    found = fit_keys(list(items), items, (), 1, scenes=False, offered=False, first=FIRST)
+    assert found.kinds == ("item", "cast")
+    assert found.attributes["cast"] == ("a0", "a1", "a2", "a3", "b0", "b1", "b2")
+    assert found.listed == {"cast": 2}  # and of `only` no two items have the same
+    rows = attribute_rows(found, ["i5", "i99"], items, FIRST)
+    assert rows.tolist() == [[0, 0], [FIRST + 1, FIRST + 5], [0, 0]]
 
 
 def test_the_scene_of_the_offer_is_a_key_of_the_candidate() -> None:
@@ -146,10 +196,10 @@ def test_a_spec_of_before_the_scene_of_the_offer_was_a_key_has_the_layout_that_i
     del old["keys"]["scene_matched"]
     before = msgspec.convert(old, FeatureSpec)
     slots = [Layout(one).slots for one in (spec, before)]
-    assert slots == [[1, 8, 1, 1], [1, 8, 1, 0]]
+    assert slots == [[1, 8, 1, 2, 1], [1, 8, 1, 2, 0]]
     keys = samples_of(before, log, np.arange(5)).batch(np.arange(5)).keys
     assert keys is not None
-    assert keys.matched_row.shape == (5, 10)
+    assert keys.matched_row.shape == (5, 12)
 
 
 def _only(log, rows):  # type: ignore[no-untyped-def]

@@ -31,7 +31,6 @@ from fusion.training import metrics
 from fusion.training.artifact import Artifact, load_artifact, save_artifact
 from fusion.training.train import TrainConfig, predict, train
 from interest.errors import ArtifactError, InputError, StoreError
-from interest.store import counters
 from interest.types import Item
 from streams.store.heads import read_head
 from tests.support import live_world as live
@@ -49,7 +48,7 @@ SOURCES = (Modality(name="image"), Modality(name="text", encoder=live.TextEncode
 def give(engine: Engine, items: list[str], seed: int, width: int = 5) -> None:
     """Pictures of these items."""
     vectors = np.random.default_rng(seed).normal(size=(len(items), width))
-    bring(engine, "image", width, [(items, vectors)], written=lambda c: counters.increment(c, counters.ITEMS))
+    bring(engine, "image", width, [(items, vectors)])
 
 
 @pytest.fixture

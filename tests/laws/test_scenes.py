@@ -18,7 +18,7 @@ from fusion.features.keys.spec import KeyChoice
 from fusion.features.keys.vectors import Layout
 from fusion.features.log import Log, read_log
 from fusion.features.samples import Samples
-from fusion.features.scenes import offered_rows, scene_names
+from fusion.features.scenes import offered_rows, scene_names, scene_slices
 from fusion.features.spec import FeatureSpec, fit_spec
 from fusion.features.tasks import parse_tasks
 from fusion.models.din import Din, DinConfig
@@ -145,6 +145,19 @@ def test_the_scene_of_an_offer_moves_its_own_score_and_those_of_later_offers_onl
     moved = np.abs(before - after) > 1e-9
     assert not moved[:5].any()
     assert moved[5]
+
+
+def test_scenes_that_would_be_shown_alike_have_slices_of_their_own() -> None:
+    log = log_of(random_rows(1), 30, 40)
+    names = ["a/b", "a|b", "a|b (2)", "c"]
+    log = dataclasses.replace(log, scenes=names, scene=(np.arange(log.size) % 4).astype(np.int32))
+    every = np.arange(log.size)
+    told = scene_slices(log, every, items=every, users=every)
+    of_scenes = {name: mask for name, mask in told.items() if name.startswith("scene_")}
+    wanted = {"scene_a|b (3)": 0, "scene_a|b": 1, "scene_a|b (2)": 2, "scene_c": 3}
+    assert of_scenes.keys() == wanted.keys()
+    for name, number in wanted.items():
+        assert (of_scenes[name] == (log.scene == number)).all()
 
 
 @pytest.mark.parametrize("scene", [None, "home"])

@@ -29,19 +29,24 @@ def scened(log: Log) -> Log:
 
 
 def book(item_count: int) -> dict[str, Item]:
-    """The catalogue, with a maker for every two items."""
+    """The catalogue, with a maker for every two items, and one or two players, of whom items share each with others."""
     held = catalogue(item_count)
     return {
-        name: msgspec.structs.replace(item, attributes=item.attributes | {"maker": f"m{int(name[1:]) // 2}"})
+        name: msgspec.structs.replace(item, attributes=item.attributes | _made(int(name[1:])))
         for name, item in held.items()
     }
+
+
+def _made(number: int) -> dict[str, str]:
+    players = {"players": "|".join(dict.fromkeys((f"p{number // 2}", f"p{number % 3}")))}
+    return {"maker": f"m{number // 2}"} | players
 
 
 def spec_of(log: Log, *, history: int = 5, window: int = 20_000, **changes: object) -> FeatureSpec:
     every = np.arange(log.size)
     spec = fit_samples(
         log, every, np.ones(log.size, bool), book(len(log.items)), profiles(len(log.users)),
-        tasks=TASKS, history=history, min_history=1, keys=KeyChoice(("maker",)),
+        tasks=TASKS, history=history, min_history=1, keys=KeyChoice(("maker", "players")),
     ).spec  # fmt: skip
     assert spec.keys is not None
     return msgspec.structs.replace(

@@ -1,8 +1,8 @@
 """Which keys a model reads of a user, fitted to the training part and saved with the FeatureSpec. Knows no user.
 
 A kind of key is the item itself, its categories, every attribute of the catalogue that groups items (director, brand:
-not a title, which says the same as the item), and the scene of a behaviour. A text that training has not met is
-not a key.
+not a title, which says the same as the item), and the scene of a behaviour. A text that is a list ("Tom Hanks|Tim
+Allen") is several keys, as an item's categories are. A text that training has not met is not a key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from interest.errors import InputError
 from interest.types import Item
 
 ITEM, CATEGORIES, SCENE = "item", "categories", "scene"
-GROUPS = 0.75  # an attribute is a kind of key if it has at most this many distinct texts an item that has one
+BETWEEN = "|"  # of the texts of a list
+MOST_LISTED = 8  # of one item's list that are looked at, the first, as of its categories
+GROUPS = 0.75  # an attribute is a kind of key if it has at most this many distinct texts for each that an item has
 MOST_KINDS = 4  # attributes that are read unless they are named: those that most items have
 MOST_TEXTS = 50_000  # of one attribute, the most frequent
 MOST_BUCKETS = 15  # categories with a bucket of their own in the partition; the others share one
@@ -45,6 +47,18 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     window: int = 20_000  # behaviours of the user after which a key that was not met again is forgotten
     scene_matched: bool | msgspec.UnsetType = msgspec.UNSET  # the offer's scene is a key of the candidate; unset: not
 
+    listed: dict[str, int] | msgspec.UnsetType = msgspec.UNSET  # keys of an item, by attribute; unset: a list is one
+
+    def slots(self, attribute: str) -> int:
+        """How many keys of an attribute an item has at most."""
+        return 1 if isinstance(self.listed, msgspec.UnsetType) else self.listed.get(attribute, 1)
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Where every attribute's keys stand in `attribute_rows`."""
+        ends = np.cumsum([self.slots(name) for name in self.attributes]).tolist()
+        return {name: slice(end - self.slots(name), end) for name, end in zip(self.attributes, ends, strict=True)}
+
     @property
     def grid(self) -> int:
         """Buckets of categories: of all behaviours, of each that has its own, of all other categories."""
@@ -69,14 +83,17 @@ def fit_keys(
     those that group items. Raises InputError where one that was named is not in the catalogue.
     """
     held = [catalogue[item] for item in items if item in catalogue]
-    texts: dict[str, Counter[str]] = {}
+    having, longest, texts = Counter[str](), dict[str, int](), dict[str, Counter[str]]()
     for item in held:
         for name, text in item.attributes.items():
-            if text:
-                texts.setdefault(name, Counter())[text] += 1
+            parts = texts_of(text)
+            if parts:
+                having[name] += 1
+                longest[name] = max(longest.get(name, 1), len(parts))
+                texts.setdefault(name, Counter()).update(parts)
     if attributes is None:
         grouping = [n for n, found in texts.items() if 2 <= len(found) <= GROUPS * found.total()]
-        chosen = sorted(sorted(grouping), key=lambda name: -texts[name].total())[:MOST_KINDS]
+        chosen = sorted(sorted(grouping), key=lambda name: -having[name])[:MOST_KINDS]
     else:
         missing = [name for name in attributes if name not in texts]
         if missing:
@@ -94,16 +111,25 @@ def fit_keys(
         buckets=tuple(row + first for row in sorted(order[:MOST_BUCKETS])),
         actions=min(actions, MOST_ACTIONS) if actions > 1 else 0,
         scene_matched=True if scenes and offered else msgspec.UNSET,
+        listed={name: longest[name] for name in sorted(chosen)},
     )
 
 
+def texts_of(text: str) -> tuple[str, ...]:
+    """The distinct texts of a list, of which a plain text is one: the first MOST_LISTED."""
+    return tuple(dict.fromkeys(part for own in text.split(BETWEEN) if (part := own.strip())))[:MOST_LISTED]
+
+
 def attribute_rows(spec: KeySpec, ids: Sequence[str], catalogue: Mapping[str, Item], first: int) -> Array:
-    """(I + 1, A) int32: rows of the items' attributes that are kinds, 0 for none. Row 0 is padding."""
-    table = np.zeros((len(ids) + 1, len(spec.attributes)), np.int32)
-    for column, (name, texts) in enumerate(spec.attributes.items()):
-        rows = {text: row for row, text in enumerate(texts, first)}
+    """(I + 1, A) int32, by `KeySpec.columns`: the items' attributes that are kinds, 0 for none. Row 0 is padding."""
+    columns = spec.columns
+    table = np.zeros((len(ids) + 1, sum(map(spec.slots, columns))), np.int32)
+    for name, texts in spec.attributes.items():
+        rows, own = {text: row for row, text in enumerate(texts, first)}, columns[name]
         for i, item_id in enumerate(ids, 1):
             item = catalogue.get(item_id)
-            if item is not None:
-                table[i, column] = rows.get(item.attributes.get(name, ""), 0)
+            text = "" if item is None else item.attributes.get(name, "")
+            parts = (text,) if spec.listed is msgspec.UNSET else texts_of(text)[: spec.slots(name)]
+            met = [rows.get(part, 0) for part in parts]
+            table[i, own.start : own.start + len(met)] = met
     return table

@@ -89,7 +89,7 @@ class Layout:
         self.each = keys.recent + keys.frequent  # attended keys of a kind
         scene = int(keys.scene_matched is True)  # where a task asks for it, the scene of the offer is not known
         slots = {CATEGORIES: CATEGORY_SLOTS, SCENE: scene}  # of the candidate
-        self.slots = [slots.get(name, 1) for name in keys.kinds]
+        self.slots = [slots[name] if name in slots else keys.slots(name) for name in keys.kinds]
         self.features = FEATURES + keys.actions
 
     @property
@@ -113,7 +113,7 @@ class ItemKeys:
         """name: (I + 1,) int64, what each item is called as a key of its own, below 0 for padding."""
         self.layout = Layout(spec)
         keys = self.layout.spec
-        columns = {own: column for column, own in enumerate(keys.attributes)}
+        columns = keys.columns
         self.keys: list[Array] = []  # by kind (I + 1, S) int64
         self.rows: list[Array] = []
         for kind, own in enumerate(keys.kinds):
@@ -124,7 +124,7 @@ class ItemKeys:
             elif own == SCENE:
                 key = row = np.zeros((len(name), 0), np.int32)  # the offer's, not the item's: `offered`
             else:
-                key = row = table.keys[:, columns[own], None]
+                key = row = table.keys[:, columns[own]]
             if own != ITEM:
                 key = np.where(key > UNKNOWN, key, -1)
                 row = np.where(row > UNKNOWN, row, 0)

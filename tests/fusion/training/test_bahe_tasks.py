@@ -112,6 +112,10 @@ def test_a_run_with_another_task_ends_in_an_artifact_that_scores_it_and_goes_on_
     [
         (("love=value>=5", "like=value>=4"), "--task love: value>=5: it would be the main task.*is value>=4, by which"),
         ((LIKE, "stars=log(value)"), "has learnt value by this name; give a new task a name of its own"),
+        (
+            ("fine=value>=4",),
+            "--task fine: value>=4: the main task .* this rule and the name like; write --task like='v",
+        ),
         (("like=value>=3",), "value>=3: it would be the main task"),
         (("like=value>=4", "never=value>=6"), "task never: too little is new.*of both classes are needed"),
     ],

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, delete, func, select
 from typer.testing import Result
 
 from fusion.encoders.split_llm import LowerLayers, open_lower_layers
+from fusion.models.bahe.collate import KINDS
 from fusion.training import bahe as bahe_training
 from fusion.training.artifact import load_artifact
 from interest.errors import ArtifactError, InputError, StoreError
@@ -172,3 +173,9 @@ def test_an_empty_store_has_no_bank(store: Engine, llm: Path) -> None:
     assert "interestream replay" in str(run("bank", "fill", "--store", url, "--llm", llm).exception)
     assert "there is no bank" in output_of("bank", "gc", "--store", url)
     assert counted(store).banks == []
+
+
+def test_the_help_names_every_sequence_that_there_is() -> None:
+    told = " ".join(run("train", "bahe", "--help", env={"COLUMNS": "400"}).stdout.split())
+    for name in ("recent", *KINDS, "scene:NAME", "action:NAME"):
+        assert name in told

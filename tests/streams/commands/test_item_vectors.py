@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, delete, update
 
+from fusion.features.modalities import widths_in
 from fusion.training.artifact import load_artifact
 from interest.errors import InputError
 from interest.store.tables import behaviors
+from interest.store.tables import items as items_table
+from streams.commands.item_vectors import bring_files, drop_vectors
 from streams.files.item_vectors import open_vectors
 from tests.support.command_line import run
 from tests.support.ctr_world import fill, random_rows
@@ -38,7 +42,13 @@ def test_scenes_and_vectors_are_trained_told_and_scored(url: str, tmp_path: Path
     file = vectors(tmp_path / "a.parquet", [f"i{n}" for n in range(0, 40, 2)], [[n, 1.0, -n / 2] for n in range(20)])
     trained = run("train", "din", "--store", url, "--out", tmp_path / "m", *OWN, "--item-vectors", f"image={file}")
     assert trained.exit_code == 0, trained.output
-    for told in ("20 image vectors of 3 numbers", "modalities of items: image", "scene home auc", "scene search gauc"):
+    for told in (
+        "20 image vectors of 3 numbers",
+        "20 of 36 items of the catalogue have one",
+        "modalities of items: image",
+        "scene home auc",
+        "scene search gauc",
+    ):
         assert told in trained.output
     spec = load_artifact(tmp_path / "m").spec
     assert [(one.name, one.width) for one in spec.item_modalities] == [("image", 3)]
@@ -73,7 +83,7 @@ def test_scenes_and_vectors_are_trained_told_and_scored(url: str, tmp_path: Path
 def test_a_modality_that_is_not_there_is_told(url: str, tmp_path: Path) -> None:
     for name, told in (
         ("image", "the store has no such vectors of items; it has none. Bring them with --item-vectors image=FILE"),
-        ("text", "the store has vectors of items' texts by 0; `interestream fuse` encodes the texts"),
+        ("text", "the store has no vectors of items' texts; `interestream fuse` makes them"),
     ):
         result = run("train", "din", "--store", url, "--out", tmp_path / "m", *OWN, "--modality", name)
         assert isinstance(result.exception, InputError)
@@ -87,6 +97,7 @@ def test_a_modality_that_is_not_there_is_told(url: str, tmp_path: Path) -> None:
         (["a", ""], [[1.0], [1.0]], "row 2: item_id is empty"),
         (["a", "b"], [[1.0], [float("nan")]], "row 2: the vector of item 'b' has a number that is not finite"),
         (["a", "b"], [[1.0], [1e6]], "above 65,504; scale the vectors"),
+        (["a", "b"], [[1.0], [1e-9]], "row 2: the vector of item 'b' has no number above 6e-05"),
         (["a", "b"], [[1.0], [None]], "row 2: the vector of item 'b' has an empty number"),
         (["a"], [None], "column vector is null"),
         (["a"], ["1 2"], "column vector is string; it must be a list of numbers"),
@@ -107,6 +118,60 @@ def test_rows_without_a_vector_are_items_without_one_and_the_later_of_two_rows_c
     opened = open_vectors(f"image={file}")
     ((ids, found),) = opened.chunks()
     assert (opened.width, ids, found.tolist()) == (1, ["a"], [[2.0]])
+
+
+def test_a_file_of_other_items_or_of_another_width_leaves_the_store_as_it_was(
+    url: str, store: Engine, tmp_path: Path
+) -> None:
+    other = vectors(tmp_path / "other.parquet", ["x1", "x2"], [[1.0], [2.0]])
+    bad = vectors(tmp_path / "bad.parquet", ["i1", *["i2"] * 3_000, "i3"], [*[[1.0]] * 3_001, [float("nan")]])
+    for file, told in (
+        (other, "names no item of the store's catalogue: it has x1, x2, the catalogue i0"),
+        (bad, "3002"),
+    ):
+        with pytest.raises(InputError, match=told):
+            bring_files(store, [f"image={file}"])
+        with store.connect() as connection:
+            assert widths_in(connection) == {}
+    narrow = vectors(tmp_path / "narrow.parquet", ["i1", "x1"], [[1.0], [2.0]])
+    bring_files(store, [f"image={narrow}"])
+    wide = vectors(tmp_path / "wide.parquet", ["i1"], [[1.0, 2.0]])
+    with pytest.raises(InputError, match="remove the store's with `fuse --drop-item-vectors image`"):
+        bring_files(store, [f"image={wide}"])
+    drop_vectors(store, ["image"])
+    bring_files(store, [f"image={wide}"])
+    with store.connect() as connection:
+        assert widths_in(connection) == {"image": 2}
+    with pytest.raises(InputError, match=r"--drop-item-vectors sound: .* it has image"):
+        drop_vectors(store, ["sound"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([[1.0, 2.0]] * 4, "warning: .*v.parquet: all vectors are the same"),
+        ([[1.0, 2.0], [0.0, 0.0], [1.0, 3.0], [1.0, 1.0]], "warning: .*1 of 4 vectors are 0; leave out those"),
+        ([[1.0, 2.0], [0.5, 0.0], [1.0, 3.0], [1.0, 1.0]], ""),
+    ],
+)
+def test_vectors_that_tell_no_items_apart_are_warned_of(
+    url: str, store: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[object], told: str
+) -> None:
+    file = vectors(tmp_path / "v.parquet", [f"i{number}" for number in range(4)], rows)
+    bring_files(store, [f"image={file}"])
+    shown = capsys.readouterr()
+    assert "4 of 36 items of the catalogue have one" in shown.out
+    assert re.search(told, shown.err)
+    assert ("warning" in shown.err) == bool(told)
+
+
+def test_vectors_of_a_log_without_a_catalogue_are_measured_by_the_log(
+    url: str, store: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with store.begin() as connection:
+        connection.execute(delete(items_table))
+    bring_files(store, [f"image={vectors(tmp_path / 'v.parquet', ['i1', 'x'], [[1.0], [2.0]])}"])
+    assert "1 of 40 items of the log have one" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

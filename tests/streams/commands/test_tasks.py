@@ -44,6 +44,8 @@ def test_tasks_are_trained_told_and_scored_in_every_form(store: Engine, url: str
         "task stars",
         "rmse",
         "balanced steps: 1;",
+        ", love AUC 0.",
+        ", stars RMSE ",
     ):
         assert told in trained.output
 
@@ -53,6 +55,15 @@ def test_tasks_are_trained_told_and_scored_in_every_form(store: Engine, url: str
     for line in lines:
         assert line["score"] == pytest.approx(line["tasks"]["like"] + 0.5 * line["tasks"]["love"], abs=1e-5)
     assert [line["score"] for line in lines] == sorted((line["score"] for line in lines), reverse=True)
+
+    small = run("score", model, *asked[:-1], "like*1e-3+.5E+0*love", "--json")
+    for line in map(json.loads, small.stdout.splitlines()):
+        assert line["score"] == pytest.approx(line["tasks"]["like"] / 1000 + line["tasks"]["love"] / 2, abs=2e-6)
+    assert "scale" not in small.stderr
+    mixed = run("score", model, *asked[:-1], "like+stars")
+    assert "--blend adds what is not on one scale: stars (value) to probabilities" in mixed.stderr
+    with pytest.raises(InputError, match=r"'love\*x' is not NAME"):
+        raise run("score", model, *asked[:-1], "like+love*x").exception or AssertionError
 
     text = run("score", model, *asked[:-2]).stdout.splitlines()
     cells = text[0].split("\t")
@@ -84,6 +95,17 @@ def test_tasks_are_trained_told_and_scored_in_every_form(store: Engine, url: str
             assert one.tasks == pytest.approx(line["tasks"], abs=1e-5)
 
     asyncio.run(served())
+
+
+@pytest.mark.parametrize("model", ["din", "kv", "srp4ctr", "bahe"])
+@pytest.mark.parametrize("options", [("--label", "foo"), ("--task", "like=foo"), ("--balance", "foo")])
+def test_a_rule_that_is_not_one_is_told_before_the_store_is_read(
+    url: str, tmp_path: Path, model: str, options: tuple[str, ...]
+) -> None:
+    result = run("train", model, "--store", url, "--out", tmp_path / "x", *options)
+    assert isinstance(result.exception, InputError)
+    assert "foo" in str(result.exception)
+    assert not result.output
 
 
 @pytest.mark.parametrize(

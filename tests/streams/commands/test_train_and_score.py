@@ -161,6 +161,18 @@ def test_the_unknown_is_marked_in_every_output_and_files_hold_what_is_printed(
     assert [row | {"score": round(row["score"], 6)} for row in written] == lines
 
 
+def test_ids_of_another_store_are_warned_of(trained: tuple[object, ...], tmp_path: Path) -> None:
+    known = run(*trained, "--user", "u1", "--items", "i1,stranger")
+    assert "warning" not in known.stderr
+    pairs = tmp_path / "strangers.csv"
+    pairs.write_text("user_id,item_id\nnobody,7\nnobody,8\n")
+    for asked in (("--user", "nobody", "--items", "7,8"), ("--pairs", pairs)):
+        told = run(*trained, *asked).stderr
+        assert "warning: the artifact has met none of these items" in told
+        assert "Is --store the store that it was trained on" in told
+        assert "warning: the store has no behaviour of any of these users" in told
+
+
 def test_the_age_of_item_statistics_is_told_and_at_counts_them_anew(
     store: Engine, trained: tuple[object, ...], tmp_path: Path
 ) -> None:

@@ -62,7 +62,7 @@ def test_what_is_wrong_with_the_keys_is_told_in_a_sentence(url: str, tmp_path: P
     result = run("train", "kv", "--store", url, "--out", tmp_path / "kv", "--key", "director", *QUICK)
     assert isinstance(result.exception, InputError)
     assert str(result.exception) == (
-        "--key director: no item of the training part has this attribute; they have maker, release_year"
+        "--key director: no item of the training part has this attribute; they have maker, players, release_year"
     )
     result = run("train", "din", "--store", url, "--out", tmp_path / "din", "--key", "maker", *QUICK)
     assert "--key maker: no keys are read; add --keys" in str(result.exception)
