@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interest.errors import InputError
-from streams.commands.options import Json, Store
+from streams.commands.options import Json, Store, check_file, write_file
 from streams.progress import progress
 from streams.resolve.llm import nouns
 from streams.settings.load import store_url
@@ -64,6 +64,8 @@ def review(
         raise InputError("--sample and --out go together: --sample 25 --out texts.md")
     if language not in (None, LANGUAGE):
         raise InputError(f"no texts in {language!r}: the claim check keeps texts in English ({LANGUAGE}) alone")
+    check_file("--page", page)
+    check_file("--out", out)
     engine = open_store(store_url(store), create=False)
     style = Style(noun=nouns(noun))
     reviews: list[Review] = []
@@ -90,11 +92,11 @@ def review(
                     )
                 )
             read += kept or texts
+    print(msgspec.json.encode(reviews).decode() if json else "\n".join(lines(reviews)), flush=True)
     if page is not None:
-        page.write_text(html_page(reviews), encoding="utf-8")
+        write_file("--page", page, html_page(reviews).encode(errors="backslashreplace"))
     if sample is not None and out is not None:
-        out.write_text(sample_page(_spread(read, sample)), encoding="utf-8")
-    print(msgspec.json.encode(reviews).decode() if json else "\n".join(lines(reviews)))
+        write_file("--out", out, sample_page(_spread(read, sample)).encode(errors="backslashreplace"))
 
 
 def lines(reviews: Sequence[Review]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,34 @@ def test_what_cannot_be_reviewed_is_told(reviewed: Engine, options: tuple[object
     result = run("review", "--store", reviewed.url, "--no-retrieval", *options)
     assert isinstance(result.exception, InputError)
     assert said in str(result.exception)
+
+
+@pytest.mark.parametrize("options", [("--page", "FILE"), ("--sample", 3, "--out", "FILE")])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nowhere/x.html", "there is no folder .*nowhere; make it first, or name another file"),
+        ("taken/x.html", "taken is not a folder"),
+        (".", "is a folder; give the name of a file"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_read(
+    tmp_path: Path, options: tuple[object, ...], file: str, said: str
+) -> None:
+    (tmp_path / "taken").touch()
+    named = [str(tmp_path / file) if word == "FILE" else word for word in options]
+    result = run("review", "--store", f"sqlite:///{tmp_path / 'none.db'}", *named)  # there is no such store either
+    assert isinstance(result.exception, InputError)
+    assert re.search(f"{named[-2]} .*{said}", str(result.exception))
+
+
+def test_what_fails_to_be_written_in_the_end_has_been_printed(reviewed: Engine, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.symlink_to(tmp_path / "nowhere" / "x.html")
+    result = run("review", "--store", reviewed.url, "--no-retrieval", "--json", "--page", page)
+    assert json.loads(result.stdout)[0]["prompt_version"] == "plain-1"
+    assert isinstance(result.exception, InputError)
+    assert "cannot be written" in str(result.exception)
 
 
 def test_stats_has_one_line_of_it(reviewed: Engine) -> None:
