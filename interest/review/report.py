@@ -12,6 +12,7 @@ from statistics import fmean, median
 import msgspec
 
 from interest.check.evidence import Evidence
+from interest.facts.counts import Facts
 from interest.review.measures import Measured, measure
 from interest.review.specificity import Identified, Trial, clues_of, identify
 from interest.review.texts import ASKED, ReviewedText
@@ -184,23 +185,49 @@ def _identification(kept: Sequence[ReviewedText], style: Style) -> Identificatio
 
 
 def worst(kept: Sequence[ReviewedText], measured: Sequence[Measured], most: int = EXAMPLES) -> list[Example]:
-    """The texts with the gravest faults: contradictions before generic ones, these before what leaves out the best."""
+    """The texts with the gravest faults: contradictions before generic ones, these before what leaves out the best; of
+    the same faults the greatest first.
+    """
+    alike = Counter(text.interest.summary for text in kept)
     graded = sorted(
         (
-            (grade, text, faults)
+            (_grade(own), _size(own, text.evidence.facts, alike[text.interest.summary]), text, own)
             for text, own in zip(kept, measured, strict=True)
-            if (grade := _grade(own)) and (faults := faults_of(own, text))
+            if _grade(own)
         ),
-        key=lambda row: (-row[0], row[1].interest.user_id, row[1].interest.index),
+        key=lambda row: (-row[0], [-size for size in row[1]], row[2].interest.user_id, row[2].interest.index),
     )
     return [
-        Example(user_id=text.interest.user_id, index=text.interest.index, text=text.interest.summary, faults=faults)
-        for _, text, faults in graded[:most]
+        Example(
+            user_id=text.interest.user_id,
+            index=text.interest.index,
+            text=text.interest.summary,
+            faults=faults_of(own, text),
+        )
+        for _, _, text, own in graded[:most]
     ]
 
 
 def _grade(own: Measured) -> int:
     return 4 * bool(own.contradicts) + 2 * bool(own.generic) + (own.covers is False)
+
+
+def _size(own: Measured, facts: Facts, alike: int) -> tuple[float, float, float]:
+    """How great each fault is: how far below the user's mean lies what is called liked, how many texts read the same,
+    how far above the mean lies what is left out. Distances are in standard deviations of the partition.
+    """
+    return (
+        max((-_lies_above(name, facts) for name in own.contradicts), default=0.0),
+        float(alike) if own.generic else 0.0,
+        _lies_above(own.best[0], facts) if own.covers is False else 0.0,
+    )
+
+
+def _lies_above(name: str, facts: Facts) -> float:
+    category = facts.category(name)
+    if category is None or category.mean is None or facts.usual.mean is None or not facts.spread:
+        return 0.0
+    return (category.mean - facts.usual.mean) / facts.spread
 
 
 def faults_of(own: Measured, text: ReviewedText) -> tuple[str, ...]:
