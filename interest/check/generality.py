@@ -64,7 +64,9 @@ def unrecorded(said: Iterable[str], own: Evidence) -> tuple[str, ...]:
     not told what items are called. They tell no user from another.
     """
     claims = [claim for sentence in said for claim in claims_in(sentence, own)]
-    return tuple(sorted({claim.text.lower() for claim in claims if claim.kind in ("detail", "name") and not claim.supported}))
+    return tuple(
+        sorted({claim.text.lower() for claim in claims if claim.kind in ("detail", "name") and not claim.supported})
+    )
 
 
 def knowing(words: Sequence[str], evidence: Evidence) -> Evidence:

@@ -35,6 +35,10 @@ BAD = [
     ("They prefer dramas over comedies.", "dramas over comedies"),
     ("They rated 9 dramas.", "9 dramas"),
     ("They rated 40 films.", "40"),
+    ("They rated 3 comedies and dramas.", "3 comedies and dramas"),  # that is, 3 of each; there are 6 dramas
+    ("They rated 6 drama films, thrillers and comedies.", "6 drama films, thrillers and comedies"),
+    ("They rated six dramas and comedies.", "six dramas and comedies"),
+    ("They rated 3 comedy dramas.", "3 comedy dramas"),  # one is both
     ("80% of them are dramas.", "80"),
     ("They have a preference for war films.", "war"),  # 2 of 11, not valued more than others
     # years, decades, months
@@ -59,6 +63,9 @@ GOOD = [
     "They rated more dramas than comedies.",
     "They prefer comedies over dramas.",
     "They rated 6 dramas and three comedies.",
+    "They rated 6 dramas and 3 comedies, thrillers less often.",
+    "They rated 4 thrillers and 2 action films.",
+    "They rated 1 comedy drama.",
     "55% of them are dramas.",
     "Many of the films are from the 1990s.",
     "She likes dramas.",

@@ -52,7 +52,9 @@ def test_a_text_is_generic_where_all_its_claims_hold_for_a_third_of_the_others(
 
 
 @pytest.mark.parametrize("noun", ["recipes", "Recipes", "mixtapes"])
-def test_what_items_are_called_tells_no_user_from_another(evidence: Evidence, others: list[Evidence], noun: str) -> None:
+def test_what_items_are_called_tells_no_user_from_another(
+    evidence: Evidence, others: list[Evidence], noun: str
+) -> None:
     """`stats` is not told what texts call the items, and `review` may be told something else."""
     text = f"This user enjoyed drama {noun}. They rated many {noun}."
     assert measure(text, evidence, others).generic
