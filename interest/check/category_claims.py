@@ -18,6 +18,7 @@ from interest.check.lexicon import (
     DECADE,
     DOWN,
     FAVOURITE,
+    HIGHEST,
     LIKING,
     LOWER,
     MOSTLY,
@@ -40,6 +41,7 @@ from interest.check.other_claims import (
 from interest.check.with_others import first_of, levels_with_others, shares_with_others
 from interest.facts.categories import mentions
 from interest.facts.counts import Category, Facts, Title
+from interest.facts.groups import is_highest
 from interest.facts.support import likes, support_of
 
 
@@ -85,7 +87,8 @@ def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, firs
     described, attached = _described(clause, titles, named)
     for match, names in named:
         move = _move_at(clause, match.start(), match.end()) if evidence.before else 0
-        claim = _category_claim(match[0], names, stance, move, evidence)
+        said = replace(stance, highest=False) if match.span() in attached else stance
+        claim = _category_claim(match[0], names, said, move, evidence)
         if clause[: match.start()].lower().endswith("a few ") and max(map(facts.share, names)) > A_FEW:
             claim = replace(claim, supported=False, why="these are more than a few")
         # said of one title ("the comedy Glory", "Glory as a war film") it tells nothing of the user's taste in general
@@ -125,6 +128,7 @@ class Stance:
     liking: bool
     mostly: bool
     favourite: bool
+    highest: bool  # valued best, which is said of few
     steady: bool
     past: bool  # speaks of the period before
 
@@ -146,6 +150,7 @@ class Stance:
             liking=liking,
             mostly=bool(MOSTLY.search(clause)),
             favourite=bool(FAVOURITE.search(clause)),
+            highest=bool(HIGHEST.search(clause)),
             steady=bool(STEADY.search(clause)),
             past=bool(PAST.search(clause)),
         )
@@ -215,8 +220,11 @@ def _category_verdict(name: str, stance: Stance, move: int, evidence: Evidence) 
             "" if low else f"{name} is {'not valued below' if stance.negative else 'not rare beside'} this user's usual"
         )
     against = (
+        (stance.highest and not is_highest(category, facts), "lies below others that are valued as often"),
         (
-            stance.favourite and name not in leading | {facts.categories[0].name},
+            stance.favourite
+            and name not in leading | {facts.categories[0].name}
+            and not (stance.highest and facts.mean is not None),
             "is neither the commonest nor valued most",
         ),
         (stance.mostly and name not in leading | first_three, "is not among the leading categories"),

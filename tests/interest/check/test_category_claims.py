@@ -31,6 +31,9 @@ BAD = [
     ("This user is mostly into romance.", "romance"),
     ("Their favourite genre is horror.", "horror"),
     ("They enjoyed romantic comedies.", "romantic comedies"),  # no title is both
+    ("They gave the highest ratings to dramas.", "dramas"),  # the commonest; comedies were given higher ones
+    ("This user liked dramas and comedies best.", "dramas"),
+    ("They rated dramas most highly.", "dramas"),
     ("They rated more comedies than dramas.", "comedies than dramas"),
     ("They prefer dramas over comedies.", "dramas over comedies"),
     ("They rated 9 dramas.", "9 dramas"),
@@ -69,6 +72,8 @@ GOOD = [
     "55% of them are dramas.",
     "Many of the films are from the 1990s.",
     "She likes dramas.",
+    "They gave the highest ratings to comedies.",
+    "Dramas were among the best.",
     "This 24-year-old student likes dramas.",
     "This user enjoyed the comedy Duck Soup.",
     "This user enjoyed comedy dramas.",
