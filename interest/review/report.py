@@ -6,7 +6,7 @@ Everything but outcomes and cost is measured on texts that the LLM wrote and tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 
 import msgspec
@@ -16,6 +16,7 @@ from interest.facts.counts import Facts
 from interest.review.measures import Measured, measure
 from interest.review.specificity import Identified, Trial, clues_of, identify
 from interest.review.texts import ASKED, ReviewedText
+from interest.types import Outcome
 from interest.write.cascade import plain_summary
 from interest.write.prompts import Style
 
@@ -68,6 +69,7 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     texts: int  # summaries reviewed
     kept: int  # of these, written by the LLM and kept: what all measures are of
     outcomes: dict[str, int]
+    shift_outcomes: dict[str, int]  # of the texts that have a shift; a user's first partition has none
     replaced: float | None  # of the summaries that an LLM was asked for: those with a statistics sentence instead
     distinct: float | None  # different texts, of the kept
     patterns: float | None  # kept texts in the three commonest patterns: titles, categories and numbers masked
@@ -110,7 +112,8 @@ def review(
         language=LANGUAGE,
         texts=len(texts),
         kept=len(kept),
-        outcomes={outcome.value: count for outcome, count in sorted(outcomes.items())},
+        outcomes=_counted(outcomes),
+        shift_outcomes=_counted(Counter(text.interest.shift_outcome for text in texts if text.interest.shift)),
         replaced=share(asked - len(kept), asked),
         distinct=share(len({text.interest.summary for text in kept}), len(kept)),
         patterns=share(sum(n for _, n in Counter(each.pattern for each in measured).most_common(3)), len(kept)),
@@ -126,6 +129,10 @@ def review(
         cost=cost,
         worst=tuple(worst(kept, measured)),
     )
+
+
+def _counted(outcomes: Mapping[Outcome, int]) -> dict[str, int]:
+    return {outcome.value: count for outcome, count in sorted(outcomes.items())}
 
 
 LANGUAGE = "en"  # of every text: the check keeps no other

@@ -123,8 +123,8 @@ def adapt(
     from fusion.adaptation.register import note_adaptation
     from fusion.adaptation.run import AdaptConfig, Source
     from fusion.adaptation.run import adapt as run
-    from fusion.training.out_folder import check_place
     from fusion.features.log import read_log
+    from fusion.training.out_folder import check_place
     from interest.store.sql import read_items
     from streams.resolve.bank import llm_folder
     from streams.resolve.llm import nouns

@@ -26,7 +26,10 @@ MOST = 2000  # summaries reviewed by default: 1 to 3 minutes
 def review(
     store: Store = None,
     prompt_version: Annotated[
-        str | None, typer.Option(help="Only texts by this version of the prompts, as `stats` names it.")
+        str | None,
+        typer.Option(
+            help="Only texts by this version of the prompts, as `stats` names it; of plain-3@1f0c52aa plain-3 will do."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Only texts by this model, as interests name it.")] = None,
     language: Annotated[
@@ -101,7 +104,7 @@ def review(
 
 def lines(reviews: Sequence[Review]) -> Iterator[str]:
     """The page to read in a terminal."""
-    from interest.review.page import MEASURES, cell, more_cells
+    from interest.review.page import MEASURES, cell, endings, more_cells
 
     for review in reviews:
         yield f"{review.prompt_version} by {review.model} ({review.language})"
@@ -109,7 +112,8 @@ def lines(reviews: Sequence[Review]) -> Iterator[str]:
             yield f"  {name:<18}{value:>9}  {note}"
         for name, value, note in more_cells(review):
             yield f"  {name:<18}{value:>9}  {note}"
-        yield "  outcomes: " + ", ".join(f"{name} {count:,}" for name, count in review.outcomes.items())
+        for name, told in endings(review):
+            yield f"  {name}: {told}"
         for one in review.worst:
             yield f"  {one.user_id}#{one.index}: {one.text}"
             yield f"      {'; '.join(one.faults)}"

@@ -90,6 +90,40 @@ def test_texts_are_read_with_the_base_rates_that_they_were_written_by(reviewed: 
     assert found["generic"] == 0.0  # all have dramas, and nobody more of them than others
 
 
+def test_a_version_is_found_by_its_name_where_there_is_one_of_it(reviewed: Engine) -> None:
+    def reviewed_by(name: str) -> list[str]:
+        told = json.loads(run("review", "--store", reviewed.url, "--no-retrieval", "--json", *given(name)).stdout)
+        return [one["prompt_version"] for one in told]
+
+    def given(name: str) -> tuple[str, str]:
+        return "--prompt-version", name
+
+    with writing(reviewed) as connection:
+        for index, version in enumerate(("plain-3@00000001", "plain-2@00000001+chained")):
+            of_one = interests.update().where(interests.c.index == index)
+            connection.execute(of_one.values(prompt_version=version))
+    assert reviewed_by("plain-3") == reviewed_by("plain-3@00000001") == ["plain-3@00000001"]
+    assert reviewed_by("plain-2") == reviewed_by("plain-2+chained") == ["plain-2@00000001+chained"]
+    with writing(reviewed) as connection:
+        of_some = interests.update().where(interests.c.user_id == "user-1")
+        connection.execute(of_some.where(interests.c.index == 0).values(prompt_version="plain-3@00000002"))
+    result = run("review", "--store", reviewed.url, "--no-retrieval", *given("plain-3"))
+    assert isinstance(result.exception, InputError)
+    assert "several versions of plain-3; give one: plain-3@00000001, plain-3@00000002" in str(result.exception)
+    assert reviewed_by("plain-3@00000002") == ["plain-3@00000002"]
+
+
+def test_how_shifts_ended_is_shown_beside_summaries(reviewed: Engine, tmp_path: Path) -> None:
+    page = tmp_path / "review.html"
+    with writing(reviewed) as connection:
+        of_some = interests.update().where(interests.c.index == 1, interests.c.user_id.in_(["user-1", "user-2"]))
+        connection.execute(of_some.values(shift_outcome="unchanged"))
+    text = output_of("review", "--store", reviewed.url, "--no-retrieval", "--page", page)
+    assert "outcomes: ok 24, rejected 8" in text
+    assert "shifts: ok 14, unchanged 2" in text
+    assert "<th>shifts</th><td></td><td>ok 14, unchanged 2</td>" in page.read_text()
+
+
 def test_pages_show_what_the_store_holds_and_run_none_of_it(reviewed: Engine, tmp_path: Path) -> None:
     page, sample = tmp_path / "review.html", tmp_path / "sample.md"
     with writing(reviewed) as connection:
