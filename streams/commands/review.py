@@ -95,11 +95,13 @@ def review(
                     )
                 )
             read += kept or texts
-    print(msgspec.json.encode(reviews).decode() if json else "\n".join(lines(reviews)), flush=True)
-    if page is not None:
-        write_file("--page", page, html_page(reviews).encode(errors="backslashreplace"))
-    if sample is not None and out is not None:
-        write_file("--out", out, sample_page(_spread(read, sample)).encode(errors="backslashreplace"))
+    try:
+        if page is not None:
+            write_file("--page", page, html_page(reviews).encode(errors="backslashreplace"))
+        if sample is not None and out is not None:
+            write_file("--out", out, sample_page(_spread(read, sample)).encode(errors="backslashreplace"))
+    finally:  # told whatever became of the files, which are written whoever reads this (`| head`)
+        print(msgspec.json.encode(reviews).decode() if json else "\n".join(lines(reviews)))
 
 
 def lines(reviews: Sequence[Review]) -> Iterator[str]:
