@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from interest.check.category_claims import claims_in
+from interest.check.category_claims import claims_in, holds_of
 from interest.check.evidence import Claim, Evidence
 from interest.check.sentences import sentences
 from interest.facts.counts import Facts
@@ -51,9 +51,7 @@ def holds_for_many(said: Sequence[str], others: Sequence[Evidence], own: Evidenc
     for tried, evidence in enumerate(others):
         if passed + len(others) - tried < wanted:
             return False
-        passed += all(
-            claim.supported or claim.kind == "count" for sentence in said for claim in claims_in(sentence, evidence)
-        )
+        passed += all(holds_of(sentence, evidence, left_out=("count",)) for sentence in said)
         if passed >= wanted:
             return True
     return False

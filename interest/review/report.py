@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from statistics import fmean, median
 
 import msgspec
@@ -22,6 +23,7 @@ from interest.write.prompts import Style
 
 OTHERS = 60  # partitions of others, one a user, that a text is held against: a third is known to 6 points
 EXAMPLES = 10
+Begin = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,14 +97,16 @@ def review(
     cost: Cost | None = None,
     retrieval: Retrieval | None = None,
     others: Sequence[tuple[str, Evidence]] | None = None,
-    advance: Callable[[int], None] = lambda _count: None,
+    begin: Begin = lambda _title, _count: nullcontext(lambda _done: None),
 ) -> Review:
-    """Review the texts of one version and model. `advance` is called once a kept text; 10 to 100 ms each.
+    """Review the texts of one version and model: 10 to 100 ms each.
 
     others: partitions of OTHERS + 1 users to hold them against; None: of the users of `texts`.
+    begin: called with the title of a step and how many texts it reads; gives what is told as they are read.
     """
     kept = [text for text in texts if text.kept]
-    measured = measure_all(kept, strangers(texts) if others is None else others, advance)
+    with begin(f"Reviewing {prompt_version}", len(kept)) as advance:
+        measured = measure_all(kept, strangers(texts) if others is None else others, advance)
     outcomes = Counter(text.interest.summary_outcome for text in texts)
     asked = sum(outcomes[outcome] for outcome in ASKED)
     claims = sum(text.interest.claims for text in kept)
@@ -124,7 +128,7 @@ def review(
         words=median(each.words for each in measured) if measured else None,
         claims=claims,
         supported=share(sum(text.interest.supported for text in kept), claims),
-        specificity=_identification(kept, style),
+        specificity=_identification(kept, style, begin),
         retrieval=retrieval,
         cost=cost,
         worst=tuple(worst(kept, measured)),
@@ -163,24 +167,26 @@ def measure_all(
     return found
 
 
-def trials_of(texts: Sequence[ReviewedText], say: Callable[[ReviewedText], str]) -> list[Trial]:
+def trials_of(
+    texts: Sequence[ReviewedText],
+    say: Callable[[ReviewedText], str],
+    advance: Callable[[int], None] = lambda _done: None,
+) -> list[Trial]:
     """What `say` writes about each partition that another follows, as trials of the reader."""
-    return [
-        Trial(
-            text.interest.user_id,
-            text.ordinal,
-            clues_of(say(text), text.evidence),
-            text.after,
-            text.work.partition.scene,
-        )
-        for text in texts
-        if text.after is not None
-    ]
+    trials = []
+    for text in texts:
+        advance(1)
+        if text.after is None:
+            continue
+        clues = clues_of(say(text), text.evidence)
+        trials.append(Trial(text.interest.user_id, text.ordinal, clues, text.after, text.work.partition.scene))
+    return trials
 
 
-def _identification(kept: Sequence[ReviewedText], style: Style) -> Identification | None:
-    own: Identified | None = identify(trials_of(kept, lambda text: text.interest.summary))
-    plain = identify(trials_of(kept, lambda text: plain_summary(text.evidence.facts, style).text))
+def _identification(kept: Sequence[ReviewedText], style: Style, begin: Begin) -> Identification | None:
+    with begin("Looking for their users", 2 * len(kept)) as advance:
+        own: Identified | None = identify(trials_of(kept, lambda text: text.interest.summary, advance))
+        plain = identify(trials_of(kept, lambda text: plain_summary(text.evidence.facts, style).text, advance))
     if own is None or plain is None:
         return None
     return Identification(

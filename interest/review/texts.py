@@ -122,6 +122,7 @@ def read_others(
     generation: int,
     most: int,
     style: Style = Style(),  # noqa: B008  # frozen
+    advance: Callable[[int], None] = lambda _count: None,
 ) -> list[tuple[str, Evidence]]:
     """The first partition with a text of each of `most` users, drawn as those of `read_texts` are.
 
@@ -137,9 +138,14 @@ def read_others(
         query = select(partitions).where(tuple_(partitions.c.user_id, partitions.c.index).in_(some))
         rows = connection.execute(query.where(partitions.c.generation == generation)).mappings()
         heads += sorted((partition_of(row) for row in rows), key=lambda head: users.index(head.user_id))
-    works = load(connection, Plan(prompt_version=prompt_version, style=style), heads, read_categories(connection))
+    plan, categories = Plan(prompt_version=prompt_version, style=style), read_categories(connection)
     rates = rates_of(connection, prompt_version)
-    return [(work.user_id, _evidence(work, rates)) for work in works]
+    found_others: list[tuple[str, Evidence]] = []
+    for start in range(0, len(heads), USERS):
+        works = load(connection, plan, heads[start : start + USERS], categories)
+        found_others += [(work.user_id, _evidence(work, rates)) for work in works]
+        advance(len(works))
+    return found_others
 
 
 def _texts_by(prompt_version: str, model: str, generation: int) -> ColumnElement[bool]:

@@ -79,21 +79,21 @@ def review(
             with progress(f"Reading the texts of {version}", None, unit="partitions") as advance:
                 texts = read_texts(connection, version, name, generation, most, advance, style)
             kept = [text for text in texts if text.kept]
-            others = read_others(connection, version, name, generation, OTHERS + 1, style)
+            with progress("Reading partitions of others", None, unit="users") as advance:
+                others = read_others(connection, version, name, generation, OTHERS + 1, style, advance)
             ranked = _retrieval(vectors, kept) if vectors is not None and kept else None
-            with progress(f"Reviewing {version}", len(kept), unit="texts") as advance:
-                reviews.append(
-                    review_texts(
-                        texts,
-                        prompt_version=version,
-                        model=name,
-                        style=style,
-                        cost=read_cost(connection, version, name, generation),
-                        retrieval=ranked,
-                        others=others,
-                        advance=advance,
-                    )
+            reviews.append(
+                review_texts(
+                    texts,
+                    prompt_version=version,
+                    model=name,
+                    style=style,
+                    cost=read_cost(connection, version, name, generation),
+                    retrieval=ranked,
+                    others=others,
+                    begin=lambda title, count: progress(title, count, unit="texts"),
                 )
+            )
             read += kept or texts
     try:
         if page is not None:

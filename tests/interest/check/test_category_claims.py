@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from interest.check.category_claims import claims_in
+from interest.check.category_claims import claims_in, holds_of
 from interest.check.evidence import Evidence
 
 BAD = [
@@ -132,3 +132,11 @@ def test_supported_claims_name_the_behaviours_behind_them(evidence: Evidence) ->
     comedy = next(claim for claim in claims_in("They liked comedies.", evidence) if claim.kind == "category")
     assert title.seqs == (52,)
     assert set(comedy.seqs) == {52, 53, 60}
+
+
+def test_whether_a_sentence_holds_is_known_without_the_behaviours_behind_it(evidence: Evidence) -> None:
+    for sentence in (*GOOD, *(sentence for sentence, _ in BAD)):
+        claims = claims_in(sentence, evidence)
+        assert holds_of(sentence, evidence, ()) == all(claim.supported for claim in claims)
+        kinds = {claim.kind for claim in claims if not claim.supported}
+        assert holds_of(sentence, evidence, kinds)

@@ -124,6 +124,12 @@ def test_how_shifts_ended_is_shown_beside_summaries(reviewed: Engine, tmp_path: 
     assert "<th>shifts</th><td></td><td>ok 14, unchanged 2</td>" in page.read_text()
 
 
+def test_every_step_is_told(reviewed: Engine) -> None:
+    said = run("review", "--store", reviewed.url, "--no-retrieval").stderr
+    steps = ("Reading the texts of plain-1: 32", "Reading partitions of others: 16", "Reviewing plain-1: 24/24")
+    assert [step for step in (*steps, "Looking for their users: 48/48") if step not in said] == []
+
+
 def test_pages_show_what_the_store_holds_and_run_none_of_it(reviewed: Engine, tmp_path: Path) -> None:
     page, sample = tmp_path / "review.html", tmp_path / "sample.md"
     with writing(reviewed) as connection:
