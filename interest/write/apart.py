@@ -23,14 +23,14 @@ from interest.facts.base_rates import BaseRates
 from interest.facts.categories import listed, plural, qualifier
 from interest.facts.change import changed
 from interest.facts.counts import Category, Facts, Title
-from interest.facts.groups import TOLD as GROUPS
-from interest.facts.groups import best_liked, likable, told_highest, worst_valued
+from interest.facts.groups import TOLD, best_liked, likable, told_highest, worst_valued
 from interest.facts.values import Kind, shown
 from interest.llm.protocol import Request
 from interest.write.prompts import Prompt, Style, inside_fields, json_request, plain_request, titles_valued
 
 FAR_MORE = 1.3  # times the usual share
 LEAST_SHARE = 0.06  # 3 of 50, as the claim check has it
+GROUPS = TOLD
 
 
 @dataclass(frozen=True, slots=True)
