@@ -30,6 +30,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,11 @@ def measured(store: Engine, version: str, name: str, encoder: Encoder | None) ->
     if not texts:
         sys.exit(f"the store's texts by {version} are another model's than {name}; name another folder by --work")
     kept = [text for text in texts if text.kept]
-    with progress(f"Reviewing {version}", len(kept), unit="texts") as advance:
-        found = review(texts, prompt_version=version, model=name, style=STYLE, cost=cost, advance=advance)
+
+    def begin(title: str, count: int) -> AbstractContextManager[Callable[[int], None]]:
+        return progress(title, count, unit="texts")
+
+    found = review(texts, prompt_version=version, model=name, style=STYLE, cost=cost, begin=begin)
     row: dict[str, Any] = {
         field: getattr(found, field)
         for field in ("texts", "kept", "generic", "coverage", "contradictions", "supported", "replaced", "distinct")

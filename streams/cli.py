@@ -108,12 +108,32 @@ def _add_examples(group: typer.Typer, path: str = "") -> None:
 _add_examples(app)
 
 
+# Commands that keep nothing of what they had done: they read, or write at their end alone.
+_ANEW = "dead list, dead show, lag, nearest, rates, review, score, settings, stats, timeline, topics show"
+BEGIN_ANEW = frozenset(_ANEW.split(", "))
+
+
 class _InterruptedError(BaseException):
     """Ctrl-C; not KeyboardInterrupt, which typer would turn into a bare "Aborted!"."""
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise _InterruptedError
+
+
+def _command() -> str:
+    """The command that was asked for: "learn", "topics show"."""
+    words = sys.argv[1:3]
+    return " ".join(words) if " ".join(words) in EXAMPLES else "".join(words[:1])
+
+
+def what_is_kept(command: str) -> str:
+    """What becomes of a command's work when it ends in the middle."""
+    if command in BEGIN_ANEW:
+        return "nothing is kept, the same command begins anew"
+    if command == "page":
+        return "the same command shows the page again"
+    return "what was finished is kept, the same command goes on from there"
 
 
 def main() -> None:
@@ -134,7 +154,7 @@ def main() -> None:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
     except _InterruptedError:
-        print("interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(f"interrupted; {what_is_kept(_command())}", file=sys.stderr)
         if "torch" in sys.modules:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -22,12 +22,8 @@ def check_out(folder: Path, kind: str) -> None:
 
     It reads file names and headers only, so that a run says so before anything else.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise InputError(f"--out {folder}: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"--out {folder}: nothing can be written in {there}; give another folder")
-    if there != folder:
+    check_place(folder)
+    if not folder.exists():
         return
     if held := kind_in(folder):
         if held != kind:
@@ -44,6 +40,15 @@ def check_out(folder: Path, kind: str) -> None:
     if (run := run_in(folder)) and BY_CLASS.get(run, run) != kind:
         named = _named(BY_CLASS.get(run, run))
         raise InputError(f"--out {folder} holds an interrupted run of {named}, not {_named(kind)}; {OTHERWISE}")
+
+
+def check_place(folder: Path) -> None:
+    """Raises InputError where no folder can be there: a file is in the way, or nothing may be written."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"--out {folder}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder}: nothing can be written in {there}; give another folder")
 
 
 def _named(kind: str) -> str:

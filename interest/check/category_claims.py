@@ -8,7 +8,7 @@ unsupported sentence costs another attempt, a false one misleads a reader. Pure;
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ from interest.check.lexicon import (
     DECADE,
     DOWN,
     FAVOURITE,
+    HIGHEST,
     LIKING,
     LOWER,
     MOSTLY,
@@ -40,21 +41,31 @@ from interest.check.other_claims import (
 from interest.check.with_others import first_of, levels_with_others, shares_with_others
 from interest.facts.categories import mentions
 from interest.facts.counts import Category, Facts, Title
+from interest.facts.groups import is_highest
 from interest.facts.support import likes, support_of
 
 
 def claims_in(sentence: str, evidence: Evidence) -> list[Claim]:
     """The claims of one sentence, each with its verdict."""
+    return list(_claims(sentence, evidence, behind=True))
+
+
+def holds_of(sentence: str, evidence: Evidence, left_out: Container[str]) -> bool:
+    """Whether every claim of a sentence is supported, those of some kinds left out; stops at the first that is not."""
+    claims = _claims(sentence, evidence, behind=False)
+    return all(claim.supported or claim.kind in left_out for claim in claims)
+
+
+def _claims(sentence: str, evidence: Evidence, *, behind: bool) -> Iterator[Claim]:
+    """behind: with the behaviours that support them, where these are categories."""
     masked, titles = _mask_titles(sentence, evidence)
-    claims: list[Claim] = []
     remaining = iter(titles)
     previous = ""
     for clause in _clauses(masked):
         # a negation said once holds for the list that follows it ("except thrillers, mysteries and crime")
         clause_titles = [next(remaining) for _ in range(clause.count(TITLE_MARK))]
-        claims += _clause_claims(clause, clause_titles, evidence, first=not previous, lead=previous)
+        yield from _clause_claims(clause, clause_titles, evidence, first=not previous, lead=previous, behind=behind)
         previous = clause
-    return claims
 
 
 def _mask_titles(sentence: str, evidence: Evidence) -> tuple[str, list[Title]]:
@@ -75,7 +86,9 @@ def _clauses(masked: str) -> Iterator[str]:
     yield masked[start:]
 
 
-def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, first: bool, lead: str) -> Iterator[Claim]:
+def _clause_claims(
+    clause: str, titles: list[Title], evidence: Evidence, *, first: bool, lead: str, behind: bool
+) -> Iterator[Claim]:
     facts = evidence.facts
     pattern, meaning = mentions(
         tuple(sorted({*evidence.categories, *(category.name for category in facts.categories)}))
@@ -85,7 +98,8 @@ def _clause_claims(clause: str, titles: list[Title], evidence: Evidence, *, firs
     described, attached = _described(clause, titles, named)
     for match, names in named:
         move = _move_at(clause, match.start(), match.end()) if evidence.before else 0
-        claim = _category_claim(match[0], names, stance, move, evidence)
+        said = replace(stance, highest=False) if match.span() in attached else stance
+        claim = _category_claim(match[0], names, said, move, evidence, behind=behind)
         if clause[: match.start()].lower().endswith("a few ") and max(map(facts.share, names)) > A_FEW:
             claim = replace(claim, supported=False, why="these are more than a few")
         # said of one title ("the comedy Glory", "Glory as a war film") it tells nothing of the user's taste in general
@@ -125,6 +139,7 @@ class Stance:
     liking: bool
     mostly: bool
     favourite: bool
+    highest: bool  # valued best, which is said of few
     steady: bool
     past: bool  # speaks of the period before
 
@@ -146,6 +161,7 @@ class Stance:
             liking=liking,
             mostly=bool(MOSTLY.search(clause)),
             favourite=bool(FAVOURITE.search(clause)),
+            highest=bool(HIGHEST.search(clause)),
             steady=bool(STEADY.search(clause)),
             past=bool(PAST.search(clause)),
         )
@@ -172,11 +188,13 @@ def _move_at(clause: str, start: int, end: int) -> int:
     return max(after, key=lambda word: (-word[0], word[1]))[1] if after else 0
 
 
-def _category_claim(text: str, names: tuple[str, ...], stance: Stance, move: int, evidence: Evidence) -> Claim:
+def _category_claim(
+    text: str, names: tuple[str, ...], stance: Stance, move: int, evidence: Evidence, *, behind: bool
+) -> Claim:
     """Supported if it holds for any category the word may mean."""
     verdicts = [_category_verdict(name, stance, move, evidence) for name in names]
     best = next((verdict for verdict in verdicts if not verdict), verdicts[0])
-    seqs = () if best else _behind(names, stance, evidence.facts)
+    seqs = () if best or not behind else _behind(names, stance, evidence.facts)
     liking = stance.likes and move >= 0
     return Claim(
         "category", text, supported=not best, why=best, seqs=seqs, about=names, liking=liking, disliking=stance.negative
@@ -215,8 +233,11 @@ def _category_verdict(name: str, stance: Stance, move: int, evidence: Evidence) 
             "" if low else f"{name} is {'not valued below' if stance.negative else 'not rare beside'} this user's usual"
         )
     against = (
+        (stance.highest and not is_highest(category, facts), "lies below others that are valued as often"),
         (
-            stance.favourite and name not in leading | {facts.categories[0].name},
+            stance.favourite
+            and name not in leading | {facts.categories[0].name}
+            and not (stance.highest and facts.mean is not None),
             "is neither the commonest nor valued most",
         ),
         (stance.mostly and name not in leading | first_three, "is not among the leading categories"),

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from interest.check.category_claims import claims_in
+from interest.check.category_claims import claims_in, holds_of
 from interest.check.evidence import Claim, Evidence
 from interest.check.sentences import sentences
 from interest.facts.counts import Facts
@@ -33,27 +33,43 @@ def count_general(texts: Iterable[tuple[str, Subject]], others: Sequence[Subject
         for sentence, whole in sentences(text, subject.evidence):
             if whole and strangers:
                 looked_at += 1
-                general += holds_for_many([sentence], strangers)
+                general += holds_for_many([sentence], strangers, subject.evidence)
     return looked_at, general
 
 
-def holds_for_many(said: Sequence[str], others: Sequence[Evidence]) -> bool:
+def holds_for_many(said: Sequence[str], others: Sequence[Evidence], own: Evidence | None = None) -> bool:
     """Whether every claim of some sentences is supported by a third of the partitions; stops as soon as that is known.
 
     Sentences without a claim hold for anybody. A count ("31 dramas") is exactly another's by chance alone, and says
-    nothing of them: counts are left out.
+    nothing of them: counts are left out. own: of the partition that they are about, where it may not know all their
+    words (`unrecorded`).
     """
+    if own is not None and (words := unrecorded(said, own)):
+        others = [knowing(words, other) for other in others]
     wanted = max(1, -(-len(others) // round(1 / OF_ANYONE)))
     passed = 0
     for tried, evidence in enumerate(others):
         if passed + len(others) - tried < wanted:
             return False
-        passed += all(
-            claim.supported or claim.kind == "count" for sentence in said for claim in claims_in(sentence, evidence)
-        )
+        passed += all(holds_of(sentence, evidence, left_out=("count",)) for sentence in said)
         if passed >= wanted:
             return True
     return False
+
+
+def unrecorded(said: Iterable[str], own: Evidence) -> tuple[str, ...]:
+    """Words that nobody recorded, not even in the text's own partition: "recipes", where a reader of stored texts is
+    not told what items are called. They tell no user from another.
+    """
+    claims = [claim for sentence in said for claim in claims_in(sentence, own)]
+    return tuple(
+        sorted({claim.text.lower() for claim in claims if claim.kind in ("detail", "name") and not claim.supported})
+    )
+
+
+def knowing(words: Sequence[str], evidence: Evidence) -> Evidence:
+    """Evidence for which some words say what items are called."""
+    return replace(evidence, nouns=(*evidence.nouns, *words)) if words else evidence
 
 
 def contradictions(claims: Iterable[Claim], facts: Facts) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ MOSTLY = _any(
     r"focus\w*, emphasis"
 )
 FAVOURITE = _any(r"favou?rites?, best, highest, top choices?, above all")
+# Of superlatives: given the highest values, and not one of several that were ("among the best").
+HIGHEST = re.compile(r"(?<!among the )(?<!one of the )(?<!some of the )\b(?:highest|best|most highly)\b", FLAGS)
 UP = _any(
     r"more(?! than before$), increas\w*, grew, grow\w*, ris(?:e|es|en|ing), rose, new, newly, turned to, towards?, "
     r"gain\w*,  expand\w*, up, began, started, added, emerg\w*, higher, into, greater, stronger"

@@ -51,11 +51,10 @@ def number_claims(clause: str, named: Named, evidence: Evidence) -> Iterator[Cla
         spelled = match["word"]
         number = float(NUMBER_WORDS[spelled.lower()]) if spelled else float(match["digits"].replace(",", ""))
         following = clean[match.end() :].lstrip(" -(").lower()
-        hit, about = next(((hit[0], own) for hit, own in named if following.startswith(hit[0].lower())), ("", ()))
-        of_group = bool(about)  # how many of the behaviours, or what share, are of a category
-        if about:
-            counts = {category.count for one in both for name in about if (category := one.category(name))}
-            holds = number in counts
+        hit, counted = _counted(clause, match.end(), named, evidence.nouns)
+        of_group = bool(counted)  # how many of the behaviours, or what share, are of a category
+        if counted:
+            holds = any(all(number in _counts(kinds, one) for kinds in counted) for one in both)
         elif spelled:
             continue  # "two genres", "one of": no count of the partition
         elif following.startswith("%"):
@@ -71,6 +70,44 @@ def number_claims(clause: str, named: Named, evidence: Evidence) -> Iterator[Cla
             holds = number in means | {float(text) for text in facts.profile.values() if text.isdecimal()}
         text, kind = f"{match[0]} {hit}".strip(), "count" if of_group else "number"
         yield Claim(kind, text, supported=holds, why="" if holds else "no such count here")
+
+
+Kinds = tuple[tuple[str, ...], ...]  # categories that one thing is of at once, each by the names it may have
+
+
+def _counted(clause: str, end: int, named: Named, nouns: tuple[str, ...]) -> tuple[str, list[Kinds]]:
+    """What a number that ends there counts, and of which categories it is said: in "24 comedies and romances" of
+    either, in "24 romantic comedies" of both at once, in "24 comedies and 14 romances" of the first alone.
+    """
+    behind = [one for one in named if one[0].start() >= end]
+    if not behind or clause[end : behind[0][0].start()].strip(" -("):
+        return "", []
+    items = "|".join(["films?", "movies?", "titles?", "items?", *map(re.escape, nouns)])
+    first, names = behind[0]
+    counted: list[Kinds] = [(names,)]
+    last, whole = first, (first.end(), 1)  # where a list ends that has its "and", and how many are in it
+    for hit, own in behind[1:]:
+        between = clause[last.end() : hit.start()]
+        if between in (" ", "-"):
+            counted[-1] = (*counted[-1], own)
+            last, whole = hit, (hit.end(), len(counted)) if whole[1] == len(counted) else whole
+            continue
+        if link := re.fullmatch(rf"(?: (?:{items}))?(?:,? (?P<ends>and|or|&)|,) ", between, re.IGNORECASE):
+            counted.append((own,))
+            if not link["ends"]:
+                last = hit
+                continue
+        else:
+            break
+        last, whole = hit, (hit.end(), len(counted))
+    return clause[first.start() : whole[0]], counted[: whole[1]]
+
+
+def _counts(kinds: Kinds, facts: Facts) -> set[int]:
+    """How many behaviours are of a category, by each that its name may mean; or of several at once."""
+    if len(kinds) == 1:
+        return {category.count for name in kinds[0] if (category := facts.category(name))}
+    return {sum(all(set(names) & set(title.categories) for names in kinds) for title in facts.titles)}
 
 
 def profile_claims(rest: str, facts: Facts) -> Iterator[Claim]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from interest.check.category_claims import claims_in
 from interest.check.evidence import Claim, Evidence, title_spans
 from interest.check.lexicon import DOWN, PAST, STEADY, UP
+from interest.check.opening import of_this_user
 from interest.facts.categories import mentions
 
 COPIED_WORDS = 14  # a run this long that also stands in the prompt is a copy; fact phrases of the prompts are shorter
@@ -58,6 +59,8 @@ _PART = re.compile(
 _CLUMSY = re.compile(
     r"\ban? (?:dramas|comedies|thrillers|westerns|musicals|documentaries|romances|mysteries|"
     r"films|movies|titles|genres)\b"
+    r"|^\W*(?:they|he|she|(?:this|the) user) (?:also )?(?!who\b|that\b)\w+ (?:the )?(?:most|best|highest|least|lowest)"
+    r"(?: often| of all)? (?:was|were|is|are)\b"
     r"|\brated as\b(?! (?:one of|highly|high\b))"
     r"|\benjoyed (?:\S+ )+(?:higher|lower) ratings\b"
     r"|\benjoyed (?:(?!and |which |who |gave |\w+ed )[^\s,]+ )+(?:higher|lower) than\b"
@@ -108,10 +111,13 @@ def check(text: str, evidence: Evidence, prompt: str = "", *, min_claims: int = 
                 continue
             sentence, asserted = head  # noqa: PLW2901
         kept.append((sentence, asserted))
+    if kept:
+        first, inside = kept[0]
+        first = re.sub(r"^They also\b", "They", first) if trimmed else first
+        named = any(re.search(r"\b(?:this|the) user\b", sentence, re.IGNORECASE) for sentence, _ in kept)
+        kept[0] = first if named else _naming_the_user(first, evidence), inside
     supported = [claim for _, inside in kept for claim in inside]
     usable = " ".join(sentence for sentence, _ in kept)
-    if trimmed:
-        usable = re.sub(r"^They also\b", "They", usable)
     distinct = {claim.about or claim.text for claim in supported if claim.kind in ("category", "title", "comparison")}
     general = {claim.about for claim in supported if claim.about}
     if len(distinct) < min_claims or not general or len(usable.split()) < MIN_WORDS:
@@ -138,6 +144,12 @@ def sentences(text: str, evidence: Evidence) -> Iterator[tuple[str, bool]]:
         start = match.end()
     if text[start:].strip():
         yield text[start:].strip(), False
+
+
+def _naming_the_user(first: str, evidence: Evidence) -> str:
+    """The first sentence that is kept, of "this user" where it was of "they" and claims the same so."""
+    named = of_this_user(first, evidence.facts.verb)
+    return named if named == first or claims_in(named, evidence) == claims_in(first, evidence) else first
 
 
 def _without_empty_tail(sentence: str, evidence: Evidence) -> str:

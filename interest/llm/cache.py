@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 import msgspec
@@ -96,6 +97,7 @@ class Answers:
         self._unsaved: dict[str, Answer] = {}
         self._uncounted: dict[str, Usage] = {}
         self._lookups = Lookups(engine)
+        self._ahead: Counter[str] = Counter()  # calls made before their turn, by key, until that comes
         self._in_flight = 0
         self._since = 0.0
         self.spent: dict[str, Usage] = {}  # by kind, since this object was made
@@ -108,15 +110,20 @@ class Answers:
         kind: str,
         forgets: int | None = None,
         complete: Complete | None = None,
+        ahead: bool = False,
     ) -> Reply:
         """The stored answer, or the model's. `complete` is the way to the model, where it is not the usual one.
 
+        ahead: the answer will be asked for once more, when its turn comes: that counts as the call it was.
         forgets: users forgotten before what the request tells was read; an answer about a user is stored only while
             this is their number.
         """
         key = answer_key(self._model, self._version, request)
         if (known := await self._find(key)) is not None:
-            self._count(kind, Usage(cached=1))
+            if not ahead and self._ahead[key] > 0:
+                self._ahead[key] -= 1
+            elif not ahead:
+                self._count(kind, Usage(cached=1))
             return known
         self._tick(kind, 1)
         try:
@@ -125,6 +132,8 @@ class Answers:
             self._tick(kind, -1)
         tokens = Usage(calls=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
         self._count(kind, tokens)
+        if ahead:
+            self._ahead[key] += 1
         self._unsaved[key] = Answer(user_id, msgspec.json.encode(reply), forgets)
         if self._write_every and (self._in_flight == 0 or len(self._unsaved) >= self._write_every):
             self.flush()

@@ -38,7 +38,7 @@ def measure(text: str, evidence: Evidence, others: Sequence[Evidence]) -> Measur
     claims = claims_of(said, evidence)
     best = best_group(evidence.facts)
     return Measured(
-        generic=holds_for_many(said, others) if len(others) >= LEAST else None,
+        generic=holds_for_many(said, others, evidence) if len(others) >= LEAST else None,
         covers=covers(claims, best) if best else None,
         best=best,
         contradicts=contradictions(claims, evidence.facts),

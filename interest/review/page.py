@@ -56,6 +56,13 @@ def more_cells(review: Review) -> Iterator[tuple[str, str, str]]:
             yield "calls per 1,000", f"{cost.summary_calls_per_1000:.1f}", note
 
 
+def endings(review: Review) -> Iterator[tuple[str, str]]:
+    """How the texts ended: of summaries, and of shifts where there are some."""
+    for name, outcomes in (("outcomes", review.outcomes), ("shifts", review.shift_outcomes)):
+        if outcomes:
+            yield name, ", ".join(f"{outcome} {count:,}" for outcome, count in outcomes.items())
+
+
 def html_page(reviews: Sequence[Review], title: str = "Review of interest texts") -> str:
     """One page that stands alone. Everything from the store is escaped."""
     parts = [
@@ -67,9 +74,9 @@ def html_page(reviews: Sequence[Review], title: str = "Review of interest texts"
         parts.append(f"<h2>{escape(review.prompt_version)} by {escape(review.model)}, {escape(review.language)}</h2>")
         rows = [(name, cell(review, field), note) for field, name, note in MEASURES]
         rows += more_cells(review)
-        outcomes = ", ".join(f"{name} {count:,}" for name, count in review.outcomes.items())
+        rows += [(name, "", told) for name, told in endings(review)]
         body = "".join(f"<tr><th>{escape(a)}</th><td>{escape(b)}</td><td>{escape(c)}</td></tr>" for a, b, c in rows)
-        parts.append(f"<table>{body}<tr><th>outcomes</th><td></td><td>{escape(outcomes)}</td></tr></table>")
+        parts.append(f"<table>{body}</table>")
         if review.worst:
             parts.append("<h3>Worst examples</h3><ol>")
             for one in review.worst:
@@ -83,6 +90,7 @@ def html_page(reviews: Sequence[Review], title: str = "Review of interest texts"
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}th{text-align:left;padding:.2rem 1rem .2rem 0}td{padding:.2rem 1rem .2rem 0}"
+    "tr{vertical-align:baseline}th,td:nth-child(2){white-space:nowrap}"
     "td:nth-child(2){text-align:right;font-variant-numeric:tabular-nums}.why{color:#667}li p{margin:.2rem 0}"
 )
 

@@ -6,20 +6,24 @@ Everything but outcomes and cost is measured on texts that the LLM wrote and tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from statistics import fmean, median
 
 import msgspec
 
 from interest.check.evidence import Evidence
+from interest.facts.counts import Facts
 from interest.review.measures import Measured, measure
 from interest.review.specificity import Identified, Trial, clues_of, identify
 from interest.review.texts import ASKED, ReviewedText
+from interest.types import Outcome
 from interest.write.cascade import plain_summary
 from interest.write.prompts import Style
 
 OTHERS = 60  # partitions of others, one a user, that a text is held against: a third is known to 6 points
 EXAMPLES = 10
+Begin = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +71,7 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
     texts: int  # summaries reviewed
     kept: int  # of these, written by the LLM and kept: what all measures are of
     outcomes: dict[str, int]
+    shift_outcomes: dict[str, int]  # of the texts that have a shift; a user's first partition has none
     replaced: float | None  # of the summaries that an LLM was asked for: those with a statistics sentence instead
     distinct: float | None  # different texts, of the kept
     patterns: float | None  # kept texts in the three commonest patterns: titles, categories and numbers masked
@@ -92,14 +97,16 @@ def review(
     cost: Cost | None = None,
     retrieval: Retrieval | None = None,
     others: Sequence[tuple[str, Evidence]] | None = None,
-    advance: Callable[[int], None] = lambda _count: None,
+    begin: Begin = lambda _title, _count: nullcontext(lambda _done: None),
 ) -> Review:
-    """Review the texts of one version and model. `advance` is called once a kept text; 10 to 100 ms each.
+    """Review the texts of one version and model: 10 to 100 ms each.
 
     others: partitions of OTHERS + 1 users to hold them against; None: of the users of `texts`.
+    begin: called with the title of a step and how many texts it reads; gives what is told as they are read.
     """
     kept = [text for text in texts if text.kept]
-    measured = measure_all(kept, strangers(texts) if others is None else others, advance)
+    with begin(f"Reviewing {prompt_version}", len(kept)) as advance:
+        measured = measure_all(kept, strangers(texts) if others is None else others, advance)
     outcomes = Counter(text.interest.summary_outcome for text in texts)
     asked = sum(outcomes[outcome] for outcome in ASKED)
     claims = sum(text.interest.claims for text in kept)
@@ -109,7 +116,8 @@ def review(
         language=LANGUAGE,
         texts=len(texts),
         kept=len(kept),
-        outcomes={outcome.value: count for outcome, count in sorted(outcomes.items())},
+        outcomes=_counted(outcomes),
+        shift_outcomes=_counted(Counter(text.interest.shift_outcome for text in texts if text.interest.shift)),
         replaced=share(asked - len(kept), asked),
         distinct=share(len({text.interest.summary for text in kept}), len(kept)),
         patterns=share(sum(n for _, n in Counter(each.pattern for each in measured).most_common(3)), len(kept)),
@@ -120,11 +128,15 @@ def review(
         words=median(each.words for each in measured) if measured else None,
         claims=claims,
         supported=share(sum(text.interest.supported for text in kept), claims),
-        specificity=_identification(kept, style),
+        specificity=_identification(kept, style, begin),
         retrieval=retrieval,
         cost=cost,
         worst=tuple(worst(kept, measured)),
     )
+
+
+def _counted(outcomes: Mapping[Outcome, int]) -> dict[str, int]:
+    return {outcome.value: count for outcome, count in sorted(outcomes.items())}
 
 
 LANGUAGE = "en"  # of every text: the check keeps no other
@@ -155,24 +167,26 @@ def measure_all(
     return found
 
 
-def trials_of(texts: Sequence[ReviewedText], say: Callable[[ReviewedText], str]) -> list[Trial]:
+def trials_of(
+    texts: Sequence[ReviewedText],
+    say: Callable[[ReviewedText], str],
+    advance: Callable[[int], None] = lambda _done: None,
+) -> list[Trial]:
     """What `say` writes about each partition that another follows, as trials of the reader."""
-    return [
-        Trial(
-            text.interest.user_id,
-            text.ordinal,
-            clues_of(say(text), text.evidence),
-            text.after,
-            text.work.partition.scene,
-        )
-        for text in texts
-        if text.after is not None
-    ]
+    trials = []
+    for text in texts:
+        advance(1)
+        if text.after is None:
+            continue
+        clues = clues_of(say(text), text.evidence)
+        trials.append(Trial(text.interest.user_id, text.ordinal, clues, text.after, text.work.partition.scene))
+    return trials
 
 
-def _identification(kept: Sequence[ReviewedText], style: Style) -> Identification | None:
-    own: Identified | None = identify(trials_of(kept, lambda text: text.interest.summary))
-    plain = identify(trials_of(kept, lambda text: plain_summary(text.evidence.facts, style).text))
+def _identification(kept: Sequence[ReviewedText], style: Style, begin: Begin) -> Identification | None:
+    with begin("Looking for their users", 2 * len(kept)) as advance:
+        own: Identified | None = identify(trials_of(kept, lambda text: text.interest.summary, advance))
+        plain = identify(trials_of(kept, lambda text: plain_summary(text.evidence.facts, style).text, advance))
     if own is None or plain is None:
         return None
     return Identification(
@@ -184,23 +198,49 @@ def _identification(kept: Sequence[ReviewedText], style: Style) -> Identificatio
 
 
 def worst(kept: Sequence[ReviewedText], measured: Sequence[Measured], most: int = EXAMPLES) -> list[Example]:
-    """The texts with the gravest faults: contradictions before generic ones, these before what leaves out the best."""
+    """The texts with the gravest faults: contradictions before generic ones, these before what leaves out the best; of
+    the same faults the greatest first.
+    """
+    alike = Counter(text.interest.summary for text in kept)
     graded = sorted(
         (
-            (grade, text, faults)
+            (_grade(own), _size(own, text.evidence.facts, alike[text.interest.summary]), text, own)
             for text, own in zip(kept, measured, strict=True)
-            if (grade := _grade(own)) and (faults := faults_of(own, text))
+            if _grade(own)
         ),
-        key=lambda row: (-row[0], row[1].interest.user_id, row[1].interest.index),
+        key=lambda row: (-row[0], [-size for size in row[1]], row[2].interest.user_id, row[2].interest.index),
     )
     return [
-        Example(user_id=text.interest.user_id, index=text.interest.index, text=text.interest.summary, faults=faults)
-        for _, text, faults in graded[:most]
+        Example(
+            user_id=text.interest.user_id,
+            index=text.interest.index,
+            text=text.interest.summary,
+            faults=faults_of(own, text),
+        )
+        for _, _, text, own in graded[:most]
     ]
 
 
 def _grade(own: Measured) -> int:
     return 4 * bool(own.contradicts) + 2 * bool(own.generic) + (own.covers is False)
+
+
+def _size(own: Measured, facts: Facts, alike: int) -> tuple[float, float, float]:
+    """How great each fault is: how far below the user's mean lies what is called liked, how many texts read the same,
+    how far above the mean lies what is left out. Distances are in standard deviations of the partition.
+    """
+    return (
+        max((-_lies_above(name, facts) for name in own.contradicts), default=0.0),
+        float(alike) if own.generic else 0.0,
+        _lies_above(own.best[0], facts) if own.covers is False else 0.0,
+    )
+
+
+def _lies_above(name: str, facts: Facts) -> float:
+    category = facts.category(name)
+    if category is None or category.mean is None or facts.usual.mean is None or not facts.spread:
+        return 0.0
+    return (category.mean - facts.usual.mean) / facts.spread
 
 
 def faults_of(own: Measured, text: ReviewedText) -> tuple[str, ...]:

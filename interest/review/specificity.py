@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from interest.check.category_claims import claims_in
 from interest.check.evidence import Evidence
+from interest.check.generality import knowing, unrecorded
 from interest.check.sentences import sentences
 from interest.facts.among_others import Measure
 from interest.facts.counts import Facts, parts_of
@@ -73,7 +74,9 @@ def clues_of(text: str, evidence: Evidence) -> tuple[Clue, ...]:
     """What a text says of categories, words of the catalogue and whole partitions, titles masked; each once."""
     hidden = _HIGHER_AND_LOWER.sub(r"\1;", masked(text, evidence))
     found: dict[str, Clue] = {}
-    for sentence, _ in sentences(hidden, evidence):
+    said = [sentence for sentence, _ in sentences(hidden, evidence)]
+    evidence = knowing(unrecorded(said, evidence), evidence)
+    for sentence in said:
         for claim in claims_in(sentence, evidence):
             if claim.measure:
                 name = f"\0{claim.measure.name}"  # no category's

@@ -17,7 +17,7 @@ from interest.store.tables import interests, partitions
 from interest.types import Interest, Outcome, Partition, Source
 from interest.write.backlog import Plan, Work, load, read_categories
 from interest.write.prompts import Style
-from interest.write.rates import rates_of
+from interest.write.rates import rates_of, versions_named
 from interest.write.writer import interest_of_row
 
 USERS = 50  # whose texts are read together
@@ -54,16 +54,21 @@ def _evidence(work: Work, rates: BaseRates | None) -> Evidence:
 
 
 def versions_of(connection: Connection, prompt_version: str | None, model: str | None) -> list[tuple[str, str, int]]:
-    """The (prompt version, model, newest generation) of the texts to review.
+    """The (prompt version, model, newest generation) of the texts to review. The name alone of a version that reads
+    base rates ("plain-3") is enough where the store has one of it.
 
     Raises InputError where there are none.
     """
     generation = connection.scalar(select(partitions.c.generation).order_by(partitions.c.generation.desc()).limit(1))
     query = select(interests.c.prompt_version, interests.c.model).where(interests.c.generation == (generation or 0))
     found = sorted((row[0], row[1]) for row in connection.execute(query.distinct()))
-    wanted = [pair for pair in found if prompt_version in (None, pair[0]) and model in (None, pair[1])]
+    by_model = [pair for pair in found if model in (None, pair[1])]
+    named = None if prompt_version is None else versions_named(prompt_version, {version for version, _ in by_model})
+    wanted = [pair for pair in by_model if named is None or pair[0] in named]
     if not found:
         raise InputError("this store has no texts; `interestream learn` writes them")
+    if named is not None and len(named) > 1:
+        raise InputError(f"this store has several versions of {prompt_version}; give one: {', '.join(named)}")
     if not wanted:
         asked = f" of prompt version {prompt_version}" * bool(prompt_version) + f" by the model {model}" * bool(model)
         there = "; ".join(f"{version} by {name}" for version, name in found)
@@ -117,6 +122,7 @@ def read_others(
     generation: int,
     most: int,
     style: Style = Style(),  # noqa: B008  # frozen
+    advance: Callable[[int], None] = lambda _count: None,
 ) -> list[tuple[str, Evidence]]:
     """The first partition with a text of each of `most` users, drawn as those of `read_texts` are.
 
@@ -132,9 +138,14 @@ def read_others(
         query = select(partitions).where(tuple_(partitions.c.user_id, partitions.c.index).in_(some))
         rows = connection.execute(query.where(partitions.c.generation == generation)).mappings()
         heads += sorted((partition_of(row) for row in rows), key=lambda head: users.index(head.user_id))
-    works = load(connection, Plan(prompt_version=prompt_version, style=style), heads, read_categories(connection))
+    plan, categories = Plan(prompt_version=prompt_version, style=style), read_categories(connection)
     rates = rates_of(connection, prompt_version)
-    return [(work.user_id, _evidence(work, rates)) for work in works]
+    found_others: list[tuple[str, Evidence]] = []
+    for start in range(0, len(heads), USERS):
+        works = load(connection, plan, heads[start : start + USERS], categories)
+        found_others += [(work.user_id, _evidence(work, rates)) for work in works]
+        advance(len(works))
+    return found_others
 
 
 def _texts_by(prompt_version: str, model: str, generation: int) -> ColumnElement[bool]:

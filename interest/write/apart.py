@@ -23,15 +23,14 @@ from interest.facts.base_rates import BaseRates
 from interest.facts.categories import listed, plural, qualifier
 from interest.facts.change import changed
 from interest.facts.counts import Category, Facts, Title
-from interest.facts.groups import best_valued, worst_valued
-from interest.facts.support import likes
+from interest.facts.groups import TOLD, best_liked, likable, told_highest, worst_valued
 from interest.facts.values import Kind, shown
 from interest.llm.protocol import Request
 from interest.write.prompts import Prompt, Style, inside_fields, json_request, plain_request, titles_valued
 
 FAR_MORE = 1.3  # times the usual share
 LEAST_SHARE = 0.06  # 3 of 50, as the claim check has it
-GROUPS = 2
+GROUPS = TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Telling:
 
 def telling(facts: Facts, rates: BaseRates) -> Telling:
     """The categories and titles to tell, such as the claim check lets a text call liked."""
-    best = [category for category in best_valued(facts) if _likable(category, facts)][:GROUPS]
+    best = best_liked(facts)
     least = max(3, LEAST_SHARE * facts.size)
     often = [
         category
@@ -65,10 +64,6 @@ def telling(facts: Facts, rates: BaseRates) -> Telling:
         )
     )
     return Telling(best=tuple(best), more=tuple(more), favourites=tuple(liked[:GROUPS]))
-
-
-def _likable(category: Category, facts: Facts) -> bool:
-    return category.lift >= 0 and bool(category.liked or not facts.spread) and likes(category, facts)
 
 
 def plain_2(rates: BaseRates) -> Prompt:
@@ -120,13 +115,11 @@ def first_told(facts: Facts, told: Telling) -> tuple[str, Sequence[Category]]:
 
 def _first(facts: Facts, told: Telling) -> tuple[str, Sequence[Category]]:
     """What the statement says first, and of which categories: such as were valued best, else as are liked."""
-    leading = [category for category in told.best if category.lift > 0]
-    few = [category for category in facts.categories if category.lift > 0 and _likable(category, facts)]
-    if leading or (few and not told.best):
-        return _LOVED[facts.kind], leading or few[:GROUPS]
-    if groups := told.best or [category for category in told.more if _likable(category, facts)]:
+    if highest := told_highest(facts):
+        return _LOVED[facts.kind], highest
+    if groups := told.best or [category for category in told.more if likable(category, facts)]:
         return "enjoyed", groups
-    liked = [category for category in facts.categories if _likable(category, facts) and category.count > 1]
+    liked = [category for category in facts.categories if likable(category, facts) and category.count > 1]
     return ("enjoyed", liked[:GROUPS]) if liked else (facts.verb, facts.categories[:GROUPS])
 
 
@@ -134,7 +127,7 @@ def _beside(first: Category, facts: Facts, told: Telling) -> Category | None:
     """Another category that is liked, the most telling first."""
     least = max(2, LEAST_SHARE * facts.size)
     others = (*told.best, *told.more, *(each for each in facts.categories if each.count >= least))
-    return next((each for each in others if each != first and _likable(each, facts)), None)
+    return next((each for each in others if each != first and likable(each, facts)), None)
 
 
 def _title(title: Title, kinds: Sequence[Category], style: Style) -> str:

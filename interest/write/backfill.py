@@ -11,13 +11,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine
 
 from interest.errors import Denied, Refused, Unreadable
 from interest.llm.cache import Answers, Usage, read_usage
-from interest.llm.protocol import Complete, Request
+from interest.llm.protocol import Complete
 from interest.store.sql import upsert, writing
 from interest.store.statements import write_statements
 from interest.store.tables import interests
@@ -69,19 +70,29 @@ class Estimate:
     measured: bool
 
 
-def estimate(engine: Engine, complete: Complete, model: str, plan: Plan) -> Estimate:
+def estimate(
+    engine: Engine,
+    complete: Complete,
+    model: str,
+    plan: Plan,
+    *,
+    answers: Answers | None = None,
+    begin: Callable[[int], AbstractContextManager[Callable[[int], None]]] = lambda _count: nullcontext(_unseen),
+) -> Estimate:
     """Calls, tokens and seconds for what is left: from the counters of earlier runs, else by asking for a few
     partitions.
 
-    The probe's answers go into the cache, so the run that follows does not ask for them again.
+    The probe's answers go into the cache, so the run that follows does not ask for them again. With the `answers` that
+    it is given too, the run counts them as the calls that they were. begin: called with the number of texts that the
+    probe asks for; gives what is told as they come.
     """
     left = count_open(engine, plan, llm=True)
     with engine.connect() as connection:
         spent = read_usage(connection, model, plan.prompt_version)
         total = sum(spent.values(), Usage())
     if total.calls == 0 and left:
-        answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version)
-        run(_probe(engine, answers, plan))
+        answers = answers or Answers(engine, complete, model=model, prompt_version=plan.prompt_version)
+        run(_probe(engine, answers, plan, begin))
         total = sum(answers.spent.values(), Usage())
     calls = round(2 * left * TYPICAL_CALLS)
     if total.calls == 0:
@@ -108,6 +119,7 @@ def learn(
     replaced: Replaced | None = None,
     done: Learned | None = None,
     most: int | None = None,
+    answers: Answers | None = None,
 ) -> Learned:
     """Write the interests of all closed partitions that lack one; without a `complete`, plain sentences from the
     counts.
@@ -121,6 +133,7 @@ def learn(
             texts they replace (vectors) can be removed with them.
         done: counts of the run, for a caller who wants them after an error too.
         most: end after so many partitions; None: when none is left.
+        answers: those that `estimate` asked by, so that its calls are among the run's.
 
     Raises:
         InputError: an unknown prompt version or user.
@@ -132,7 +145,8 @@ def learn(
     done = Learned() if done is None else done
     start = time.monotonic()
     store = _Rows(engine, done, advance, replaced)
-    answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version) if complete else None
+    if complete and answers is None:
+        answers = Answers(engine, complete, model=model, prompt_version=plan.prompt_version)
     try:
         if answers is None:
             for chunk in chunks(engine, plan, MOST, llm=False, most=most):
@@ -274,23 +288,39 @@ async def _cascades(
                 store.add(work, task.result())
 
 
-async def _probe(engine: Engine, answers: Answers, plan: Plan) -> None:
-    chunk = next(chunks(engine, plan, PROBE, llm=True), [])
+def _unseen(_count: int) -> None:
+    """Nobody is told of progress."""
+
+
+async def _probe(
+    engine: Engine,
+    answers: Answers,
+    plan: Plan,
+    begin: Callable[[int], AbstractContextManager[Callable[[int], None]]],
+) -> None:
+    found = next(chunks(engine, plan, PROBE, llm=True), [])
+    chunk = [work for work in found if work.evidence.facts.known >= MIN_KNOWN]
     prompt = plan.prompt()
 
-    async def probe(request: Request, work: Work) -> None:
+    async def probe(work: Work, advance: Callable[[int], None]) -> None:
+        facts = work.evidence.facts
+        request = told_scene(prompt.summary(facts, "None" if plan.chained else None, 0, plan.style), facts)
         try:
-            await answers.ask(request, user_id=work.user_id, kind="summary", forgets=work.forgets)
+            await answers.ask(request, user_id=work.user_id, kind="summary", forgets=work.forgets, ahead=True)
         except Refused as error:  # of one prompt: the run will make it that partition's outcome
             if isinstance(error, Denied) and not isinstance(error, Unreadable):
                 raise
+        advance(1)
 
-    async with asyncio.TaskGroup() as group:
-        for work in chunk:
-            if work.evidence.facts.known >= MIN_KNOWN:
-                request = prompt.summary(work.evidence.facts, "None" if plan.chained else None, 0, plan.style)
-                group.create_task(probe(told_scene(request, work.evidence.facts), work))
-    answers.flush()
+    if not chunk:
+        return
+    try:
+        with begin(len(chunk)) as advance:
+            async with asyncio.TaskGroup() as group:
+                for work in chunk:
+                    group.create_task(probe(work, advance))
+    finally:
+        answers.flush()
 
 
 def _count(done: Learned, found: Sequence[Interest]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 
 import msgspec
 from sqlalchemy import Connection, Engine, func, select
@@ -70,6 +71,16 @@ def rates_of(connection: Connection, prompt_version: str) -> BaseRates | None:
     """The base rates that the texts of a version were written by; none where it reads none, or the store lost them."""
     family, _, version = prompt_version.removesuffix(CHAINED).partition(FROZEN)
     return read_rates(connection, version) if family in BY_RATES and version else None
+
+
+def versions_named(asked: str, found: Iterable[str]) -> list[str]:
+    """The versions among `found` that a user means by `asked`: that one; else those of its name, whatever base rates
+    they read and chained or not ("plain-3" of "plain-3@1f0c52aa").
+    """
+    if asked in (there := sorted(found)):
+        return [asked]
+    named = [(version, re.sub(rf"{FROZEN}[^+]*", "", version)) for version in there]
+    return [version for version, name in named if asked in (name, name.removesuffix(CHAINED))]
 
 
 def versions(connection: Connection) -> list[str]:

@@ -129,11 +129,13 @@ def adapt(
     from fusion.adaptation.run import AdaptConfig, Source, check_base
     from fusion.adaptation.run import adapt as run
     from fusion.features.log import read_log
+    from fusion.training.out_folder import check_place
     from interest.store.sql import read_items
     from streams.resolve.bank import llm_folder
     from streams.resolve.llm import nouns
     from streams.resolve.teacher import open_teacher
 
+    check_place(out)
     config = AdaptConfig(
         tokens=learning.tokens or (QUICK if quick else TOKENS),
         minutes=learning.minutes,

@@ -13,6 +13,9 @@ from streams.resolve.llm import nouns
 from streams.settings.load import store_url
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from sqlalchemy import Engine
 
     from interest.facts.base_rates import BaseRates
@@ -97,6 +100,7 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
     Raises LlmError where partitions were left, because the LLM was not there, refused everything, or could not be read.
     """
     from interest.errors import Unreadable
+    from interest.llm.cache import Answers
     from interest.write.backfill import Learned, estimate
     from interest.write.backfill import learn as learn_interests
     from interest.write.backlog import count_open
@@ -105,8 +109,11 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
 
     plan.prompt()  # an unknown version is told before anything is asked
     left = count_open(engine, plan, llm=opened.complete is not None)
+    answers = None
     if opened.complete is not None and left:
-        _say(_cost(estimate(engine, opened.complete, opened.name, plan), opened.name))
+        answers = Answers(engine, opened.complete, model=opened.name, prompt_version=plan.prompt_version)
+        expected = estimate(engine, opened.complete, opened.name, plan, answers=answers, begin=_first_texts)
+        _say(_cost(expected, opened.name))
     done = Learned()
     try:
         with progress("Learning interests", left, unit="partitions") as advance:
@@ -119,6 +126,7 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
                 corrected=lambda rest: _say("measured so far; left: " + _cost(rest, opened.name)),
                 replaced=delete_derived,
                 done=done,
+                answers=answers,
             )
     finally:
         report(done)
@@ -128,6 +136,14 @@ def learn_with(engine: Engine, opened: OpenLlm, plan: Plan) -> Learned:
             f"{done.trouble}; the same command asks for them again"
         )
     return done
+
+
+def _first_texts(count: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Progress of the texts that the estimate is made of, said before the first of them is there."""
+    from streams.progress import progress
+
+    _say(f"asking for {count:,} texts, to say what all will take")
+    return progress("Asking", count, unit="texts")
 
 
 def _cost(expected: Estimate, name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -58,6 +60,29 @@ def event_time(option: str, text: str, *, whole_day: bool = False) -> float:
     if not 0 <= at < LATEST:
         raise InputError(f"{option} {text} is not a time between 1970 and 2100, UTC seconds")
     return at
+
+
+def check_file(option: str, file: Path | None) -> None:
+    """Raises InputError where the file of an option cannot be written: said before the work rather than after it."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise InputError(f"{option} {file} is a folder; give the name of a file")
+    if not file.parent.is_dir():
+        there = f"{file.parent} is not a folder" if file.parent.exists() else f"there is no folder {file.parent}"
+        raise InputError(f"{option} {file}: {there}; make it first, or name another file")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise InputError(f"{option} {file} may not be written here; name another file")
+
+
+def write_file(option: str, file: Path, content: bytes) -> None:
+    """Write the file of an option. Raises InputError where that fails."""
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"{option} {file} cannot be written: {error.strerror or error}; make room or name another file"
+        ) from None
 
 
 def _read(parse: Callable[[str], T], text: str) -> T | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interest.errors import InputError
-from streams.commands.options import Json, Store
+from streams.commands.options import Json, Store, check_file, write_file
 from streams.progress import progress
 from streams.settings.load import store_url
 
@@ -42,6 +42,7 @@ def rates(
     from interest.write.rates import read_rates, versions, write_rates
     from streams.store.engine import open_store
 
+    check_file("--export", export)
     engine = open_store(store_url(store), create=False)
     if freeze:
         say_frozen(freeze_with_progress(engine))
@@ -97,4 +98,4 @@ def _export(wanted: BaseRates | None, version: str | None, file: Path) -> None:
 
     if wanted is None:
         raise InputError(f"this store has no base rates {version or 'yet'}; `interestream rates --freeze` makes some")
-    file.write_bytes(encode(wanted))
+    write_file("--export", file, encode(wanted))

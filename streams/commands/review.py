@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interest.errors import InputError
-from streams.commands.options import Json, Store
+from streams.commands.options import Json, Store, check_file, write_file
 from streams.progress import progress
 from streams.resolve.llm import nouns
 from streams.settings.load import store_url
@@ -26,7 +26,10 @@ MOST = 2000  # summaries reviewed by default: 1 to 3 minutes
 def review(
     store: Store = None,
     prompt_version: Annotated[
-        str | None, typer.Option(help="Only texts by this version of the prompts, as `stats` names it.")
+        str | None,
+        typer.Option(
+            help="Only texts by this version of the prompts, as `stats` names it; of plain-3@1f0c52aa plain-3 will do."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Only texts by this model, as interests name it.")] = None,
     language: Annotated[
@@ -64,6 +67,8 @@ def review(
         raise InputError("--sample and --out go together: --sample 25 --out texts.md")
     if language not in (None, LANGUAGE):
         raise InputError(f"no texts in {language!r}: the claim check keeps texts in English ({LANGUAGE}) alone")
+    check_file("--page", page)
+    check_file("--out", out)
     engine = open_store(store_url(store), create=False)
     style = Style(noun=nouns(noun))
     reviews: list[Review] = []
@@ -74,32 +79,34 @@ def review(
             with progress(f"Reading the texts of {version}", None, unit="partitions") as advance:
                 texts = read_texts(connection, version, name, generation, most, advance, style)
             kept = [text for text in texts if text.kept]
-            others = read_others(connection, version, name, generation, OTHERS + 1, style)
+            with progress("Reading partitions of others", None, unit="users") as advance:
+                others = read_others(connection, version, name, generation, OTHERS + 1, style, advance)
             ranked = _retrieval(vectors, kept) if vectors is not None and kept else None
-            with progress(f"Reviewing {version}", len(kept), unit="texts") as advance:
-                reviews.append(
-                    review_texts(
-                        texts,
-                        prompt_version=version,
-                        model=name,
-                        style=style,
-                        cost=read_cost(connection, version, name, generation),
-                        retrieval=ranked,
-                        others=others,
-                        advance=advance,
-                    )
+            reviews.append(
+                review_texts(
+                    texts,
+                    prompt_version=version,
+                    model=name,
+                    style=style,
+                    cost=read_cost(connection, version, name, generation),
+                    retrieval=ranked,
+                    others=others,
+                    begin=lambda title, count: progress(title, count, unit="texts"),
                 )
+            )
             read += kept or texts
-    if page is not None:
-        page.write_text(html_page(reviews), encoding="utf-8")
-    if sample is not None and out is not None:
-        out.write_text(sample_page(_spread(read, sample)), encoding="utf-8")
-    print(msgspec.json.encode(reviews).decode() if json else "\n".join(lines(reviews)))
+    try:
+        if page is not None:
+            write_file("--page", page, html_page(reviews).encode(errors="backslashreplace"))
+        if sample is not None and out is not None:
+            write_file("--out", out, sample_page(_spread(read, sample)).encode(errors="backslashreplace"))
+    finally:  # told whatever became of the files, which are written whoever reads this (`| head`)
+        print(msgspec.json.encode(reviews).decode() if json else "\n".join(lines(reviews)))
 
 
 def lines(reviews: Sequence[Review]) -> Iterator[str]:
     """The page to read in a terminal."""
-    from interest.review.page import MEASURES, cell, more_cells
+    from interest.review.page import MEASURES, cell, endings, more_cells
 
     for review in reviews:
         yield f"{review.prompt_version} by {review.model} ({review.language})"
@@ -107,7 +114,8 @@ def lines(reviews: Sequence[Review]) -> Iterator[str]:
             yield f"  {name:<18}{value:>9}  {note}"
         for name, value, note in more_cells(review):
             yield f"  {name:<18}{value:>9}  {note}"
-        yield "  outcomes: " + ", ".join(f"{name} {count:,}" for name, count in review.outcomes.items())
+        for name, told in endings(review):
+            yield f"  {name}: {told}"
         for one in review.worst:
             yield f"  {one.user_id}#{one.index}: {one.text}"
             yield f"      {'; '.join(one.faults)}"

@@ -89,10 +89,12 @@ def encoder(
     from fusion.features.match.item_vectors import item_texts
     from fusion.features.splits import TRAIN
     from fusion.features.splits import split as parts
+    from fusion.training.out_folder import check_place
     from interest.errors import InputError
     from interest.store.sql import read_items
     from streams.resolve.encoder import encoder_folder, item_template
 
+    check_place(out)
     template = item_template()
     config = TuneConfig(
         steps=QUICK_STEPS if quick else options.steps,

@@ -108,6 +108,7 @@ def worth(
     """
     import torch
 
+    from fusion.training.out_folder import check_place
     from fusion.training.pretrained import load_pretrained
     from fusion.training.train import TrainConfig
     from fusion.worth.compare import Comparison, Plan, compare
@@ -116,6 +117,7 @@ def worth(
     from fusion.worth.variants import CONTROLS, variants
     from streams.store.engine import open_store
 
+    check_place(out)
     if plot:
         _check_plot()
     if pretrained is not None and model != "srp4ctr":

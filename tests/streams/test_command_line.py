@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import typer
 
-from streams.cli import app
+from streams.cli import BEGIN_ANEW, app
 from streams.commands.examples import EXAMPLES
+from streams.store.engine import open_store
 from tests.support.command_line import run
 
 
@@ -49,6 +50,37 @@ def test_an_example_is_shown_in_the_help_and_is_a_command_line_that_is_understoo
     words = shlex.split(example)
     assert words[: len(path) + 1] == ["interestream", *path]
     COMMANDS[path].make_context("interestream", words[len(path) + 1 :])  # parses, converts and checks; runs nothing
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "said"),
+    [
+        ("review", "interest.review.texts.versions_of", "nothing is kept, the same command begins anew"),
+        ("learn --llm statistics", "interest.write.backlog.count_open", "the same command goes on from there"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_kept_of_its_own_work(
+    tmp_path: Path, command: str, module: str, said: str
+) -> None:
+    """Ctrl-C comes in the middle of a function of its own."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    open_store(url, create=True).dispose()
+    place, _, name = module.rpartition(".")
+    script = (
+        f"import os, signal, sys, {place} as module\n"
+        f"module.{name} = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)\n"
+        "from streams.cli import main\nmain()"
+    )
+    words = [*command.split(), "--store", url, *["--no-retrieval"] * (command == "review")]
+    starter = [sys.executable, "-c", script, *words]
+    done = subprocess.run(starter, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 130, done.stderr
+    assert f"interrupted; {'what was finished is kept, ' * (command != 'review')}{said}" in done.stderr
+
+
+def test_what_is_said_of_interrupted_commands_is_of_commands_that_there_are() -> None:
+    assert EXAMPLES.keys() > BEGIN_ANEW
+    assert not {"learn", "describe", "replay", "fuse", "bank fill", "worth"} & BEGIN_ANEW
 
 
 def test_completion_is_offered_for_commands_and_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from interest.check.category_claims import claims_in
+from interest.check.category_claims import claims_in, holds_of
 from interest.check.evidence import Evidence
 
 BAD = [
@@ -31,10 +31,17 @@ BAD = [
     ("This user is mostly into romance.", "romance"),
     ("Their favourite genre is horror.", "horror"),
     ("They enjoyed romantic comedies.", "romantic comedies"),  # no title is both
+    ("They gave the highest ratings to dramas.", "dramas"),  # the commonest; comedies were given higher ones
+    ("This user liked dramas and comedies best.", "dramas"),
+    ("They rated dramas most highly.", "dramas"),
     ("They rated more comedies than dramas.", "comedies than dramas"),
     ("They prefer dramas over comedies.", "dramas over comedies"),
     ("They rated 9 dramas.", "9 dramas"),
     ("They rated 40 films.", "40"),
+    ("They rated 3 comedies and dramas.", "3 comedies and dramas"),  # that is, 3 of each; there are 6 dramas
+    ("They rated 6 drama films, thrillers and comedies.", "6 drama films, thrillers and comedies"),
+    ("They rated six dramas and comedies.", "six dramas and comedies"),
+    ("They rated 3 comedy dramas.", "3 comedy dramas"),  # one is both
     ("80% of them are dramas.", "80"),
     ("They have a preference for war films.", "war"),  # 2 of 11, not valued more than others
     # years, decades, months
@@ -59,9 +66,14 @@ GOOD = [
     "They rated more dramas than comedies.",
     "They prefer comedies over dramas.",
     "They rated 6 dramas and three comedies.",
+    "They rated 6 dramas and 3 comedies, thrillers less often.",
+    "They rated 4 thrillers and 2 action films.",
+    "They rated 1 comedy drama.",
     "55% of them are dramas.",
     "Many of the films are from the 1990s.",
     "She likes dramas.",
+    "They gave the highest ratings to comedies.",
+    "Dramas were among the best.",
     "This 24-year-old student likes dramas.",
     "This user enjoyed the comedy Duck Soup.",
     "This user enjoyed comedy dramas.",
@@ -120,3 +132,11 @@ def test_supported_claims_name_the_behaviours_behind_them(evidence: Evidence) ->
     comedy = next(claim for claim in claims_in("They liked comedies.", evidence) if claim.kind == "category")
     assert title.seqs == (52,)
     assert set(comedy.seqs) == {52, 53, 60}
+
+
+def test_whether_a_sentence_holds_is_known_without_the_behaviours_behind_it(evidence: Evidence) -> None:
+    for sentence in (*GOOD, *(sentence for sentence, _ in BAD)):
+        claims = claims_in(sentence, evidence)
+        assert holds_of(sentence, evidence, ()) == all(claim.supported for claim in claims)
+        kinds = {claim.kind for claim in claims if not claim.supported}
+        assert holds_of(sentence, evidence, kinds)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interest.check.category_claims import claims_in
 from interest.check.evidence import Evidence
 from interest.check.sentences import check
 from tests.support.films import facts
@@ -78,6 +79,8 @@ def test_what_fails_is_cut(written: str, kept: str, evidence: Evidence) -> None:
         "This user enjoyed the genre of drama, particularly in the realm of dramas.",
         "This user enjoyed dramas, comedies and dramas.",
         "This user enjoyed a dramas and a comedies.",
+        "This user liked most was dramas and comedies.",
+        "They rated the highest were comedies and dramas.",
         "This user enjoyed dramas and comedies",  # no end
         "This user enjoyed a wide range of films, including a comedy, a drama, and a thriller.",
         "This user enjoyed a few dramas and a few comedies.",  # most of what they rated
@@ -90,6 +93,39 @@ def test_nothing_is_kept_of_what_is_no_text_about_the_user(written: str, evidenc
     verdict = check(written, evidence)
     assert verdict.text == ""
     assert verdict.faults
+
+
+@pytest.mark.parametrize(
+    ("kept", "names"),
+    [
+        ("They enjoyed dramas and comedies.", "This user enjoyed dramas and comedies."),
+        ("They also gave high ratings to comedies and dramas.", "This user gave high ratings to comedies and dramas."),
+        ("They have rated dramas and comedies often.", "This user has rated dramas and comedies often."),
+        ("They are fond of dramas and comedies.", "This user is fond of dramas and comedies."),
+        ("They were mostly drawn to dramas and comedies.", "This user was mostly drawn to dramas and comedies."),
+        ("They do not like thrillers but enjoyed dramas.", "This user does not like thrillers but enjoyed dramas."),
+        # a verb that would have to change and is not known to, or a second one
+        ("They like dramas and comedies.", "They like dramas and comedies."),
+        ("They rated dramas and are fond of comedies.", "They rated dramas and are fond of comedies."),
+    ],
+)
+def test_a_text_whose_first_sentence_was_cut_says_who(kept: str, names: str, evidence: Evidence) -> None:
+    verdict = check(f"This user loved westerns. {kept} They rated thrillers lower than the rest.", evidence)
+    assert verdict.trimmed
+    assert verdict.text.startswith(names)
+    assert [claim for claim in verdict.kept if not claim.supported] == []
+    assert claims_in(verdict.text.split(". ")[0] + ".", evidence) == claims_in(kept, evidence)
+    assert check(verdict.text, evidence).text == verdict.text
+
+
+def test_what_somebody_liked_most_was_something(evidence: Evidence) -> None:
+    text = "What this user liked most was comedies, and they enjoyed dramas."
+    assert check(text, evidence).text == text
+
+
+def test_they_are_who_was_named_before(evidence: Evidence) -> None:
+    text = "This user rated 6 dramas. They enjoyed dramas and comedies."
+    assert check(text, evidence).text == text
 
 
 def test_a_copied_prompt_is_not_kept(evidence: Evidence) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from interest.check.evidence import Evidence
-from interest.facts.base_rates import LEAST
+from interest.check.generality import Subject, count_general
+from interest.facts.among_others import Measure
+from interest.facts.base_rates import LEAST, freeze
 from interest.facts.counts import Facts
 from interest.facts.groups import best_group, worst_valued
 from interest.review.measures import masked, measure, pattern_of
 from interest.review.report import OTHERS, company_of
+from interest.review.specificity import clues_of
 from tests.support.films import facts
 
 MANY_DRAMAS = [("2", 5), ("3", 5), ("6", 5), ("8", 5), ("7", 3), ("5", 3)]
@@ -46,6 +49,24 @@ def test_a_text_is_generic_where_all_its_claims_hold_for_a_third_of_the_others(
     assert measure("This user enjoyed dramas such as Babe.", evidence, [others[-1]] * LEAST).generic is False
     assert measure("This user enjoyed dramas.", evidence, []).generic is None
     assert measure("This user enjoyed dramas.", evidence, others[: LEAST - 1]).generic is None  # a third of too few
+
+
+@pytest.mark.parametrize("noun", ["recipes", "Recipes", "mixtapes"])
+def test_what_items_are_called_tells_no_user_from_another(
+    evidence: Evidence, others: list[Evidence], noun: str
+) -> None:
+    """`stats` is not told what texts call the items, and `review` may be told something else."""
+    text = f"This user enjoyed drama {noun}. They rated many {noun}."
+    assert measure(text, evidence, others).generic
+    assert measure(f"This user enjoyed comedy {noun}.", evidence, others).generic is False
+    subjects = [Subject(str(at), other) for at, other in enumerate(others)]
+    assert count_general([(text, Subject("u", evidence))], subjects) == (2, 2)
+
+
+def test_older_items_than_others_are_compared_whatever_the_items_are_called(march: Facts) -> None:
+    told = Evidence(march, rates=freeze([facts(("9", 4), ("10", 4))] * LEAST))
+    (clue,) = clues_of("They rated older recipes than most users.", told)
+    assert (clue.measure, clue.stance) == (Measure.YEARS, -1)
 
 
 def test_every_text_is_held_against_as_many_others(march: Facts) -> None:

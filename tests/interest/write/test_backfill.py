@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
 
 from interest.errors import Denied, InputError, Refused, Unavailable, Unreadable
-from interest.llm.cache import read_usage
+from interest.llm.cache import Answers, read_usage
 from interest.llm.protocol import Reply, Request
 from interest.llm.scripted import Scripted, reply
 from interest.store.sql import insert_new, item_row, partitions_of, user_row, writing
@@ -275,6 +277,27 @@ def test_rows_are_stored_while_others_are_still_written(store: Engine) -> None:
     learn(store, slow, model="m")
     assert any(0 < count < 18 for count in stored)
     assert len(rows(store)) == 18
+
+
+def test_what_the_estimate_asked_is_told_as_it_comes_and_counts_as_calls(store: Engine) -> None:
+    fill(store, {"u": 3})
+    model, told = Scripted(answer), list[int]()
+
+    @contextmanager
+    def begin(count: int) -> Iterator[Callable[[int], None]]:
+        told.append(-count)
+        assert not model.seen
+        yield told.append
+
+    shared = Answers(store, model, model="m", prompt_version="plain-1")
+    estimate(store, model, "m", Plan(), answers=shared, begin=begin)
+    assert told == [-3, 1, 1, 1]
+    done = learn(store, model, model="m", answers=shared)
+    with store.connect() as connection:
+        stored = read_usage(connection, "m", "plain-1")
+    for usage in (done.usage, stored):
+        assert sum(one.calls for one in usage.values()) == len(model.seen)
+        assert sum(one.cached for one in usage.values()) == 0
 
 
 def test_the_estimate_is_corrected_by_the_first_ten(store: Engine) -> None:

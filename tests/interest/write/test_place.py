@@ -7,6 +7,8 @@ import hashlib
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from interest.check.category_claims import claims_in
 from interest.check.evidence import Evidence
@@ -22,7 +24,7 @@ from interest.write.backlog import Plan
 from interest.write.cascade import GeneratedText, write_summary
 from interest.write.place import place_of, plain_3, statement
 from interest.write.prompts import Prompt, Style
-from tests.support.films import facts
+from tests.support.films import CATALOGUE, facts
 
 STYLE = Style(noun=("film", "films"))
 
@@ -184,3 +186,13 @@ def test_the_answer_keys_are_pinned(rates: BaseRates, march: Facts, february: Fa
             digest.update(answer_key("m", "plain-3", request).encode())
     assert digest.hexdigest()[:16] == "a2b8018b0cacb8ed"
     assert asked.version == f"plain-3@{rates.version}"
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(CATALOGUE)), st.integers(1, 5)), min_size=6, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_what_a_prompt_tells_of_the_highest_ratings_is_supported(rated: list[tuple[str, int]]) -> None:
+    own = facts(*rated)
+    rates = freeze([facts(("2", 3), ("9", 3), ("4", 3))] * LEAST)
+    place = place_of(own, rates)
+    told = next((said for said in statement(place, own, STYLE) if "the highest ratings" in said), "")
+    assert [claim for claim in claims_in(told, Evidence(own, rates=rates)) if not claim.supported] == []

@@ -17,7 +17,8 @@ from interest.types import Item
 from interest.write.backfill import learn
 from interest.write.backlog import Plan
 from streams.cli import main
-from streams.commands.learn import nouns
+from streams.commands.learn import learn_with, nouns
+from streams.resolve.llm import OpenLlm
 from streams.store.invalidate import delete_derived
 from tests.support.small_store import fill_two_partitions
 
@@ -98,6 +99,14 @@ def test_vectors_of_a_replaced_text_go_with_it(filled: Engine) -> None:
     with filled.connect() as connection:
         for table in (vectors, representations):
             assert connection.execute(select(func.count()).select_from(table)).scalar() == 0
+
+
+def test_the_estimate_is_announced_and_its_calls_are_calls(filled: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Scripted("This user enjoyed dramas and comedies.")
+    learn_with(filled, OpenLlm(model, "m", "plain-1"), Plan())
+    said = capsys.readouterr().err
+    assert said.index("asking for 2 texts, to say what all will take") < said.index("2 partitions with m: about")
+    assert f"{len(model.seen)} calls (0 more from the cache)" in said
 
 
 def test_nouns() -> None:

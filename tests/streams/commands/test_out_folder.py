@@ -130,3 +130,12 @@ def test_the_same_kind_is_replaced(store: Engine, tmp_path: Path) -> None:
     result = run("train", "srp4ctr", *own, "--out", tmp_path / "fgbert")
     assert "holds a pre-trained encoder, not a srp4ctr artifact" in str(result.exception)
     assert {path.name: path.read_bytes() for path in (tmp_path / "fgbert").iterdir()} == kept
+
+
+@pytest.mark.parametrize("command", [("adapt", "--llm", "x"), ("tune", "encoder"), ("worth", "--no-plot")])
+def test_a_folder_that_cannot_be_is_told_before_anything_is_read(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = f"sqlite:///{tmp_path / 'none.db'}"  # there is none: whoever opens it says so
+    error = run(*command, "--store", store, "--out", tmp_path / "file" / "out").exception
+    assert isinstance(error, InputError)
+    assert "file is a file; give a folder" in str(error)

@@ -171,3 +171,9 @@ def test_forgetting_a_user_leaves_the_rates_says_so_and_new_ones_are_made_withou
     run("rates", "--store", url, "--freeze")
     with filled.connect() as connection:
         assert len(connection.execute(select(base_rates)).all()) == 2
+
+
+def test_a_file_that_cannot_be_written_is_told_before_rates_are_frozen(store: Engine, tmp_path: Path) -> None:
+    result = run("rates", "--store", store.url, "--freeze", "--export", tmp_path / "nowhere" / "rates.json")
+    assert isinstance(result.exception, InputError)  # and not that this store has too few users
+    assert "there is no folder" in str(result.exception)

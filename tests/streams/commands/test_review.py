@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,46 @@ def test_texts_are_read_with_the_base_rates_that_they_were_written_by(reviewed: 
     assert found["generic"] == 0.0  # all have dramas, and nobody more of them than others
 
 
+def test_a_version_is_found_by_its_name_where_there_is_one_of_it(reviewed: Engine) -> None:
+    def reviewed_by(name: str) -> list[str]:
+        told = json.loads(run("review", "--store", reviewed.url, "--no-retrieval", "--json", *given(name)).stdout)
+        return [one["prompt_version"] for one in told]
+
+    def given(name: str) -> tuple[str, str]:
+        return "--prompt-version", name
+
+    with writing(reviewed) as connection:
+        for index, version in enumerate(("plain-3@00000001", "plain-2@00000001+chained")):
+            of_one = interests.update().where(interests.c.index == index)
+            connection.execute(of_one.values(prompt_version=version))
+    assert reviewed_by("plain-3") == reviewed_by("plain-3@00000001") == ["plain-3@00000001"]
+    assert reviewed_by("plain-2") == reviewed_by("plain-2+chained") == ["plain-2@00000001+chained"]
+    with writing(reviewed) as connection:
+        of_some = interests.update().where(interests.c.user_id == "user-1")
+        connection.execute(of_some.where(interests.c.index == 0).values(prompt_version="plain-3@00000002"))
+    result = run("review", "--store", reviewed.url, "--no-retrieval", *given("plain-3"))
+    assert isinstance(result.exception, InputError)
+    assert "several versions of plain-3; give one: plain-3@00000001, plain-3@00000002" in str(result.exception)
+    assert reviewed_by("plain-3@00000002") == ["plain-3@00000002"]
+
+
+def test_how_shifts_ended_is_shown_beside_summaries(reviewed: Engine, tmp_path: Path) -> None:
+    page = tmp_path / "review.html"
+    with writing(reviewed) as connection:
+        of_some = interests.update().where(interests.c.index == 1, interests.c.user_id.in_(["user-1", "user-2"]))
+        connection.execute(of_some.values(shift_outcome="unchanged"))
+    text = output_of("review", "--store", reviewed.url, "--no-retrieval", "--page", page)
+    assert "outcomes: ok 24, rejected 8" in text
+    assert "shifts: ok 14, unchanged 2" in text
+    assert "<th>shifts</th><td></td><td>ok 14, unchanged 2</td>" in page.read_text()
+
+
+def test_every_step_is_told(reviewed: Engine) -> None:
+    said = run("review", "--store", reviewed.url, "--no-retrieval").stderr
+    steps = ("Reading the texts of plain-1: 32", "Reading partitions of others: 16", "Reviewing plain-1: 24/24")
+    assert [step for step in (*steps, "Looking for their users: 48/48") if step not in said] == []
+
+
 def test_pages_show_what_the_store_holds_and_run_none_of_it(reviewed: Engine, tmp_path: Path) -> None:
     page, sample = tmp_path / "review.html", tmp_path / "sample.md"
     with writing(reviewed) as connection:
@@ -118,6 +159,34 @@ def test_what_cannot_be_reviewed_is_told(reviewed: Engine, options: tuple[object
     result = run("review", "--store", reviewed.url, "--no-retrieval", *options)
     assert isinstance(result.exception, InputError)
     assert said in str(result.exception)
+
+
+@pytest.mark.parametrize("options", [("--page", "FILE"), ("--sample", 3, "--out", "FILE")])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nowhere/x.html", "there is no folder .*nowhere; make it first, or name another file"),
+        ("taken/x.html", "taken is not a folder"),
+        (".", "is a folder; give the name of a file"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_read(
+    tmp_path: Path, options: tuple[object, ...], file: str, said: str
+) -> None:
+    (tmp_path / "taken").touch()
+    named = [str(tmp_path / file) if word == "FILE" else word for word in options]
+    result = run("review", "--store", f"sqlite:///{tmp_path / 'none.db'}", *named)  # there is no such store either
+    assert isinstance(result.exception, InputError)
+    assert re.search(f"{named[-2]} .*{said}", str(result.exception))
+
+
+def test_what_fails_to_be_written_in_the_end_has_been_printed(reviewed: Engine, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.symlink_to(tmp_path / "nowhere" / "x.html")
+    result = run("review", "--store", reviewed.url, "--no-retrieval", "--json", "--page", page)
+    assert json.loads(result.stdout)[0]["prompt_version"] == "plain-1"
+    assert isinstance(result.exception, InputError)
+    assert "cannot be written" in str(result.exception)
 
 
 def test_stats_has_one_line_of_it(reviewed: Engine) -> None:
