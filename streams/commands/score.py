@@ -125,9 +125,9 @@ def score(
             f"--llm {llm}: {artifact} is a {model.config.kind} model, which needs no language model; leave --llm out"
         )
     scorer = Scorer(model, as_of_request=past is not None, blend=blend)
-    told = None if blend is None else on_two_scales(parse_blend(blend, scorer.tasks), model.spec.tasks)
-    if told:
-        print(f"warning: {told}", file=sys.stderr, flush=True)
+    mixed = None if blend is None else on_two_scales(parse_blend(blend, scorer.tasks), model.spec.tasks)
+    if mixed:
+        print(f"warning: {mixed}", file=sys.stderr, flush=True)
     strangers = _Strangers(model)
     with engine.connect() as connection, _writing(connection, out, scorer.tasks, json=json) as write:
         moment = newest_time(connection) if past is None else past
