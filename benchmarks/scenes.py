@@ -1,6 +1,7 @@
 """Claim: items that look alike meet under different ids, and a preference carries from one scene to another.
 
-    python benchmarks/scenes.py [--seeds 3] [--epochs 6] [--only NAME,...] [--work DIR] [--save FILE] [--quick]
+    python benchmarks/scenes.py [--log planted|ml-1m] [--seeds 3] [--epochs 6] [--only NAME,...] [--data ../shared/data]
+                                [--work DIR] [--save FILE] [--quick]
 
 A log in AntM2C's schema with a planted truth (benchmarks/rig/antm2c.py) is replayed from its CSV, with no --map: rows
 with label 0 are samples and no history. Models learn `action=click` on it, each variant on its own store:
@@ -10,12 +11,18 @@ with label 0 are samples and no history. Models learn `action=click` on it, each
 - all_entities: all_with, and what the entity columns know of a user is history; a user's clicks have told it by then,
   so that nothing is to be gained (benchmarks/entities.py has a log on which there is);
 - alone_with, alone_without: DIN on the last scene's rows alone;
-- srp4ctr_with, srp4ctr_without: SRP4CTR, not pre-trained, on the three scenes.
+- srp4ctr_with, srp4ctr_without: SRP4CTR as `train srp4ctr` makes it, not pre-trained, on the three scenes.
 
 The figures are AUCs on the test part's offers of items that are new in the last scene (their twins are old in the
 others); `optimum` is that of the planted chances on the same offers; with `_scene` behind, of all test offers of that
 scene. All variants are tested on the same offers. Means over seeds; `gain_*` are paired differences and their errors.
-Real: the columns. Planted: everything in them. --work keeps what has been trained: the same command goes on from there.
+Real: the columns. Planted: everything in them.
+
+--log ml-1m: the first 60 ratings of 600 of MovieLens-1M's users as three shops' offers (benchmarks/rig/shops.py): what
+was liked and what films are about is real, the shops are planted. In the pictures' place are vectors of films' texts
+(title, genres, director and plot by all-MiniLM-L6-v2), and there is no optimum.
+
+--work keeps what has been trained: the same command goes on from there.
 --quick: one seed, fewer users. Prints one JSON line.
 """
 
@@ -37,6 +44,7 @@ from sqlalchemy import Engine
 
 from benchmarks.rig.antm2c import SCENES, Planted, plant
 from benchmarks.rig.chosen import planted_options
+from benchmarks.rig.shops import shops
 from fusion.encoders.sentence import open_encoder
 from fusion.features.dataset import DatasetConfig, read_dataset
 from fusion.features.modalities import TEXT, Modality
@@ -85,11 +93,18 @@ VARIANTS = {
     "srp4ctr_with": Variant(modality="image", model="srp4ctr"),
     "srp4ctr_without": Variant(model="srp4ctr"),
 }
+OF_RATINGS = ("all_with", "all_without", "alone_with", "alone_without", "srp4ctr_with", "srp4ctr_without")
+LOGS = {
+    "planted": {"real": "the columns", "planted": "tastes, items, twins, pictures, titles, clicks"},
+    "ml-1m": {"real": "users, films, texts, times, what was liked", "planted": "shops, each film's id in each shop"},
+}
 GAINS = (
     ("gain_modality", "all_with", "all_without"),
     ("gain_entities", "all_entities", "all_with"),
     ("gain_text", "all_text", "all_without"),
     ("gain_modality_srp4ctr", "srp4ctr_with", "srp4ctr_without"),
+    ("gain_modality_scene", "all_with_scene", "all_without_scene"),
+    ("gain_modality_srp4ctr_scene", "srp4ctr_with_scene", "srp4ctr_without_scene"),
     ("gain_scenes", "all_with", "alone_with"),
     ("gain_scenes_scene", "all_with_scene", "alone_with_scene"),
     ("below_optimum", "optimum", "all_with"),
@@ -97,24 +112,29 @@ GAINS = (
 
 
 def main() -> None:
-    chosen = planted_options(__doc__, VARIANTS)
-    names = chosen.names
-    seeds, sizes = chosen.seeds, {}
-    if chosen.quick:
-        seeds, sizes = 1, {"users": 120, "each": 60}
+    chosen = planted_options(__doc__, VARIANTS, LOGS)
+    names, seeds = chosen.names, 1 if chosen.quick else chosen.seeds
+    if chosen.log == "ml-1m":
+        names = [name for name in names if name in OF_RATINGS]
     found = []
     for seed in range(seeds):
-        truth = plant(seed, **sizes)
+        truth = made(chosen.log, seed, chosen.data, quick=chosen.quick)
         scores = {name: kept(truth, name, chosen.work, seed, chosen.epochs) for name in names}
         found.append(measured(truth, scores))
         print(f"seed {seed}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
     line = json.dumps({
-        "benchmark": "scenes", "quick": chosen.quick, "seeds": seeds, "epochs": chosen.epochs, **summary(found),
-        "real": "the columns", "planted": "tastes, items, twins, pictures, titles, clicks",
+        "benchmark": "scenes", "log": chosen.log, "quick": chosen.quick, "seeds": seeds, "epochs": chosen.epochs,
+        **summary(found), **LOGS[chosen.log],
     })  # fmt: skip
     if chosen.save:
         chosen.save.write_text(f"{line}\n")
     print(line)
+
+
+def made(log: str, seed: int, data: Path, *, quick: bool) -> Planted:
+    if log == "ml-1m":
+        return shops(seed, data, users=100 if quick else 600)
+    return plant(seed, users=120, each=60) if quick else plant(seed)
 
 
 def kept(truth: Planted, name: str, work: Path | None, seed: int, epochs: int) -> Scores:
@@ -170,12 +190,14 @@ def measured(truth: Planted, scores: dict[str, Scores]) -> dict[str, float]:
     chance = {}
     for user, item, at, own, label in zip(truth.user, truth.item, truth.at, truth.chance, truth.label, strict=True):
         chance[f"u{user}", truth.items[item], float(at)] = (float(own), int(label))
+    planted = not np.isnan(truth.chance).any()
     scene = [key for key in sorted(common) if truth.scene[number[key[1]]] == LAST]
     new = [key for key in scene if truth.new[number[key[1]]]]
     told: dict[str, float] = {"offers_new": len(new), "offers_scene": len(scene)}
     for name, keys in (("", new), ("_scene", scene)):
         labels = np.array([chance[key][1] for key in keys])
-        told[f"optimum{name}"] = auc(labels, np.array([chance[key][0] for key in keys]))
+        if planted:
+            told[f"optimum{name}"] = auc(labels, np.array([chance[key][0] for key in keys]))
         for variant, own in scores.items():
             told[f"{variant}{name}"] = auc(labels, np.array([own[key] for key in keys]))
     return told
@@ -193,8 +215,9 @@ def learnt(
     with engine.connect() as connection:
         data = read_dataset(connection, config)
     settings = TrainConfig(epochs=epochs, batch_size=128, seed=seed, unknown=0.2, dense_epochs=2)
-    encoder = FgBertConfig(positions=45, width=32)  # the history, and the 15 moments of a window in training
-    chosen = DinConfig(dense_path=True) if model == "din" else Srp4CtrConfig(encoder=encoder, dense_path=True)
+    encoder = FgBertConfig(positions=45)  # the history, and the 15 moments of a window in training
+    srp4ctr = Srp4CtrConfig(encoder=encoder, dense_path=True, lifelong=True)
+    chosen = DinConfig(dense_path=True) if model == "din" else srp4ctr
     experiment.run(data, chosen, settings, split="global", folder=folder)
     model_, rows = load_artifact(folder).model, data.of(TEST)
     values = predict(model_, data.samples, rows)

@@ -22,9 +22,15 @@ def run_chosen(chosen: argparse.Namespace, models: Sequence[str], finish: Callab
         finish(chosen)
 
 
-def planted_options(about: str | None, variants: Collection[str]) -> argparse.Namespace:
-    """The options of a benchmark on a planted log, as they were given; `names` are the variants that are wanted."""
+def planted_options(about: str | None, variants: Collection[str], logs: Collection[str] = ()) -> argparse.Namespace:
+    """The options of a benchmark on planted logs, as they were given; `names` are the variants that are wanted.
+
+    logs: those to choose from, the first where none is named.
+    """
     options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if logs:
+        options.add_argument("--log", choices=tuple(logs), default=next(iter(logs)))
+        options.add_argument("--data", type=Path, default=Path("../shared/data"), help="of logs that are not made up")
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--epochs", type=int, default=6)
     options.add_argument("--only", default=",".join(variants), help="some of the variants, with commas between")
