@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import Connection, and_, func, select
 
+from interest.review.texts import ASKED
 from interest.store.sql import partition_size
 from interest.store.tables import interests, partitions, usage
 
@@ -18,7 +19,7 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """A thousand behaviours that have been written about, retries included."""
+    """A thousand behaviours of partitions that an LLM was asked about, retries included."""
 
     calls: float
     tokens: float
@@ -33,6 +34,7 @@ def read_costs(connection: Connection, *, generation: int, prompt_version: str, 
     same = and_(*(interests.c[name] == partitions.c[name] for name in ("user_id", "generation", "index")))
     query = select(func.sum(partition_size())).join(interests, same)
     query = query.where(interests.c.generation == generation, interests.c.prompt_version == prompt_version)
+    query = query.where(interests.c.summary_outcome.in_(ASKED))  # a template's texts cost nothing, and would dilute it
     behaviors = connection.execute(query).scalar() or 0
     if not row[0] or not behaviors:
         return None

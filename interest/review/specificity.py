@@ -87,7 +87,9 @@ def clues_of(text: str, evidence: Evidence) -> tuple[Clue, ...]:
                     found[name] = Clue(name, stance)
     low = hidden.lower()
     for name in {part for text in evidence.facts.names for part in parts_of(text)}:
-        if len(name) > 2 and re.search(rf"(?<!\w){re.escape(name.lower())}(?!\w)", low):
+        own = name.lower()
+        # a pattern is made for the few names that occur at all: making one for each took four fifths of the time
+        if len(name) > 2 and own in low and re.search(rf"(?<!\w){re.escape(own)}(?!\w)", low):
             found.setdefault(name, Clue(name, 0, word=True))
     return tuple(found[name] for name in sorted(found))
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 import pytest
 from typer.testing import CliRunner
 
+from fusion.worth.costs import Prices, read_costs
 from interest.store.sql import insert_new, item_row, writing
 from interest.store.tables import behaviors, interests, item_descriptions, item_statements, items, partitions
 from interest.types import Item
@@ -117,9 +118,12 @@ def test_partitions_without_a_call_are_not_in_the_cost_of_calls(store):
     with writing(store) as connection:
         insert_new(connection, interests, [interest(ANN, 2, **sparse)])
         cost = read_cost(connection, "plain-1", "small", 0)
+        worth = read_costs(connection, generation=0, prompt_version="plain-1", prices=Prices())
     assert counted(store).llm.calls_per_1000_behaviors == 1000 * 5 / 8
     assert cost is not None
     assert cost.summary_calls_per_1000 == 1000 * 5 / 8
+    assert worth is not None
+    assert worth.calls == 1000 * 5 / 8
 
 
 def test_the_review_line_holds_texts_against_many_users_however_long_their_histories(store):
