@@ -40,7 +40,7 @@ def bring_files(engine: Engine, given: Sequence[str]) -> list[str]:
             )
         files.append((file, found, place, known))
     for file, found, place, known in files:
-        with progress(f"Reading {file.modality} vectors", file.rows, unit="items") as advance:
+        with progress(f"Reading {file.modality} vectors", len(found.items), unit="items") as advance:
             done = bring(engine, file.modality, file.width, file.chunks(), advance=advance)
         with engine.connect() as connection:
             have = len(items_with(connection, file.modality) & known)
@@ -65,7 +65,14 @@ def _some(ids: set[str]) -> str:
 
 
 def _warn(file: VectorFile, found: Found) -> None:
-    """Of vectors that tell items apart badly."""
+    """Of rows that do not count, and of vectors that tell items apart badly."""
+    if found.repeated:
+        print(
+            f"warning: {file.path}: {found.repeated:,} rows are of items that a later row has as well; the last of an "
+            "item's rows counts",
+            file=sys.stderr,
+            flush=True,
+        )
     told = ""
     if found.same and len(found.items) > 1:
         told = "all vectors are the same, and tell no item from another"

@@ -16,7 +16,6 @@ from interest.errors import InputError
 from streams.commands.options import LlmBackend, PromptVersion, Store
 from streams.settings.durations import parse_duration
 from streams.settings.load import store_url
-from streams.ubsp.known_names import is_name
 from streams.ubsp.policy import Dedupe, Policy, Scenes, Span
 
 if TYPE_CHECKING:
@@ -327,8 +326,9 @@ def _ingest(engine: Engine, sources: Sources, policy: Policy, *, resume: bool) -
 
         replayed = run(engine, log, policy, rejects=sources.rejects(log.path), started=started)
     print("\n".join(report(replayed)))
-    if log.whole_minutes and "event_id" not in log.fields and replayed.policy.dedupe is not Dedupe.NONE:
-        print(whole_minutes(replayed.position.duplicates), file=sys.stderr)
+    alike = log.whole_minutes and "event_id" not in log.fields and replayed.policy.dedupe is not Dedupe.NONE
+    if alike and replayed.dropped.events:
+        print(whole_minutes(replayed.dropped.events), file=sys.stderr)
     with engine.connect() as connection:
         if log.label:
             held = connection.scalar(select(func.count()).select_from(offers))
@@ -354,9 +354,12 @@ def report(replayed: Replayed) -> Iterator[str]:
         f"of this log {position.accepted:,} behaviours{late}; "
         f"{position.duplicates:,} duplicates; {position.rejected:,} rejected"
     )
-    if replayed.duplicate is not None:
-        rule = "a name known already" if is_name(replayed.duplicate) else f"--dedupe {replayed.policy.dedupe}"
-        yield f"dropped as a duplicate, for example: {described(replayed.duplicate)} ({rule})"
+    dropped = replayed.dropped
+    if dropped.names:
+        yield f"{dropped.names:,} of these duplicates are names of bills, visits and searches that were known already"
+    if dropped.example is not None:
+        rule = f"--dedupe {replayed.policy.dedupe}"
+        yield f"dropped as a duplicate, for example: {described(dropped.example)} ({rule})"
     yield f"{replayed.partitions:,} closed partitions in the store"
     if replayed.rejects.count:
         yield f"rejected rows, each with line and reason: {replayed.rejects.path}"

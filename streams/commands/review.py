@@ -73,9 +73,10 @@ def review(
     style = Style(noun=nouns(noun))
     reviews: list[Review] = []
     read: list[ReviewedText] = []
-    vectors = _encoder(encoder) if retrieval else None
     with engine.connect() as connection:
-        for version, name, generation in versions_of(connection, prompt_version, model):
+        versions = versions_of(connection, prompt_version, model)
+        vectors = _encoder(encoder) if retrieval else None
+        for version, name, generation in versions:
             with progress(f"Reading the texts of {version}", None, unit="partitions") as advance:
                 texts = read_texts(connection, version, name, generation, most, advance, style)
             kept = [text for text in texts if text.kept]

@@ -30,6 +30,7 @@ class Found(NamedTuple):
     items: set[str]
     zeros: int  # vectors that are 0
     same: bool  # all vectors are one
+    repeated: int  # rows whose item a later row has as well
 
 
 class VectorFile(NamedTuple):
@@ -45,27 +46,32 @@ class VectorFile(NamedTuple):
 
         Raises InputError, with the row, for one that cannot be used.
         """
+        for ids, vectors in self._batches():
+            last = {item: row for row, item in enumerate(ids)}  # of two rows of an item the later counts
+            rows = sorted(last.values())
+            yield [ids[row] for row in rows], vectors[rows]
+
+    def _batches(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         done = 0
         with pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=ROWS, columns=list(COLUMNS), use_threads=False):
                 ids, there, vectors = self._read(batch, done + 1)
                 done += len(batch)
                 kept = np.flatnonzero(there)
-                last = {ids[row]: row for row in kept.tolist()}  # of two rows of an item the later counts
-                rows = sorted(last.values())
-                yield [ids[row] for row in rows], vectors[rows]
+                yield [ids[row] for row in kept], vectors[kept]
 
     def found(self) -> Found:
         """Reads the file once. Raises InputError as `chunks` does."""
-        items, zeros, same = set[str](), 0, True
+        items, rows, zeros, same = set[str](), 0, 0, True
         first: npt.NDArray[np.float32] | None = None
-        for ids, vectors in self.chunks():
+        for ids, vectors in self._batches():
             items.update(ids)
+            rows += len(ids)
             zeros += int((~vectors.any(axis=1)).sum())
             if len(vectors):
                 first = vectors[0] if first is None else first
                 same = same and bool((vectors == first).all())
-        return Found(items, zeros, same)
+        return Found(items, zeros, same, rows - len(items))
 
     def _read(self, batch: Any, first: int) -> tuple[list[str], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
         ids = batch.column("item_id").cast(pa.string()).to_pylist()

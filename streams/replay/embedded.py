@@ -22,6 +22,19 @@ from streams.ubsp.ingest import Folded, Ingest, Position, fewer_collections
 from streams.ubsp.policy import Policy
 
 
+class Dropped(msgspec.Struct, kw_only=True):
+    """The duplicates that one run has dropped."""
+
+    example: Behavior | None = None  # the first event
+    events: int = 0  # that repeat another
+    names: int = 0  # that were known of their users already
+
+    def add(self, folded: Folded) -> None:
+        self.example = self.example or folded.duplicate
+        self.events += folded.duplicates - folded.names
+        self.names += folded.names
+
+
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one log; the figures are of the log as a whole, earlier and interrupted runs included."""
 
@@ -31,7 +44,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     was_sorted: bool
     partitions: int  # in the store
     rejects: RejectWriter
-    duplicate: Behavior | None  # the first that this run has dropped
+    dropped: Dropped
     policy: Policy  # the store's
 
 
@@ -73,10 +86,10 @@ def replay(
         _refuse_other_rules(ingest, log)
     was_sorted, rows = in_time_order(log)
     advance = started(log.rows, before.offset + before.rejected, was_sorted)
-    examples: list[Behavior] = []
+    dropped = Dropped()
     with rejects or RejectWriter(log.path) as writer:
         digest = Digest()
-        after = _drive(ingest, source, before, _from(rows, before, log, digest), writer, advance, digest, examples)
+        after = _drive(ingest, source, before, _from(rows, before, log, digest), writer, advance, digest, dropped)
     if not after.offset:
         raise no_usable_row(log.path, writer)
     if after.watermark is not None:
@@ -90,7 +103,7 @@ def replay(
         was_sorted=was_sorted,
         partitions=count,
         rejects=writer,
-        duplicate=examples[0] if examples else None,
+        dropped=dropped,
         policy=ingest.policy,
     )
 
@@ -113,7 +126,7 @@ def _drive(
     rejects: RejectWriter,
     advance: Callable[[int], None],
     digest: Digest,
-    examples: list[Behavior],
+    dropped: Dropped,
 ) -> Position:
     """Fold the next chunk while the last one is written: one thread each, never more than one batch ahead."""
     with fewer_collections(), ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:
@@ -121,8 +134,7 @@ def _drive(
         offset, position_rejected = position.offset, position.rejected
         for rows, start in chunks:
             folded = ingest.fold(rows.behaviors(start))
-            if folded.duplicate is not None and not examples:
-                examples.append(folded.duplicate)
+            dropped.add(folded)
             offset += len(rows) - start
             digest.add(rows, start, len(rows))
             again = max(position_rejected - rejects.count, 0)  # counted by an earlier run

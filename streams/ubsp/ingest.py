@@ -86,7 +86,8 @@ class Folded(msgspec.Struct, kw_only=True):
     late: int
     duplicates: int
     watermark: float | None
-    duplicate: Behavior | None = None  # the first that was dropped: an example
+    duplicate: Behavior | None = None  # the first event that was dropped: an example
+    names: int = 0  # of the duplicates: names that were known of their users already
     offers: list[dict[str, Any]] = msgspec.field(default_factory=list)  # rows of the table: no history, no partitions
 
     def after(self, before: Position, offset: int, *, rejected: int, digest: str) -> Position:
@@ -159,7 +160,7 @@ class Ingest:
         rows: list[Any] = []
         closed: list[Partition] = []
         closers: list[int] = []
-        count = late = duplicates = tokens = names = 0
+        count = late = duplicates = known = tokens = names = 0
         duplicate: Behavior | None = None
         offered: list[dict[str, Any]] = []
         for place, behavior in enumerate(batch):
@@ -170,8 +171,7 @@ class Ingest:
                 continue
             if behavior.event_id is not None and is_name(behavior):
                 if not self._names.add(behavior):
-                    duplicates += 1
-                    duplicate = duplicate or behavior
+                    known += 1
                     continue
                 names += 1
             if costs:
@@ -195,8 +195,8 @@ class Ingest:
         self._held += count * IDENTITY_BYTES + names * NAME_BYTES
         watermark = max(map(_AT, batch), default=None)
         return Folded(
-            rows=rows, accepted=count, closed=closed, closers=closers, late=late, duplicates=duplicates,
-            watermark=watermark, duplicate=duplicate, offers=offered,
+            rows=rows, accepted=count, closed=closed, closers=closers, late=late, duplicates=duplicates + known,
+            watermark=watermark, duplicate=duplicate, names=known, offers=offered,
         )  # fmt: skip
 
     def write(

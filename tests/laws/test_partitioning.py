@@ -234,4 +234,7 @@ def test_a_duplicate_is_told_by_example() -> None:
     engine = empty()
     one = Behavior(user_id="u", item_id="i", action="play", at=60.0)
     folded = Ingest(engine, Policy()).fold([one, one, one])
-    assert (folded.accepted, folded.duplicates, folded.duplicate) == (1, 2, one)
+    assert (folded.accepted, folded.duplicates, folded.duplicate, folded.names) == (1, 2, one, 0)
+    name = Behavior(user_id="u", item_id="tea bill", action="pay", at=60.0, event_id="tea bill")
+    folded = Ingest(engine, Policy()).fold([name, name])
+    assert (folded.accepted, folded.duplicates, folded.duplicate, folded.names) == (1, 1, None, 1)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
+from interest.types import Behavior
 from streams.ubsp.ingest import Folded
 
 SAY_S = 60.0
@@ -18,15 +19,22 @@ class DuplicateLog:
     """Counts between two lines."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._count = self._names = 0
+        self._example: Behavior | None = None
         self._said_at = -SAY_S
 
     def add(self, folded: Sequence[Folded], rule: str) -> None:
-        """Count what a transaction dropped by `rule`, and say it if it is time."""
+        """Count what a transaction dropped by `rule`, and say it if it is time.
+
+        known_names: of the count, names that were known of their users already, which are dropped by any rule.
+        """
         dropped = sum(one.duplicates for one in folded)
         self._count += dropped
+        self._names += sum(one.names for one in folded)
+        self._example = self._example or next((one.duplicate for one in folded if one.duplicate is not None), None)
         if not dropped or time.monotonic() - self._said_at < SAY_S:
             return
-        example = next(one.duplicate for one in folded if one.duplicate is not None)
-        log.info("duplicates dropped", count=self._count, rule=rule, example=msgspec.to_builtins(example))
-        self._count, self._said_at = 0, time.monotonic()
+        told = {} if self._example is None else {"example": msgspec.to_builtins(self._example)}
+        log.info("duplicates dropped", count=self._count, known_names=self._names, rule=rule, **told)
+        self._count = self._names = 0
+        self._example, self._said_at = None, time.monotonic()

@@ -118,6 +118,7 @@ def test_rows_without_a_vector_are_items_without_one_and_the_later_of_two_rows_c
     opened = open_vectors(f"image={file}")
     ((ids, found),) = opened.chunks()
     assert (opened.width, ids, found.tolist()) == (1, ["a"], [[2.0]])
+    assert opened.found().repeated == 1
 
 
 def test_a_file_of_other_items_or_of_another_width_leaves_the_store_as_it_was(
@@ -152,12 +153,13 @@ def test_a_file_of_other_items_or_of_another_width_leaves_the_store_as_it_was(
         ([[1.0, 2.0]] * 4, "warning: .*v.parquet: all vectors are the same"),
         ([[1.0, 2.0], [0.0, 0.0], [1.0, 3.0], [1.0, 1.0]], "warning: .*1 of 4 vectors are 0; leave out those"),
         ([[1.0, 2.0], [0.5, 0.0], [1.0, 3.0], [1.0, 1.0]], ""),
+        ([[1.0, 2.0], [0.5, 0.0], [1.0, 3.0], [1.0, 1.0], [2.0, 2.0]], "warning: .*1 rows are of items that a later"),
     ],
 )
 def test_vectors_that_tell_no_items_apart_are_warned_of(
     url: str, store: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[object], told: str
 ) -> None:
-    file = vectors(tmp_path / "v.parquet", [f"i{number}" for number in range(4)], rows)
+    file = vectors(tmp_path / "v.parquet", [f"i{number % 4}" for number in range(len(rows))], rows)
     bring_files(store, [f"image={file}"])
     shown = capsys.readouterr()
     assert "4 of 36 items of the catalogue have one" in shown.out

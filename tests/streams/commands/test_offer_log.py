@@ -177,6 +177,10 @@ def test_a_name_is_a_behaviour_once_in_a_log_of_daily_files(tmp_path: Path) -> N
         url = f"sqlite:///{tmp_path / store}.db"
         for name in files:
             told = run("replay", tmp_path / f"{name}.csv", "--no-llm", "--store", url).output
+            names = 24 * (name == "second" and "nothing new" not in told)  # 4 of 6 users, which the first file has too
+            assert ("24 of these duplicates are names" in told) == bool(names)
+            assert "dropped as a duplicate" not in told
+            assert "whole minutes" not in told
         engine = open_store(url, create=False)
         with engine.connect() as connection:
             query = select(behaviors).order_by(behaviors.c.user_id, behaviors.c.seq)
@@ -188,9 +192,16 @@ def test_a_name_is_a_behaviour_once_in_a_log_of_daily_files(tmp_path: Path) -> N
     assert "24 duplicates" in told  # 4 names of 6 users, which the first file has as well
 
 
-def written(path: Path, columns: tuple[str, ...] = COLUMNS, *, without: tuple[str, ...] = (), cell: str = "") -> Path:
+def written(
+    path: Path,
+    columns: tuple[str, ...] = COLUMNS,
+    *,
+    without: tuple[str, ...] = (),
+    cell: str = "",
+    times: str = "2023-08-06 08:00:0{}",
+) -> Path:
     """Four offers of which two are taken, under these names of AntM2C's columns; `cell` is what was searched."""
-    rows = [("u", f"i{n}", f"2023-08-06 08:00:0{n}", str(n % 2), "", "", cell, "", "tea", "home") for n in range(4)]
+    rows = [("u", f"i{n}", times.format(n), str(n % 2), "", "", cell, "", "tea", "home") for n in range(4)]
     kept = [place for place, name in enumerate(COLUMNS) if name not in without]
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([[row[place] for place in kept] for row in (columns, *rows)])
@@ -205,6 +216,16 @@ def counted(url: str) -> tuple[dict[str, int], int]:
         held = dict(iter(actions)), connection.scalar(select(func.count()).select_from(offers)) or 0
     engine.dispose()
     return held
+
+
+def test_names_of_daily_files_with_times_in_minutes_are_no_repetitions(tmp_path: Path) -> None:
+    """Nothing that happened twice was dropped, so that nothing is to be replayed another way."""
+    url = f"sqlite:///{tmp_path / 'days.db'}"
+    for day in ("06", "07"):
+        log = written(tmp_path / f"{day}.csv", cell="green tea", times=f"2023-08-{day} 08:1{{}}:00")
+        told = run("replay", log, "--no-llm", "--store", url).output
+        assert "whole minutes" not in told
+    assert "1 of these duplicates are names" in told
 
 
 def test_names_of_columns_are_read_in_either_case(tmp_path: Path) -> None:

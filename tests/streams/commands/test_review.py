@@ -152,11 +152,12 @@ def test_pages_show_what_the_store_holds_and_run_none_of_it(reviewed: Engine, tm
     [
         (("--sample", 3), "--sample and --out go together"),
         (("--language", "fr"), "no texts in 'fr'"),
-        (("--prompt-version", "plain-9"), "it has plain-1 by small"),
+        (("--prompt-version", "plain-9", "--encoder", "nowhere"), "it has plain-1 by small"),  # said before
+        (("--encoder", "nowhere"), "--no-retrieval"),
     ],
 )
 def test_what_cannot_be_reviewed_is_told(reviewed: Engine, options: tuple[object, ...], said: str) -> None:
-    result = run("review", "--store", reviewed.url, "--no-retrieval", *options)
+    result = run("review", "--store", reviewed.url, *options)
     assert isinstance(result.exception, InputError)
     assert said in str(result.exception)
 
