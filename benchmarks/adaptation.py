@@ -236,11 +236,11 @@ def measured(store: Engine, version: str, name: str, encoder: Encoder | None) ->
         row[name_of] = round(_mean(hits), 4)
         if not name_of.endswith("of_chance"):
             row[f"{name_of}_over_statistics"] = paired(hits, others["statistics"][name_of])
-    row["beside"] = {
-        beside: {each: round(_mean(hits), 4) for each, hits in others[beside].items()}
-        | held_against(kept, texts, _written(write))
-        for beside, write in BESIDE.items()
-    }
+    row["beside"] = {}
+    for beside, write in BESIDE.items():
+        with begin(f"Measuring what {beside} would say", len(kept)) as advance:
+            held = held_against(kept, texts, _written(write), advance)
+        row["beside"][beside] = {each: round(_mean(hits), 4) for each, hits in others[beside].items()} | held
     row["beside"]["counts"] = {each: round(_mean(hits), 4) for each, hits in by_counts(kept).items()}
     return row
 
@@ -304,10 +304,14 @@ def standardised(table: Array) -> Array:
     return np.asarray((table - table.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0))
 
 
-def held_against(kept: Sequence[ReviewedText], texts: Sequence[ReviewedText], say_of: Say) -> dict[str, float | None]:
+def held_against(
+    kept: Sequence[ReviewedText], texts: Sequence[ReviewedText], say_of: Say, advance: Callable[[int], None]
+) -> dict[str, float | None]:
     """Generic share, coverage and contradictions of what is said about the same partitions."""
-    others = strangers(texts)
-    rows = [measure(say_of(text), text.evidence, company_of(text.interest.user_id, others)) for text in kept]
+    others, rows = strangers(texts), []
+    for text in kept:
+        rows.append(measure(say_of(text), text.evidence, company_of(text.interest.user_id, others)))
+        advance(1)
     return {
         "generic": share_of([row.generic for row in rows]),
         "coverage": share_of([row.covers for row in rows]),
