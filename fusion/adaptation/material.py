@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -46,7 +46,7 @@ def divide(log: Log, catalogue: Mapping[str, Item], cut: float, seed: int) -> tu
     """
     # by the title: under another id the same item would be learnt
     held_item = {key for key, item in catalogue.items() if drawn(f"item {item.title or key}", seed, HELD_ITEMS)}
-    log = rows_of(log, log.at < cut)
+    log = numbered_alone(rows_of(log, log.at < cut))
     shown = liked(log)
     held_user = np.array([drawn(f"user {user_id}", seed, HELD_USERS) for user_id in log.users], bool)
     of_held_user = held_user[log.user] if len(log.user) else np.empty(0, bool)
@@ -76,6 +76,31 @@ def rows_of(log: Log, mask: Array) -> Log:
     return dataclasses.replace(log, user=user, starts=starts, scene=scene, **kept)
 
 
+def numbered_alone(log: Log) -> Log:
+    """The log with names and numbers of its own rows' users, items and actions only, in the order of their names.
+
+    A store numbers what it meets first, so that an old user's new behaviour may give another number to each item.
+    """
+    (users, user), (items, item), (actions, action) = (
+        _named(names, column)
+        for names, column in ((log.users, log.user), (log.items, log.item), (log.actions, log.action))
+    )
+    order = np.argsort(user, kind="stable")  # users' rows together, and each in the order that it had
+    held = {"user": user, "item": item, "action": action, "seq": log.seq, "at": log.at, "value": log.value}
+    columns = {name: values[order] for name, values in held.items()}
+    starts = np.searchsorted(columns["user"], np.arange(len(users) + 1)).astype(np.int64)
+    return Log(users=users, items=items, actions=actions, starts=starts, **columns)
+
+
+def _named(names: Sequence[str], column: Array) -> tuple[list[str], Array]:
+    """Those of the names that a column of numbers has, sorted, and the column with their places."""
+    present, places = np.unique(column, return_inverse=True)
+    order = sorted(range(len(present)), key=lambda place: names[present[place]])
+    rank = np.empty(len(present), np.int32)
+    rank[order] = np.arange(len(present))
+    return [names[present[place]] for place in order], rank[places]
+
+
 def learnt_users(log: Log) -> list[str]:
     """The users with a behaviour in the log, sorted."""
     return sorted(log.users[user] for user in np.unique(log.user))
@@ -90,12 +115,11 @@ def data_digest(log: Log, catalogue: Mapping[str, Item], cut: float) -> str:
     """SHA-256 of what a run learns from or is measured on: the behaviours before the cut, and the catalogue. Later
     behaviours, and users and items of these alone, change nothing.
     """
-    past = rows_of(log, log.at < cut)
+    past = numbered_alone(rows_of(log, log.at < cut))
     digest = hashlib.sha256()
     for names, column in ((past.users, past.user), (past.items, past.item), (past.actions, past.action)):
-        present, places = np.unique(column, return_inverse=True)
-        digest.update("\n".join(names[one] for one in present).encode(errors="surrogatepass"))
-        digest.update(places.astype("<i4").tobytes())
+        digest.update("\n".join(names).encode(errors="surrogatepass"))
+        digest.update(column.astype("<i4").tobytes())
     digest.update(past.at.astype("<f8").tobytes() + past.value.astype("<f4").tobytes())
     for _, item in sorted(catalogue.items()):
         digest.update(msgspec.json.encode(item, order="deterministic"))

@@ -14,24 +14,28 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sqlalchemy import Engine
 from transformers import AutoModelForCausalLM
 
 from fusion.adaptation import learn as learning
 from fusion.adaptation.document import Document, Kind, Piece, dialogue
 from fusion.adaptation.encode import IGNORED, Encoded, Encoder, collate, pack
 from fusion.adaptation.learn import LENGTHS, TOGETHER, LearnConfig, add_lora, gathered, learn, losses, merged, rate_at
-from fusion.adaptation.material import data_digest, default_cut
+from fusion.adaptation.material import data_digest, default_cut, divide
 from fusion.adaptation.record import read_record
 from fusion.adaptation.run import AdaptConfig, Source, answers_asked, held_documents
+from fusion.features.log import read_log
 from interest.errors import ArtifactError, InputError
 from interest.llm.gather import open_tokenizer
 from interest.llm.int8 import Int8Model
 from interest.llm.local import LocalModel
 from interest.llm.protocol import Message, Request
 from interest.llm.transformers import LOADING
+from interest.store.sql import insert_new, writing
+from interest.store.tables import behaviors
 from streams.fetch.int8 import int8_weights
 from tests.support.adapting import ITEMS, adapted, chat_model, films, short, watched
-from tests.support.ctr_world import log_of, random_rows
+from tests.support.ctr_world import fill, log_of, random_rows
 from tests.support.tiny_llm import save_llm
 
 CPU = torch.device("cpu")
@@ -232,6 +236,26 @@ def test_what_comes_after_the_cut_is_the_same_data() -> None:
     first = np.flatnonzero(log.at < cut)[0]
     other = dataclasses.replace(log, value=np.where(np.arange(log.size) == first, 9, log.value).astype(np.float32))
     assert data_digest(other, films(), cut) != data
+
+
+def test_a_behaviour_that_gives_items_other_numbers_changes_no_data(store: Engine) -> None:
+    """The store's first user meets, after the cut, what only later users had met: all are numbered anew."""
+    fill(store, random_rows(3, user_count=30, item_count=ITEMS), 30, ITEMS)
+    with store.connect() as connection:
+        log = read_log(connection)
+    cut = default_cut(log)
+    met = {log.items[number] for number in log.item[log.user == 0]}
+    late = next(item for item in reversed(log.items) if item not in met)
+    row = {"user_id": log.users[0], "seq": 10_000, "item_id": late, "action": "view", "at": cut + 1, "value": 1.0}
+    with writing(store) as connection:
+        insert_new(connection, behaviors, [row])
+        more = read_log(connection)
+    assert more.items != log.items
+    assert data_digest(more, films(), cut) == data_digest(log, films(), cut)
+    for ours, theirs in zip(divide(log, films(), cut, 0), divide(more, films(), cut, 0), strict=True):
+        for one, other in ((ours.told, theirs.told), (ours.likes, theirs.likes)):
+            assert (one.users, one.items, one.actions) == (other.users, other.items, other.actions)
+            assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one.content, other.content, strict=True))
 
 
 def test_a_short_run_asks_and_measures_less() -> None:
