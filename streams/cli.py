@@ -133,6 +133,8 @@ def what_is_kept(command: str) -> str:
         return "nothing is kept, the same command begins anew"
     if command == "page":
         return "the same command shows the page again"
+    if command == "serve":
+        return "what was answered is kept, the same command serves again"
     return "what was finished is kept, the same command goes on from there"
 
 

@@ -34,6 +34,7 @@ from fusion.encoders.causal_lm import FETCH_AGAIN, check_weights, init_layers, l
 from fusion.encoders.recipe import PLAIN, Recipe, TextPooling
 from fusion.encoders.sentence import ROWS_CPU, Precision, batches, encoder_id
 from interest.errors import ArtifactError, InputError
+from interest.llm.gather import has_none, no_model
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")  # pre-norm decoder layers that take rotary embeddings from outside
 VERSION = 1  # of everything below that can change a text's vector and is not a field of Recipe, FURTHER_SINK included
@@ -108,8 +109,8 @@ def sink_token(config: Architecture) -> int:
 
 def architecture(folder: Path) -> Architecture:
     """The LLM's config.json. Raises InputError where it is broken, or where the LLM cannot be split."""
-    if not folder.is_dir():
-        raise InputError(f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm")
+    if has_none(folder):
+        raise no_model(folder)
     try:
         config: Architecture = msgspec.json.decode((folder / "config.json").read_bytes())
         config |= {name: int(config[name]) for name in ("num_hidden_layers", "hidden_size", "vocab_size")}

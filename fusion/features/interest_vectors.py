@@ -168,6 +168,6 @@ def choose_vectors(
         listed = "; ".join(f"{version}, {name}" for version, name in stored)
         raise InputError(f"no vectors of prompt version {prompt_version}, encoder {encoder}; the store holds: {listed}")
     raise InputError(
-        "the store holds no interest vectors; run `interestream learn` and `interestream fuse` first, "
-        "or train with --interest no"
+        "the store holds no interest vectors; run `interestream learn` and `interestream fuse` first "
+        "(`interestream train` does without them by --interest no)"
     )

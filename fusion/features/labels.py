@@ -195,6 +195,16 @@ def _stored(log: Log) -> str:
     return f"it stores {', '.join(told)}"
 
 
+def _by_action(log: Log) -> str:
+    """A rule by action that fits this log, where it has two actions, of offers also where it has one."""
+    counts = np.bincount(log.action[log.behaved], minlength=len(log.actions))
+    own = [name for name in log.actions if name not in (OFFERED, *KNOWN_ACTIONS)]
+    if not own:
+        return f"use another field; {_stored(log)}"
+    often = max(own, key=lambda name: int(counts[log.actions.index(name)]))
+    return f"use the action, for example --label 'action={often}'; {_stored(log)}"
+
+
 def _names(log: Log, field: str) -> tuple[list[str], Array]:
     if field == "action":
         return log.actions, log.action
@@ -242,7 +252,7 @@ def check_classes(labels: Array, rule: LabelRule, log: Log, given: str = "--labe
         return
     if rule.field in NUMBERS and positive + negative == 0:
         raise InputError(
-            f"{given} {rule}: no event has a value; use the action, for example --label 'action=purchase'"
+            f"{given} {rule}: no event has a value; {_by_action(log)}"
             if not rule.conditions
             else f"{given} {rule}: no sample has a label; {_stored(log)}"
         )

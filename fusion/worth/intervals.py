@@ -57,6 +57,7 @@ class Resampled:
         """runs: the scores of each variant, (S, n) of S seeds."""
         rng = np.random.default_rng(seed)
         names, user = np.unique(rows.users, return_inverse=True)
+        self.users = len(names)
         self.names = ("auc", "gauc", "log_loss", *rows.slices)
         self.plain = {
             variant: np.array([list(measured(rows, one).values()) for one in own]) for variant, own in runs.items()

@@ -14,6 +14,7 @@ from fusion.worth.variants import ALL, CONTROLS, IN_PLACE, INTEREST, NOTHING, PA
 from interest.errors import InputError
 
 STEP = 0.001  # of AUC: what a price is asked for
+FEW = 30  # users below which their resamples are nearly the same few over and over
 
 
 def table_of(
@@ -29,7 +30,7 @@ def table_of(
         if own is not whole and own.parts:
             row["under_all"] = _rounded(figures.difference(whole.name, own.name))
         rows.append(row)
-    found: dict[str, Any] = {**about, "models": rows}
+    found: dict[str, Any] = {**about, "test_users": figures.users, "models": rows}
     if costs is not None:
         found["costs_per_1000_behaviors"] = {name: round(v, 4) for name, v in asdict_of(costs).items()}
         gain = figures.difference(whole.name, _baseline(models).name)["auc"]
@@ -70,6 +71,11 @@ def verdict(models: Sequence[Variant], figures: Resampled, costs: Costs | None) 
                 sentences.append(f"{part} adds {_said(figures.difference(whole.name, without.name)['auc'])}")
     if len(figures.plain[NOTHING]) == 1:
         sentences.append("one seed was trained, so the intervals are over users alone: --seeds 3 for more")
+    if figures.users < FEW:
+        sentences.append(
+            f"only {figures.users} users are in the test part, too few for intervals to be trusted: replay more of "
+            "the log, or test all users by --split user"
+        )
     return "; ".join(sentences) + "."
 
 

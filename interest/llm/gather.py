@@ -21,6 +21,8 @@ from interest.llm.protocol import Reply, Request
 
 SAME_KIND = 32  # tokens: past the system message, into the question
 
+UNFINISHED = "plan.json"  # what a folder holds while a model is adapted into it (fusion/adaptation/record.py)
+
 STOP_S = 1.5  # for the step that is being computed when the run is interrupted
 
 
@@ -168,12 +170,27 @@ def shared_prefix(prompts: list[list[int]]) -> int:
     return next((at for at in range(most) if first[at] != last[at]), most)
 
 
+def has_none(folder: Path) -> bool:
+    """Whether a folder holds no model, or one that is still to be made."""
+    unfinished = (folder / UNFINISHED).is_file() and not (folder / "config.json").is_file()
+    return unfinished or not folder.is_dir()
+
+
+def no_model(folder: Path) -> InputError:
+    """The error where a folder holds no language model, or one that is not finished."""
+    if (folder / UNFINISHED).is_file():
+        return InputError(
+            f"the adaptation in {folder} is not finished; the same `interestream adapt --out {folder}` goes on with it"
+        )
+    return InputError(f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm")
+
+
 def open_tokenizer(folder: Path) -> Any:
     """The tokenizer of a checkpoint. Raises InputError where there is no model, or none that chats."""
     from transformers import AutoTokenizer
 
     if not (folder / "config.json").is_file():
-        raise InputError(f"there is no language model at {folder}; run `interestream fetch`, or name one with --llm")
+        raise no_model(folder)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:

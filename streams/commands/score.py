@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from fusion.serving.requests import Scored
     from fusion.training.artifact import Artifact
+    from streams.client import Client
+    from streams.client_answers import Scores
 
 DAY = 86_400.0
 
@@ -214,7 +216,15 @@ def _ask(
     from streams.client import Client
 
     with Client(url, os.environ.get("SERVE_KEY")) as client:
-        found = client.score(user, ids, top=len(ids) or None, at=at, blend=blend, scene=scene)
+
+        def asked(some: list[str]) -> Scores:
+            return client.score(user, some, top=len(some) or None, at=at, blend=blend, scene=scene)
+
+        found = asked(ids)
+        if len(ids) == 1 and found.scores[0].unknown_item and len(several := _split(ids[0])) > 1:
+            found = asked(several)  # as without --url: what no item is called is a list
+        if blend is not None:
+            _warn_of_scales(client, blend)
     for one in found.scores:
         if json:
             told = msgspec.to_builtins(one) | {"user_id": user, "unknown_user": found.unknown_user}
@@ -225,6 +235,25 @@ def _ask(
             marks = (("unknown user", found.unknown_user), ("unknown item", one.unknown_item))
             marked = ", ".join(mark for mark, holds in marks if holds)
             print(f"{user}\t{one.item_id}\t{one.score:.4f}{_by_task(one.tasks)}\t\t{marked}".rstrip())
+
+
+def _warn_of_scales(client: Client, blend: str) -> None:
+    """As without --url; where the key may not read what scores, nothing is said."""
+    from fusion.features.tasks import parse_tasks
+    from fusion.serving.by_task import on_two_scales, parse_blend
+    from streams.client import ServiceError
+
+    try:
+        scoring = client.artifacts()["scoring"] or {}
+    except ServiceError:
+        return
+    tasks = parse_tasks([f"{name}={rule}@1" for name, rule in scoring.get("tasks", {}).items()])
+    if told := on_two_scales(parse_blend(blend, [task.name for task in tasks]), tasks):
+        print(f"warning: {told}", file=sys.stderr, flush=True)
+
+
+def _split(alone: str) -> list[str]:
+    return [item.strip() for item in alone.split(",") if item.strip()]
 
 
 def _named_items(connection: Connection, model: Artifact, given: Sequence[str]) -> list[str]:
@@ -240,10 +269,9 @@ def _named_items(connection: Connection, model: Artifact, given: Sequence[str]) 
         return listed
     if alone.strip() and ("," not in alone or alone in model.spec.items or read_items(connection, [alone])):
         return [alone]
-    split = [item.strip() for item in alone.split(",") if item.strip()]
-    if not split:
+    if not (several := _split(alone)):
         raise InputError(f"--items {alone!r} names no item")
-    return split
+    return several
 
 
 def _statistics(model: Artifact, moment: float, *, past: bool) -> str:

@@ -80,13 +80,13 @@ def open_llm(
 
 def check_llm(option: str | None, model: str | None) -> None:
     """Raise InputError for what `open_llm` would not open: said before work that takes long."""
+    from interest.llm.gather import has_none, no_model
+
     if _is_server(option):
         if not model:
             raise InputError(f"name the model that {option} serves with --llm-model")
-    elif option != STATISTICS and not _folder(option).is_dir():
-        raise InputError(
-            f"there is no language model at {_folder(option)}; run `interestream fetch`, or name one with --llm"
-        )
+    elif option != STATISTICS and has_none(_folder(option)):
+        raise no_model(_folder(option))
 
 
 def _is_server(option: str | None) -> bool:

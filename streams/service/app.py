@@ -271,7 +271,10 @@ def _operations(app: FastAPI, service: Service) -> None:
             part: {name: None if math.isnan(value) else value for name, value in held.items()}
             for part, held in own.metrics.items()
         }  # fmt: skip
-        scoring = None if own is None else {"id": own.id, "kind": own.config.kind, "metrics": metrics}
+        scoring = None if own is None else {
+            "id": own.id, "kind": own.config.kind, "metrics": metrics,
+            "tasks": {task.name: str(task.rule) for task in own.spec.tasks},
+        }  # fmt: skip
         return {"scoring": scoring, "activations": msgspec.to_builtins(read_activations(service.engine))}
 
     @app.get("/v1/stats", dependencies=[_allowed(service, "read")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,9 @@ def test_samples_of_one_class_are_refused_with_what_the_log_holds() -> None:
     rule = LabelRule.parse("value>=9")
     with pytest.raises(InputError, match="values lie between 3 and 5"):
         check_classes(rule.labels(log), rule, log)
+    plays = dataclasses.replace(log, actions=["play", "pay"], value=np.full(2, np.nan, np.float32))
+    with pytest.raises(InputError, match="no event has a value; use the action, for example --label 'action=play'"):
+        check_classes(rule.labels(plays), rule, plays)
     rule = LabelRule.parse("action=purchase")
     with pytest.raises(InputError, match="the only action is rate; use the value"):
         check_classes(rule.labels(log), rule, log)

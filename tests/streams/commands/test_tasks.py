@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,7 @@ from streams.service.server import make_service
 from streams.settings.schema import ServeSettings, Settings
 from tests.support.command_line import run
 from tests.support.ctr_world import fill, random_rows
+from tests.support.service_rig import listening
 
 TASKS = ("--task", "like=value>=4", "--task", "love=value>=5@0.5", "--task", "stars=value")
 OWN = ("--epochs", 1, "--history", 10, "--interest", "no", "--match", "no")
@@ -87,6 +89,17 @@ def test_tasks_are_trained_told_and_scored_in_every_form(store: Engine, url: str
             found = await client.score("u1", ["i1", "i2", "i3"], top=3, at=newest, blend="love*0.5+like")
             with pytest.raises(ServiceError, match="no task hate; it has like, love, stars") as refused:
                 await client.score("u1", ["i1"], blend="hate")
+        async with listening(make_app(service), port=0) as server:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            there = ("score", "--url", f"http://127.0.0.1:{port}", "--user", "u1", "--items", "i1,i2,i3")
+            at = datetime.fromtimestamp(newest, UTC).isoformat()
+            told = await asyncio.to_thread(run, *there, "--blend", "love*0.5+like", "--json", "--at", at)
+            scales = await asyncio.to_thread(run, *there, "--blend", "like+stars")
+        assert told.exit_code == 0, (told.exception, told.output)
+        rows = [json.loads(line) for line in told.stdout.splitlines() if line[0] == "{"]  # the rest is its log
+        assert [row["item_id"] for row in rows] == [line["item_id"] for line in lines]
+        assert "scale" not in told.stderr
+        assert "stars (value) to probabilities" in scales.stderr
         service.engine.dispose()
         assert (refused.value.status, refused.value.field) == (422, "blend")
         assert [one.item_id for one in found.scores] == [line["item_id"] for line in lines]

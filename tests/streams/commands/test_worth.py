@@ -49,7 +49,8 @@ def planted(store: Engine, *, told: bool) -> str:
 def written_about(store: Engine) -> None:
     """Interests of every partition, as 720 calls of an LLM would have left them."""
     texts = {"summary": "s", "shift": "d", "evidence": "[]", "claims": 0, "supported": 0, "model": "m", "at": 0.0}
-    sources = {f"{kind}_{what}": "llm" for kind in ("summary", "shift") for what in ("source", "outcome")}
+    sources = {f"{kind}_source": "llm" for kind in ("summary", "shift")}
+    sources |= {f"{kind}_outcome": "ok" for kind in ("summary", "shift")}
     with store.begin() as connection:
         keys = [{"user_id": f"u{u}", "generation": 0, "index": k} for u in range(USERS) for k in range(PERIODS)]
         insert_new(connection, interests, [key | {"prompt_version": "p1"} | texts | sources for key in keys])
