@@ -94,11 +94,12 @@ def numbered_alone(log: Log) -> Log:
 
 def _named(names: Sequence[str], column: Array) -> tuple[list[str], Array]:
     """Those of the names that a column of numbers has, sorted, and the column with their places."""
-    present, places = np.unique(column, return_inverse=True)
-    order = sorted(range(len(present)), key=lambda place: names[present[place]])
+    numbers, places = np.unique(column, return_inverse=True)
+    present = [names[number] for number in numbers.tolist()]
+    order = sorted(range(len(present)), key=present.__getitem__)
     rank = np.empty(len(present), np.int32)
     rank[order] = np.arange(len(present))
-    return [names[present[place]] for place in order], rank[places]
+    return [present[place] for place in order], rank[places]
 
 
 def learnt_users(log: Log) -> list[str]:
