@@ -86,10 +86,11 @@ def numbered_alone(log: Log) -> Log:
         for names, column in ((log.users, log.user), (log.items, log.item), (log.actions, log.action))
     )
     order = np.argsort(user, kind="stable")  # users' rows together, and each in the order that it had
-    held = {"user": user, "item": item, "action": action, "seq": log.seq, "at": log.at, "value": log.value}
-    columns = {name: values[order] for name, values in held.items()}
-    starts = np.searchsorted(columns["user"], np.arange(len(users) + 1)).astype(np.int64)
-    return Log(users=users, items=items, actions=actions, starts=starts, **columns)
+    return Log(
+        users=users, items=items, actions=actions, user=user[order], item=item[order], action=action[order],
+        starts=np.searchsorted(user[order], np.arange(len(users) + 1)).astype(np.int64),
+        seq=log.seq[order], at=log.at[order], value=log.value[order],
+    )  # fmt: skip
 
 
 def _named(names: Sequence[str], column: Array) -> tuple[list[str], Array]:
