@@ -37,6 +37,7 @@ def tab(browser: Browser, shown: Site) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=shown.page)
     page = context.new_page()
     page.set_default_timeout(WITHIN_MS)
+    expect.set_options(timeout=WITHIN_MS)  # its own default is 5 seconds, whatever the page's is
     troubles: list[str] = []
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("request", lambda request: troubles.append(request.url) if _outside(request.url, shown) else None)
