@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, func, select
 
-from benchmarks.rig.movielens import longest, read_movielens
+from benchmarks.rig.movielens import RICH, longest, read_movielens
 from fusion.encoders.sentence import open_encoder
 from fusion.interests.retrieval import encode, retrieve_next
 from fusion.interests.text_vectors import Encoder
@@ -163,7 +163,7 @@ def open_longest(work: Path, data: Path, users: int) -> Engine:
         first = longest(ratings, users).groupby("user").head(K * FIRST_PARTITIONS)
         names = {"user": "user_id", "film": "item_id", "timestamp": "timestamp", "rating": "rating"}
         first[list(names)].rename(columns=names).to_csv(log, index=False)
-    load_items(store, ItemFile(data / "ml1m_movies_rich.parquet", {}))
+    load_items(store, ItemFile(data / RICH, {}))
     replay(store, BehaviorLog(log, {}, LogOptions(action="rate")), Policy(count=K))
     return store
 

@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +33,8 @@ import torch
 from sqlalchemy import Engine
 
 from benchmarks.paired import bootstrap
-from benchmarks.rig.movielens import LOGS, read_movielens
+from benchmarks.rig.match_store import SAMPLE, fill, fill_sample
+from benchmarks.rig.movielens import LOGS
 from fusion.encoders.sentence import open_encoder
 from fusion.features.counts import NAMES
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset, read_labelled
@@ -55,11 +55,8 @@ from fusion.training.pretrained import Pretrained, load_pretrained, take_over
 from fusion.training.pretrained import run as pretrain
 from fusion.training.train import TrainConfig, predict, suited_epochs, train
 from interest.errors import ArtifactError
-from interest.store.sql import insert_new, item_row
-from interest.store.tables import behaviors, items
-from interest.types import Item
 from streams.resolve.encoder import encoder_folder
-from streams.settings.load import cache_folder, sample_log
+from streams.settings.load import cache_folder
 from streams.store.engine import open_store
 
 TEXT = "{title}. {categories}"
@@ -76,7 +73,6 @@ PACK, HISTORY = 15, 50  # the defaults of the commands
 PRETRAIN = PretrainConfig()
 DIN, SRP = TrainConfig(epochs=0), TrainConfig(epochs=0, embedding_decay=0.2)  # 0: as many as suit the log
 SRP_MORE = {"value_task": 0.5, "lifelong": True, "dense_path": True}
-SAMPLE = "ml-100k"
 
 
 def main() -> None:
@@ -207,50 +203,6 @@ class Data:
             config = msgspec.structs.replace(PRETRAIN, epochs=1) if self.chosen.quick else PRETRAIN
             pretrain(read, FgBertConfig(positions=HISTORY + PACK - 1), config, split=self.chosen.split, folder=folder)
             return load_pretrained(folder)
-
-
-def fill(engine: Engine, chosen: Any) -> None:
-    """Put the ratings and films into the store."""
-    ratings, films = read_movielens(chosen.log, chosen.data)
-    if chosen.quick:
-        ratings = ratings[ratings["user"] <= 60]
-    ratings = ratings[ratings["timestamp"] <= ratings["timestamp"].quantile(chosen.until)].copy()
-    ratings["seq"] = ratings.groupby("user").cumcount()
-    films = films[films["film"].isin(ratings["film"])]
-    with engine.begin() as connection:
-        for start in range(0, len(ratings), 50_000):
-            rows = [
-                {"user_id": f"{row.user:05d}", "seq": row.seq, "item_id": str(row.film), "action": "rate",
-                 "at": float(row.timestamp), "value": float(row.rating)}
-                for row in ratings.iloc[start : start + 50_000].itertuples()
-            ]  # fmt: skip
-            connection.execute(behaviors.insert(), rows)
-        insert_new(
-            connection,
-            items,
-            [item_row(item_of(str(i), t, g)) for i, t, g in films.values],
-        )
-
-
-def fill_sample(engine: Engine) -> None:
-    """Replay the sample log with its catalogue and profiles, as `make demo` does."""
-    folder = sample_log()
-    if not folder.is_dir():
-        sys.exit("the sample log is not there; run `interestream fetch`")
-    files = [str(folder / f"{SAMPLE}.{kind}") for kind in ("inter", "item", "user")]
-    command = ["replay", files[0], "--items", files[1], "--users", files[2], "--no-llm"]
-    store = engine.url.render_as_string(hide_password=False)
-    subprocess.run([sys.executable, "-m", "streams", *command, "--store", store], check=True, stdout=sys.stderr)
-
-
-def item_of(item_id: str, title: str, genres: str) -> Item:
-    year = re.search(r"\((\d{4})\)\s*$", title)
-    return Item(
-        item_id=item_id,
-        title=title,
-        categories=tuple(genre for genre in genres.split("|") if not genre.startswith("(")),
-        attributes={"release_year": year[1]} if year else {},
-    )
 
 
 def boosted(data: Data, model: str, seed: int) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from sqlalchemy import Connection, Engine, func, select
 
-from benchmarks.match import DIN, HISTORY, PACK, SRP, SRP_MORE, TEXT, fill
+from benchmarks.match import DIN, HISTORY, PACK, SRP, SRP_MORE, TEXT
+from benchmarks.rig.match_store import fill
 from fusion.features.dataset import Dataset, DatasetConfig, read_dataset
 from fusion.features.match.features import MatchSpec
 from fusion.features.splits import TRAIN, VALID

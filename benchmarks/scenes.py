@@ -116,6 +116,8 @@ def main() -> None:
     names, seeds = chosen.names, 1 if chosen.quick else chosen.seeds
     if chosen.log == "ml-1m":
         names = [name for name in names if name in OF_RATINGS]
+        if not names:
+            sys.exit(f"--only {chosen.only}: of --log ml-1m there are {', '.join(OF_RATINGS)}")
     found = []
     for seed in range(seeds):
         truth = made(chosen.log, seed, chosen.data, quick=chosen.quick)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+RICH = "ml1m_movies_rich.parquet"  # ML-1M's films with directors, casts and plots
 LOGS = {
     "ml-small": ("ml_small_ratings.parquet", "ml_small_movies.parquet", ("userId", "movieId")),
     "ml-1m": ("ml1m_ratings.parquet", "ml1m_movies.parquet", ("user_id", "movie_id")),

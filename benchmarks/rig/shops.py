@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.rig.antm2c import LATE, SCENES, Planted
-from benchmarks.rig.movielens import longest, read_movielens
+from benchmarks.rig.movielens import RICH, longest, read_movielens
 from fusion.encoders.sentence import open_encoder
 from fusion.interests.retrieval import encode
 from streams.settings.load import default_encoder
 
-RICH = "ml1m_movies_rich.parquet"
 EACH = 60  # ratings of a user, the first
 
 

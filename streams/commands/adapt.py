@@ -130,6 +130,7 @@ def adapt(
     from fusion.adaptation.run import adapt as run
     from fusion.features.log import read_log
     from fusion.training.out_folder import check_place
+    from interest.llm.gather import has_none, no_model
     from interest.store.sql import read_items
     from streams.resolve.bank import llm_folder
     from streams.resolve.llm import nouns
@@ -150,8 +151,8 @@ def adapt(
     if out.is_file():
         raise InputError(f"--out {out} is a file; give a folder")
     base = llm_folder(llm)
-    if not base.is_dir():
-        raise InputError(f"there is no language model at {base}; run `interestream fetch`, or name one with --llm")
+    if has_none(base):
+        raise no_model(base)
     check_base(base)
     device, engine, url = device_and_store(compute, store)
     given = _read_file(items, map_) if items else {}  # before the log: what is wrong with it is said at once
